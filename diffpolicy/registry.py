@@ -1,0 +1,69 @@
+"""Names in configs and checkpoints -> classes of this project, and nothing else.
+
+A config or a checkpoint says `{"name": "unet1d", "widths": [64, 128, 256]}`; `build("net", spec, dim=2)` makes
+the object. Names stand in the table below, never as import paths in the file that is read, so that loading
+someone else's checkpoint cannot run anything but this project's own constructors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+REGISTRY: dict[str, dict[str, str]] = {
+    "net": {
+        "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
+        "mlp": "diffpolicy.nets.mlp:MLP",
+    },
+    "path": {
+        "linear": "diffpolicy.generative.paths:LinearPath",
+        "cosine": "diffpolicy.generative.paths:CosinePath",
+        "vp": "diffpolicy.generative.paths:VariancePreservingPath",
+        "ddpm": "diffpolicy.generative.paths:DiscretePath",
+    },
+    "actor": {
+        "generative": "diffpolicy.policies.actors:GenerativeActor",
+    },
+}
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for the known names close to `name`, else ""."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def lookup(kind: str, name: str) -> type:
+    """The class called `name` among the `kind`s.
+
+    Raises:
+        ValueError: an unknown name, with the near ones.
+    """
+    known = REGISTRY[kind]
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}{near(str(name), known)}; choose one of {sorted(known)}")
+    module, attribute = known[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build(kind: str, spec: Mapping[str, Any], **given: Any) -> Any:
+    """The object that `spec` describes: its `name` and constructor arguments, with `given` added.
+
+    Raises:
+        ValueError: no name, an unknown name or an argument the constructor does not take, with the near ones.
+    """
+    options = {str(key): value for key, value in spec.items()}
+    if "name" not in options:
+        raise ValueError(f"a {kind} needs a 'name', one of {sorted(REGISTRY[kind])}; given {dict(spec)}")
+    name = options.pop("name")
+    cls = lookup(kind, name)
+    accepted = [parameter for parameter in inspect.signature(cls).parameters if parameter not in given]
+    for key in options:
+        if key not in accepted:
+            raise ValueError(
+                f"{kind} {name!r} has no option {key!r}{near(key, accepted)}; it takes {sorted(accepted)}"
+            )
+    return cls(**options, **given)
