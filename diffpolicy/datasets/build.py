@@ -1,0 +1,85 @@
+"""Training windows by name, from a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.pusht import load_pusht
+from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
+from diffpolicy.datasets.windows import WindowDataset
+
+
+@dataclass
+class DatasetConfig:
+    """Which demonstrations.
+
+    Args:
+        name: "pusht", the human Push-T demonstrations, or "zarr", one's own replay buffer at `path`.
+        obs: of Push-T: "keypoints", "corners" or "state".
+        path, obs_keys, action_key: of one's own: where it is, and which arrays make up observation and action.
+        episodes: how many training episodes, drawn with `seed`; None takes all.
+        validation: share of the episodes held out for the validation loss.
+        normalize: "limits" or "gaussian" for "obs" and "action"; limits unless named.
+    """
+
+    name: str = "pusht"
+    obs: str = "keypoints"
+    path: str | None = None
+    obs_keys: list[str] = field(default_factory=lambda: ["obs"])
+    action_key: str = "action"
+    episodes: int | None = None
+    seed: int = 42
+    validation: float = 0.05
+    normalize: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training and validation windows, and the normaliser fitted on the training episodes."""
+
+    train: WindowDataset
+    validation: WindowDataset | None
+    normalizer: Normalizer
+
+
+def load_buffer(config: DatasetConfig, data_root: str | None = None) -> ReplayBuffer:
+    """The demonstrations a config names.
+
+    Raises:
+        ValueError: an unknown name, or no path for one's own.
+        FileNotFoundError and others: as `load_pusht` and `ReplayBuffer.open`.
+    """
+    if config.name == "pusht":
+        return load_pusht(config.obs, data_root)
+    if config.name != "zarr":
+        raise ValueError(
+            f"unknown dataset {config.name!r}; choose 'pusht', or 'zarr' with dataset.path for your own"
+        )
+    if config.path is None:
+        raise ValueError(
+            "dataset.name=zarr reads your own demonstrations: say where they are with dataset.path"
+        )
+    return ReplayBuffer.open(config.path, [*config.obs_keys, config.action_key])
+
+
+def load_windows(
+    config: DatasetConfig, horizon: int, obs_horizon: int, action_horizon: int, data_root: str | None = None
+) -> Windows:
+    """Select the episodes, cut them into windows, and fit the normaliser.
+
+    Raises:
+        ValueError: names, numbers or horizons that do not fit the data; says which.
+    """
+    buffer = load_buffer(config, data_root)
+    chosen, held_out = select_episodes(buffer.n_episodes, config.episodes, config.seed, config.validation)
+
+    def windows(episodes: list[int]) -> WindowDataset:
+        keys = (config.obs_keys, config.action_key)
+        return WindowDataset(buffer.subset(episodes), *keys, horizon, obs_horizon, action_horizon)
+
+    train = windows(chosen)
+    frames = {"obs": train.all_obs(), "action": train.all_actions()}
+    return Windows(
+        train, windows(held_out) if len(held_out) else None, Normalizer.fit(frames, config.normalize)
+    )

@@ -1,0 +1,189 @@
+"""Training windows over a replay buffer, and an order of training data that needs no memory.
+
+With observation horizon T_o, prediction horizon T_p and action horizon T_a, a window is T_p consecutive
+frames of one episode that begin T_o − 1 frames before "now". Its first T_o observations are the condition,
+its T_p actions the target, and a policy executes `actions[T_o − 1 : T_o − 1 + T_a]`, the first of which is
+the action of now. Windows may hang over an episode's ends by T_o − 1 frames before (the first frame is
+repeated) and T_a − 1 after (the last frame is repeated), as in Diffusion Policy (Chi et al., 2023), so that
+"now" and the executed chunk can lie anywhere in the episode. They never reach into another episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffpolicy.datasets.replay_buffer import ReplayBuffer
+
+
+@final
+class WindowDataset:
+    """All windows of a buffer of low-dimensional data, in memory, gathered in batches without a Python loop.
+
+    An episode of length L gives L − T_p + (T_o − 1) + (T_a − 1) + 1 windows, in order of time; the windows of
+    episode 0 come first.
+
+    Args:
+        buffer: the episodes.
+        obs_keys: the arrays that make up an observation: each is flattened per frame, then joined in this
+            order.
+        action_key: the array of actions, flattened per frame.
+        horizon: T_p, frames.
+        obs_horizon: T_o, frames.
+        action_horizon: T_a, frames; T_o − 1 + T_a ≤ T_p.
+        device: where the tensors live.
+
+    Raises:
+        ValueError: horizons that do not fit, an episode too short for one window, images among the keys, or
+            values too large for float32.
+        KeyError: a key the buffer lacks.
+    """
+
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        obs_keys: Sequence[str],
+        action_key: str,
+        horizon: int,
+        obs_horizon: int,
+        action_horizon: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if isinstance(obs_keys, str) or not obs_keys:
+            raise ValueError(f"obs_keys must be a list of at least one name, got {obs_keys!r}")
+        if min(horizon, obs_horizon, action_horizon) < 1:
+            raise ValueError(
+                f"horizons must be at least 1 frame, got horizon={horizon}, obs_horizon={obs_horizon}, "
+                f"action_horizon={action_horizon}"
+            )
+        if obs_horizon - 1 + action_horizon > horizon:
+            raise ValueError(
+                f"the executed chunk must lie inside the window: obs_horizon − 1 + action_horizon = "
+                f"{obs_horizon - 1 + action_horizon} exceeds horizon={horizon}"
+            )
+        self.obs_horizon = obs_horizon
+        self._obs = torch.cat([_frames(buffer, key, device) for key in obs_keys], dim=1)
+        self._action = _frames(buffer, action_key, device)
+        table = _frame_table(buffer, horizon, obs_horizon, action_horizon)
+        self._table = torch.from_numpy(table).to(device)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def obs_dim(self) -> int:
+        """D, the numbers in one observation."""
+        return self._obs.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        """A, the numbers in one action."""
+        return self._action.shape[1]
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """The windows of the given numbers, shape (B,), int64, 0 to len − 1, in the units of the data.
+
+        Returns:
+            `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device.
+        """
+        frames = self._table[indices.to(self._table.device)]
+        return {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}
+
+    def all_obs(self) -> Tensor:
+        """(N, D) float32: every frame's observation once, without padding; what a normaliser is fitted on."""
+        return self._obs
+
+    def all_actions(self) -> Tensor:
+        """(N, A) float32: every frame's action once, without padding; what a normaliser is fitted on."""
+        return self._action
+
+
+def _frames(buffer: ReplayBuffer, key: str, device: str | torch.device) -> Tensor:
+    values = buffer[key]
+    if values.ndim == 4:
+        raise ValueError(
+            f"{key!r} holds images; windows are of low-dimensional data, which is flattened to floats"
+        )
+    with np.errstate(over="ignore"):  # an overflow is the error below
+        flat = values.reshape(len(values), -1).astype(np.float32)
+    if not np.isfinite(flat).all():
+        raise ValueError(f"{key!r} holds values beyond float32 (about 3.4e38); change its unit")
+    return torch.from_numpy(flat).to(device)
+
+
+def _frame_table(buffer: ReplayBuffer, horizon: int, obs_horizon: int, action_horizon: int) -> np.ndarray:
+    """(W, T_p) int64: for each window the frame each of its places shows, clamped to its episode."""
+    lengths = buffer.episode_lengths
+    starts_per_episode = lengths - horizon + (obs_horizon - 1) + (action_horizon - 1) + 1
+    if (starts_per_episode < 1).any():
+        short = int(np.argmax(starts_per_episode < 1))
+        raise ValueError(
+            f"episode {buffer.episode_numbers[short]} is too short: it has {lengths[short]} frames, and a "
+            f"window of horizon={horizon}, obs_horizon={obs_horizon}, action_horizon={action_horizon} needs "
+            f"{horizon - obs_horizon - action_horizon + 2}; leave the episode out or shorten the horizon"
+        )
+    tables = []
+    for length, first, count in zip(lengths, np.cumsum(lengths) - lengths, starts_per_episode, strict=True):
+        frames = np.arange(count)[:, None] - (obs_horizon - 1) + np.arange(horizon)
+        tables.append(first + frames.clip(0, length - 1))
+    return np.concatenate(tables)
+
+
+def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of the samples 0 … n − 1 in an epoch, (n,) int64: a function of its arguments alone."""
+    if n < 1 or seed < 0 or epoch < 0:
+        raise ValueError(f"expected n ≥ 1, seed ≥ 0 and epoch ≥ 0, got n={n}, seed={seed}, epoch={epoch}")
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(n))
+
+
+def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """The samples of training step `step` (from 0), shape (batch_size,), int64, CPU. See `BatchSampler`."""
+    return BatchSampler(n, batch_size, seed)[step]
+
+
+@final
+class BatchSampler:
+    """The batches of a training run by step number: resuming needs no stored position.
+
+    The permutations of the epochs 0, 1, 2 … stand in one endless row, and step k takes the places
+    k·batch_size … (k + 1)·batch_size − 1 of it. So every batch is full and nothing is dropped: a batch may
+    begin in one epoch and end in the next, every sample comes exactly once an epoch, and `batch_size` may
+    exceed `n`. Several processes draw the same row and take their share of every batch.
+
+    Args:
+        n: how many samples there are.
+        batch_size: of all processes together.
+        seed: of the order.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+        if n < 1 or batch_size < 1 or seed < 0:
+            raise ValueError(f"expected n ≥ 1, batch_size ≥ 1, seed ≥ 0, got n={n}, {batch_size=}, {seed=}")
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __getitem__(self, step: int) -> Tensor:
+        """The samples of the step, shape (batch_size,), int64, CPU."""
+        if step < 0:
+            raise IndexError(f"steps count from 0, got {step}")
+        place, end = step * self.batch_size, (step + 1) * self.batch_size
+        parts = []
+        while place < end:
+            epoch, begin = divmod(place, self.n)
+            stop = min(self.n, begin + end - place)
+            parts.append(self._permutation(epoch)[begin:stop])
+            place += stop - begin
+        return torch.cat(parts)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        # A cache, not a state: drawing the order of a large data set anew in every step would cost.
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, epoch_permutation(self.n, self.seed, epoch)
+        return self._order

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from diffpolicy.datasets.normalizer import CONSTANT, Normalizer
+from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
+from diffpolicy.datasets.windows import WindowDataset
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    scale = np.array([500.0, 1.0, 0.01])
+    return {"obs": rng.normal(size=(1000, 3)) * scale + 3 * scale, "action": rng.uniform(12, 511, (1000, 2))}
+
+
+def test_limits_map_to_minus_one_and_one(data):
+    x = torch.tensor(data["action"], dtype=torch.float32)
+    y = Normalizer.fit(data).normalize("action", x)
+    torch.testing.assert_close(y.amin(0), -torch.ones(2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(y.amax(0), torch.ones(2), rtol=0, atol=1e-6)
+
+
+def test_gaussian_has_mean_zero_and_deviation_one(data):
+    y = Normalizer.fit(data, {"obs": "gaussian"}).normalize("obs", torch.from_numpy(data["obs"]))
+    torch.testing.assert_close(y.mean(0), torch.zeros(3, dtype=y.dtype), rtol=0, atol=1e-6)
+    torch.testing.assert_close(y.std(0, correction=0), torch.ones(3, dtype=y.dtype), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["limits", "gaussian"])
+@pytest.mark.parametrize("leading", [(), (7,), (5, 16)])
+def test_round_trip_over_any_leading_dimensions(data, mode, leading):
+    normalizer = Normalizer.fit(data, {"obs": mode})
+    x = torch.from_numpy(data["obs"][: int(np.prod(leading))]).float().reshape(*leading, 3)
+    y = normalizer.normalize("obs", x)
+    assert y.shape == x.shape and y.dtype == torch.float32
+    torch.testing.assert_close(normalizer.unnormalize("obs", y), x, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["limits", "gaussian"])
+def test_constant_dimensions_map_to_zero_and_back(mode):
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(-0.4, 0.4, 500) * CONSTANT
+    data = np.stack([np.full(500, 256.0), rng.normal(size=500), 0.7 + noise], 1)
+    normalizer = Normalizer.fit({"obs": data}, {"obs": mode})
+    x = torch.from_numpy(data).float()
+    y = normalizer.normalize("obs", x)
+    assert (y[:, 0] == 0).all()
+    assert y[:, 2].abs().max() < CONSTANT
+    torch.testing.assert_close(normalizer.unnormalize("obs", y), x, rtol=0, atol=1e-6)
+    # what was constant in training and moves in use stays in its own unit
+    assert normalizer.normalize("obs", torch.tensor([257.0, 0, 0]))[0] == 1
+
+
+def test_saved_and_loaded_it_is_the_same(data, tmp_path):
+    normalizer = Normalizer.fit({**data, "robot.arm": data["obs"]}, {"obs": "gaussian"})
+    tensors = normalizer.to_tensors()
+    assert sorted(tensors)[:2] == ["action.center", "action.scale"]
+    safetensors.torch.save_file(tensors, tmp_path / "normalizer.safetensors")
+    again = Normalizer.from_tensors(safetensors.torch.load_file(tmp_path / "normalizer.safetensors"))
+    assert sorted(again.keys()) == ["action", "obs", "robot.arm"]
+    assert again.dim("robot.arm") == 3
+    for key, values in again.to_tensors().items():
+        assert torch.equal(values, tensors[key])
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.normalize("obs", x), normalizer.normalize("obs", x))
+
+
+def test_fitted_on_training_episodes_only():
+    rng = np.random.default_rng(0)
+    episodes = [{"obs": rng.normal(size=(20, 2)), "action": rng.normal(size=(20, 2))} for _ in range(20)]
+    train, validation = select_episodes(20, seed=1, validation=0.2)
+    for i in validation:
+        episodes[i]["action"] += 1000
+    windows = WindowDataset(ReplayBuffer.from_episodes(episodes).subset(train), ["obs"], "action", 16, 2, 8)
+    normalizer = Normalizer.fit({"action": windows.all_actions()})
+    recorded = np.concatenate([episodes[i]["action"] for i in train])
+    middle = (recorded.max(0) + recorded.min(0)) / 2
+    torch.testing.assert_close(normalizer.to_tensors()["action.center"], torch.tensor(middle).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64])
+def test_dtypes_are_never_lowered(data, dtype):
+    x = torch.tensor([[100, 200]]).to(dtype)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert Normalizer.fit(data).normalize("action", x).dtype == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_fit_refuses_what_is_not_finite(data, bad):
+    data["action"][3, 1] = bad
+    with pytest.raises(ValueError, match=r"'action': the data hold NaN or infinity"):
+        Normalizer.fit(data)
+
+
+def test_errors_name_what_is_wrong(data):
+    normalizer = Normalizer.fit(data)
+    with pytest.raises(
+        ValueError, match=r"'obs' was fitted on 3 numbers, got .*\(5, 2\) whose last dimension is 2"
+    ):
+        normalizer.normalize("obs", torch.zeros(5, 2))
+    with pytest.raises(ValueError, match=r"'action' was fitted on 2 numbers.*missing"):
+        normalizer.unnormalize("action", torch.tensor(1.0))
+    with pytest.raises(KeyError, match=r"no 'actions'; it was fitted on \['action', 'obs'\]"):
+        normalizer.normalize("actions", torch.zeros(5, 2))
+    with pytest.raises(ValueError, match=r"unknown mode 'gausian' for 'obs'.*did you mean 'gaussian'"):
+        Normalizer.fit(data, {"obs": "gausian"})
+    with pytest.raises(ValueError, match=r"modes name 'osb', but the data have \['action', 'obs'\]"):
+        Normalizer.fit(data, {"osb": "limits"})
+    with pytest.raises(ValueError, match=r"'obs' on shape \(0, 3\)"):
+        Normalizer.fit({"obs": np.zeros((0, 3))})
+
+
+def test_loading_refuses_what_cannot_be(data):
+    tensors = Normalizer.fit(data).to_tensors()
+    broken = dict(tensors)
+    del broken["obs.scale"]
+    with pytest.raises(ValueError, match=r"unmatched: obs\.scale"):
+        Normalizer.from_tensors(broken)
+    with pytest.raises(ValueError, match=r"unmatched: obs\.offset"):
+        Normalizer.from_tensors({**tensors, "obs.offset": torch.zeros(3)})
+    with pytest.raises(
+        ValueError, match=r"'obs': center and scale must both be \(D,\), got \(3,\) and \(2,\)"
+    ):
+        Normalizer.from_tensors({**tensors, "obs.scale": torch.ones(2)})
+    for value in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"'obs': center and scale must be finite and scale positive"):
+            Normalizer.from_tensors({**tensors, "obs.scale": torch.full((3,), value)})

@@ -1,0 +1,131 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffpolicy.datasets.downloads import PUSHT, check_digest
+from diffpolicy.datasets.pusht import CORNERS, block_corners, load_pusht
+from diffpolicy.datasets.replay_buffer import ReplayBuffer
+from diffpolicy.datasets.windows import WindowDataset
+from diffpolicy.datasets.zarr_layout import ZarrArchive
+
+# The data set's nine points in the block's frame, px.
+KEYPOINTS = np.array(
+    [
+        (9.269, 90.023),
+        (-60.992, -1.187),
+        (60.907, -1.393),
+        (-0.270, 25.544),
+        (-14.064, 122.811),
+        (39.000, 32.861),
+        (-39.955, 32.734),
+        (-16.822, 62.872),
+        (23.541, -1.700),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def published() -> Path:
+    root = os.environ.get("DIFFPOLICY_DATA")
+    if not root or not (Path(root) / PUSHT.folder).exists():
+        pytest.skip(f"set DIFFPOLICY_DATA to a folder that holds {PUSHT.folder} to run this test")
+    return Path(root) / PUSHT.folder
+
+
+def test_published_digests(published):
+    low = ("action", "keypoint", "n_contacts", "state")
+    buffer = ReplayBuffer.open(published)
+    assert sorted(buffer.keys()) == sorted(low)
+    for key in low:
+        check_digest(PUSHT, f"data/{key}", [buffer[key]], str(published), "")
+    check_digest(PUSHT, "meta/episode_ends", [buffer.episode_ends], str(published), "")
+    assert (buffer.n_episodes, buffer.n_steps) == (206, 25650)
+
+
+def test_images_have_the_published_form(published):
+    """All of them would take half a minute: the first ones stand for the rest."""
+    with ZarrArchive(published) as archive:
+        assert archive.array("data/img").shape == (25650, 96, 96, 3)
+        first = next(archive.slabs("data/img"))
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(first, first.astype(np.uint8))
+
+
+@pytest.mark.parametrize(("obs", "size"), [("keypoints", 20), ("corners", 18), ("state", 5)])
+def test_observations(published, obs, size):
+    buffer = load_pusht(obs)
+    raw = ReplayBuffer.open(published)
+    assert buffer.keys() == ["obs", "action"]
+    assert buffer["obs"].shape == (25650, size) and buffer["obs"].dtype == np.float32
+    agent = buffer["obs"][:, :2] if obs == "state" else buffer["obs"][:, -2:]
+    np.testing.assert_array_equal(agent, raw["state"][:, :2])
+    if obs == "keypoints":
+        np.testing.assert_array_equal(buffer["obs"][:, :18].reshape(-1, 9, 2), raw["keypoint"])
+    np.testing.assert_array_equal(buffer["action"], raw["action"])
+    np.testing.assert_array_equal(buffer.episode_ends, raw.episode_ends)
+
+
+def test_the_pose_moves_points_as_the_data_set_does(published):
+    """position + R(angle)·p with the same code as the corners, on points that the data set recorded."""
+    raw = ReplayBuffer.open(published)
+    pose = raw["state"][:, 2:].astype(np.float64)
+    corners = block_corners(pose)
+    # the map from the block's frame to the world is affine: three corners determine it
+    frame = np.concatenate([CORNERS, np.ones((8, 1))], axis=1)
+    weights = np.linalg.lstsq(frame.T, np.concatenate([KEYPOINTS, np.ones((9, 1))], axis=1).T, rcond=None)[0]
+    error = np.abs(np.einsum("ck,ncd->nkd", weights, corners) - raw["keypoint"]).max((1, 2))
+    assert np.median(error) < 0.05  # the points above are rounded means
+    assert (error > 0.2).mean() < 0.003  # a few frames, after quick turns, lag behind by up to two pixels
+
+
+def test_corners_in_their_order():
+    still = block_corners(np.array([100.0, 200.0, 0.0]))
+    np.testing.assert_allclose(still, CORNERS + np.array([100, 200]))
+    assert CORNERS[0].tolist() == [-60, 30] and CORNERS[4].tolist() == [-15, 30]
+    quarter = block_corners(np.array([[100.0, 200.0, np.pi / 2]]))
+    np.testing.assert_allclose(quarter[0, 0], [100 - 30, 200 - 60], atol=1e-12)  # (x, y) -> (−y, x)
+    assert block_corners(np.zeros((4, 5, 3), np.float32)).shape == (4, 5, 8, 2)
+    assert block_corners(np.zeros((4, 3), np.float32)).dtype == np.float32
+
+
+def test_windows_of_the_demonstrations(published):
+    buffer = load_pusht("keypoints")
+    windows = WindowDataset(buffer, ["obs"], "action", horizon=16, obs_horizon=2, action_horizon=8)
+    assert len(windows) == sum(n - 16 + 1 + 7 + 1 for n in buffer.episode_lengths) == 24208
+
+
+def test_an_unknown_kind_of_observation():
+    with pytest.raises(
+        ValueError, match=r"'keypoint'.*Did you mean 'keypoints'.*corners, keypoints, pixels, state"
+    ):
+        load_pusht("keypoint")
+
+
+def test_other_data_under_the_name_are_refused_and_kept(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / PUSHT.folder
+    data = {"state": rng.normal(size=(9, 5)), "action": rng.normal(size=(9, 2))}
+    ReplayBuffer(data, np.array([9])).save(path)
+    with pytest.raises(ValueError, match=r"data/state of .*is not the published array.*move it away"):
+        load_pusht("state", root=tmp_path)
+    assert path.exists()
+
+
+def test_pixels(tmp_path, monkeypatch):
+    """The form of the pixel observations, on a data set small enough; its digests are taken as published."""
+    rng = np.random.default_rng(0)
+    data = {
+        "img": rng.integers(0, 256, (9, 96, 96, 3)).astype(np.uint8),
+        "state": rng.normal(size=(9, 5)).astype(np.float32),
+        "action": rng.normal(size=(9, 2)).astype(np.float32),
+    }
+    ReplayBuffer(data, np.array([4, 9])).save(tmp_path / PUSHT.folder)
+    checked = []
+    monkeypatch.setattr("diffpolicy.datasets.pusht.check_digest", lambda _, name, *__: checked.append(name))
+    buffer = load_pusht("pixels", root=tmp_path)
+    assert checked == ["data/img", "data/state", "data/action", "meta/episode_ends"]
+    assert buffer.keys() == ["image", "agent", "action"]
+    np.testing.assert_array_equal(buffer["image"], data["img"])
+    np.testing.assert_array_equal(buffer["agent"], data["state"][:, :2])
