@@ -1,0 +1,58 @@
+"""A small multilayer perceptron for points: the network of the notes' two-dimensional examples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.nets.embeddings import time_embedding
+
+
+class MLP(nn.Module):
+    """net(x, t, cond, r=None) for points: (B, D), (B,), (B, C) or None -> (B, D). `r` is ignored.
+
+    Args:
+        dim: D, numbers per point.
+        cond_dim: C, numbers of the condition; 0 for none.
+        width, depth: units per hidden layer and number of hidden layers.
+        time_features: size of the time embedding, even.
+        time: "sinusoidal" or "fourier" (learned frequencies).
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        cond_dim: int = 0,
+        width: int = 128,
+        depth: int = 3,
+        time_features: int = 64,
+        time: str = "fourier",
+    ) -> None:
+        super().__init__()
+        if min(dim, width, depth) < 1 or cond_dim < 0:
+            raise ValueError(f"need positive sizes; given dim={dim}, cond_dim={cond_dim}, {width=}, {depth=}")
+        self.dim, self.cond_dim = dim, cond_dim
+        self.time = time_embedding(time, time_features)
+        self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
+        sizes = [dim + cond_dim + time_features] + depth * [width]
+        layers: list[nn.Module] = []
+        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(size_in, size_out), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+
+    def null(self, cond: Tensor) -> Tensor:
+        """The condition that stands for "none", (B, C): learned, when training drops conditions."""
+        if self.null_cond is None:
+            raise ValueError("this network was built without a condition (cond_dim=0): there is none to drop")
+        return self.null_cond.expand_as(cond)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
+        given = (tuple(x.shape), None if cond is None else tuple(cond.shape))
+        expected = ((len(x), self.dim), (len(x), self.cond_dim) if self.cond_dim else None)
+        if given != expected:
+            raise ValueError(f"x and cond have shapes {given}; this network takes {expected}")
+        parts = [x, self.time(t).to(x.dtype)] + ([] if cond is None else [cond])
+        return self.layers(torch.cat(parts, dim=-1))

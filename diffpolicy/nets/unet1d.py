@@ -1,0 +1,152 @@
+"""The 1D temporal conditional U-Net of Diffusion Policy (Chi et al. 2023, CNN-based; after Janner et al. 2022).
+
+A network is called as net(x, t, cond, r=None): x (B, T, D) the noised trajectory, t (B,) its time in [0, 1],
+cond (B, C) the encoded condition or None, r the second time of two-time methods, which this network ignores.
+It knows nothing of paths and policies. net.null(cond) is the unconditional condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffpolicy.nets.embeddings import time_embedding
+from diffpolicy.nets.temporal import ChannelsLastGroupNorm, Downsample, TemporalConv, Upsample
+
+
+class ConvBlock(nn.Module):
+    """Convolution, group norm, Mish: (B, T, C_in) -> (B, T, C_out)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.conv = TemporalConv(c_in, c_out, kernel)
+        self.norm = ChannelsLastGroupNorm(groups, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.mish(self.norm(self.conv(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolution blocks with FiLM between them (Perez et al. 2018): h -> (1 + scale)·h + bias."""
+
+    def __init__(self, c_in: int, c_out: int, features: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.first = ConvBlock(c_in, c_out, kernel, groups)
+        self.film = nn.Linear(features, 2 * c_out)
+        self.second = ConvBlock(c_out, c_out, kernel, groups)
+        self.skip = nn.Identity() if c_in == c_out else nn.Linear(c_in, c_out)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        scale, bias = self.film(features)[:, None].chunk(2, dim=-1)
+        h = torch.addcmul(bias, self.first(x), 1 + scale)
+        return self.second(h) + self.skip(x)
+
+
+class Level(nn.Module):
+    """Two residual blocks at one resolution."""
+
+    def __init__(self, c_in: int, c_out: int, features: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.first = ResidualBlock(c_in, c_out, features, kernel, groups)
+        self.second = ResidualBlock(c_out, c_out, features, kernel, groups)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        return self.second(self.first(x, features), features)
+
+
+class ConditionalUnet1D(nn.Module):
+    """U-Net over time with FiLM conditioning on (time, condition).
+
+    Args:
+        dim: D, numbers per time step of the trajectory.
+        cond_dim: C, numbers of the condition; 0 for none.
+        widths: channels per resolution, each half as long as the one before.
+        kernel: taps of the convolutions, odd.
+        groups: groups of the group norms; divides every width.
+        time_features: size of the time embedding, even.
+        time: "sinusoidal" or "fourier" (learned frequencies).
+
+    Any horizon T is accepted: one that the strides do not divide is padded by repeating its last step and cut
+    again.
+
+    Raises:
+        ValueError: sizes that do not fit together, at construction or (x, t, cond) at the call.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        cond_dim: int = 0,
+        widths: Sequence[int] = (64, 128, 256),
+        kernel: int = 5,
+        groups: int = 8,
+        time_features: int = 128,
+        time: str = "sinusoidal",
+    ) -> None:
+        super().__init__()
+        if dim < 1 or cond_dim < 0 or not widths:
+            raise ValueError(
+                f"need dim >= 1, cond_dim >= 0 and at least one width; given {dim}, {cond_dim}, {list(widths)}"
+            )
+        self.dim, self.cond_dim = dim, cond_dim
+        self.stride = 2 ** (len(widths) - 1)
+        self.time = nn.Sequential(
+            time_embedding(time, time_features),
+            nn.Linear(time_features, 4 * time_features),
+            nn.Mish(),
+            nn.Linear(4 * time_features, time_features),
+        )
+        self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
+        shared = (time_features + cond_dim, kernel, groups)
+        self.down = nn.ModuleList(Level(i, o, *shared) for i, o in pairwise((dim, *widths)))
+        self.downsample = nn.ModuleList(Downsample(width) for width in widths[:-1])
+        self.middle = Level(widths[-1], widths[-1], *shared)
+        self.up = nn.ModuleList(Level(2 * o, i, *shared) for i, o in reversed(list(pairwise(widths))))
+        self.upsample = nn.ModuleList(Upsample(width) for width in reversed(widths[:-1]))
+        self.head = ConvBlock(widths[0], widths[0], kernel, groups)
+        self.out = nn.Linear(widths[0], dim)
+
+    def null(self, cond: Tensor) -> Tensor:
+        """The condition that stands for "none", (B, C): learned, when training drops conditions."""
+        if self.null_cond is None:
+            raise ValueError("this network was built without a condition (cond_dim=0): there is none to drop")
+        return self.null_cond.expand_as(cond)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
+        """(B, T, D), (B,), (B, C) -> (B, T, D)."""
+        self._check(x, t, cond)
+        features = self.time(t)
+        features = F.mish(
+            features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1)
+        )
+
+        horizon = x.shape[1]
+        missing = -horizon % self.stride
+        if missing:
+            x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
+        skips: list[Tensor] = []
+        for depth, level in enumerate(self.down):
+            x = level(x, features)
+            skips.append(x)
+            if depth < len(self.downsample):
+                x = self.downsample[depth](x)
+        x = self.middle(x, features)
+        # As published, each level on the way up takes the skip of its own (coarser) resolution and upsamples
+        # after it, so the skip of the finest level, skips[0], is not used.
+        for level, upsample in zip(self.up, self.upsample, strict=True):
+            x = upsample(level(torch.cat([x, skips.pop()], dim=-1), features))
+        return self.out(self.head(x))[:, :horizon].to(t.dtype)
+
+    def _check(self, x: Tensor, t: Tensor, cond: Tensor | None) -> None:
+        if x.ndim != 3 or x.shape[2] != self.dim:
+            raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (B, T, {self.dim})")
+        if t.shape != x.shape[:1]:
+            raise ValueError(f"t has shape {tuple(t.shape)}; expected ({x.shape[0]},), one time per row of x")
+        given = None if cond is None else tuple(cond.shape)
+        expected = (x.shape[0], self.cond_dim) if self.cond_dim else None
+        if given != expected:
+            raise ValueError(f"cond has shape {given}; this network takes {expected}")

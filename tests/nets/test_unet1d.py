@@ -1,0 +1,127 @@
+"""The temporal U-Net: its convolutions against torch's, its size against the published one, its shapes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from diffpolicy.nets import MLP, ConditionalUnet1D
+from diffpolicy.nets.temporal import ChannelsLastGroupNorm, Downsample, TemporalConv, Upsample
+
+
+def _sequence(length, channels=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, length, channels, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+def _channels_first(function, x):
+    return function(x.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_temporal_conv_is_conv1d_forward_and_backward(kernel):
+    torch.manual_seed(0)
+    layer = TemporalConv(4, 6, kernel).double()
+    x = _sequence(7)
+    reference = _channels_first(lambda z: F.conv1d(z, layer.weight, layer.bias, padding=kernel // 2), x)
+    ours = layer(x)
+    torch.testing.assert_close(ours, reference, rtol=0, atol=1e-13)
+    inputs = (x, layer.weight, layer.bias)
+    cotangent = torch.randn_like(ours)
+    for one, other in zip(
+        torch.autograd.grad(ours, inputs, cotangent),
+        torch.autograd.grad(reference, inputs, cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_resampling_and_norm_are_torchs():
+    torch.manual_seed(0)
+    x = _sequence(8)
+    down, up, norm = Downsample(4).double(), Upsample(4).double(), ChannelsLastGroupNorm(2, 4).double()
+    torch.nn.init.normal_(norm.weight)
+    expected = {
+        down: lambda z: F.conv1d(z, down.weight, down.bias, stride=2, padding=1),
+        up: lambda z: F.conv_transpose1d(z, up.weight, up.bias, stride=2, padding=1),
+        norm: lambda z: F.group_norm(z, 2, norm.weight, norm.bias),
+    }
+    for layer, reference in expected.items():
+        torch.testing.assert_close(layer(x), _channels_first(reference, x), rtol=0, atol=1e-12)
+
+
+def test_size_at_the_published_shape():
+    net = ConditionalUnet1D(2, cond_dim=40, widths=(256, 512, 1024), kernel=5, time_features=256)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    assert count == 65_783_298 + 40  # the published network, and the learned null condition
+
+
+@pytest.mark.parametrize("horizon", [1, 7, 12, 16, 17])
+@pytest.mark.parametrize("dim", [1, 2, 7])
+def test_any_horizon_and_action_dimension(horizon, dim):
+    net = ConditionalUnet1D(dim, cond_dim=5, widths=(8, 16, 16), time_features=8)
+    x = torch.randn(2, horizon, dim)
+    assert net(x, torch.rand(2), torch.randn(2, 5)).shape == x.shape
+
+
+def test_condition_time_and_null_matter():
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
+    x, t, cond = torch.randn(4, 8, 2), torch.rand(4), torch.randn(4, 3)
+    base = net(x, t, cond)
+    assert not torch.allclose(base, net(x, 1 - t, cond))
+    assert not torch.allclose(base, net(x, t, cond + 1))
+    assert torch.equal(net(x, t, net.null(cond)), net(x, t, torch.zeros_like(cond)))  # at initialisation
+    torch.testing.assert_close(base, net(x, t, cond, r=torch.rand(4)))
+
+
+def test_without_condition_and_with_fourier_time():
+    net = ConditionalUnet1D(2, widths=(8, 16), time_features=8, time="fourier")
+    x = torch.randn(2, 8, 2)
+    assert net(x, torch.rand(2)).shape == x.shape
+    with pytest.raises(ValueError, match="without a condition"):
+        net.null(torch.zeros(2, 3))
+
+
+def test_bfloat16_is_near_float32():
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=3, widths=(32, 64), time_features=16)
+    x, t, cond = torch.randn(8, 16, 2), torch.rand(8), torch.randn(8, 3)
+    exact = net(x, t, cond)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = net(x, t, cond)
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize("rows", [16, 32, 64])
+def test_a_row_does_not_depend_on_its_place_in_a_block(rows):
+    """What makes an evaluation independent of how it was batched; see `Policy.block`."""
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=40).eval()
+    x, t, cond = torch.randn(rows, 16, 2), torch.rand(rows), torch.randn(rows, 40)
+    with torch.inference_mode():
+        base = net(x, t, cond)
+        for shift in range(0, rows, 5):
+            order = torch.arange(rows).roll(shift)
+            assert torch.equal(net(x[order], t[order], cond[order]), base[order])
+
+
+def test_errors_name_both_sides():
+    net = ConditionalUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
+    x, t, cond = torch.randn(2, 8, 2), torch.rand(2), torch.randn(2, 3)
+    with pytest.raises(ValueError, match=r"\(2, 8, 5\).*\(B, T, 2\)"):
+        net(torch.randn(2, 8, 5), t, cond)
+    with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
+        net(x, torch.rand(3), cond)
+    with pytest.raises(ValueError, match=r"None.*\(2, 3\)"):
+        net(x, t)
+    with pytest.raises(ValueError, match="10 channels cannot be split into 8 groups"):
+        ConditionalUnet1D(2, widths=(10,))
+    with pytest.raises(ValueError, match="even"):
+        ConditionalUnet1D(2, time_features=7)
+    with pytest.raises(ValueError, match="odd kernel"):
+        ConditionalUnet1D(2, kernel=4)
+    with pytest.raises(ValueError, match="unknown time embedding 'sinus'"):
+        ConditionalUnet1D(2, time="sinus")
+    with pytest.raises(ValueError, match=r"\(4, 3\).*\(4, 2\)"):
+        MLP(2)(torch.randn(4, 3), torch.rand(4))
