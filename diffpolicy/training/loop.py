@@ -1,0 +1,337 @@
+"""The one training loop, for any loss over batches that are a function of the step number.
+
+A run is determined by its config and seed: the batch of step k, the noise of step k and the learning rate of
+step k depend on k alone, so that what a checkpoint must carry is the weights, their average, the optimiser and
+the counter. A run that is killed and resumed ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from diffpolicy import checkpoint
+from diffpolicy.training.logging import MetricsLog
+
+Batch = Mapping[str, Tensor]
+Loss = Callable[[nn.Module, Batch, torch.Generator], Tensor]
+
+_NOISE, _VALIDATION = 1, 2  # keys that keep the streams of random numbers apart
+
+
+@dataclass
+class TrainConfig:
+    """Settings of the training loop.
+
+    Args:
+        steps: optimisation steps; the learning-rate schedule runs over them whatever stops the run.
+        batch_size: samples per step.
+        lr, weight_decay, betas: of AdamW.
+        warmup_steps: steps of linear warm-up before the cosine that ends at 0 after `steps`.
+        grad_clip: bound of the gradient's norm.
+        ema_power, ema_max: the average's decay at step k is min(ema_max, 1 - (1 + k)^-ema_power).
+        precision: "float32", "bfloat16" (autocast) or "auto": bfloat16 where the processor has instructions
+            for it.
+        compile: torch.compile the model's children (its networks); pays only for long runs on a processor.
+        evaluate_every, checkpoint_every, validate_every, log_every: steps; 0 for never, but a checkpoint is
+            always written, and the model evaluated, at the end.
+        evaluate_from: the first step at which to evaluate.
+        keep_best: how many of the best-scoring checkpoints to keep beside the last.
+    """
+
+    steps: int = 4000
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup_steps: int = 200
+    grad_clip: float = 1.0
+    ema_power: float = 0.75
+    ema_max: float = 0.9999
+    precision: str = "auto"
+    compile: bool = False
+    evaluate_every: int = 500
+    evaluate_from: int = 0
+    checkpoint_every: int = 500
+    validate_every: int = 250
+    log_every: int = 25
+    keep_best: int = 3
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient became NaN or infinite; the last good checkpoint is kept."""
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """ "float32" or "bfloat16" for "auto"; others as they are.
+
+    Raises:
+        ValueError: another name.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision must be auto, float32 or bfloat16, not {precision!r}")
+    if precision != "auto":
+        return precision
+    if device.type == "cpu":
+        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has else "float32"
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up to 1 over `warmup` steps, then half a cosine down to 0 at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def ema_decay(step: int, power: float, maximum: float) -> float:
+    """Decay after `step` updates: low at first, so that the average forgets the random start."""
+    return min(maximum, 1 - (1 + step) ** -power)
+
+
+def keyed_generator(*key: int) -> torch.Generator:
+    """A CPU generator whose numbers are a function of `key` alone."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def train(
+    model: nn.Module,
+    loss: Loss,
+    batch_at: Callable[[int], Batch],
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    seed: int,
+    record: Mapping[str, Any],
+    extras: Mapping[str, Mapping[str, Tensor]] | None = None,
+    validation: Callable[[], Batch] | None = None,
+    evaluate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
+    device: torch.device | None = None,
+    resume: bool = False,
+    max_minutes: float | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train `model` and return the path of the last checkpoint; see `TrainConfig` for the settings.
+
+    Args:
+        model: any module; changed in place.
+        loss: (model, batch, generator) -> (B,), one value per sample.
+        batch_at: the batch of a step, counted from 0.
+        run_dir: gets `checkpoints/` and `metrics.jsonl`.
+        seed: of the noise; step k draws from a generator keyed by (seed, k).
+        record: the run's whole config, stored with every checkpoint.
+        extras: further tensors for every checkpoint, such as the normaliser's.
+        validation: a batch whose loss under the average is logged; always with the same noise.
+        evaluate: (averaged model, step) -> metrics; the best checkpoints are those with the highest "score".
+        resume: go on from `checkpoints/last`, or begin where there is none.
+        max_minutes: stop after so long, the schedule untouched; a later resume goes on.
+
+    Raises:
+        FileExistsError: `run_dir` holds a run already and `resume` is off.
+        NonFiniteLossError: the loss or the gradient turned NaN or infinite.
+        CheckpointError: the checkpoint to resume from is damaged or of another model.
+    """
+    began = time.monotonic()
+    device = device or torch.device("cpu")
+    folder = run_dir / "checkpoints"
+    last = folder / "last"
+    if folder.exists() and not resume:
+        raise FileExistsError(
+            f"{run_dir} holds a run already; go on with it by resume=true, or choose another run_dir"
+        )
+    model.to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.lr,
+        betas=tuple(config.betas),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    average = AveragedModel(
+        model, multi_avg_fn=_ema_update(config.ema_power, config.ema_max), use_buffers=False
+    )
+    state: dict[str, Any] = {
+        "best": [],
+        "precision": resolve_precision(config.precision, device),
+        "evaluated": None,
+    }
+    step = 0
+    if resume and last.exists():
+        step, state = _restore(checkpoint.read(last), model, average, optimizer, record)
+        checkpoint.prune(folder, _kept(state, step))
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=state["precision"] == "bfloat16")
+    if config.compile:
+        for child in model.children():
+            child.compile()  # in place: the names of the weights stay
+    log = MetricsLog(run_dir, step)
+    bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=not progress)
+
+    def save() -> Path:
+        groups = {
+            "model": model.state_dict(),
+            "ema": average.module.state_dict(),
+            "training": _training_tensors(optimizer, average),
+            **(extras or {}),
+        }
+        path = checkpoint.write(folder, step, groups, record, state)
+        checkpoint.point(folder, "last", path.name)
+        if state["best"]:
+            checkpoint.point(folder, "best", checkpoint.step_name(state["best"][0][1]))
+        checkpoint.prune(folder, _kept(state, step))
+        return path
+
+    def evaluated() -> None:
+        # Once per step, also when a run was killed between its evaluation and its checkpoint.
+        if evaluate is None or state["evaluated"] == step:
+            return
+        metrics = dict(evaluate(average.module.eval(), step))
+        log.write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+        ranked = sorted([*state["best"], [metrics["score"], step]], key=lambda row: (-row[0], -row[1]))
+        state.update(best=ranked[: config.keep_best], evaluated=step)
+
+    try:
+        while step < config.steps:
+            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+                bar.write(f"stopped at step {step} after {max_minutes:g} minutes; resume=true goes on")
+                break
+            factor = learning_rate_factor(step, config.steps, config.warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * factor
+            generator = keyed_generator(seed, _NOISE, step)
+            torch.manual_seed(generator.initial_seed())  # for what draws from torch's own generator: dropout
+            model.train()
+            with autocast:
+                value = loss(model, _to(batch_at(step), device), generator).mean()
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            number, gradient = value.item(), norm.item()
+            if not (math.isfinite(number) and math.isfinite(gradient)):
+                kept = (
+                    f"the last good checkpoint is {last.resolve()}"
+                    if last.exists()
+                    else "none was written yet"
+                )
+                raise NonFiniteLossError(
+                    f"loss {number} and gradient norm {gradient} at step {step + 1}; {kept}. "
+                    f"Lower training.lr (now {config.lr:g}) or take training.precision=float32."
+                )
+            optimizer.step()
+            average.update_parameters(model)
+            step += 1
+            bar.update()
+            if _due(step, config.log_every, config.steps):
+                bar.set_postfix(loss=f"{number:.4f}")
+                log.write(step, {"loss": number, "grad_norm": gradient, "lr": config.lr * factor})
+            if validation is not None and _due(step, config.validate_every, config.steps):
+                log.write(step, {"validation_loss": _validate(average, loss, validation(), device, seed)})
+            if step >= config.evaluate_from and config.evaluate_every and step % config.evaluate_every == 0:
+                evaluated()
+                save()
+            elif config.checkpoint_every and step % config.checkpoint_every == 0:
+                save()
+        if step > 0:
+            evaluated()
+        return save()
+    finally:
+        log.close()
+        bar.close()
+
+
+def _ema_update(power: float, maximum: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        torch._foreach_lerp_(averages, current, 1 - ema_decay(int(count), power, maximum))
+
+    return update
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    return bool(every) and (step % every == 0 or step == steps)
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+@torch.no_grad()
+def _validate(average: AveragedModel, loss: Loss, batch: Batch, device: torch.device, seed: int) -> float:
+    model = average.module.eval()
+    return float(loss(model, _to(batch, device), keyed_generator(seed, _VALIDATION)).mean())
+
+
+def _kept(state: Mapping[str, Any], step: int) -> list[str]:
+    return [checkpoint.step_name(kept) for kept in {step, *(row[1] for row in state["best"])}]
+
+
+def _training_tensors(optimizer: torch.optim.Optimizer, average: AveragedModel) -> dict[str, Tensor]:
+    tensors = {
+        f"optimizer.{index}.{name}": value
+        for index, entries in optimizer.state_dict()["state"].items()
+        for name, value in entries.items()
+    }
+    return {**tensors, "ema.updates": average.n_averaged}
+
+
+def _restore(
+    saved: checkpoint.Checkpoint,
+    model: nn.Module,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    record: Mapping[str, Any],
+) -> tuple[int, dict[str, Any]]:
+    """Put `saved` into the three, and return its step and training state."""
+    _refuse_other_config(saved, record)
+    checkpoint.load_weights(model, saved.tensors("model"), saved.path)
+    checkpoint.load_weights(average.module, saved.tensors("ema"), saved.path)
+    entries: dict[int, dict[str, Tensor]] = {}
+    tensors = saved.tensors("training")
+    average.n_averaged.copy_(tensors.pop("ema.updates"))
+    for name, value in tensors.items():
+        _, index, field = name.split(".")
+        entries.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+    return saved.step, copy.deepcopy(saved.state)
+
+
+# What may differ between a run and its continuation: it does not enter the arithmetic of a step.
+_FREE = ("max_minutes", "resume", "run_dir", "device", "progress", "data_root")
+
+
+def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]) -> None:
+    plain = json.loads(json.dumps(dict(record)))
+    before = json.loads(json.dumps(saved.config))
+    changed = [
+        f"{name}: was {old!r}, now {new!r}"
+        for name, old, new in _differences(before, plain)
+        if name.split(".")[0] not in _FREE
+    ]
+    if changed:
+        raise ValueError(
+            f"{saved.path} was made with another config: {'; '.join(changed)}. "
+            "Resume with the same one, or begin a new run_dir."
+        )
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [(prefix, old, new)]
+    keys = sorted(old.keys() | new.keys())
+    return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}.{k}" if prefix else k)]

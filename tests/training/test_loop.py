@@ -1,0 +1,192 @@
+"""The training loop: resuming is exact, a kill loses nothing, and what goes wrong says so."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from diffpolicy import checkpoint
+from diffpolicy.training import NonFiniteLossError, TrainConfig, train
+from diffpolicy.training.logging import read_metrics
+from diffpolicy.training.loop import ema_decay, keyed_generator, learning_rate_factor, resolve_precision
+
+RECORD = {"what": "a test", "training": {"lr": 1e-2}}
+
+
+def _model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 16), nn.Dropout(0.1), nn.Mish(), nn.Linear(16, 2))
+
+
+def _batch(step):
+    generator = keyed_generator(7, step)
+    return {"x": torch.randn(8, 3, generator=generator)}
+
+
+def _loss(model, batch, generator):
+    noise = torch.randn(batch["x"].shape, generator=generator)
+    return (model(batch["x"] + 0.1 * noise) - batch["x"][:, :2]).square().mean(1)
+
+
+def _train(run_dir, steps=12, **options):
+    settings = {"steps": steps, "warmup_steps": 3, "log_every": 1, "checkpoint_every": 4, "evaluate_every": 4}
+    settings |= options.pop("settings", {})
+    arguments = {"seed": 1, "record": RECORD, "progress": False} | options
+    return train(_model(), _loss, _batch, TrainConfig(**settings), Path(run_dir), **arguments)
+
+
+def _digests(path):
+    names = ("model", "ema", "training")
+    return {name: hashlib.sha256((path / f"{name}.safetensors").read_bytes()).hexdigest() for name in names}
+
+
+def test_resumed_equals_unbroken(tmp_path):
+    whole = _train(tmp_path / "whole")
+    stopped = _train(tmp_path / "broken", max_minutes=0.0)
+    assert checkpoint.read(stopped).step == 0
+    calls = []
+
+    def interrupt(step):
+        calls.append(step)
+        if step == 6:
+            raise KeyboardInterrupt
+        return _batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            _model(), _loss, interrupt, TrainConfig(steps=12, warmup_steps=3, checkpoint_every=4),
+            tmp_path / "broken", seed=1, record=RECORD, progress=False, resume=True,
+        )  # fmt: skip
+    assert checkpoint.read(tmp_path / "broken" / "checkpoints" / "last").step == 4
+    resumed = _train(tmp_path / "broken", resume=True)
+    assert calls == [0, 1, 2, 3, 4, 5, 6]
+    assert _digests(resumed) == _digests(whole)
+    losses = [
+        [
+            (row["step"], row["loss"])
+            for row in read_metrics(tmp_path / name / "metrics.jsonl")
+            if "loss" in row
+        ]
+        for name in ("whole", "broken")
+    ]
+    assert losses[0][-8:] == losses[1][-8:]
+
+
+_CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import test_loop
+test_loop._train(sys.argv[2], steps=400, resume=True,
+                 settings={"checkpoint_every": 5, "evaluate_every": 10},
+                 evaluate=lambda model, step: {"score": (step * 7 % 40) / 40})
+"""
+
+
+def test_twenty_kills_lose_nothing(tmp_path):
+    """SIGKILL at random moments, many of them while a checkpoint is being written, then resume to the end."""
+
+    def start(name):
+        arguments = [sys.executable, "-c", _CHILD, str(Path(__file__).parent), str(tmp_path / name)]
+        return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    whole = start("whole")
+    chance = random.Random(0)
+    last = tmp_path / "killed" / "checkpoints" / "last"
+    steps = []
+    for _ in range(20):
+        before = steps[-1] if steps else -1
+        child = start("killed")
+        # Let it come past the step where it began, so that every life makes a little progress, then kill.
+        while child.poll() is None and (not last.exists() or checkpoint.read(last).step <= before):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.03))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        steps.append(checkpoint.read(last).step)
+    assert steps == sorted(steps) and steps[-1] < 400, (
+        "the run ended before the last kill; give it more steps"
+    )
+    assert start("killed").wait() == 0 and whole.wait() == 0
+    finals = [tmp_path / name / "checkpoints" / "last" for name in ("whole", "killed")]
+    assert [checkpoint.read(final).step for final in finals] == [400, 400]
+    assert _digests(finals[0]) == _digests(finals[1])
+    bests = [(tmp_path / name / "checkpoints" / "best").resolve().name for name in ("whole", "killed")]
+    assert bests[0] == bests[1]
+    folders = [sorted(path.name for path in final.parent.iterdir()) for final in finals]
+    assert folders[0] == folders[1], "nothing half-written stays behind"
+
+
+def test_best_checkpoints_are_those_with_the_highest_scores(tmp_path):
+    scores = {4: 0.2, 8: 0.9, 12: 0.5, 16: 0.7, 18: 0.1}
+    _train(
+        tmp_path, steps=18, settings={"keep_best": 2}, evaluate=lambda model, step: {"score": scores[step]}
+    )
+    folder = tmp_path / "checkpoints"
+    assert (folder / "best").resolve().name == checkpoint.step_name(8)
+    kept = sorted(path.name for path in folder.glob("step_*"))
+    assert kept == [checkpoint.step_name(step) for step in (8, 16, 18)]
+
+
+def test_nan_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    def poisoned(step):
+        batch = _batch(step)
+        return {"x": batch["x"] * float("nan")} if step == 6 else batch
+
+    with pytest.raises(NonFiniteLossError, match=r"step 7.*step_00000004.*training\.lr"):
+        train(
+            _model(), _loss, poisoned, TrainConfig(steps=12, checkpoint_every=4), tmp_path,
+            seed=1, record=RECORD, progress=False,
+        )  # fmt: skip
+    weights = checkpoint.read(tmp_path / "checkpoints" / "last").tensors("model")
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_another_config(tmp_path):
+    _train(tmp_path, steps=4)
+    with pytest.raises(FileExistsError, match="resume=true"):
+        _train(tmp_path, steps=4)
+    with pytest.raises(ValueError, match=r"training\.lr: was 0\.01, now 0\.02"):
+        _train(tmp_path, steps=4, resume=True, record={"what": "a test", "training": {"lr": 2e-2}})
+
+
+def test_ema_is_the_recursion(tmp_path):
+    """Against the average computed by hand from the checkpoints' weights of every step."""
+    settings = {"checkpoint_every": 1, "keep_best": 100, "evaluate_every": 1}
+    path = _train(tmp_path, steps=6, settings=settings, evaluate=lambda model, step: {"score": 0.0})
+    folder = path.parent
+    average = None
+    for step in range(1, 7):
+        weights = checkpoint.read(folder / checkpoint.step_name(step)).tensors("model")
+        if average is None:
+            average = weights
+            continue
+        decay = ema_decay(step - 1, 0.75, 0.9999)
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
+    for name, value in checkpoint.read(path).tensors("ema").items():
+        torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    factors = [learning_rate_factor(step, 100, 10) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[10] == 1.0 and factors[100] == pytest.approx(0.0)
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_precision_is_chosen_once_and_kept(tmp_path):
+    chosen = resolve_precision("auto", torch.device("cpu"))
+    path = _train(tmp_path, steps=2)
+    assert json.loads((path / "checkpoint.json").read_text())["state"]["precision"] == chosen
+    with pytest.raises(ValueError, match="'half'"):
+        resolve_precision("half", torch.device("cpu"))
