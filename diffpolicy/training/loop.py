@@ -63,7 +63,7 @@ class TrainConfig:
     precision: str = "auto"
     compile: bool = False
     evaluate_every: int = 500
-    evaluate_from: int = 0
+    evaluate_from: int = 1500
     checkpoint_every: int = 500
     validate_every: int = 250
     log_every: int = 25

@@ -39,6 +39,7 @@ def _loss(model, batch, generator):
 
 def _train(run_dir, steps=12, **options):
     settings = {"steps": steps, "warmup_steps": 3, "log_every": 1, "checkpoint_every": 4, "evaluate_every": 4}
+    settings |= {"evaluate_from": 0}
     settings |= options.pop("settings", {})
     arguments = {"seed": 1, "record": RECORD, "progress": False} | options
     return train(_model(), _loss, _batch, TrainConfig(**settings), Path(run_dir), **arguments)

@@ -1,0 +1,163 @@
+"""Guidance and constraints: wrappers field -> field, to be nested in any order.
+
+Each keeps the invariant x = α·data + σ·noise. Clip outside of guidance, `ClipData(ClassifierFree(…))`,
+so that what guidance overshoots is clipped too.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from diffpolicy.generative.paths import Path
+from diffpolicy.generative.predictions import ALPHA_MIN, Estimate, Field, estimate
+from diffpolicy.generative.shapes import expand
+
+
+class Wrapper(ABC):
+    """A field around `field`: evaluates it `evaluations` times, and may differentiate (`differentiates`)."""
+
+    field: Field
+    evaluations: ClassVar[int] = 1
+    differentiates: ClassVar[bool] = False
+
+    @final
+    @property
+    def path(self) -> Path:
+        return self.field.path
+
+    @final
+    @property
+    def calls(self) -> int:
+        return self.evaluations * self.field.calls
+
+    @final
+    @property
+    def needs_grad(self) -> bool:
+        return self.differentiates or self.field.needs_grad
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        """The estimate at x (B, *shape), t (B,)."""
+
+
+@final
+@dataclass(frozen=True)
+class ClassifierFree(Wrapper):
+    """ũ = (1 − w)·u(x|∅) + w·u(x|y) (Ho & Salimans 2022, eq. 6, with w there = w − 1 here).
+
+    w = 1 is plain conditioning, w = 0 none. The same for every prediction type, since all are affine in the
+    output.
+
+    Args:
+        field: the conditional field.
+        scale: w.
+        null: cond -> the unconditional cond, for example `net.null`.
+    """
+
+    field: Field
+    scale: float
+    null: Callable[[Any], Any]
+    evaluations: ClassVar[int] = 2
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        free, given = self.field(x, t, self.null(cond)), self.field(x, t, cond)
+        return Estimate(*((1 - self.scale) * f + self.scale * g for f, g in zip(free, given, strict=True)))
+
+
+@final
+@dataclass(frozen=True)
+class ClassifierGuidance(Wrapper):
+    """score + w·∇_x log p(y|x_t) (Dhariwal & Nichol 2021, eq. 14): noise − σ·w·∇ and data + (σ²/α)·w·∇.
+
+    One line of the notes' derivation prints p(y|x) as p(x|y). Where α ≤ ALPHA_MIN, x is pure noise and says
+    nothing about y, and the field is left as it is. The sampling loop sees `needs_grad` and leaves
+    inference mode.
+
+    Args:
+        field: the field to guide.
+        log_prob: (x (B, *shape), t (B,), cond) -> log p(y|x_t), (B,), each row from its own x.
+        scale: w.
+
+    Raises ValueError when log_prob does not give (B,), RuntimeError under inference mode.
+    """
+
+    field: Field
+    log_prob: Callable[[Tensor, Tensor, Any], Tensor]
+    scale: float
+    differentiates: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("classifier guidance differentiates; run it under torch.no_grad() instead")
+        data, noise = self.field(x, t, cond)
+        differentiable = torch.is_grad_enabled() and x.requires_grad  # someone wants our own derivative
+        with torch.enable_grad():
+            inner = x if differentiable else x.detach().requires_grad_()
+            value = self.log_prob(inner, t, cond)
+            if value.shape != x.shape[:1]:
+                raise ValueError(
+                    f"log_prob gave shape {tuple(value.shape)}; expected ({x.shape[0]},), one per row"
+                )
+            (grad,) = torch.autograd.grad(value.sum(), inner, create_graph=differentiable)
+        alpha, sigma = expand(self.path.alpha(t), x), expand(self.path.sigma(t), x)
+        push = torch.where(alpha > ALPHA_MIN, self.scale * sigma * grad, 0)
+        return Estimate(data + sigma / alpha.clamp(min=ALPHA_MIN) * push, noise - push)
+
+
+@final
+@dataclass(frozen=True)
+class ClipData(Wrapper):
+    """The data estimate clipped to [low, high], the noise recomputed.
+
+    The published DDPM policy clips to [−1, 1]. At σ = 0, where no solver evaluates a field, nothing is
+    clipped: x is the data there.
+
+    Raises ValueError unless low < high.
+    """
+
+    field: Field
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"need low < high to clip, got {self.low} and {self.high}")
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        clipped = self.field(x, t, cond).data.clamp(self.low, self.high)
+        return estimate("data", clipped, x, t, self.path)
+
+
+@final
+@dataclass(frozen=True)
+class Inpaint(Wrapper):
+    """On known entries data = known and noise = (x − α·known)/σ; the others are the field's.
+
+    Sampling ends exactly on `known`, since the last step ends with the data estimate.
+
+    Args:
+        field: the field to constrain.
+        known: (B, *shape) or what broadcasts to it; read where the mask is true.
+        mask: boolean, likewise.
+
+    Raises TypeError for a mask that is not boolean.
+    """
+
+    field: Field
+    known: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != torch.bool:
+            raise TypeError(
+                f"the mask must be boolean (true where the entry is known), got {self.mask.dtype}"
+            )
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        free = self.field(x, t, cond)
+        fixed = estimate("data", self.known.to(x.dtype).expand_as(x), x, t, self.path)
+        return Estimate(*(torch.where(self.mask, k, f) for k, f in zip(fixed, free, strict=True)))

@@ -1,0 +1,7 @@
+"""Policies: what a robot calls."""
+
+from diffpolicy.policies.actors import Actor, GenerativeActor
+from diffpolicy.policies.build import PolicyConfig, build_actor, load_policy
+from diffpolicy.policies.policy import ActionQueue, Policy
+
+__all__ = ["ActionQueue", "Actor", "GenerativeActor", "Policy", "PolicyConfig", "build_actor", "load_policy"]

@@ -1,0 +1,130 @@
+"""What a policy is made of inside: a module that is trained on windows and draws action trajectories.
+
+An actor works in normalised units and knows nothing of robots, observations' meaning or files:
+
+    loss(batch, generator) -> (B,)        batch: "data" (B, T_p, A) and "cond" (B, C)
+    act(cond, generators)  -> (B, T_p, A) one generator per row, so that a row does not depend on its batch
+
+`calls` is the number of network calls the last `act` made.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.generative.guidance import ClipData
+from diffpolicy.generative.objectives import DenoisingObjective
+from diffpolicy.generative.paths import Path
+from diffpolicy.generative.predictions import ModelField
+from diffpolicy.generative.sampling import sample, time_grid
+from diffpolicy.generative.shapes import randn
+from diffpolicy.generative.solvers import make_solver
+from diffpolicy.registry import build
+
+
+class Actor(ABC, nn.Module):
+    """The contract stated at the top of this file."""
+
+    calls: int = 0
+
+    @abstractmethod
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor: ...
+
+    @abstractmethod
+    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
+
+    @abstractmethod
+    def configure(
+        self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
+    ) -> None:
+        """Change how actions are drawn, without retraining; None keeps what was set.
+
+        Raises:
+            ValueError: what this actor cannot use, naming what it can.
+        """
+
+
+@final
+class GenerativeActor(Actor):
+    """Flow matching and diffusion: a network, a path and a prediction type, sampled by any solver.
+
+    Args:
+        dim, cond_dim, horizon: A, C and T_p.
+        net: the network's spec for the registry, {"name": ..., options}.
+        path: the probability path's spec.
+        prediction: what the network outputs, see `generative.predictions`.
+        times, weighting: of the objective, see `generative.objectives`.
+        solver, steps, grid: of the sampler, see `generative.solvers` and `generative.sampling`.
+        solver_options: options of the solver, for example {"eta": 0.5}.
+        clip: bound of the data estimate in normalised units while sampling; None does not clip.
+
+    Raises:
+        ValueError: unknown names or options that do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        cond_dim: int,
+        horizon: int,
+        net: Mapping[str, Any],
+        path: Mapping[str, Any],
+        prediction: str,
+        times: str = "uniform",
+        weighting: str = "native",
+        solver: str = "euler",
+        steps: int = 10,
+        grid: str = "uniform",
+        solver_options: Mapping[str, Any] | None = None,
+        clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = (horizon, dim)
+        self.net = build("net", net, dim=dim, cond_dim=cond_dim)
+        self.path: Path = build("path", path)
+        self.objective = DenoisingObjective(self.path, prediction, times, weighting)
+        field = ModelField(self.net, self.path, prediction)
+        self.field = field if clip is None else ClipData(field, -clip, clip)
+        self._sampler: dict[str, Any] = {
+            "solver": solver,
+            "steps": steps,
+            "grid": grid,
+            "options": dict(solver_options or {}),
+        }
+        self.configure(None, None, None, None)
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The sampler's settings: solver, steps, grid, options."""
+        return dict(self._sampler)
+
+    def configure(
+        self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
+    ) -> None:
+        chosen = dict(self._sampler)
+        if solver is not None and solver != chosen["solver"]:
+            chosen |= {"solver": solver, "options": {}}  # another solver's options mean nothing to this one
+        if options is not None:
+            chosen["options"] = dict(options)
+        if steps is not None:
+            chosen["steps"] = steps
+        if grid is not None:
+            chosen["grid"] = grid
+        self.solver = make_solver(chosen["solver"], **chosen["options"])
+        self.times = time_grid(chosen["grid"], chosen["steps"], self.path)
+        self._sampler = chosen
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        return self.objective(self.net, batch, generator)
+
+    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        x = randn((len(cond), *self.shape), generators, dtype=cond.dtype, device=cond.device)
+        flow = self.solver.bind(self.field, self.path, generators)
+        x = sample(flow, x, self.times, cond)
+        self.calls = flow.calls
+        return x

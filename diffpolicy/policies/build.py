@@ -1,0 +1,89 @@
+"""Policies from configs and from checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from diffpolicy import checkpoint
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.policy import Policy
+from diffpolicy.registry import build
+
+
+@dataclass
+class PolicyConfig:
+    """Horizons in control steps: T_o observed, T_p predicted, T_a executed per chunk."""
+
+    obs_horizon: int = 2
+    horizon: int = 16
+    action_horizon: int = 8
+
+
+def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int) -> Actor:
+    """The untrained actor that a run's config describes (its sections `method`, `net` and `policy`).
+
+    Raises:
+        ValueError: unknown names or options, with the near ones.
+    """
+    policy = config["policy"]
+    return build(
+        "actor",
+        config["method"],
+        dim=action_dim,
+        cond_dim=policy["obs_horizon"] * obs_dim,
+        horizon=policy["horizon"],
+        net=config["net"],
+    )
+
+
+def load_policy(
+    path: str | FilePath,
+    solver: str | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
+    solver_options: Mapping[str, Any] | None = None,
+    action_horizon: int | None = None,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+    block: int | None = None,
+) -> Policy:
+    """The trained policy of a checkpoint, ready to act. Nothing is unpickled.
+
+    Args:
+        path: a checkpoint's folder, such as RUN/checkpoints/best.
+        solver, steps, grid, solver_options: how actions are sampled; None keeps the training's setting.
+        action_horizon: T_a, actions executed per chunk; None keeps the training's.
+        weights: "ema" (the moving average, the better one) or "model" (the last step's).
+        device: where the network runs.
+        block: rows per network call, see `Policy`.
+
+    Raises:
+        CheckpointError: a missing, half-written or damaged checkpoint, or one whose weights do not fit.
+        ValueError: settings the policy cannot use.
+    """
+    if weights not in ("ema", "model"):
+        raise ValueError(f"weights must be 'ema' or 'model', not {weights!r}")
+    saved = checkpoint.read(path)
+    if "policy" not in saved.config:
+        raise checkpoint.CheckpointError(
+            f"{path} is no policy's checkpoint: its config has only {sorted(saved.config)}"
+        )
+    normalizer = Normalizer.from_tensors(saved.tensors("normalizer"))
+    actor = build_actor(saved.config, normalizer.dim("obs"), normalizer.dim("action"))
+    checkpoint.load_weights(actor, saved.tensors(weights), path)
+    actor.configure(solver, steps, grid, solver_options)
+    horizons = saved.config["policy"]
+    return Policy(
+        actor.to(device).eval().requires_grad_(False),
+        normalizer,
+        horizons["obs_horizon"],
+        horizons["horizon"],
+        action_horizon or horizons["action_horizon"],
+        block,
+    )

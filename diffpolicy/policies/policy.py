@@ -1,0 +1,195 @@
+"""What a robot calls: an observation history in, a chunk of actions out.
+
+    policy.reset(slots, seeds)                 slots: which of the robots or environments begin anew
+    policy.predict(obs, slots) -> chunk        obs (B, T_o, D) -> (B, T_a, A), numpy, in the environment's units
+
+Row i of a call belongs to slot slots[i] (0 … B − 1 unless said otherwise). The noise of a chunk is a function of
+its episode's seed and of its number within the episode alone, so that an episode does not depend on which others
+were run beside it. A policy predicts T_p actions from T_o − 1 steps ago on, of which the T_a from now on are
+returned to be executed before it is asked again (receding horizon control; Chi et al. 2023, section 2.3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.policies.actors import Actor
+
+
+@final
+class Policy:
+    """An actor with its normaliser and horizons.
+
+    Args:
+        actor: draws normalised action trajectories.
+        normalizer: fitted on "obs" and "action".
+        obs_horizon, horizon, action_horizon: T_o, T_p, T_a in control steps; T_o - 1 + T_a <= T_p.
+        block: rows per network call, the last block padded; None takes all rows at once. Arithmetic can differ
+            in the last bit between batch sizes; with a fixed block it does not.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        normalizer: Normalizer,
+        obs_horizon: int = 2,
+        horizon: int = 16,
+        action_horizon: int = 8,
+        block: int | None = None,
+    ) -> None:
+        if min(obs_horizon, action_horizon) < 1 or obs_horizon - 1 + action_horizon > horizon:
+            raise ValueError(
+                f"the executed actions must lie within the predicted ones: T_o - 1 + T_a <= T_p with all "
+                f"positive; given T_o={obs_horizon}, T_p={horizon}, T_a={action_horizon}"
+            )
+        if block is not None and block < 1:
+            raise ValueError(f"block must be a positive number of rows or None, not {block}")
+        self.actor, self.normalizer = actor, normalizer
+        self.obs_horizon, self.horizon, self.action_horizon = obs_horizon, horizon, action_horizon
+        self.block = block
+        self._episodes: dict[int, tuple[int, int]] = {}  # slot -> (seed of its episode, chunks drawn so far)
+
+    @property
+    def obs_dim(self) -> int:
+        """D, numbers per observation."""
+        return self.normalizer.dim("obs")
+
+    @property
+    def action_dim(self) -> int:
+        """A, numbers per action."""
+        return self.normalizer.dim("action")
+
+    def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
+        """Begin new episodes in `slots` (all of them if None), whose noise is keyed by `seeds`.
+
+        Without seeds each slot takes its own number.
+
+        Raises:
+            ValueError: as many seeds as slots are needed, or a negative one.
+        """
+        if slots is None:
+            if seeds is None:
+                self._episodes.clear()
+                return
+            slots = range(len(seeds))
+        seeds = list(slots) if seeds is None else seeds
+        if len(seeds) != len(slots) or any(seed < 0 for seed in seeds):
+            raise ValueError(
+                f"need one seed >= 0 per slot; given {len(slots)} slots and seeds {list(seeds)[:8]}"
+            )
+        self._episodes.update((slot, (int(seed), 0)) for slot, seed in zip(slots, seeds, strict=True))
+
+    def predict(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
+        """The next chunk of actions for each row.
+
+        Args:
+            obs: the last T_o observations, oldest first, (B, T_o, D), in the environment's units. At the start
+                of an episode the first one stands for those before it.
+            slots: the slot of each row; 0 … B - 1 if None.
+
+        Returns:
+            (B, T_a, A) float32 in the environment's units.
+
+        Raises:
+            ValueError: a wrong shape, or NaN or infinity in `obs`.
+        """
+        return self.trajectories(obs, slots)[:, self.obs_horizon - 1 :][:, : self.action_horizon]
+
+    def trajectories(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
+        """As `predict`, but all T_p actions, (B, T_p, A): the first T_o - 1 of them are of steps gone by."""
+        obs = self._checked(obs)
+        slots = range(len(obs)) if slots is None else slots
+        if len(slots) != len(obs):
+            raise ValueError(f"{len(slots)} slots for {len(obs)} rows of obs; give one slot per row")
+        generators = [self._next_generator(slot) for slot in slots]
+        device = next(self.actor.parameters()).device
+        cond = self.normalizer.normalize("obs", torch.from_numpy(obs).to(device)).flatten(1)
+        block = self.block or max(len(cond), 1)
+        parts = [
+            self._act(cond[i : i + block], generators[i : i + block], block) for i in _starts(cond, block)
+        ]
+        if not parts:
+            return np.empty((0, self.horizon, self.action_dim), np.float32)
+        return self.normalizer.unnormalize("action", torch.cat(parts)).cpu().numpy()
+
+    def _act(self, cond: Tensor, generators: list[torch.Generator], block: int) -> Tensor:
+        rows, missing = len(cond), block - len(cond)
+        if missing:
+            cond = torch.cat([cond, cond[:1].expand(missing, -1)])
+            generators = generators + [torch.Generator().manual_seed(0) for _ in range(missing)]
+        return self.actor.act(cond, generators)[:rows]
+
+    def _next_generator(self, slot: int) -> torch.Generator:
+        seed, chunk = self._episodes.get(slot, (slot, 0))
+        self._episodes[slot] = (seed, chunk + 1)
+        key = int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0])
+        return torch.Generator().manual_seed(key)
+
+    def _checked(self, obs: np.ndarray) -> np.ndarray:
+        obs = np.asarray(obs)
+        expected = (self.obs_horizon, self.obs_dim)
+        if obs.ndim != 3 or obs.shape[1:] != expected:
+            hint = "; add the batch axis with obs[None]" if obs.shape == expected else ""
+            raise ValueError(
+                f"obs has shape {obs.shape}; this policy takes (B, T_o, D) = (B, {expected[0]}, {expected[1]})"
+                + hint
+            )
+        obs = obs.astype(np.float32)
+        if not np.isfinite(obs).all():
+            row = int(np.argmax(~np.isfinite(obs).all(axis=(1, 2))))
+            raise ValueError(f"obs holds NaN or infinity (row {row}); check the sensors before acting on it")
+        return obs
+
+
+def _starts(rows: Tensor, block: int) -> range:
+    return range(0, len(rows), block)
+
+
+@final
+class ActionQueue:
+    """One action at a time for one or many control loops: asks for a new chunk where a queue has run dry.
+
+    queue = ActionQueue(policy); queue.reset(); action = queue.act(obs[None])[0]
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._history: dict[int, deque[np.ndarray]] = {}
+        self._chunks: dict[int, deque[np.ndarray]] = {}
+
+    def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
+        """Begin new episodes in `slots` (all if None): forget their observations and actions. See `Policy.reset`."""
+        self.policy.reset(slots, seeds)
+        for slot in list(self._history) if slots is None else slots:
+            self._history.pop(slot, None)
+            self._chunks.pop(slot, None)
+
+    def act(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
+        """The next action of each row: obs (B, D), as just observed -> (B, A).
+
+        To be called at every control step, since the history of observations is kept here.
+
+        Raises:
+            ValueError: a wrong shape or non-finite values, as `Policy.predict`.
+        """
+        obs = np.asarray(obs)
+        if obs.ndim != 2:
+            raise ValueError(f"obs has shape {obs.shape}; expected (B, D), one current observation per row")
+        slots = range(len(obs)) if slots is None else slots
+        t_o = self.policy.obs_horizon
+        for slot, row in zip(slots, obs, strict=True):
+            past = self._history.setdefault(slot, deque([row] * t_o, maxlen=t_o))
+            past.append(row)
+        dry = [slot for slot in slots if not self._chunks.get(slot)]
+        if dry:
+            histories = np.stack([np.stack(self._history[slot]) for slot in dry])
+            for slot, chunk in zip(dry, self.policy.predict(histories, dry), strict=True):
+                self._chunks[slot] = deque(chunk)
+        return np.stack([self._chunks[slot].popleft() for slot in slots])

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The whole test suite: sets up .venv (and .venv-pymunk7 for the environments on pymunk 7), then lints and tests.
+# Arguments go to pytest, for example: bash scripts/test.sh tests/generative -k ddim
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+
+if [[ -z "${DIFFPOLICY_DATA:-}" && -d ../shared/data ]]; then
+  DIFFPOLICY_DATA=$(cd ../shared/data && pwd)
+  export DIFFPOLICY_DATA
+fi
+
+make_venv .venv '.[test]'
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/python -m pytest "$@"
+
+if [[ $# -eq 0 ]]; then
+  echo "the environments once more, on pymunk 7:"
+  make_venv .venv-pymunk7 'envs'
+  .venv-pymunk7/bin/python -m pytest tests/envs
+fi

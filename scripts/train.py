@@ -1,0 +1,97 @@
+"""Train a policy from demonstrations:
+
+diffpolicy-train task=pusht_keypoints method=flow run_dir=RUN max_minutes=15 seed=0
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffpolicy.scripts._hydra import command
+from omegaconf import MISSING
+
+from diffpolicy.datasets.build import DatasetConfig, load_windows
+from diffpolicy.datasets.windows import BatchSampler, WindowDataset
+from diffpolicy.evaluation import EnvConfig, environment, episode_resets, rollout, summarize
+from diffpolicy.evaluation.report import draw_training
+from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_SEED
+from diffpolicy.policies import Policy, PolicyConfig, build_actor
+from diffpolicy.training import TrainConfig, train
+from diffpolicy.training.logging import read_metrics
+
+
+@dataclass
+class Config:
+    """Everything a training run is made of; `evaluation_episodes` are validation rollouts, from seed 10000."""
+
+    run_dir: str = MISSING
+    seed: int = 0
+    resume: bool = False
+    device: str = "auto"
+    max_minutes: float | None = None
+    data_root: str | None = None
+    evaluation_episodes: int = 50
+    evaluation_workers: int = 0
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    method: dict[str, Any] = field(default_factory=dict)
+    net: dict[str, Any] = field(default_factory=dict)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+
+def run(config: Config) -> None:
+    horizons = dataclasses.asdict(config.policy)
+    windows = load_windows(config.dataset, **horizons, data_root=config.data_root)
+    torch.manual_seed(config.seed)
+    record = dataclasses.asdict(config)
+    actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim)
+    sampler = BatchSampler(len(windows.train), config.training.batch_size, config.seed)
+
+    def batch(source: WindowDataset, indices: torch.Tensor) -> dict[str, torch.Tensor]:
+        raw = source.batch(indices)
+        normalized = {key: windows.normalizer.normalize(key, value) for key, value in raw.items()}
+        return {"data": normalized["action"], "cond": normalized["obs"].flatten(1)}
+
+    def evaluate(averaged: Any, step: int) -> dict[str, float]:
+        policy = Policy(averaged, windows.normalizer, **horizons, block=INFERENCE_BLOCK)
+        make_env = environment(config.env.id, config.env.options)
+        resets = episode_resets(VALIDATION_SEED, config.evaluation_episodes)
+        episodes = rollout(policy, make_env, resets, workers=config.evaluation_workers)
+        return {name: value["mean"] for name, value in summarize([e.row() for e in episodes]).items()}
+
+    held_out = windows.validation
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    print(
+        f"{len(windows.train)} windows, {sum(p.numel() for p in actor.parameters()) / 1e6:.1f} million "
+        f"parameters, on {device}, into {config.run_dir}"
+    )
+    run_dir = Path(config.run_dir)
+    last = train(
+        actor,
+        lambda model, samples, generator: model.loss(samples, generator),
+        lambda step: batch(windows.train, sampler[step]),
+        config.training,
+        run_dir,
+        seed=config.seed,
+        record=record,
+        extras={"normalizer": windows.normalizer.to_tensors()},
+        validation=held_out and (lambda: batch(held_out, torch.arange(min(len(held_out), 1024)))),
+        evaluate=evaluate if config.env.id and config.evaluation_episodes else None,
+        device=torch.device(device),
+        resume=config.resume,
+        max_minutes=config.max_minutes,
+    )
+    draw_training(run_dir / "training.png", read_metrics(run_dir / "metrics.jsonl"))
+    best = last.parent / "best"
+    print(f"trained: {best if best.exists() else last}")
+
+
+main = command("train", Config, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The rollout loop: an episode does not depend on what ran beside it; and the statistics of its report."""
+
+import functools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.evaluation import bootstrap, compare, environment, episode_resets, rollout, summarize, wilson
+from diffpolicy.policies import Policy, build_actor
+
+
+@functools.cache
+def _policy():
+    """Untrained, but of full height: each step of it depends on the observation and on the noise."""
+    torch.manual_seed(0)
+    config = {
+        "policy": {"obs_horizon": 2, "horizon": 16, "action_horizon": 8},
+        "method": {"name": "generative", "steps": 2, "path": {"name": "linear"}, "prediction": "velocity"},
+        "net": {"name": "unet1d", "widths": [16, 32], "time_features": 8},
+    }
+    limits = np.stack([np.zeros(20), np.full(20, 512.0)])
+    normalizer = Normalizer.fit({"obs": limits, "action": limits[:, :2]})
+    return Policy(build_actor(config, 20, 2).eval(), normalizer, block=32)
+
+
+def make_env(render_mode=None):
+    return gym.make("diffpolicy/PushT-v0", obs_mode="keypoints", max_episode_steps=50, render_mode=render_mode)
+
+
+def _rows(episodes):
+    return [episode.row() for episode in episodes]
+
+
+def test_episodes_do_not_depend_on_batch_or_processes():
+    resets = episode_resets(200_000, 50)
+    base = _rows(rollout(_policy(), make_env, resets, envs=50))
+    assert len({row["final_coverage"] for row in base}) > 10, "the episodes should differ"
+    for how in ({"envs": 1}, {"envs": 7}, {"envs": 50, "workers": 2}):
+        assert _rows(rollout(_policy(), make_env, resets, **how)) == base
+    assert _rows(rollout(_policy(), make_env, resets[10:20])) == base[10:20]
+
+
+def test_film_and_score(tmp_path):
+    filmed, plain = (
+        rollout(_policy(), functools.partial(make_env, mode), episode_resets("paper", 3), film=film)
+        for mode, film in (("rgb_array", 1), (None, 0))
+    )
+    assert _rows(filmed) == _rows(plain)
+    assert [len(episode.frames) for episode in filmed] == [51, 0, 0]
+    assert filmed[0].frames[0].dtype == np.uint8 and filmed[0].frames[0].shape[2] == 3
+    assert len(filmed[0].observations) == 51
+    assert [row["seed"] for row in _rows(filmed)] == [100_000, 100_001, 100_002]
+
+    from diffpolicy.evaluation.report import draw_fan, draw_scores, evaluation, write_json, write_video
+
+    write_video(tmp_path / "film.mp4", filmed[0].frames)
+    draw_fan(tmp_path / "fan.png", _policy(), filmed[0], moments=2, samples=4)
+    result = evaluation(filmed, {"seeds": "paper"}, {})
+    draw_scores(tmp_path / "scores.png", result)
+    write_json(tmp_path / "evaluation.json", result)
+    assert min(file.stat().st_size for file in tmp_path.iterdir()) > 1000
+    assert result["versions"]["torch"] == torch.__version__ and result["processor"]
+    import av
+
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 51
+
+
+def test_resets_and_environments_are_checked():
+    assert episode_resets("paper", 2) == [(100_000, {"paper_seed": 100_000}), (100_001, {"paper_seed": 100_001})]
+    assert episode_resets("7", 2) == [(7, None), (8, None)]
+    with pytest.raises(ValueError, match="50 seeds; 51"):
+        episode_resets("paper", 51)
+    with pytest.raises(ValueError, match="'papr'"):
+        episode_resets("papr", 2)
+    with pytest.raises(ValueError, match="at least 1"):
+        episode_resets(5, 0)
+    with pytest.raises(ValueError, match="none of this project's"):
+        environment("os:system-v0", {})
+    with pytest.raises(ValueError, match="envs >= 1"):
+        rollout(_policy(), make_env, episode_resets(5, 2), envs=0)
+
+
+def _broken_env():
+    env = make_env()
+    env.unwrapped.step = None
+    return env
+
+
+def test_an_error_in_a_worker_is_raised_here():
+    with pytest.raises(TypeError):
+        rollout(_policy(), _broken_env, episode_resets(5, 2), workers=1)
+
+
+def test_wilson_is_scipys_and_covers():
+    for successes, trials in ((0, 50), (32, 50), (199, 200), (200, 200)):
+        expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+        ours = wilson(successes, trials)
+        assert (ours["low"], ours["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_bootstrap_is_near_the_normal_interval_and_repeats():
+    values = np.random.default_rng(0).normal(0.9, 0.1, 500)
+    ours = bootstrap(values)
+    half = 1.96 * values.std(ddof=1) / np.sqrt(500)
+    assert (ours["low"], ours["high"]) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 10)
+    assert bootstrap(values) == ours
+    with pytest.raises(ValueError, match="at least one value"):
+        bootstrap([])
+
+
+def test_paired_comparison_uses_common_seeds():
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(0, 1, 60)
+    rows = [{"seed": s, "score": hard[s], "final_coverage": 0.5, "success": True} for s in range(50)]
+    better = [{"seed": s, "score": hard[s] + 0.02, "final_coverage": 0.5, "success": s % 2 == 0} for s in range(10, 60)]
+    first, second = ({"settings": {"seeds": 0}, "episodes": r} for r in (better, rows))
+    difference = compare(first, second)
+    assert difference["episodes"] == 40
+    assert difference["score"]["low"] == pytest.approx(0.02) and difference["score"]["high"] == pytest.approx(0.02)
+    assert difference["success"]["mean"] == pytest.approx(-0.5)
+    unpaired = summarize(better)["score"]
+    assert unpaired["high"] - unpaired["low"] > 0.1  # what the pairing removed
+    with pytest.raises(ValueError, match="in common"):
+        compare(first, {"settings": {"seeds": "paper"}, "episodes": rows})
