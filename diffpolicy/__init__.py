@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import diffpolicy.envs  # noqa: F401  registers the environments with gymnasium
+
 if TYPE_CHECKING:
     from diffpolicy.policies import load_policy
 
@@ -12,8 +14,7 @@ __all__ = ["__version__", "load_policy"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, so that the environments, which live below this package once installed, do not
-    # pull torch in.
+    # Imported on first use, so that the environments alone need no torch.
     if name == "load_policy":
         from diffpolicy.policies import load_policy
 

@@ -103,13 +103,10 @@ def read(path: str | Path) -> Checkpoint:
         info = json.loads((path / _INFO).read_text())
         version, digests = info["format_version"], info["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is no complete checkpoint ({_INFO}: {error}){_hint(path.parent)}"
-        ) from None
+        raise CheckpointError(f"{path} is no complete checkpoint ({_INFO}: {error}){_hint(path.parent)}") from None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}; this release reads {FORMAT_VERSION}: "
-            "use the release that wrote it"
+            f"{path} has format version {version}; this release reads {FORMAT_VERSION}: use the release that wrote it"
         )
     for name, expected in digests.items():
         file = path / name
@@ -138,9 +135,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | 
     ]
     if wrong:
         listed = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-        raise CheckpointError(
-            f"the weights of {where} do not fit the network that its config describes: {listed}"
-        )
+        raise CheckpointError(f"the weights of {where} do not fit the network that its config describes: {listed}")
     module.load_state_dict(dict(tensors))
 
 

@@ -55,9 +55,7 @@ def _check_overrides(name: str, arguments: list[str]) -> None:
         key = override.split("=")[0]
         if key.startswith("hydra.") or key in known or any(_is_open(composed, key)):
             continue
-        print(
-            f"{name}: unknown key {key!r}{near(key, known)}; `--cfg job` prints all of them", file=sys.stderr
-        )
+        print(f"{name}: unknown key {key!r}{near(key, known)}; `--cfg job` prints all of them", file=sys.stderr)
         sys.exit(2)
 
 

@@ -72,9 +72,7 @@ def run(config: Config) -> None:
     saved = checkpoint.read(config.checkpoint)
     env = saved.config["env"]
     if env["id"] is None:
-        raise ValueError(
-            f"{config.checkpoint} was trained without an environment: there is nothing to roll out in"
-        )
+        raise ValueError(f"{config.checkpoint} was trained without an environment: there is nothing to roll out in")
     out.mkdir(parents=True, exist_ok=True)
 
     began = time.monotonic()

@@ -12,9 +12,9 @@ from diffpolicy.datasets.replay_buffer import ReplayBuffer
 from diffpolicy.datasets.zarr_layout import ENDS, unknown
 
 CORNERS = np.array(
-    [(-60, 30), (60, 30), (60, 0), (-60, 0), (-15, 30), (-15, 120), (15, 120), (15, 30)], dtype=np.float64
+    [(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)], dtype=np.float64
 )
-"""The T block's corners in its own frame, px: the bar's four, then the stem's four. Shape (8, 2)."""
+"""The T block's corners in its own frame, px, (8, 2): round the outline, as the environment observes them."""
 
 _READ = {
     "keypoints": ("keypoint", "state", "action"),

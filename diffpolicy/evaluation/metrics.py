@@ -61,8 +61,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     common = sorted(a.keys() & b.keys())
     if kinds[0] != kinds[1] or not common:
         raise ValueError(
-            "the two evaluations have no initial states in common; "
-            "evaluate both with the same seeds and episodes"
+            "the two evaluations have no initial states in common; evaluate both with the same seeds and episodes"
         )
     return {
         "episodes": len(common),

@@ -87,9 +87,7 @@ def draw_fan(path: Path, policy: Policy, episode: Episode, moments: int = 4, sam
         for step in range(policy.action_horizon):
             axes.scatter(*chunks[:, step].T, s=5, color=colors[step], zorder=3)
         axes.set(title=f"step {k}", xticks=[], yticks=[])
-    figure.suptitle(
-        f"{samples} sampled chunks of {policy.action_horizon} actions each, early (dark) to late (light)"
-    )
+    figure.suptitle(f"{samples} sampled chunks of {policy.action_horizon} actions each, early (dark) to late (light)")
     figure.savefig(path, dpi=110)
 
 

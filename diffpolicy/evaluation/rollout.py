@@ -27,9 +27,7 @@ SUCCESS_COVERAGE = 0.95
 INFERENCE_BLOCK = 32  # rows per network call; rows of a block of 16k rows do not depend on their place in it
 
 MakeEnv = Callable[[], gym.Env]
-Reset = tuple[
-    int, dict[str, Any] | None
-]  # the seed that keys the episode, and reset options (None: env seed)
+Reset = tuple[int, dict[str, Any] | None]  # the seed that keys the episode, and reset options (None: env seed)
 
 
 @dataclass
@@ -48,10 +46,9 @@ def environment(id: str, options: Mapping[str, Any], render_mode: str | None = N
             come from a checkpoint that someone else wrote.
     """
     if not id.startswith("diffpolicy/"):
-        raise ValueError(
-            f"environment {id!r} is none of this project's; call `rollout` with your own make_env"
-        )
-    return functools.partial(gym.make, id, render_mode=render_mode, **options)
+        raise ValueError(f"environment {id!r} is none of this project's; call `rollout` with your own make_env")
+    # gymnasium imports the module named before the colon, which registers the environments, here or in a worker.
+    return functools.partial(gym.make, f"diffpolicy.envs:{id}", render_mode=render_mode, **options)
 
 
 @dataclass
@@ -63,9 +60,7 @@ class Episode:
     final_coverage: float = 0.0
     success: bool = False
     steps: int = 0
-    frames: list[np.ndarray] = field(
-        default_factory=list, repr=False
-    )  # of filmed episodes, one per observation
+    frames: list[np.ndarray] = field(default_factory=list, repr=False)  # of filmed episodes, one per observation
     observations: list[np.ndarray] = field(default_factory=list, repr=False)
 
     def row(self) -> dict[str, Any]:
@@ -188,9 +183,7 @@ class _Workers:
             try:
                 answer, error = pipe.recv()
             except EOFError:
-                raise RuntimeError(
-                    "an environment's worker process died; run with workers=0 to see why"
-                ) from None
+                raise RuntimeError("an environment's worker process died; run with workers=0 to see why") from None
             if error is not None:
                 raise error
             answers.update(answer)

@@ -60,6 +60,4 @@ def time_embedding(name: str, features: int) -> nn.Module:
 
 def _check_even(features: int) -> None:
     if features < 2 or features % 2:
-        raise ValueError(
-            f"time features come in pairs of sine and cosine: give an even number, not {features}"
-        )
+        raise ValueError(f"time features come in pairs of sine and cosine: give an even number, not {features}")

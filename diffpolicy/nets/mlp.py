@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ class MLP(nn.Module):
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
         sizes = [dim + cond_dim + time_features] + depth * [width]
         layers: list[nn.Module] = []
-        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+        for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
 

@@ -120,9 +120,7 @@ class ChannelsLastGroupNorm(nn.Module):
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__()
         if channels % groups:
-            raise ValueError(
-                f"{channels} channels cannot be split into {groups} groups; change one of the two"
-            )
+            raise ValueError(f"{channels} channels cannot be split into {groups} groups; change one of the two")
         self.groups = groups
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))

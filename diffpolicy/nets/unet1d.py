@@ -120,9 +120,7 @@ class ConditionalUnet1D(nn.Module):
         """(B, T, D), (B,), (B, C) -> (B, T, D)."""
         self._check(x, t, cond)
         features = self.time(t)
-        features = F.mish(
-            features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1)
-        )
+        features = F.mish(features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1))
 
         horizon = x.shape[1]
         missing = -horizon % self.stride

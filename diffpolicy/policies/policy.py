@@ -81,9 +81,7 @@ class Policy:
             slots = range(len(seeds))
         seeds = list(slots) if seeds is None else seeds
         if len(seeds) != len(slots) or any(seed < 0 for seed in seeds):
-            raise ValueError(
-                f"need one seed >= 0 per slot; given {len(slots)} slots and seeds {list(seeds)[:8]}"
-            )
+            raise ValueError(f"need one seed >= 0 per slot; given {len(slots)} slots and seeds {list(seeds)[:8]}")
         self._episodes.update((slot, (int(seed), 0)) for slot, seed in zip(slots, seeds, strict=True))
 
     def predict(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
@@ -112,9 +110,7 @@ class Policy:
         device = next(self.actor.parameters()).device
         cond = self.normalizer.normalize("obs", torch.from_numpy(obs).to(device)).flatten(1)
         block = self.block or max(len(cond), 1)
-        parts = [
-            self._act(cond[i : i + block], generators[i : i + block], block) for i in _starts(cond, block)
-        ]
+        parts = [self._act(cond[i : i + block], generators[i : i + block], block) for i in _starts(cond, block)]
         if not parts:
             return np.empty((0, self.horizon, self.action_dim), np.float32)
         return self.normalizer.unnormalize("action", torch.cat(parts)).cpu().numpy()
@@ -138,8 +134,7 @@ class Policy:
         if obs.ndim != 3 or obs.shape[1:] != expected:
             hint = "; add the batch axis with obs[None]" if obs.shape == expected else ""
             raise ValueError(
-                f"obs has shape {obs.shape}; this policy takes (B, T_o, D) = (B, {expected[0]}, {expected[1]})"
-                + hint
+                f"obs has shape {obs.shape}; this policy takes (B, T_o, D) = (B, {expected[0]}, {expected[1]})" + hint
             )
         obs = obs.astype(np.float32)
         if not np.isfinite(obs).all():

@@ -163,9 +163,7 @@ def train(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    average = AveragedModel(
-        model, multi_avg_fn=_ema_update(config.ema_power, config.ema_max), use_buffers=False
-    )
+    average = AveragedModel(model, multi_avg_fn=_ema_update(config.ema_power, config.ema_max), use_buffers=False)
     state: dict[str, Any] = {
         "best": [],
         "precision": resolve_precision(config.precision, device),
@@ -224,11 +222,7 @@ def train(
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
             number, gradient = value.item(), norm.item()
             if not (math.isfinite(number) and math.isfinite(gradient)):
-                kept = (
-                    f"the last good checkpoint is {last.resolve()}"
-                    if last.exists()
-                    else "none was written yet"
-                )
+                kept = f"the last good checkpoint is {last.resolve()}" if last.exists() else "none was written yet"
                 raise NonFiniteLossError(
                     f"loss {number} and gradient norm {gradient} at step {step + 1}; {kept}. "
                     f"Lower training.lr (now {config.lr:g}) or take training.precision=float32."

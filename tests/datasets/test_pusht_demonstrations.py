@@ -83,7 +83,7 @@ def test_the_pose_moves_points_as_the_data_set_does(published):
 def test_corners_in_their_order():
     still = block_corners(np.array([100.0, 200.0, 0.0]))
     np.testing.assert_allclose(still, CORNERS + np.array([100, 200]))
-    assert CORNERS[0].tolist() == [-60, 30] and CORNERS[4].tolist() == [-15, 30]
+    assert CORNERS[0].tolist() == [-60, 0] and CORNERS[4].tolist() == [15, 120]
     quarter = block_corners(np.array([[100.0, 200.0, np.pi / 2]]))
     np.testing.assert_allclose(quarter[0, 0], [100 - 30, 200 - 60], atol=1e-12)  # (x, y) -> (−y, x)
     assert block_corners(np.zeros((4, 5, 3), np.float32)).shape == (4, 5, 8, 2)

@@ -116,8 +116,9 @@ def test_bootstrap_is_near_the_normal_interval_and_repeats():
 def test_paired_comparison_uses_common_seeds():
     rng = np.random.default_rng(0)
     hard = rng.uniform(0, 1, 60)
-    rows = [{"seed": s, "score": hard[s], "final_coverage": 0.5, "success": True} for s in range(50)]
-    better = [{"seed": s, "score": hard[s] + 0.02, "final_coverage": 0.5, "success": s % 2 == 0} for s in range(10, 60)]
+    fixed = {"final_coverage": 0.5, "success": True}
+    rows = [{"seed": s, "score": hard[s], **fixed} for s in range(50)]
+    better = [{"seed": s, "score": hard[s] + 0.02, **fixed, "success": s % 2 == 0} for s in range(10, 60)]
     first, second = ({"settings": {"seeds": 0}, "episodes": r} for r in (better, rows))
     difference = compare(first, second)
     assert difference["episodes"] == 40

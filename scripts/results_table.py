@@ -1,0 +1,65 @@
+"""Write the README's table of results from docs/results/*/*/evaluation.json: `python scripts/results_table.py`.
+
+`--check` only says whether the README agrees with them (exit status 1 if not).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+STATES = {"paper": "the paper's 50", "fresh": "200 fresh"}
+
+
+def table(results: Path) -> str:
+    """The Markdown table of every evaluation below `results`."""
+    lines = [
+        "| run | demonstrations | initial states | score | final | success | network calls | steps trained |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for file in sorted(results.glob("pusht_*/*/evaluation.json")):
+        result = json.loads(file.read_text())
+        run = file.parent.parent.name.removeprefix("pusht_")
+        method, _, demonstrations = run.partition("_")
+        link = f"[{method}](docs/results/{file.parent.parent.name}/{file.parent.name}/evaluation.json)"
+        cells = [
+            link,
+            demonstrations or "206",
+            STATES[file.parent.name],
+            _interval(result["score"]),
+            _interval(result["final_coverage"]),
+            _interval(result["success"], percent=True),
+            str(result["network_calls"]),
+            str(result["settings"]["trained_steps"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _interval(value: dict[str, Any], percent: bool = False) -> str:
+    form = "{:.0%}" if percent else "{:.3f}"
+    mean, low, high = (form.format(value[key]) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    wanted = f"{before}{BEGIN}\n{table(ROOT / 'docs' / 'results')}\n{END}{after}"
+    if arguments.check:
+        sys.exit(0 if wanted == text else "README.md differs from docs/results: run python scripts/results_table.py")
+    readme.write_text(wanted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The two commands, as a user types them: from any folder, with their errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffpolicy.datasets import ReplayBuffer
+
+BIN = Path(sys.executable).parent
+TINY = ["net.widths=[8,16]", "net.time_features=8"]
+TINY += ["training.batch_size=16", "training.steps=6", "training.log_every=2"]
+
+
+def _run(command, *arguments, cwd, ok=True):
+    done = subprocess.run(
+        [str(BIN / f"diffpolicy-{command}"), *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done.stdout if ok else done.stderr
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory):
+    """One's own demonstrations: the agent walks towards the block, as recorded by keypoint observations."""
+    path = tmp_path_factory.mktemp("own") / "demos.zarr"
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(4):
+        walk = np.linspace(rng.uniform(50, 450, 20), rng.uniform(50, 450, 20), 40).astype(np.float32)
+        episodes.append({"obs": walk, "action": walk[:, -2:]})
+    ReplayBuffer.from_episodes(episodes).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, demonstrations):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    out = _run(
+        "train", "dataset.name=zarr", f"dataset.path={demonstrations}", "method=ddpm", "run_dir=RUN",
+        "training.evaluate_every=3", "training.evaluate_from=0", "evaluation_episodes=2", *TINY, cwd=folder,
+    )  # fmt: skip
+    assert out.rstrip().endswith("RUN/checkpoints/best")
+    return folder
+
+
+def test_train_then_evaluate_then_compare(trained):
+    assert (trained / "RUN" / "training.png").stat().st_size > 1000
+    steps = [json.loads(line)["step"] for line in (trained / "RUN" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 6
+    best = "checkpoint=RUN/checkpoints/best"
+    out = _run(
+        "evaluate", best, "episodes=3", "seeds=paper", "solver=ddim", "steps=2", "out=A", "videos=1", cwd=trained
+    )
+    assert "3 episodes, 2 network calls a chunk" in out
+    result = json.loads((trained / "A" / "evaluation.json").read_text())
+    assert {"mean", "low", "high"} == set(result["score"]) == set(result["success"]) == set(result["final_coverage"])
+    assert [row["seed"] for row in result["episodes"]] == [100_000, 100_001, 100_002]
+    assert result["settings"]["steps"] == 2 and result["versions"]["pymunk"] and result["processor"]
+    assert {file.name for file in (trained / "A").iterdir()} == {
+        "evaluation.json", "scores.png", "fan.png", "episode_100000.mp4",
+    }  # fmt: skip
+    other = _run(
+        "evaluate", best, "episodes=3", "seeds=paper", "solver=ddim", "steps=2", "out=B", "videos=0", "envs=1",
+        "compare_to=A/evaluation.json", cwd=trained,
+    )  # fmt: skip
+    assert "paired difference: +0.000  [+0.000, +0.000]" in other
+    again = json.loads((trained / "B" / "evaluation.json").read_text())
+    assert again["episodes"] == result["episodes"]
+
+
+def test_nothing_finished_is_overwritten(trained):
+    assert "resume=true" in _run("train", "run_dir=RUN", "env.id=null", *TINY, cwd=trained, ok=False)
+    (trained / "C").mkdir(exist_ok=True)
+    (trained / "C" / "evaluation.json").write_text("{}")
+    error = _run("evaluate", "checkpoint=RUN/checkpoints/best", "out=C", cwd=trained, ok=False)
+    assert "overwrite=true" in error and (trained / "C" / "evaluation.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["traning.steps=5"], ["'traning.steps'", "'training.steps'"]),
+        (["training.steps=many"], ["training.steps"]),
+        (["method=flwo"], ["flow", "ddpm"]),
+        (["method.path.name=linaer"], ["'linaer'", "'linear'"]),
+        (["method.solver=eulr"], ["eulr", "euler"]),
+        (["net.widths=[10]"], ["10 channels", "8 groups"]),
+        (["dataset.name=pushtt"], ["'pushtt'", "zarr"]),
+        (["dataset.name=zarr"], ["dataset.path"]),
+        (["dataset.name=zarr", "dataset.path=nowhere.zarr"], ["nowhere.zarr"]),
+        (["policy.action_horizon=16"], ["16"]),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_work(tmp_path, demonstrations, arguments, says):
+    given = [argument.split("=")[0] for argument in arguments]
+    own = [] if "dataset.name" in given else ["dataset.name=zarr", f"dataset.path={demonstrations}"]
+    error = _run("train", "run_dir=RUN", *own, *arguments, cwd=tmp_path, ok=False)
+    assert all(word in error for word in says), error
+    assert "Traceback" not in error and not (tmp_path / "RUN").exists()
+
+
+def test_help_lists_the_choices(tmp_path):
+    text = _run("train", "--help", cwd=tmp_path)
+    assert text.startswith("diffpolicy-train") and "Hydra" not in text
+    assert "flow" in text and "ddpm" in text and "pusht_keypoints" in text
+    assert "checkpoint" in _run("evaluate", "--help", cwd=tmp_path)

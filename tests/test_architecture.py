@@ -1,0 +1,88 @@
+"""The house rules that no reviewer should have to hold by hand."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Who may import whom, by package of this project; what is not named here may be imported by nobody above it.
+MAY_IMPORT = {
+    "generative": set(),
+    "nets": set(),
+    "datasets": set(),
+    "envs": set(),
+    "configs": set(),
+    "registry": set(),
+    "checkpoint": set(),
+    "policies": {"generative", "nets", "datasets", "registry", "checkpoint"},
+    "training": {"checkpoint"},
+    "evaluation": {"policies"},
+    "scripts": {"policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
+}
+THIRD_PARTY = {"generative": {"torch"}, "nets": {"torch", "einops"}}
+
+
+def _files():
+    for folder in ("diffpolicy", "envs", "scripts", "configs"):
+        yield from (ROOT / folder).rglob("*.py")
+
+
+def _package(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "diffpolicy" else parts[0]
+
+
+def _imports(file):
+    """Absolute names of all modules a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+@pytest.mark.parametrize("file", list(_files()), ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_point_one_way(file):
+    package = _package(file)
+    if package == "__init__":  # diffpolicy/__init__.py: the lazy front door
+        return
+    allowed = MAY_IMPORT[package] | {package}
+    for name in _imports(file):
+        top, *rest = name.split(".")
+        if top == "diffpolicy" and rest and rest[0] != "load_policy":
+            assert rest[0] in allowed, f"{package} imports {name}"
+        assert top not in ("envs", "scripts", "configs", "tests"), f"{name}: installed, it lives under diffpolicy"
+        assert not (package == "envs" and top == "diffpolicy"), "the environments stand alone"
+        if package in THIRD_PARTY and top != "diffpolicy":
+            assert top in THIRD_PARTY[package] | set(sys.stdlib_module_names), f"{package} imports {name}"
+
+
+def test_the_rule_sees_a_breach(tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text("def f():\n    from diffpolicy.training import loop\n")
+    assert "diffpolicy.training.loop" in list(_imports(file))
+
+
+def test_no_file_needs_more_than_four_hundred_lines():
+    long = {str(f.relative_to(ROOT)): n for f in _files() if (n := len(f.read_text().splitlines())) > 430}
+    assert not long
+
+
+def test_top_level_is_what_the_design_names():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    allowed = {"pyproject.toml", "README.md", "LICENSE", "constraints.txt", ".gitignore", ".ci", "docs"}
+    allowed |= {"diffpolicy", "envs", "configs", "data", "tests", "scripts"}
+    assert {path.split("/")[0] for path in tracked} <= allowed
+
+
+def test_nothing_unpickles():
+    for file in _files():
+        text = file.read_text()
+        assert not re.search(r"\bimport pickle|pickle\.load|allow_pickle=True|torch\.load\(", text), file
