@@ -53,13 +53,9 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None) -> ReplayBu
     if config.name == "pusht":
         return load_pusht(config.obs, data_root)
     if config.name != "zarr":
-        raise ValueError(
-            f"unknown dataset {config.name!r}; choose 'pusht', or 'zarr' with dataset.path for your own"
-        )
+        raise ValueError(f"unknown dataset {config.name!r}; choose 'pusht', or 'zarr' with dataset.path for your own")
     if config.path is None:
-        raise ValueError(
-            "dataset.name=zarr reads your own demonstrations: say where they are with dataset.path"
-        )
+        raise ValueError("dataset.name=zarr reads your own demonstrations: say where they are with dataset.path")
     return ReplayBuffer.open(config.path, [*config.obs_keys, config.action_key])
 
 
@@ -80,6 +76,4 @@ def load_windows(
 
     train = windows(chosen)
     frames = {"obs": train.all_obs(), "action": train.all_actions()}
-    return Windows(
-        train, windows(held_out) if len(held_out) else None, Normalizer.fit(frames, config.normalize)
-    )
+    return Windows(train, windows(held_out) if len(held_out) else None, Normalizer.fit(frames, config.normalize))

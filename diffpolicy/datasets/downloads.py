@@ -159,15 +159,11 @@ def _unpack(packed: Path, source: ZarrSource, target: Path) -> None:
             members = [i for i in archive.infolist() if i.filename.startswith(source.folder + "/")]
             for member in members:
                 if ".." in PurePosixPath(member.filename).parts or "\\" in member.filename:
-                    raise ValueError(
-                        f"the zip from {source.url} holds the unsafe path {member.filename!r}: refused"
-                    )
+                    raise ValueError(f"the zip from {source.url} holds the unsafe path {member.filename!r}: refused")
             if not members:
                 raise ValueError(
                     f"the zip from {source.url} does not hold {source.folder}/; its publisher changed it"
                 )
             archive.extractall(target, members)
     except (zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"what came from {source.url} is not a whole zip file ({error}); try again"
-        ) from error
+        raise ValueError(f"what came from {source.url} is not a whole zip file ({error}); try again") from error

@@ -44,9 +44,7 @@ class Normalizer:
             self._stats[key] = (center, scale)
 
     @classmethod
-    def fit(
-        cls, data: Mapping[str, np.ndarray | Tensor], modes: Mapping[str, str] | None = None
-    ) -> Normalizer:
+    def fit(cls, data: Mapping[str, np.ndarray | Tensor], modes: Mapping[str, str] | None = None) -> Normalizer:
         """Measures the data.
 
         Args:
@@ -68,9 +66,7 @@ class Normalizer:
                 raise ValueError(f"unknown mode {mode!r} for {key!r}, expected one of {MODES}{hint}")
             x = torch.as_tensor(values).detach().to("cpu", torch.float64)
             if x.ndim == 0 or x.numel() == 0:
-                raise ValueError(
-                    f"cannot fit {key!r} on shape {tuple(x.shape)}; expected (..., D) and some frames"
-                )
+                raise ValueError(f"cannot fit {key!r} on shape {tuple(x.shape)}; expected (..., D) and some frames")
             if not x.isfinite().all():
                 raise ValueError(f"cannot fit {key!r}: the data hold NaN or infinity")
             x = x.reshape(-1, x.shape[-1])

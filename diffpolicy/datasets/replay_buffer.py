@@ -66,16 +66,12 @@ class ReplayBuffer:
             if number == 0:
                 parts = {name: [] for name in arrays}
             if not arrays or arrays.keys() != parts.keys():
-                raise ValueError(
-                    f"episode {number} holds the arrays {sorted(arrays)}, expected {sorted(parts)}"
-                )
+                raise ValueError(f"episode {number} holds the arrays {sorted(arrays)}, expected {sorted(parts)}")
             if flat := [name for name, values in arrays.items() if values.ndim == 0]:
                 raise ValueError(f"episode {number}: {flat[0]!r} is a single number, expected time on axis 0")
             sizes = {name: len(values) for name, values in arrays.items()}
             if len(set(sizes.values())) > 1 or not all(sizes.values()):
-                raise ValueError(
-                    f"episode {number}: arrays must be equally long and not empty, got lengths {sizes}"
-                )
+                raise ValueError(f"episode {number}: arrays must be equally long and not empty, got lengths {sizes}")
             for name, values in arrays.items():
                 if parts[name] and values.shape[1:] != parts[name][0].shape[1:]:
                     raise ValueError(
@@ -86,9 +82,7 @@ class ReplayBuffer:
             lengths.append(next(iter(sizes.values())))
         if not lengths:
             raise ValueError("no episodes given")
-        return cls(
-            {name: np.concatenate(values) for name, values in parts.items()}, np.cumsum(lengths), attrs
-        )
+        return cls({name: np.concatenate(values) for name, values in parts.items()}, np.cumsum(lengths), attrs)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], keys: Sequence[str] | None = None) -> ReplayBuffer:
@@ -126,9 +120,7 @@ class ReplayBuffer:
                 for name, shape in shapes.items():
                     _check_length(name, shape, ends)
                     is_image = len(shape) == _IMAGE_NDIM
-                    data[name] = (
-                        _read_images(archive, name, shape) if is_image else archive.read(f"data/{name}")
-                    )
+                    data[name] = _read_images(archive, name, shape) if is_image else archive.read(f"data/{name}")
                 return cls(data, ends, archive.attrs())
             except (ValueError, TypeError) as error:
                 if str(archive.path) in str(error):
@@ -199,9 +191,7 @@ class ReplayBuffer:
         if not indices:
             raise ValueError("a subset of no episodes was asked for; a buffer holds at least one")
         if bad := [i for i in indices if not 0 <= i < self.n_episodes]:
-            raise ValueError(
-                f"there is no episode {bad[0]}: the buffer has {self.n_episodes}, counted from 0"
-            )
+            raise ValueError(f"there is no episode {bad[0]}: the buffer has {self.n_episodes}, counted from 0")
         if len(set(indices)) < len(indices):
             raise ValueError("a subset must name every episode at most once")
         slices = self.episode_slices()
@@ -240,13 +230,9 @@ def select_episodes(
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}")
     if not 0 <= validation < 1:
-        raise ValueError(
-            f"validation must be a share in [0, 1), got {validation}; 0.05 holds out one in twenty"
-        )
+        raise ValueError(f"validation must be a share in [0, 1), got {validation}; 0.05 holds out one in twenty")
     if episodes is not None and not 1 <= episodes <= n_episodes:
-        raise ValueError(
-            f"cannot train on {episodes} episodes: there are {n_episodes}, and at least 1 is needed"
-        )
+        raise ValueError(f"cannot train on {episodes} episodes: there are {n_episodes}, and at least 1 is needed")
     held_out = max(1, round(validation * n_episodes)) if validation > 0 else 0
     if episodes is None:
         episodes = n_episodes - held_out
@@ -263,9 +249,7 @@ def _checked_ends(ends: np.ndarray) -> np.ndarray:
     if ends.dtype.kind not in "iu":
         raise TypeError(f"episode_ends must be integers, got dtype {ends.dtype}")
     if ends.ndim != 1 or len(ends) == 0:
-        raise ValueError(
-            f"episode_ends must have shape (E,) with at least one episode, got shape {ends.shape}"
-        )
+        raise ValueError(f"episode_ends must have shape (E,) with at least one episode, got shape {ends.shape}")
     ends = ends.astype(np.int64)
     if bad := np.flatnonzero(np.diff(ends, prepend=0) <= 0).tolist():
         i = bad[0]
@@ -279,9 +263,7 @@ def _checked_ends(ends: np.ndarray) -> np.ndarray:
 
 def _check_length(name: str, shape: tuple[int, ...], ends: np.ndarray) -> None:
     if not shape or math.prod(shape[1:]) == 0:
-        raise ValueError(
-            f"{name!r} has shape {shape}; expected (frames, ...) with at least one number a frame"
-        )
+        raise ValueError(f"{name!r} has shape {shape}; expected (frames, ...) with at least one number a frame")
     if shape[0] < ends[-1]:
         over = int(np.searchsorted(ends, shape[0], side="right"))
         raise ValueError(
@@ -309,9 +291,7 @@ def _check_array(name: str, values: np.ndarray, ends: np.ndarray) -> None:
             )
     elif values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
         frame = int(np.argwhere(~finite)[0, 0])
-        raise ValueError(
-            f"{name!r} holds NaN or infinity at {_where(frame, ends)}; repair or leave out the episode"
-        )
+        raise ValueError(f"{name!r} holds NaN or infinity at {_where(frame, ends)}; repair or leave out the episode")
 
 
 def _where(frame: int, ends: np.ndarray) -> str:

@@ -105,9 +105,7 @@ class WindowDataset:
 def _frames(buffer: ReplayBuffer, key: str, device: str | torch.device) -> Tensor:
     values = buffer[key]
     if values.ndim == 4:
-        raise ValueError(
-            f"{key!r} holds images; windows are of low-dimensional data, which is flattened to floats"
-        )
+        raise ValueError(f"{key!r} holds images; windows are of low-dimensional data, which is flattened to floats")
     with np.errstate(over="ignore"):  # an overflow is the error below
         flat = values.reshape(len(values), -1).astype(np.float32)
     if not np.isfinite(flat).all():

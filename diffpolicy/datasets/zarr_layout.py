@@ -64,9 +64,7 @@ class ZarrArchive:
         self._zip: zipfile.ZipFile | None = None
         self._prefix = ""
         if not self.path.exists():
-            raise FileNotFoundError(
-                f"no data set at {self.path}: expected a zarr directory or a .zarr.zip file"
-            )
+            raise FileNotFoundError(f"no data set at {self.path}: expected a zarr directory or a .zarr.zip file")
         if self.path.is_dir():
             if not any((self.path / ENDS / m).is_file() for m in _METADATA):
                 raise self._not_a_buffer(sorted(p.name for p in self.path.iterdir()))
@@ -213,9 +211,7 @@ class ZarrArchive:
     def _metadata(self, name: str) -> dict[str, Any]:
         file = next((f"{name}/{m}" for m in _METADATA if f"{name}/{m}" in self._sizes), None)
         if file is None:
-            raise KeyError(
-                f"{self.path}: " + unknown("array", name, [ENDS, *(f"data/{n}" for n in self.names())])
-            )
+            raise KeyError(f"{self.path}: " + unknown("array", name, [ENDS, *(f"data/{n}" for n in self.names())]))
         return self._json(file)
 
     def _head(self, file: str, count: int) -> bytes:
@@ -233,9 +229,7 @@ class ZarrArchive:
         try:
             content = json.loads(text)
         except ValueError as error:
-            raise ValueError(
-                f"{file} of {self.path} is damaged ({error}); download or copy it again"
-            ) from error
+            raise ValueError(f"{file} of {self.path} is damaged ({error}); download or copy it again") from error
         if not isinstance(content, dict):
             raise ValueError(f"{file} of {self.path} is damaged: it holds no JSON object")
         return content
@@ -247,9 +241,7 @@ class ZarrArchive:
         if not roots:
             raise self._not_a_buffer(sorted({n.split("/")[0] for n in names}))
         if len(roots) > 1:
-            raise ValueError(
-                f"{self.path} holds several data sets: {', '.join(roots)}; unpack it and open one"
-            )
+            raise ValueError(f"{self.path} holds several data sets: {', '.join(roots)}; unpack it and open one")
         return roots[0]
 
     def _not_a_buffer(self, found: list[str]) -> ValueError:
@@ -322,9 +314,7 @@ def _codec_ids(metadata: Mapping[str, Any]) -> set[str]:
 
 
 def _register_image_codecs(codecs: list[str], what: str) -> None:
-    needed = [
-        c for c in codecs if c.startswith("imagecodecs_") and c not in numcodecs.registry.codec_registry
-    ]
+    needed = [c for c in codecs if c.startswith("imagecodecs_") and c not in numcodecs.registry.codec_registry]
     if not needed:
         return
     try:

@@ -1,5 +1,4 @@
-"""Generative machinery for targets of any shape: a point (B, D), a trajectory (B, T, D), an image (B, C, H,
-W).
+"""Generative machinery for targets of any shape: points (B, D), trajectories (B, T, D), images (B, C, H, W).
 
 One formula, one file:
 

@@ -33,11 +33,8 @@ class VariationalBound(NamedTuple):
         return self.prior + self.steps.sum(0) + self.reconstruction
 
 
-def variational_bound(
-    field: Field, data: Tensor, cond: Any = None, generator: Generators = None
-) -> VariationalBound:
-    """The bound of Ho et al. 2020, eq. 5, term by term, each an unbiased draw (one noise per sample and
-    index).
+def variational_bound(field: Field, data: Tensor, cond: Any = None, generator: Generators = None) -> VariationalBound:
+    """The bound of Ho et al. 2020, eq. 5, term by term; each is an unbiased draw with one noise per index.
 
     With the posterior's own variance ("fixed small") on both sides, the KL at index k is
     ½·(SNR_{k−1} − SNR_k)·|data − estimate|² (Kingma et al. 2021, eq. 13 ff.). The decoder is
@@ -51,9 +48,7 @@ def variational_bound(
     """
     path = field.path
     if not isinstance(path, DiscretePath):
-        raise TypeError(
-            f"the variational bound has one term per index of a DiscretePath, got a field on {path!r}"
-        )
+        raise TypeError(f"the variational bound has one term per index of a DiscretePath, got a field on {path!r}")
     alpha_bar = path.alpha_bar.tolist()
     snr = [a / (1 - a) for a in alpha_bar]
     with no_graph(field.needs_grad):
@@ -92,11 +87,10 @@ def log_density(
     probes: int = 8,
     generator: Generators = None,
 ) -> LogDensity:
-    """log p(x) by d log p(x_t)/dt = −div u along the flow back to N(0, I) (Chen et al. 2018, eq. 8), with
-    RK4.
+    """log p(x) by d log p(x_t)/dt = −div u along the flow back to N(0, I) (Chen et al. 2018, eq. 8).
 
-    The flow is followed from t = `path.last_time` on (σ/α = r, about 1e-3 or a DiscretePath's first noise
-    level), since at t = 1 the velocity may not exist: this is the density at x of data + r·noise.
+    Integrated by RK4, from t = `path.last_time` on (σ/α = r, about 1e-3 or a DiscretePath's first noise level),
+    since at t = 1 the velocity may not exist: this is the density at x of data + r·noise.
 
     Args:
         field: the field; its output must be differentiable in x.

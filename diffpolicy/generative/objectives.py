@@ -38,8 +38,7 @@ TIMES: dict[str, Callable[[Tensor, Path], Tensor]] = {
     "uniform": lambda u, path: u,
     # sigmoid of a standard normal (Esser et al. 2024, eq. 19, m = 0, s = 1)
     "logit_normal": lambda u, path: torch.sigmoid(torch.special.ndtri(u)),
-    # t = 0.999·(1 − b), b ~ Beta(1.5, 1), whose distribution function is b^1.5 (π0, Black et al. 2024, app.
-    # B)
+    # t = 0.999·(1 − b), b ~ Beta(1.5, 1), whose distribution function is b^1.5 (Black et al. 2024, app. B: π0)
     "beta": lambda u, path: 0.999 * (1 - u ** (1 / 1.5)),
     # (u_0 + i/B) mod 1: uniform for each row, evenly spread over the batch (Kingma et al. 2021, app. I.1)
     "low_discrepancy": _low_discrepancy,
@@ -64,8 +63,7 @@ NATIVE = "native"
 @final
 @dataclass(frozen=True)
 class DenoisingObjective:
-    """weight(t)·|net(x_t, t, cond) − target|², averaged over all but the batch axis, with x_t = α·data +
-    σ·noise.
+    """weight(t)·|net(x_t, t, cond) − target|² at x_t = α·data + σ·noise, averaged over all but the batch axis.
 
     Args:
         path: the probability path.

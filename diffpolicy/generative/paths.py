@@ -170,8 +170,7 @@ class VariancePreservingPath(Path):
 @final
 @dataclass(frozen=True)
 class DiscretePath(Path):
-    """The tables of DDPM as a path: index k = N − 1 … 0 stands for t = 1 − (k + 1)/N, and t = 1 is clean
-    data.
+    """The tables of DDPM as a path: index k = N − 1 … 0 is t = 1 − (k + 1)/N, and t = 1 is clean data.
 
     α = √ᾱ_k and σ = √(1 − ᾱ_k) at the indices, with ᾱ_k = Π_{j ≤ k} (1 − β_j) (Ho et al. 2020, eq. 4; the
     notes write α for ᾱ in places). Between two indices λ is linear in t; at an index the derivatives are

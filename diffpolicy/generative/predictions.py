@@ -55,8 +55,7 @@ class Field(Protocol):
 
 
 def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) -> Estimate:
-    """The (data, noise) that a network's `output` (B, *shape) of the named type means at x, t; affine in
-    `output`.
+    """The (data, noise) that a network's `output` (B, *shape) means at x, t; affine in `output`.
 
     Solves x = α·data + σ·noise together with the definition in `target`. Raises ValueError for an unknown
     type or an output whose shape is not that of x.
@@ -137,8 +136,7 @@ def data_gain(prediction: str, t: Tensor, path: Path) -> Tensor:
 @final
 @dataclass(frozen=True)
 class ModelField:
-    """The field of a network `net(x, t, cond)` that predicts `prediction` on `path`; t reaches it in x's
-    dtype.
+    """The field of a network `net(x, t, cond)` that outputs `prediction`; t reaches it in x's dtype.
 
     Raises ValueError for an unknown prediction type.
     """

@@ -119,8 +119,7 @@ def generate(
 ) -> Tensor:
     """Draw N(0, I) of `shape` (B, *rest) and sample: (B, *rest). `generator` also feeds a stochastic solver.
 
-    Raises what `time_grid` and `Solver.bind` raise, and TypeError when `solver` is a name instead of a
-    solver.
+    Raises what `time_grid` and `Solver.bind` raise, and TypeError when `solver` is a name, not a solver.
     """
     if not isinstance(solver, Solver):
         raise TypeError(f"solver must be a Solver, got {solver!r}; make one with make_solver(name)")

@@ -1,5 +1,4 @@
-"""Shapes and noise: what every file of this package does with a batch x of shape (B, *shape) and times t
-(B,).
+"""Shapes and noise: what every file here does with a batch x of shape (B, *shape) and times t (B,).
 
 Times may be more precise than x (samplers and objectives keep them in float64): path coefficients are
 computed in the precision of t and meet x through `expand`, which gives them x's dtype. So results have the
@@ -29,9 +28,7 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
     return t.to(dtype).reshape(t.shape[0], *[1] * (x.ndim - 1))
 
 
-def randn(
-    shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
+def randn(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Standard normal noise of `shape` (B, *rest); all randomness of this package comes from here and `rand`.
 
     `generator` is None (torch's global one), one generator for the whole batch, or B generators: then row i
@@ -43,9 +40,7 @@ def randn(
     return _draw(torch.randn, shape, generator, dtype, device)
 
 
-def rand(
-    shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
+def rand(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Uniform noise on [0, 1); otherwise as `randn`."""
     return _draw(torch.rand, shape, generator, dtype, device)
 
@@ -62,9 +57,7 @@ def _draw(
     if isinstance(generator, torch.Generator):
         return draw(tuple(shape), generator=generator, dtype=dtype, device=generator.device).to(device)
     if len(generator) != shape[0]:
-        raise ValueError(
-            f"{len(generator)} generators for {shape[0]} rows; give one generator, or one per row"
-        )
+        raise ValueError(f"{len(generator)} generators for {shape[0]} rows; give one generator, or one per row")
     if not generator:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     return torch.stack([_draw(draw, shape[1:], g, dtype, device) for g in generator])

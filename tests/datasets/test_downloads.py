@@ -47,9 +47,7 @@ def toy(served, arrays, write_published, pack, tmp_path):
     """The toy data set as it would be published: the source, with its zip on the server."""
     folder, address = served
     pack(write_published(tmp_path / "toy.zarr", arrays), folder / "toy.zip", FOLDER + "/")
-    digests = {
-        name: digest(arrays[name].astype("<i8" if name.startswith("meta") else "<f4")) for name in arrays
-    }
+    digests = {name: digest(arrays[name].astype("<i8" if name.startswith("meta") else "<f4")) for name in arrays}
     return ZarrSource("the toy demonstrations", f"{address}/toy.zip", FOLDER, digests)
 
 
@@ -170,9 +168,7 @@ def test_the_data_root(monkeypatch, tmp_path):
 
 
 def test_digests_are_of_the_published_dtypes():
-    source = ZarrSource(
-        "x", "x", "x", {"data/img": digest(np.arange(6, dtype="<f4")), "meta/episode_ends": ""}
-    )
+    source = ZarrSource("x", "x", "x", {"data/img": digest(np.arange(6, dtype="<f4")), "meta/episode_ends": ""})
     check_digest(source, "data/img", [np.arange(4, dtype=np.uint8), np.array([4, 5], ">i2")], "here", "cure")
     with pytest.raises(ValueError, match=r"data/img of here is not the published array of x: .*; cure"):
         check_digest(source, "data/img", [np.arange(7, dtype=np.uint8)], "here", "cure")

@@ -96,9 +96,7 @@ def test_fit_refuses_what_is_not_finite(data, bad):
 
 def test_errors_name_what_is_wrong(data):
     normalizer = Normalizer.fit(data)
-    with pytest.raises(
-        ValueError, match=r"'obs' was fitted on 3 numbers, got .*\(5, 2\) whose last dimension is 2"
-    ):
+    with pytest.raises(ValueError, match=r"'obs' was fitted on 3 numbers, got .*\(5, 2\) whose last dimension is 2"):
         normalizer.normalize("obs", torch.zeros(5, 2))
     with pytest.raises(ValueError, match=r"'action' was fitted on 2 numbers.*missing"):
         normalizer.unnormalize("action", torch.tensor(1.0))
@@ -120,9 +118,7 @@ def test_loading_refuses_what_cannot_be(data):
         Normalizer.from_tensors(broken)
     with pytest.raises(ValueError, match=r"unmatched: obs\.offset"):
         Normalizer.from_tensors({**tensors, "obs.offset": torch.zeros(3)})
-    with pytest.raises(
-        ValueError, match=r"'obs': center and scale must both be \(D,\), got \(3,\) and \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"'obs': center and scale must both be \(D,\), got \(3,\) and \(2,\)"):
         Normalizer.from_tensors({**tensors, "obs.scale": torch.ones(2)})
     for value in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"'obs': center and scale must be finite and scale positive"):

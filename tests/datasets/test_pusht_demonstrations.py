@@ -97,9 +97,7 @@ def test_windows_of_the_demonstrations(published):
 
 
 def test_an_unknown_kind_of_observation():
-    with pytest.raises(
-        ValueError, match=r"'keypoint'.*Did you mean 'keypoints'.*corners, keypoints, pixels, state"
-    ):
+    with pytest.raises(ValueError, match=r"'keypoint'.*Did you mean 'keypoints'.*corners, keypoints, pixels, state"):
         load_pusht("keypoint")
 
 

@@ -23,9 +23,7 @@ def slow_windows(buffer, obs_keys, t_p, t_o, t_a):
     """The published sampling written out: pad each episode by repetition, slide a window along it."""
     obs_windows, action_windows = [], []
     for frames in buffer.episode_slices():
-        obs = [
-            np.concatenate([buffer[k][i].ravel() for k in obs_keys]) for i in range(frames.start, frames.stop)
-        ]
+        obs = [np.concatenate([buffer[k][i].ravel() for k in obs_keys]) for i in range(frames.start, frames.stop)]
         action = [buffer["action"][i].ravel() for i in range(frames.start, frames.stop)]
         obs = [obs[0]] * (t_o - 1) + obs + [obs[-1]] * (t_a - 1)
         action = [action[0]] * (t_o - 1) + action + [action[-1]] * (t_a - 1)
@@ -57,9 +55,7 @@ def test_windows_equal_the_slow_ones(t_p, t_o, t_a):
 
 
 def test_a_window_by_hand():
-    windows = WindowDataset(
-        make_buffer([4, 12]), ["agent"], "action", horizon=6, obs_horizon=2, action_horizon=3
-    )
+    windows = WindowDataset(make_buffer([4, 12]), ["agent"], "action", horizon=6, obs_horizon=2, action_horizon=3)
     shown = windows.batch(torch.arange(len(windows)))["action"][:, :, 0].int().tolist()
     assert shown[:2] == [[0, 0, 1, 2, 3, 3], [0, 1, 2, 3, 3, 3]]
     assert shown[2] == [4, 4, 5, 6, 7, 8]
@@ -72,9 +68,7 @@ def test_the_executed_chunk_begins_with_the_action_of_now():
     batch = windows.batch(torch.arange(len(windows)))
     now = batch["obs"][:, t_o - 1, 0]
     torch.testing.assert_close(batch["action"][:, t_o - 1, 0], now, rtol=0, atol=0)
-    assert (
-        now[0] == 0 and batch["action"][-1, t_o - 1 : t_o - 1 + t_a, 0][-1] == 29 - (16 - t_o - t_a + 1) + 7
-    )
+    assert now[0] == 0 and batch["action"][-1, t_o - 1 : t_o - 1 + t_a, 0][-1] == 29 - (16 - t_o - t_a + 1) + 7
 
 
 def test_all_frames_are_given_unpadded():

@@ -109,9 +109,7 @@ def test_a_missing_chunk_is_no_zeros(tmp_path, arrays, write_published, pack, zi
     (path / "data/state" / chunk).unlink()
     if zipped:
         path = pack(path, tmp_path / "d.zip", "name.zarr/")
-    with pytest.raises(
-        ValueError, match=rf"data/state of .*5 chunk files 4 .*data/state/{chunk} \(frames 7 to 13\)"
-    ):
+    with pytest.raises(ValueError, match=rf"data/state of .*5 chunk files 4 .*data/state/{chunk} \(frames 7 to 13\)"):
         ReplayBuffer.open(path)
     check(ReplayBuffer.open(path, keys=["keypoint"]), arrays, ["keypoint"])
 
@@ -160,9 +158,7 @@ def test_truncated_chunks(tmp_path, arrays, write_published, codec, keep):
     chunk = path / "data/state/2.0"
     content = chunk.read_bytes()
     chunk.write_bytes(content[: int(keep * len(content)) if keep == 0.5 else keep])
-    with pytest.raises(
-        ValueError, match=r"data/state.*(data/state/2.0|frames 14 to 20).*(truncated|damaged)"
-    ):
+    with pytest.raises(ValueError, match=r"data/state.*(data/state/2.0|frames 14 to 20).*(truncated|damaged)"):
         ReplayBuffer.open(path)
 
 
@@ -254,9 +250,7 @@ def test_checks_of_the_content_name_the_file(tmp_path, arrays, write_published):
         ReplayBuffer.open(path)
     arrays["meta/episode_ends"] = np.array([13, 40])
     path = write_published(tmp_path / "over.zarr", arrays)
-    with pytest.raises(
-        ValueError, match=r"over\.zarr: episode_ends overrun the data: episode 1 ends at frame 40"
-    ):
+    with pytest.raises(ValueError, match=r"over\.zarr: episode_ends overrun the data: episode 1 ends at frame 40"):
         ReplayBuffer.open(path, keys=["img"])
     arrays["meta/episode_ends"] = np.array([13.0, 30.0])
     path = write_published(tmp_path / "float.zarr", arrays)

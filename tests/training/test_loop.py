@@ -72,11 +72,7 @@ def test_resumed_equals_unbroken(tmp_path):
     assert calls == [0, 1, 2, 3, 4, 5, 6]
     assert _digests(resumed) == _digests(whole)
     losses = [
-        [
-            (row["step"], row["loss"])
-            for row in read_metrics(tmp_path / name / "metrics.jsonl")
-            if "loss" in row
-        ]
+        [(row["step"], row["loss"]) for row in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in row]
         for name in ("whole", "broken")
     ]
     assert losses[0][-8:] == losses[1][-8:]
@@ -115,9 +111,7 @@ def test_twenty_kills_lose_nothing(tmp_path):
         child.send_signal(signal.SIGKILL)
         child.wait()
         steps.append(checkpoint.read(last).step)
-    assert steps == sorted(steps) and steps[-1] < 400, (
-        "the run ended before the last kill; give it more steps"
-    )
+    assert steps == sorted(steps) and steps[-1] < 400, "the run ended before the last kill; give it more steps"
     assert start("killed").wait() == 0 and whole.wait() == 0
     finals = [tmp_path / name / "checkpoints" / "last" for name in ("whole", "killed")]
     assert [checkpoint.read(final).step for final in finals] == [400, 400]
@@ -130,9 +124,7 @@ def test_twenty_kills_lose_nothing(tmp_path):
 
 def test_best_checkpoints_are_those_with_the_highest_scores(tmp_path):
     scores = {4: 0.2, 8: 0.9, 12: 0.5, 16: 0.7, 18: 0.1}
-    _train(
-        tmp_path, steps=18, settings={"keep_best": 2}, evaluate=lambda model, step: {"score": scores[step]}
-    )
+    _train(tmp_path, steps=18, settings={"keep_best": 2}, evaluate=lambda model, step: {"score": scores[step]})
     folder = tmp_path / "checkpoints"
     assert (folder / "best").resolve().name == checkpoint.step_name(8)
     kept = sorted(path.name for path in folder.glob("step_*"))

@@ -1,0 +1,198 @@
+"""Pictures of the table: 96×96 observations in the look of the published data, and smooth renderings of any size.
+
+Both are painted from signed distances on a grid of sample points, only where a shape is. An observation follows the
+published recipe (a 512×512 drawing without anti-aliasing, then a bilinear resize), but draws only the 192×192 pixels
+that such a resize reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import Point, Polygon
+
+OBSERVATION_SIZE = 96
+DRAWING_SIZE = 512
+"""Side in pixels of the drawing behind an observation; one pixel of it is one unit of the world."""
+
+GROUND = (255, 255, 255)
+GOAL = (144, 238, 144)  # LightGreen
+WALL = (211, 211, 211)  # LightGray
+BLOCK_EDGE = (119, 136, 153)  # LightSlateGray
+BLOCK = (143, 163, 184)  # the published drawing fills a shape with 1.2 times the colour of its edge
+AGENT_EDGE = (65, 105, 225)  # RoyalBlue
+AGENT = (78, 126, 255)
+TARGET = (220, 40, 40)
+
+BLOCK_EDGE_REACH = 2.0
+"""The edge of a block's drawing reaches this far, in px of the world, to either side of its outline."""
+AGENT_RIM = 4.0
+
+_PALETTE = np.array([GROUND, GOAL, WALL, BLOCK_EDGE, BLOCK, AGENT_EDGE, AGENT], dtype=np.float32)
+_GROUND, _GOAL, _WALL, _BLOCK_EDGE, _BLOCK, _AGENT_EDGE, _AGENT = range(len(_PALETTE))
+
+Segment = tuple[Point, Point]
+Window = tuple[slice, slice]
+Floats = NDArray[np.floating]
+
+
+def polygon_distance(polygon: Sequence[Point], xs: Floats, ys: Floats) -> Floats:
+    """Signed distance of grid points to a convex polygon, negative inside; near a corner, the largest over the edges.
+
+    Args:
+        polygon: vertices in the order of a positive area, px.
+        xs: (W,) columns of the grid, px.
+        ys: (H,) rows of the grid, px.
+
+    Returns:
+        (H, W) distances in px.
+    """
+    distance: Floats | None = None
+    ax, ay = polygon[-1]
+    for bx, by in polygon:
+        length = math.hypot(bx - ax, by - ay)
+        nx, ny = (by - ay) / length, (ax - bx) / length
+        edge = np.add.outer(ys * ny - (nx * ax + ny * ay), xs * nx)
+        distance = edge if distance is None else np.maximum(distance, edge, out=distance)
+        ax, ay = bx, by
+    return distance
+
+
+def segment_distance(a: Point, b: Point, xs: Floats, ys: Floats) -> Floats:
+    """Distance of the points of a grid to a line segment (a circle's centre is one with a = b); shapes as above."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    u, v = xs[None, :] - a[0], ys[:, None] - a[1]
+    length2 = dx * dx + dy * dy
+    if length2 > 0.0:
+        along = np.clip((u * dx + v * dy) / length2, 0.0, 1.0)
+        u, v = u - along * dx, v - along * dy
+    return np.sqrt(u * u + v * v)
+
+
+class ObservationCamera:
+    """Draws 96×96 observations; the ground, the goal and the walls are drawn once."""
+
+    def __init__(self, goal: Sequence[Polygon], walls: Sequence[Segment], wall_radius: float) -> None:
+        pixels = np.arange(OBSERVATION_SIZE)
+        position = (pixels + 0.5) * (DRAWING_SIZE / OBSERVATION_SIZE) - 0.5  # bilinear, centres aligned
+        low = np.floor(position)
+        self._at = np.stack([low, low + 1], axis=1).ravel()  # (192,) what the resize reads
+        self._high = (position - low).astype(np.float32)
+        self._ink = np.full((self._at.size, self._at.size), _GROUND, dtype=np.uint8)
+        for polygon in goal:
+            # Half a pixel more: a filled polygon of the published drawing includes its border pixels.
+            self._paint_polygon(self._ink, _rounded(polygon), ((_GOAL, 0.5),))
+        for a, b in walls:
+            self._ink[segment_distance(a, b, self._at, self._at) <= wall_radius] = _WALL
+        everything = slice(0, OBSERVATION_SIZE)
+        self._background = self._resize(self._ink, (everything, everything))
+
+    def __call__(self, blocks: Sequence[Polygon], agent: Point, agent_radius: float) -> NDArray[np.uint8]:
+        """Picture of blocks (convex pieces, px) and a round agent over the background, (96, 96, 3) uint8 RGB."""
+        ink = self._ink.copy()
+        colours = ((_BLOCK_EDGE, BLOCK_EDGE_REACH), (_BLOCK, -BLOCK_EDGE_REACH))
+        windows = [self._paint_agent(ink, agent, agent_radius)]
+        windows += [self._paint_polygon(ink, _rounded(polygon), colours) for polygon in blocks]
+        image = self._background.copy()
+        for window in windows:
+            image[window] = self._resize(ink, window)
+        return image
+
+    def _paint_agent(self, ink: NDArray[np.uint8], centre: Point, radius: float) -> Window:
+        x, y = round(centre[0]), round(centre[1])
+        window, grid = self._window(x - radius, y - radius, x + radius, y + radius)
+        columns, rows = self._at[grid[1]], self._at[grid[0]]
+        _fill(
+            ink[grid],
+            segment_distance((x, y), (x, y), columns, rows),
+            ((_AGENT_EDGE, radius), (_AGENT, radius - AGENT_RIM)),
+        )
+        return window
+
+    def _paint_polygon(
+        self, ink: NDArray[np.uint8], polygon: Sequence[Point], colours: Sequence[tuple[int, float]]
+    ) -> Window:
+        xs, ys = zip(*polygon, strict=True)
+        reach = colours[0][1]
+        window, grid = self._window(min(xs) - reach, min(ys) - reach, max(xs) + reach, max(ys) + reach)
+        _fill(ink[grid], polygon_distance(polygon, self._at[grid[1]], self._at[grid[0]]), colours)
+        return window
+
+    @staticmethod
+    def _window(left: float, top: float, right: float, bottom: float) -> tuple[Window, Window]:
+        """The observation's pixels, and the sample points, that a box in the world can touch."""
+        scale = OBSERVATION_SIZE / DRAWING_SIZE
+        edges = [
+            min(max(int(value * scale) + extra, 0), OBSERVATION_SIZE)
+            for value, extra in ((top, -1), (bottom, 2), (left, -1), (right, 2))
+        ]
+        r0, r1, c0, c1 = edges
+        return (slice(r0, r1), slice(c0, c1)), (slice(2 * r0, 2 * r1), slice(2 * c0, 2 * c1))
+
+    def _resize(self, ink: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
+        rows, columns = window
+        drawn = _PALETTE[ink[2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop]]
+        upper, lower = drawn[0::2], drawn[1::2]
+        drawn = upper + (lower - upper) * self._high[rows, None, None]
+        left, right = drawn[:, 0::2], drawn[:, 1::2]
+        return (left + (right - left) * self._high[None, columns, None] + 0.5).astype(np.uint8)
+
+
+class SceneRenderer:
+    """Draws the whole table smoothly at any size, with the target of the last action."""
+
+    def __init__(self, size: int, goal: Sequence[Polygon], walls: Sequence[Segment], wall_radius: float) -> None:
+        self._pixel = DRAWING_SIZE / size  # px of the world
+        self._at = (np.arange(size) + 0.5) * self._pixel
+        self._background = np.full((size, size, 3), GROUND, dtype=np.float32)
+        for polygon in goal:
+            # A reach of half a pixel closes the seam between two pieces that meet.
+            self._blend(self._background, polygon, 0.5 * self._pixel, GOAL)
+        for segment in walls:
+            self._blend(self._background, segment, wall_radius, WALL)
+
+    def __call__(
+        self, blocks: Sequence[Polygon], agent: Point, agent_radius: float, target: Point | None
+    ) -> NDArray[np.uint8]:
+        """Picture of blocks, agent and, where given, a cross at the action's target, (size, size, 3) uint8 RGB."""
+        image = self._background.copy()
+        for polygon in blocks:
+            self._blend(image, polygon, 0.0, BLOCK_EDGE)
+        for polygon in blocks:
+            self._blend(image, polygon, -BLOCK_EDGE_REACH, BLOCK)
+        self._blend(image, (agent, agent), agent_radius, AGENT_EDGE)
+        self._blend(image, (agent, agent), agent_radius - AGENT_RIM, AGENT)
+        if target is not None:
+            x, y = target
+            self._blend(image, ((x - 9.0, y), (x + 9.0, y)), 1.5, TARGET)
+            self._blend(image, ((x, y - 9.0), (x, y + 9.0)), 1.5, TARGET)
+        return (image + 0.5).astype(np.uint8)
+
+    def _blend(self, image: Floats, shape: Sequence[Point], reach: float, colour: tuple[int, int, int]) -> None:
+        """Colour what lies within `reach` of a polygon, or of a segment (two points), with an edge one pixel soft."""
+        xs, ys = zip(*shape, strict=True)
+        margin = max(reach, 0.0) + self._pixel
+        c0, c1 = np.searchsorted(self._at, (min(xs) - margin, max(xs) + margin))
+        r0, r1 = np.searchsorted(self._at, (min(ys) - margin, max(ys) + margin))
+        columns, rows = self._at[c0:c1], self._at[r0:r1]
+        if len(shape) == 2:
+            distance = segment_distance(shape[0], shape[1], columns, rows)
+        else:
+            distance = polygon_distance(shape, columns, rows)
+        opacity = np.clip((reach - distance) / self._pixel + 0.5, 0.0, 1.0)[..., None].astype(np.float32)
+        patch = image[r0:r1, c0:c1]
+        patch += opacity * (np.array(colour, dtype=np.float32) - patch)
+
+
+def _rounded(polygon: Sequence[Point]) -> list[Point]:
+    # The published drawing puts corners and centres on whole pixels.
+    return [(round(x), round(y)) for x, y in polygon]
+
+
+def _fill(ink: NDArray[np.uint8], distance: Floats, colours: Sequence[tuple[int, float]]) -> None:
+    for colour, reach in colours:
+        ink[distance <= reach] = colour
