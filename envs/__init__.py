@@ -1,4 +1,4 @@
-"""Gymnasium environments. Importing this package registers them (gymnasium 1.0 stopped loading entry points by itself):
+"""Gymnasium environments, registered by importing this package (gymnasium 1.0 stopped loading entry points):
 
     import diffpolicy.envs
     env = gymnasium.make("diffpolicy/PushT-v0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -15,23 +16,27 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffpolicy.registry import near
 
+_GROUPS = ("task", "method", "net")
+_OPEN = ("env.options", "method.solver_options", "dataset.normalize", "solver_options")  # take any key
+
 
 def command(name: str, schema: type, run: Callable[[Any], None]) -> Callable[[], None]:
     """The console command `name`: configs/`name`.yaml over the dataclass `schema`, handed to `run` as one.
 
     What a user can mend (a wrong name, a missing file) is printed in one paragraph and exits with 2; anything
-    else is a defect and keeps its traceback.
+    else is a defect and keeps its traceback, as does everything with HYDRA_FULL_ERROR=1.
     """
-    ConfigStore.instance().store(name="schema", node=schema)
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
 
     @hydra.main(version_base="1.3", config_path="pkg://diffpolicy.configs", config_name=name)
     def inner(config: DictConfig) -> None:
         try:
             run(OmegaConf.to_object(config))
         except (ValueError, OSError, KeyError, RuntimeError, OmegaConfBaseException) as error:
-            if type(error) in (KeyError, RuntimeError):
+            if type(error) is RuntimeError or os.environ.get("HYDRA_FULL_ERROR"):
                 raise
-            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            says = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
+            print(f"{name}: {type(error).__name__}: {says}", file=sys.stderr)
             sys.exit(2)
 
     def main() -> None:
@@ -46,24 +51,17 @@ def _check_overrides(name: str, arguments: list[str]) -> None:
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./]*=", argument)]
     try:
         with hydra.initialize_config_module("diffpolicy.configs", version_base="1.3"):
-            groups = [o for o in overrides if o.split("=")[0] in ("task", "method", "net")]
+            groups = [o for o in overrides if o.split("=")[0] in _GROUPS]
             composed = hydra.compose(name, groups)
     except HydraException:
         return
-    known = set(_keys(OmegaConf.to_container(composed))) | {"task", "method", "net"}
+    known = set(_keys(OmegaConf.to_container(composed))) | set(_GROUPS)
     for override in overrides:
         key = override.split("=")[0]
-        if key.startswith("hydra.") or key in known or any(_is_open(composed, key)):
+        if key.startswith("hydra.") or key in known or key.rpartition(".")[0] in _OPEN:
             continue
         print(f"{name}: unknown key {key!r}{near(key, known)}; `--cfg job` prints all of them", file=sys.stderr)
         sys.exit(2)
-
-
-def _is_open(config: DictConfig, key: str) -> list[bool]:
-    """[True] where `key` lies in a map that takes any key, such as an environment's options."""
-    *parents, _ = key.split(".")
-    parent = ".".join(parents)
-    return [parent in ("env.options", "method.solver_options", "dataset.normalize", "solver_options")]
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -266,11 +266,3 @@ class DiscretePath(Path):
     @property
     def last_time(self) -> float:
         return 1 - 1 / self.steps
-
-
-PATHS: dict[str, type[Path]] = {
-    "linear": LinearPath,
-    "cosine": CosinePath,
-    "variance_preserving": VariancePreservingPath,
-    "discrete": DiscretePath,
-}

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-
 from diffpolicy.envs.geometry import Region, clip, signed_area
 from diffpolicy.envs.tee import CORNERS, GOAL_POSE, TEE, block_points, corners, coverage, keypoints
 
@@ -90,7 +89,7 @@ def test_regions_that_are_not_convex_or_run_backwards_are_refused() -> None:
 def test_corners_turn_and_shift_with_the_block() -> None:
     states = np.array([[1, 2, 100, 200, 0], [1, 2, 100, 200, math.pi / 2]])
     points = corners(states).reshape(2, 8, 2)
-    np.testing.assert_allclose(points[0], CORNERS + (100, 200))
+    np.testing.assert_allclose(points[0], CORNERS + np.array([100, 200]))
     np.testing.assert_allclose(points[1], np.stack([100 - CORNERS[:, 1], 200 + CORNERS[:, 0]], axis=1))
     assert abs(signed_area(CORNERS.tolist())) == TEE.area
     assert corners(states[0]).shape == (16,)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import gymnasium as gym
 import numpy as np
 import pytest
-
 from diffpolicy.envs.drawing import AGENT, BLOCK, GOAL, GROUND, TARGET, WALL, ObservationCamera
 from diffpolicy.envs.geometry import Region
 from diffpolicy.envs.physics import AGENT_RADIUS, WALL_RADIUS, WALLS
@@ -64,7 +63,7 @@ def test_frames_of_bodies_that_are_partly_or_wholly_out_of_sight() -> None:
     empty = camera([], (-100.0, 900.0), AGENT_RADIUS)
     far = camera(TEE.moved(-170.0, -170.0, 0.3).pieces, (700.0, -100.0), AGENT_RADIUS)
     np.testing.assert_array_equal(empty, far)
-    edge = camera(TEE.moved(0.0, 512.0, 0.3).pieces, (512.0, 0.0), AGENT_RADIUS)
+    edge = camera(TEE.moved(0.0, 512.0, -0.75 * np.pi).pieces, (512.0, 0.0), AGENT_RADIUS)
     assert (edge != empty).any(axis=-1).sum() > 50
 
 
@@ -95,7 +94,8 @@ def test_render_shows_everything_at_any_size(size: int) -> None:
     assert at(image, 5, 256)[0] < 240  # the wall is four pixels of the world wide, one of the smaller picture
     assert at(before, 400, 100) == GROUND
     assert at(image, 400, 100)[0] > 200 and at(image, 400, 100)[1] < 140  # the target, in red
-    assert size < 512 or at(image, 400, 100) == TARGET and at(image, 5, 256) == WALL
+    if size == 512:
+        assert at(image, 400, 100) == TARGET and at(image, 5, 256) == WALL
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 30  # soft edges
     np.testing.assert_array_equal(image, env.render())
 
