@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffpolicy.scripts._hydra import command
 from omegaconf import MISSING
 
 from diffpolicy import checkpoint, load_policy
 from diffpolicy.evaluation import compare, environment, episode_resets, rollout
 from diffpolicy.evaluation.report import draw_fan, draw_scores, evaluation, write_json, write_video
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED
+from diffpolicy.scripts._hydra import command
 
 
 @dataclass

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffpolicy.scripts._hydra import command
 from omegaconf import MISSING
 
 from diffpolicy.datasets.build import DatasetConfig, load_windows
@@ -20,6 +19,7 @@ from diffpolicy.evaluation import EnvConfig, environment, episode_resets, rollou
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_SEED
 from diffpolicy.policies import Policy, PolicyConfig, build_actor
+from diffpolicy.scripts._hydra import command
 from diffpolicy.training import TrainConfig, train
 from diffpolicy.training.logging import read_metrics
 

@@ -306,7 +306,7 @@ def _restore(
 
 
 # What may differ between a run and its continuation: it does not enter the arithmetic of a step.
-_FREE = ("max_minutes", "resume", "run_dir", "device", "progress", "data_root")
+_FREE = ("max_minutes", "resume", "run_dir", "device", "data_root", "evaluation_workers")
 
 
 def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from diffpolicy.envs.geometry import Region, clip, signed_area
 from diffpolicy.envs.tee import CORNERS, GOAL_POSE, TEE, block_points, corners, coverage, keypoints
 

@@ -11,11 +11,11 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from diffpolicy.envs.pusht import OBS_MODES, PushTEnv, corners, keypoints
-from diffpolicy.envs.tee import GOAL_POSE
 from gymnasium.utils.env_checker import check_env
 
 from diffpolicy import envs
+from diffpolicy.envs.pusht import OBS_MODES, PushTEnv, corners, keypoints
+from diffpolicy.envs.tee import GOAL_POSE
 
 ID = "diffpolicy/PushT-v0"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
 from diffpolicy.envs.physics import PHYSICS_STEPS
 from diffpolicy.envs.pusht import PushTEnv, keypoints
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import gymnasium as gym
 import numpy as np
 import pytest
+
 from diffpolicy.envs.drawing import AGENT, BLOCK, GOAL, GROUND, TARGET, WALL, ObservationCamera
 from diffpolicy.envs.geometry import Region
 from diffpolicy.envs.physics import AGENT_RADIUS, WALL_RADIUS, WALLS
