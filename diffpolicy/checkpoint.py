@@ -42,6 +42,7 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
     config: dict[str, Any]
+    sha256: dict[str, str]
 
     def tensors(self, group: str) -> dict[str, Tensor]:
         """The tensors of one group ("model", "ema", "normalizer", "training"), by flat names."""
@@ -118,7 +119,19 @@ def read(path: str | Path) -> Checkpoint:
                 f"take another checkpoint{_hint(path.parent)}"
             )
     config = yaml.safe_load((path / "config.yaml").read_text())
-    return Checkpoint(path, int(info["step"]), info["state"], config)
+    return Checkpoint(path, int(info["step"]), info["state"], config, digests)
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The checkpoint that `folder/last` names, or, where that link is missing, the newest; None if there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if (folder / "last").exists():
+        return read(folder / "last")
+    steps = sorted(folder.glob("step_*"))
+    return read(steps[-1]) if steps else None
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
@@ -190,6 +203,7 @@ __all__ = [
     "FORMAT_VERSION",
     "Checkpoint",
     "CheckpointError",
+    "latest",
     "load_weights",
     "point",
     "prune",

@@ -16,7 +16,6 @@ from typing import Any
 REGISTRY: dict[str, dict[str, str]] = {
     "net": {
         "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
-        "mlp": "diffpolicy.nets.mlp:MLP",
     },
     "path": {
         "linear": "diffpolicy.generative.paths:LinearPath",

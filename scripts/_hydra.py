@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffpolicy.registry import near
 
 _GROUPS = ("task", "method", "net")
-_OPEN = ("env.options", "method.solver_options", "dataset.normalize", "solver_options")  # take any key
+_OPEN = ("env.options", "method.path", "method.solver_options", "dataset.normalize", "solver_options")
 
 
 def command(name: str, schema: type, run: Callable[[Any], None]) -> Callable[[], None]:
@@ -41,6 +41,8 @@ def command(name: str, schema: type, run: Callable[[Any], None]) -> Callable[[],
 
     def main() -> None:
         _check_overrides(name, sys.argv[1:])
+        # Maps that take any key are closed to hydra unless it is told "++".
+        sys.argv[1:] = [f"++{a}" if _parent(a) in _OPEN else a for a in sys.argv[1:]]
         inner()
 
     return main
@@ -58,10 +60,15 @@ def _check_overrides(name: str, arguments: list[str]) -> None:
     known = set(_keys(OmegaConf.to_container(composed))) | set(_GROUPS)
     for override in overrides:
         key = override.split("=")[0]
-        if key.startswith("hydra.") or key in known or key.rpartition(".")[0] in _OPEN:
+        if key.startswith(("hydra.", "hydra/")) or key in known or _parent(override) in _OPEN:
             continue
         print(f"{name}: unknown key {key!r}{near(key, known)}; `--cfg job` prints all of them", file=sys.stderr)
         sys.exit(2)
+
+
+def _parent(override: str) -> str:
+    """ "a.b" of "a.b.c=1"."""
+    return override.partition("=")[0].rpartition(".")[0]
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

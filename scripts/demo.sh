@@ -11,7 +11,7 @@ if [[ -z "${DIFFPOLICY_DATA:-}" && -d ../shared/data ]]; then
 fi
 
 make_venv .venv .
-run=${RUN:-runs/demo}
+run=${RUN:-runs/demo${*:+-$(echo "$*" | cksum | cut -d' ' -f1)}} # other settings, another run
 .venv/bin/diffpolicy-train task=pusht_keypoints method=flow run_dir="$run" resume=true max_minutes=15 "$@"
 .venv/bin/diffpolicy-evaluate checkpoint="$run/checkpoints/best" episodes=50 out="$run/evaluation" overwrite=true
 echo "videos, the fan of sampled actions and evaluation.json: $run/evaluation"

@@ -15,7 +15,7 @@ import torch
 from omegaconf import MISSING
 
 from diffpolicy import checkpoint, load_policy
-from diffpolicy.evaluation import compare, environment, episode_resets, rollout
+from diffpolicy.evaluation import check_comparable, compare, environment, episode_resets, rollout
 from diffpolicy.evaluation.report import draw_fan, draw_scores, evaluation, write_json, write_video
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED
 from diffpolicy.scripts._hydra import command
@@ -55,8 +55,10 @@ def run(config: Config) -> None:
     result_file = out / "evaluation.json"
     if result_file.exists() and not config.overwrite:
         raise FileExistsError(f"{result_file} exists; choose another out, or say overwrite=true")
-    other = json.loads(Path(config.compare_to).read_text()) if config.compare_to else None
     resets = episode_resets(config.seeds, config.episodes)
+    other = json.loads(Path(config.compare_to).read_text()) if config.compare_to else None
+    if other is not None:
+        check_comparable(config.seeds, [seed for seed, _ in resets], other)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     policy = load_policy(
         config.checkpoint,
@@ -79,8 +81,12 @@ def run(config: Config) -> None:
     how = {"envs": config.envs, "workers": config.workers, "progress": True}
     episodes = rollout(policy, environment(env["id"], env["options"]), resets, **how)
     minutes = (time.monotonic() - began) / 60
-    settings = asdict(config) | {"trained_steps": saved.step, "sampler": policy.actor.sampler}
-    measured = {"network_calls": policy.actor.calls, "minutes": minutes}
+    settings = asdict(config) | {"sampler": policy.actor.sampler}
+    measured = {
+        "network_calls": policy.actor.calls,
+        "minutes": minutes,
+        "checkpoint": {"step": saved.step, "sha256": saved.sha256, "config": saved.config},
+    }
     result = evaluation(episodes, settings, measured)
     if other is not None:
         result["difference"] = compare(result, other)
@@ -99,7 +105,7 @@ def run(config: Config) -> None:
     if other is not None:
         value = result["difference"]["score"]
         print(f"score, paired difference: {value['mean']:+.3f}  [{value['low']:+.3f}, {value['high']:+.3f}]")
-    print(f"{len(episodes)} episodes, {policy.actor.calls} network calls a chunk: {result_file}")
+    print(f"{len(episodes)} episodes, {result['network_calls']} network calls a chunk: {result_file}")
 
 
 main = command("evaluate", Config, run)

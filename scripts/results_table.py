@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+HUMAN_DEMONSTRATIONS = 206
 STATES = {"paper": "the paper's 50", "fresh": "200 fresh"}
 
 
@@ -25,17 +26,18 @@ def table(results: Path) -> str:
     for file in sorted(results.glob("pusht_*/*/evaluation.json")):
         result = json.loads(file.read_text())
         run = file.parent.parent.name.removeprefix("pusht_")
-        method, _, demonstrations = run.partition("_")
-        link = f"[{method}](docs/results/{file.parent.parent.name}/{file.parent.name}/evaluation.json)"
+        data = result["checkpoint"]["config"]["dataset"]
+        held_out = round(data["validation"] * HUMAN_DEMONSTRATIONS)
+        link = f"[{run.partition('_')[0]}](docs/results/{file.parent.parent.name}/{file.parent.name}/evaluation.json)"
         cells = [
             link,
-            demonstrations or "206",
+            str(data["episodes"] or f"{HUMAN_DEMONSTRATIONS - held_out} (+{held_out} held out)"),
             STATES[file.parent.name],
             _interval(result["score"]),
             _interval(result["final_coverage"]),
             _interval(result["success"], percent=True),
             str(result["network_calls"]),
-            str(result["settings"]["trained_steps"]),
+            str(result["checkpoint"]["step"]),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from diffpolicy.datasets.build import DatasetConfig, load_windows
 from diffpolicy.datasets.windows import BatchSampler, WindowDataset
 from diffpolicy.evaluation import EnvConfig, environment, episode_resets, rollout, summarize
 from diffpolicy.evaluation.report import draw_training
-from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_SEED
+from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_EPISODES, VALIDATION_SEED
 from diffpolicy.policies import Policy, PolicyConfig, build_actor
 from diffpolicy.scripts._hydra import command
 from diffpolicy.training import TrainConfig, train
@@ -49,6 +49,8 @@ def run(config: Config) -> None:
     windows = load_windows(config.dataset, **horizons, data_root=config.data_root)
     torch.manual_seed(config.seed)
     record = dataclasses.asdict(config)
+    if config.env.id:
+        _check_fit(config, windows.train)
     actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim)
     sampler = BatchSampler(len(windows.train), config.training.batch_size, config.seed)
 
@@ -81,7 +83,7 @@ def run(config: Config) -> None:
         record=record,
         extras={"normalizer": windows.normalizer.to_tensors()},
         validation=held_out and (lambda: batch(held_out, torch.arange(min(len(held_out), 1024)))),
-        evaluate=evaluate if config.env.id and config.evaluation_episodes else None,
+        evaluate=evaluate if config.env.id else None,
         device=torch.device(device),
         resume=config.resume,
         max_minutes=config.max_minutes,
@@ -89,6 +91,24 @@ def run(config: Config) -> None:
     draw_training(run_dir / "training.png", read_metrics(run_dir / "metrics.jsonl"))
     best = last.parent / "best"
     print(f"trained: {best if best.exists() else last}")
+
+
+def _check_fit(config: Config, windows: WindowDataset) -> None:
+    """Refuse an environment that shows or takes other numbers than the demonstrations, before any training."""
+    if not 1 <= config.evaluation_episodes <= VALIDATION_EPISODES:
+        raise ValueError(
+            f"evaluation_episodes must lie in 1 to {VALIDATION_EPISODES}, the validation seeds; "
+            f"given {config.evaluation_episodes}; env.id=null rolls nothing out"
+        )
+    env = environment(config.env.id, config.env.options)()
+    shapes = (env.observation_space.shape, env.action_space.shape)
+    env.close()
+    if shapes != ((windows.obs_dim,), (windows.action_dim,)):
+        raise ValueError(
+            f"the demonstrations have observations of {windows.obs_dim} and actions of {windows.action_dim} numbers, "
+            f"and {config.env.id} with {config.env.options} has {shapes[0]} and {shapes[1]}: let dataset.obs and "
+            "env.options.obs_mode agree, or roll nothing out with env.id=null"
+        )
 
 
 main = command("train", Config, run)

@@ -7,14 +7,13 @@ from diffpolicy.datasets.downloads import data_root, resolve
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.pusht import load_pusht
 from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
-from diffpolicy.datasets.windows import BatchSampler, WindowDataset, batch_indices, epoch_permutation
+from diffpolicy.datasets.windows import BatchSampler, WindowDataset, epoch_permutation
 
 __all__ = [
     "BatchSampler",
     "Normalizer",
     "ReplayBuffer",
     "WindowDataset",
-    "batch_indices",
     "data_root",
     "epoch_permutation",
     "load_pusht",

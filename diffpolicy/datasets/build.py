@@ -51,6 +51,8 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None) -> ReplayBu
         FileNotFoundError and others: as `load_pusht` and `ReplayBuffer.open`.
     """
     if config.name == "pusht":
+        if config.obs == "pixels":
+            raise ValueError("training takes observations in numbers: dataset.obs is keypoints, corners or state")
         return load_pusht(config.obs, data_root)
     if config.name != "zarr":
         raise ValueError(f"unknown dataset {config.name!r}; choose 'pusht', or 'zarr' with dataset.path for your own")

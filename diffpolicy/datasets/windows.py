@@ -138,11 +138,6 @@ def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(n))
 
 
-def batch_indices(n: int, batch_size: int, seed: int, step: int) -> Tensor:
-    """The samples of training step `step` (from 0), shape (batch_size,), int64, CPU. See `BatchSampler`."""
-    return BatchSampler(n, batch_size, seed)[step]
-
-
 @final
 class BatchSampler:
     """The batches of a training run by step number: resuming needs no stored position.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,24 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     }
 
 
+def check_comparable(seeds: Any, planned: Iterable[int], other: Mapping[str, Any]) -> list[int]:
+    """The seeds that an evaluation of `planned` seeds (of the kind `seeds` says) shares with another one.
+
+    Raises:
+        ValueError: none, or `other` is no evaluation.
+    """
+    try:
+        same_kind = (seeds == "paper") == (other["settings"]["seeds"] == "paper")
+        common = sorted(set(planned) & {row["seed"] for row in other["episodes"]})
+    except (KeyError, TypeError):
+        raise ValueError("what is to be compared with is no evaluation.json of this project") from None
+    if not (same_kind and common):
+        raise ValueError(
+            "the two evaluations have no initial states in common; evaluate both with the same seeds and episodes"
+        )
+    return common
+
+
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """The differences first - second over the seeds that two evaluations have in common, with intervals.
 
@@ -56,13 +74,8 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     Raises:
         ValueError: they were reset differently or have no seeds in common.
     """
-    kinds = [evaluation["settings"]["seeds"] == "paper" for evaluation in (first, second)]
     a, b = ({row["seed"]: row for row in evaluation["episodes"]} for evaluation in (first, second))
-    common = sorted(a.keys() & b.keys())
-    if kinds[0] != kinds[1] or not common:
-        raise ValueError(
-            "the two evaluations have no initial states in common; evaluate both with the same seeds and episodes"
-        )
+    common = check_comparable(first["settings"]["seeds"], a, second)
     return {
         "episodes": len(common),
         **{

@@ -58,8 +58,8 @@ def write_json(path: Path, contents: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], fps: int = 20) -> None:
-    """Frames (H, W, 3) uint8 as an H.264 file that browsers play."""
+def write_video(path: Path, frames: Sequence[np.ndarray], fps: int = 10) -> None:
+    """Frames (H, W, 3) uint8 as an H.264 file that browsers play; 10 frames a second is real time here."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         height, width = frames[0].shape[:2]
@@ -145,13 +145,10 @@ def _processor() -> str:
 def _commit() -> str | None:
     """The commit of the checkout this code runs from; None when installed from a wheel."""
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        here = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10}
+        # Installed inside somebody's repository, git would answer with theirs.
+        subprocess.run(["git", "ls-files", "--error-unmatch", Path(__file__).name], check=True, **here)
+        found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], **here)
+    except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None if found.returncode == 0 else None

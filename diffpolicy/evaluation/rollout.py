@@ -22,8 +22,8 @@ from diffpolicy.policies.policy import ActionQueue, Policy
 
 PAPER_SEEDS = range(100_000, 100_050)
 VALIDATION_SEED = 10_000  # 10000 to 10049 choose checkpoints
+VALIDATION_EPISODES = 50
 REPORT_SEED = 200_000  # reports use fresh seeds from here on
-SUCCESS_COVERAGE = 0.95
 INFERENCE_BLOCK = 32  # rows per network call; rows of a block of 16k rows do not depend on their place in it
 
 MakeEnv = Callable[[], gym.Env]
@@ -123,7 +123,8 @@ class _Simulators:
 
     def _step(self, slot: int, action: np.ndarray) -> tuple[Any, ...]:
         obs, reward, terminated, truncated, info = self._envs[slot].step(action)
-        return obs, float(reward), terminated or truncated, float(info["coverage"]), self._frame(slot)
+        done, coverage, success = terminated or truncated, float(info["coverage"]), bool(info["success"])
+        return obs, float(reward), done, coverage, success, self._frame(slot)
 
     def _frame(self, slot: int) -> np.ndarray | None:
         return self._envs[slot].render() if self._filming[slot] else None
@@ -213,7 +214,7 @@ def rollout(
 
     Args:
         policy: with a fixed `block`, episodes do not depend on `envs`.
-        make_env: makes one environment (to be pickled when there are workers); `info` gives "coverage".
+        make_env: makes one environment (to be pickled when there are workers); `info` gives "coverage" and "success".
         resets: see `episode_resets`.
         envs: environments side by side.
         workers: processes that step them; 0 steps them here.
@@ -252,13 +253,13 @@ def rollout(
             active = sorted(running)
             actions = queue.act(np.stack([obs[slot] for slot in active]), active)
             outcomes = simulators.step(dict(zip(active, actions, strict=True)))
-            for slot, (after, reward, done, coverage, frame) in outcomes.items():
+            for slot, (after, reward, done, coverage, success, frame) in outcomes.items():
                 episode = episodes[running[slot]]
                 obs[slot] = after
                 episode.steps += 1
                 episode.score = max(episode.score, reward)
                 episode.final_coverage = coverage
-                episode.success = episode.success or coverage > SUCCESS_COVERAGE
+                episode.success = episode.success or success
                 _keep(episode, after, frame)
                 if done:
                     del running[slot]

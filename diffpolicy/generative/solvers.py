@@ -130,24 +130,6 @@ class FixedStep(ExplicitRungeKutta):
         return flow.finish(x, stop, s, cond)
 
 
-def _slopes(
-    flow: FlowMap,
-    x: Tensor,
-    t: Tensor,
-    h: Tensor,
-    cond: Any,
-    a: tuple[tuple[float, ...], ...],
-    c: tuple[float, ...],
-    first: Tensor,
-) -> list[Tensor]:
-    """k_1 … k_m of an explicit Runge–Kutta step of length h (B,), given k_1 = `first`."""
-    slopes = [first]
-    for row, node in zip(a[1:], c[1:], strict=True):
-        stage = x + expand(h, x) * _rows(*((w, k) for w, k in zip(row, slopes, strict=True) if w))
-        slopes.append(flow.velocity(stage, t + node * h, cond))
-    return slopes
-
-
 @final
 @dataclass(frozen=True)
 class Euler(FixedStep):

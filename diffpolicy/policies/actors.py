@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diffpolicy.generative.guidance import ClipData
 from diffpolicy.generative.objectives import DenoisingObjective
-from diffpolicy.generative.paths import Path
+from diffpolicy.generative.paths import DiscretePath, Path
 from diffpolicy.generative.predictions import ModelField
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import randn
@@ -115,6 +115,8 @@ class GenerativeActor(Actor):
             chosen["steps"] = steps
         if grid is not None:
             chosen["grid"] = grid
+        elif isinstance(self.path, DiscretePath) and chosen["steps"] > self.path.steps:
+            chosen["grid"] = "uniform"  # DDPM's own indices are too few; between them the path interpolates
         self.solver = make_solver(chosen["solver"], **chosen["options"])
         self.times = time_grid(chosen["grid"], chosen["steps"], self.path)
         self._sampler = chosen

@@ -84,6 +84,6 @@ def load_policy(
         normalizer,
         horizons["obs_horizon"],
         horizons["horizon"],
-        action_horizon or horizons["action_horizon"],
+        horizons["action_horizon"] if action_horizon is None else action_horizon,
         block,
     )

@@ -54,7 +54,7 @@ class Policy:
         self.actor, self.normalizer = actor, normalizer
         self.obs_horizon, self.horizon, self.action_horizon = obs_horizon, horizon, action_horizon
         self.block = block
-        self._episodes: dict[int, tuple[int, int]] = {}  # slot -> (seed of its episode, chunks drawn so far)
+        self._episodes: dict[int, tuple[tuple[int, ...], int]] = {}  # slot -> (key of its episode, chunks so far)
 
     @property
     def obs_dim(self) -> int:
@@ -69,20 +69,20 @@ class Policy:
     def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Begin new episodes in `slots` (all of them if None), whose noise is keyed by `seeds`.
 
-        Without seeds each slot takes its own number.
+        Without seeds an episode is keyed by its slot and by how many the slot had before it.
 
         Raises:
             ValueError: as many seeds as slots are needed, or a negative one.
         """
-        if slots is None:
-            if seeds is None:
-                self._episodes.clear()
-                return
-            slots = range(len(seeds))
-        seeds = list(slots) if seeds is None else seeds
+        if seeds is None:
+            for slot in list(self._episodes) if slots is None else slots:
+                (*_, count), _ = self._episodes.get(slot, ((slot, -1), 0))
+                self._episodes[slot] = ((slot, count + 1), 0)
+            return
+        slots = range(len(seeds)) if slots is None else slots
         if len(seeds) != len(slots) or any(seed < 0 for seed in seeds):
             raise ValueError(f"need one seed >= 0 per slot; given {len(slots)} slots and seeds {list(seeds)[:8]}")
-        self._episodes.update((slot, (int(seed), 0)) for slot, seed in zip(slots, seeds, strict=True))
+        self._episodes.update((slot, ((int(seed),), 0)) for slot, seed in zip(slots, seeds, strict=True))
 
     def predict(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
         """The next chunk of actions for each row.
@@ -123,9 +123,9 @@ class Policy:
         return self.actor.act(cond, generators)[:rows]
 
     def _next_generator(self, slot: int) -> torch.Generator:
-        seed, chunk = self._episodes.get(slot, (slot, 0))
-        self._episodes[slot] = (seed, chunk + 1)
-        key = int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0])
+        episode, chunk = self._episodes.get(slot, ((slot, 0), 0))
+        self._episodes[slot] = (episode, chunk + 1)
+        key = int(np.random.SeedSequence([*episode, chunk]).generate_state(1, np.uint64)[0])
         return torch.Generator().manual_seed(key)
 
     def _checked(self, obs: np.ndarray) -> np.ndarray:
@@ -174,10 +174,17 @@ class ActionQueue:
         Raises:
             ValueError: a wrong shape or non-finite values, as `Policy.predict`.
         """
-        obs = np.asarray(obs)
-        if obs.ndim != 2:
-            raise ValueError(f"obs has shape {obs.shape}; expected (B, D), one current observation per row")
+        obs = np.array(obs, np.float32)  # a copy: a driver may fill the same buffer again
+        if obs.ndim != 2 or obs.shape[1] != self.policy.obs_dim:
+            raise ValueError(
+                f"obs has shape {obs.shape}; expected (B, D) = (B, {self.policy.obs_dim}), one current "
+                "observation per row"
+            )
+        if not np.isfinite(obs).all():
+            raise ValueError("obs holds NaN or infinity; check the sensors before acting on it")
         slots = range(len(obs)) if slots is None else slots
+        if len(slots) != len(obs):
+            raise ValueError(f"{len(slots)} slots for {len(obs)} rows of obs; give one slot per row")
         t_o = self.policy.obs_horizon
         for slot, row in zip(slots, obs, strict=True):
             past = self._history.setdefault(slot, deque([row] * t_o, maxlen=t_o))

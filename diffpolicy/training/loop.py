@@ -139,7 +139,7 @@ def train(
         extras: further tensors for every checkpoint, such as the normaliser's.
         validation: a batch whose loss under the average is logged; always with the same noise.
         evaluate: (averaged model, step) -> metrics; the best checkpoints are those with the highest "score".
-        resume: go on from `checkpoints/last`, or begin where there is none.
+        resume: go on from the last checkpoint, or begin where there is none.
         max_minutes: stop after so long, the schedule untouched; a later resume goes on.
 
     Raises:
@@ -151,10 +151,19 @@ def train(
     device = device or torch.device("cpu")
     folder = run_dir / "checkpoints"
     last = folder / "last"
-    if folder.exists() and not resume:
+    if (folder.exists() or (run_dir / "metrics.jsonl").exists()) and not resume:
         raise FileExistsError(
             f"{run_dir} holds a run already; go on with it by resume=true, or choose another run_dir"
         )
+
+    def link(step: int) -> None:
+        checkpoint.point(folder, "last", checkpoint.step_name(step))
+        if state["best"]:
+            checkpoint.point(folder, "best", checkpoint.step_name(state["best"][0][1]))
+        else:
+            (folder / "best").unlink(missing_ok=True)
+        checkpoint.prune(folder, _kept(state, step))
+
     model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -167,18 +176,21 @@ def train(
     state: dict[str, Any] = {
         "best": [],
         "precision": resolve_precision(config.precision, device),
-        "evaluated": None,
+        "device": device.type,
     }
     step = 0
-    if resume and last.exists():
-        step, state = _restore(checkpoint.read(last), model, average, optimizer, record)
-        checkpoint.prune(folder, _kept(state, step))
+    saved = checkpoint.latest(folder) if resume else None
+    if saved is not None:
+        step, state = _restore(saved, model, average, optimizer, record)
+        link(step)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=state["precision"] == "bfloat16")
     if config.compile:
         for child in model.children():
             child.compile()  # in place: the names of the weights stay
     log = MetricsLog(run_dir, step)
     bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=not progress)
+    if state["device"] != device.type:
+        bar.write(f"begun on {state['device']}, going on on {device.type}: the numbers will differ in the last bits")
 
     def save() -> Path:
         groups = {
@@ -188,21 +200,18 @@ def train(
             **(extras or {}),
         }
         path = checkpoint.write(folder, step, groups, record, state)
-        checkpoint.point(folder, "last", path.name)
-        if state["best"]:
-            checkpoint.point(folder, "best", checkpoint.step_name(state["best"][0][1]))
-        checkpoint.prune(folder, _kept(state, step))
+        link(step)
         return path
 
-    def evaluated() -> None:
-        # Once per step, also when a run was killed between its evaluation and its checkpoint.
-        if evaluate is None or state["evaluated"] == step:
+    def rank() -> None:
+        """Evaluate, and note the score: always before the step's checkpoint, which carries the ranking."""
+        if evaluate is None:
             return
         metrics = dict(evaluate(average.module.eval(), step))
         log.write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         ranked = sorted([*state["best"], [metrics["score"], step]], key=lambda row: (-row[0], -row[1]))
-        state.update(best=ranked[: config.keep_best], evaluated=step)
+        state["best"] = ranked[: config.keep_best]
 
     try:
         while step < config.steps:
@@ -236,14 +245,16 @@ def train(
                 log.write(step, {"loss": number, "grad_norm": gradient, "lr": config.lr * factor})
             if validation is not None and _due(step, config.validate_every, config.steps):
                 log.write(step, {"validation_loss": _validate(average, loss, validation(), device, seed)})
-            if step >= config.evaluate_from and config.evaluate_every and step % config.evaluate_every == 0:
-                evaluated()
+            due = step >= config.evaluate_from and _due(step, config.evaluate_every, config.steps)
+            if due or step == config.steps:
+                rank()
+            if due or _due(step, config.checkpoint_every, config.steps) or step == config.steps:
                 save()
-            elif config.checkpoint_every and step % config.checkpoint_every == 0:
-                save()
-        if step > 0:
-            evaluated()
-        return save()
+        if not (folder / checkpoint.step_name(step)).exists():  # stopped by the clock between two checkpoints
+            if step > 0:
+                rank()
+            save()
+        return folder / checkpoint.step_name(step)
     finally:
         log.close()
         bar.close()

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
-from diffpolicy.datasets.windows import BatchSampler, WindowDataset, batch_indices, epoch_permutation
+from diffpolicy.datasets.windows import BatchSampler, WindowDataset, epoch_permutation
 
 
 def make_buffer(lengths, seed=0):
@@ -136,7 +136,7 @@ def test_batches_are_the_row_of_permutations(n, batch_size):
     for step in range(steps):
         expected = row[step * batch_size : (step + 1) * batch_size]
         assert torch.equal(sampler[step], expected)
-        assert torch.equal(batch_indices(n, batch_size, 7, step), expected)
+        assert torch.equal(BatchSampler(n, batch_size, 7)[step], expected)
 
 
 def test_resuming_at_any_step_gives_the_same_batches():

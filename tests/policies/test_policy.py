@@ -46,11 +46,11 @@ def _policy(method="flow", **options):
 
 @pytest.fixture
 def saved(tmp_path):
-    def save(method="flow", **change):
-        actor = _policy(method).actor
+    def save(recipe="flow", **change):
+        actor = _policy(recipe).actor
         tensors = actor.state_dict()
         groups = {"model": tensors, "ema": tensors, "normalizer": _normalizer().to_tensors()}
-        return checkpoint.write(tmp_path / method, 7, groups, _config(method) | change, {})
+        return checkpoint.write(tmp_path / recipe, 7, groups, _config(recipe) | change, {})
 
     return save
 
@@ -110,6 +110,44 @@ def test_queue_executes_chunks_and_asks_when_dry():
     histories = [np.stack([stream[max(0, k - 1)], stream[k]])[None] for k in (0, 8, 16)]
     expected = np.concatenate([reference.predict(history)[0] for history in histories])
     np.testing.assert_array_equal(actions, expected[:20])
+
+
+def test_queue_copies_and_checks_what_it_observes():
+    policy, reference = _policy(), _policy()
+    queue, buffer = ActionQueue(policy), np.zeros((1, D), np.float32)
+    queue.reset([0], [5])
+    reference.reset([0], [5])
+    stream = np.random.default_rng(1).uniform(0, 512, (9, D)).astype(np.float32)
+    for obs in stream:  # a driver that fills one buffer again and again
+        buffer[0] = obs
+        action = queue.act(buffer)
+    reference.predict(np.stack([stream[0], stream[0]])[None])
+    np.testing.assert_array_equal(action, reference.predict(stream[None, 7:9])[:, 0])
+    with pytest.raises(ValueError, match="NaN"):
+        queue.act(np.full((1, D), np.nan))  # refused between chunks too, before it enters the history
+    with pytest.raises(ValueError, match=r"\(1, 3\).*\(B, 5\)"):
+        queue.act(np.zeros((1, 3)))
+
+
+def test_episodes_without_seeds_differ():
+    policy, obs = _policy(), _obs(1)
+    chunks = []
+    for _ in range(3):
+        policy.reset()
+        chunks.append(policy.predict(obs))
+    assert not np.allclose(chunks[0], chunks[1]) and not np.allclose(chunks[1], chunks[2])
+    again = _policy()
+    again.reset()
+    np.testing.assert_array_equal(again.predict(obs), chunks[0])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 40])
+def test_any_number_of_steps_on_ddpms_indices(saved, steps):
+    config = METHODS["ddpm"] | {"name": "generative", "grid": "ddpm_trailing", "steps": 5}
+    for solver in ("ddim", "heun", "ddpm"):
+        policy = load_policy(saved("ddpm", method=config), solver=solver, steps=steps)
+        assert np.isfinite(policy.predict(_obs(1))).all()
+        assert policy.actor.sampler["grid"] == ("uniform" if steps > 20 else "ddpm_trailing")
 
 
 def test_every_solver_can_be_chosen_without_retraining(saved):

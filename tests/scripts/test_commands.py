@@ -74,6 +74,24 @@ def test_train_then_evaluate_then_compare(trained):
     assert again["episodes"] == result["episodes"]
 
 
+def test_maps_take_options_without_ceremony(trained):
+    out = _run(
+        "evaluate", "checkpoint=RUN/checkpoints/last", "episodes=1", "solver=ddim", "solver_options.eta=0.5",
+        "out=D", "videos=0", "envs=1", cwd=trained,
+    )  # fmt: skip
+    assert "1 episodes" in out
+    result = json.loads((trained / "D" / "evaluation.json").read_text())
+    assert result["settings"]["sampler"]["options"] == {"eta": 0.5}
+    assert result["checkpoint"]["step"] == 6 and result["checkpoint"]["sha256"]["ema.safetensors"]
+
+
+def test_a_comparison_that_cannot_be_is_refused_first(trained):
+    (trained / "other.json").write_text('{"settings": {"seeds": 5}, "episodes": [{"seed": 5}]}')
+    options = ("checkpoint=RUN/checkpoints/last", "seeds=paper", "out=E", "compare_to=other.json")
+    assert "no initial states in common" in _run("evaluate", *options, cwd=trained, ok=False)
+    assert not (trained / "E").exists()
+
+
 def test_nothing_finished_is_overwritten(trained):
     assert "resume=true" in _run("train", "run_dir=RUN", "env.id=null", *TINY, cwd=trained, ok=False)
     (trained / "C").mkdir(exist_ok=True)
@@ -95,6 +113,11 @@ def test_nothing_finished_is_overwritten(trained):
         (["dataset.name=zarr"], ["dataset.path"]),
         (["dataset.name=zarr", "dataset.path=nowhere.zarr"], ["nowhere.zarr"]),
         (["policy.action_horizon=16"], ["16"]),
+        (["method.solver_options.et=1"], ["'et'"]),
+        (["dataset.normalize.obs=gausian"], ["gaussian"]),
+        (["env.options.obs_mode=corners"], ["20", "(18,)", "env.id=null"]),
+        (["evaluation_episodes=51"], ["50"]),
+        (["dataset.obs_keys=[observation]"], ["observation", "obs"]),
     ],
 )
 def test_bad_arguments_are_refused_before_any_work(tmp_path, demonstrations, arguments, says):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,47 @@ def test_twenty_kills_lose_nothing(tmp_path):
     assert folders[0] == folders[1], "nothing half-written stays behind"
 
 
+class _Killed(BaseException):
+    """Stands for SIGKILL: nothing in the code under test catches it."""
+
+
+def test_a_kill_at_any_point_of_a_checkpoint_loses_nothing(tmp_path, monkeypatch):
+    """The run is cut off before the n-th change to the disk, for every n there is, and resumed."""
+    options = {"settings": {"checkpoint_every": 2, "evaluate_every": 2, "keep_best": 1}}
+    options["evaluate"] = lambda model, step: {"score": {2: 0.5, 4: 0.9, 6: 0.1}[step]}
+    whole = _train(tmp_path / "whole", steps=6, **options)
+    cut, finished = 0, False
+    while not finished:
+        run = tmp_path / f"cut_{cut}"
+        with monkeypatch.context() as patch:
+            allowed = iter(range(cut))
+            for owner, name in ((os, "replace"), (Path, "rename"), (checkpoint, "_flush"), (shutil, "rmtree")):
+                patch.setattr(owner, name, _mortal(getattr(owner, name), allowed))
+            try:
+                _train(run, steps=6, **options)
+                finished = True
+            except _Killed:
+                cut += 1
+        folder = run / "checkpoints"
+        for name in ("last", "best"):
+            if (folder / name).is_symlink():
+                assert checkpoint.read(folder / name).step % 2 == 0
+        final = _train(run, steps=6, resume=True, **options)
+        assert _digests(final) == _digests(whole), cut
+        assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.parent.iterdir()), cut
+        assert (folder / "best").resolve().name == checkpoint.step_name(4), cut
+    assert cut > 30, "there were fewer changes to the disk than three checkpoints make"
+
+
+def _mortal(call, allowed):
+    def wrapper(*args, **kwargs):
+        if next(allowed, None) is None:
+            raise _Killed
+        return call(*args, **kwargs)
+
+    return wrapper
+
+
 def test_best_checkpoints_are_those_with_the_highest_scores(tmp_path):
     scores = {4: 0.2, 8: 0.9, 12: 0.5, 16: 0.7, 18: 0.1}
     _train(tmp_path, steps=18, settings={"keep_best": 2}, evaluate=lambda model, step: {"score": scores[step]})
@@ -143,6 +185,14 @@ def test_nan_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
         )  # fmt: skip
     weights = checkpoint.read(tmp_path / "checkpoints" / "last").tensors("model")
     assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+def test_resume_without_the_link_takes_the_newest(tmp_path):
+    _train(tmp_path, steps=4)
+    (tmp_path / "checkpoints" / "last").unlink()
+    with pytest.raises(ValueError, match="another config"):
+        _train(tmp_path, steps=4, resume=True, record={"what": "something else"})
+    assert checkpoint.read(_train(tmp_path, steps=4, resume=True)).step == 4
 
 
 def test_a_run_is_not_overwritten_nor_resumed_with_another_config(tmp_path):
