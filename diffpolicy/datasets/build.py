@@ -20,6 +20,9 @@ class DatasetConfig:
         path, obs_keys, action_key: of one's own: where it is, and which arrays make up observation and action.
         episodes: how many training episodes, drawn with `seed`; None takes all.
         validation: share of the episodes held out for the validation loss.
+        mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`.
+        observation_noise: standard deviation of the Gaussian noise on normalised observations, drawn anew for every
+            frame, number and training step; what small data sets need against overfitting.
         normalize: "limits" or "gaussian" for "obs" and "action"; limits unless named.
     """
 
@@ -31,6 +34,8 @@ class DatasetConfig:
     episodes: int | None = None
     seed: int = 42
     validation: float = 0.05
+    mirror: bool = False
+    observation_noise: float = 0.0
     normalize: dict[str, str] = field(default_factory=dict)
 
 
@@ -43,17 +48,19 @@ class Windows:
     normalizer: Normalizer
 
 
-def load_buffer(config: DatasetConfig, data_root: str | None = None) -> ReplayBuffer:
-    """The demonstrations a config names.
+def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: bool = False) -> ReplayBuffer:
+    """The demonstrations a config names, or their mirror images.
 
     Raises:
-        ValueError: an unknown name, or no path for one's own.
+        ValueError: an unknown name, no path for one's own, or mirror images of other than Push-T.
         FileNotFoundError and others: as `load_pusht` and `ReplayBuffer.open`.
     """
     if config.name == "pusht":
         if config.obs == "pixels":
             raise ValueError("training takes observations in numbers: dataset.obs is keypoints, corners or state")
-        return load_pusht(config.obs, data_root)
+        return load_pusht(config.obs, data_root, mirrored)
+    if config.mirror:
+        raise ValueError(f"dataset.mirror knows the symmetry of dataset.name=pusht, not of {config.name!r}")
     if config.name != "zarr":
         raise ValueError(f"unknown dataset {config.name!r}; choose 'pusht', or 'zarr' with dataset.path for your own")
     if config.path is None:
@@ -69,13 +76,19 @@ def load_windows(
     Raises:
         ValueError: names, numbers or horizons that do not fit the data; says which.
     """
+    if not config.observation_noise >= 0:
+        raise ValueError(f"observation_noise is a standard deviation, at least 0; given {config.observation_noise}")
     buffer = load_buffer(config, data_root)
     chosen, held_out = select_episodes(buffer.n_episodes, config.episodes, config.seed, config.validation)
 
-    def windows(episodes: list[int]) -> WindowDataset:
-        keys = (config.obs_keys, config.action_key)
-        return WindowDataset(buffer.subset(episodes), *keys, horizon, obs_horizon, action_horizon)
+    def windows(part: ReplayBuffer) -> WindowDataset:
+        return WindowDataset(part, config.obs_keys, config.action_key, horizon, obs_horizon, action_horizon)
 
-    train = windows(chosen)
+    training = buffer.subset(chosen)
+    if config.mirror:
+        training = training.joined(load_buffer(config, data_root, mirrored=True).subset(chosen))
+    train = windows(training)
     frames = {"obs": train.all_obs(), "action": train.all_actions()}
-    return Windows(train, windows(held_out) if len(held_out) else None, Normalizer.fit(frames, config.normalize))
+    return Windows(
+        train, windows(buffer.subset(held_out)) if len(held_out) else None, Normalizer.fit(frames, config.normalize)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -22,10 +22,13 @@ _READ = {
     "state": ("state", "action"),
     "pixels": ("img", "state", "action"),
 }
+_WORLD = 512.0  # px, the side of the square world
 _DIGEST_FRAMES = 1024  # images are hashed as float32, that is at four times their size: so many at a time
 
 
-def load_pusht(obs: str = "keypoints", root: str | os.PathLike[str] | None = None) -> ReplayBuffer:
+def load_pusht(
+    obs: str = "keypoints", root: str | os.PathLike[str] | None = None, mirrored: bool = False
+) -> ReplayBuffer:
     """The demonstrations, downloaded if the data root lacks them, with one kind of observation.
 
     Lengths in px of the 512 × 512 world, the angle in rad; all arrays float32 unless said otherwise.
@@ -37,6 +40,7 @@ def load_pusht(obs: str = "keypoints", root: str | os.PathLike[str] | None = Non
             `state`: `obs` (N, 5), agent x, agent y, block x, block y, block angle;
             `pixels`: `image` (N, 96, 96, 3) uint8 RGB and `agent` (N, 2).
         root: the data root (see `downloads.data_root`).
+        mirrored: the demonstrations as seen in a mirror, see `mirror`.
 
     Raises:
         ValueError: an unknown `obs`, or files that are not the published ones: every array read is compared
@@ -52,16 +56,48 @@ def load_pusht(obs: str = "keypoints", root: str | os.PathLike[str] | None = Non
         check_digest(PUSHT, f"data/{key}", _pieces(raw[key]), str(path), cure)
     check_digest(PUSHT, ENDS, [raw.episode_ends], str(path), cure)
 
-    state = raw["state"]
+    seen = {key: raw[key] for key in _READ[obs]}
+    if mirrored:
+        seen = mirror(seen)
+    state = seen["state"]
     agent = state[:, :2]
     if obs == "pixels":
-        data = {"image": raw["img"], "agent": agent}
+        data = {"image": seen["img"], "agent": agent}
     elif obs == "state":
         data = {"obs": state}
     else:
-        points = raw["keypoint"] if obs == "keypoints" else block_corners(state[:, 2:])
+        points = seen["keypoint"] if obs == "keypoints" else block_corners(state[:, 2:])
         data = {"obs": np.concatenate([points.reshape(len(points), -1), agent], axis=1)}
-    return ReplayBuffer({**data, "action": raw["action"]}, raw.episode_ends, raw.attrs)
+    return ReplayBuffer({**data, "action": seen["action"]}, raw.episode_ends, raw.attrs)
+
+
+def mirror(frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Frames reflected in the goal's axis of symmetry, x + y = 512 px.
+
+    The T, its goal at (256, 256, π/4) and the square world are symmetric about that line (the walls to 1 px), so
+    the mirror image of a demonstration is one as well: positions become (512 - y, 512 - x), block angles
+    π/2 - angle. Points fixed to the block move with it; they keep their places on the block, which need not be
+    symmetric ones.
+
+    Args:
+        frames: of "state" (N, 5), "action" (N, 2), "keypoint" (N, 9, 2) and "img" (N, H, W, 3) those to reflect;
+            keypoints need the state beside them.
+    """
+    reflected: dict[str, np.ndarray] = {}
+    if "state" in frames:
+        state = frames["state"]
+        positions = _WORLD - state[:, [1, 0, 3, 2]]
+        reflected["state"] = np.concatenate([positions, np.pi / 2 - state[:, 4:]], axis=1).astype(state.dtype)
+    if "action" in frames:
+        reflected["action"] = _WORLD - frames["action"][:, ::-1]
+    if "img" in frames:
+        reflected["img"] = np.ascontiguousarray(frames["img"].swapaxes(1, 2)[:, ::-1, ::-1])
+    if "keypoint" in frames:
+        points, pose, to = frames["keypoint"], frames["state"][:, 2:], reflected["state"][:, 2:]
+        turn = _rotation(to[:, 2].astype(np.float64) - pose[:, 2])
+        moved = to[:, None, :2] + np.einsum("nij,nkj->nki", turn, points - pose[:, None, :2].astype(np.float64))
+        reflected["keypoint"] = moved.astype(points.dtype)
+    return reflected
 
 
 def block_corners(pose: np.ndarray) -> np.ndarray:
@@ -74,10 +110,13 @@ def block_corners(pose: np.ndarray) -> np.ndarray:
         (..., 8, 2) px, of the pose's dtype, in the order of `CORNERS`.
     """
     wide = pose.astype(np.float64)
-    cos, sin = np.cos(wide[..., 2]), np.sin(wide[..., 2])
-    rotation = np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
-    corners = wide[..., None, :2] + np.einsum("...ij,kj->...ki", rotation, CORNERS)
+    corners = wide[..., None, :2] + np.einsum("...ij,kj->...ki", _rotation(wide[..., 2]), CORNERS)
     return corners.astype(pose.dtype)
+
+
+def _rotation(angle: np.ndarray) -> np.ndarray:
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
 
 
 def _pieces(values: np.ndarray) -> Iterator[np.ndarray]:

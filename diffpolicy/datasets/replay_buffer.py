@@ -200,6 +200,20 @@ class ReplayBuffer:
         part._numbers = self._numbers[indices]
         return part
 
+    def joined(self, other: ReplayBuffer) -> ReplayBuffer:
+        """A buffer of copies: these episodes, then the other's, which keep their numbers for messages.
+
+        Raises:
+            ValueError: the two hold other arrays, or frames of other shapes.
+        """
+        frames = [{name: values.shape[1:] for name, values in part._data.items()} for part in (self, other)]
+        if frames[0] != frames[1]:
+            raise ValueError(f"cannot join buffers of different frames: {frames[0]} and {frames[1]}")
+        data = {name: np.concatenate([values, other[name]]) for name, values in self._data.items()}
+        both = ReplayBuffer(data, np.concatenate([self._ends, other._ends + self.n_steps]), self.attrs)
+        both._numbers = np.concatenate([self._numbers, other._numbers])
+        return both
+
     def __repr__(self) -> str:
         arrays = ", ".join(f"{n} {v.shape[1:]} {v.dtype}" for n, v in self._data.items())
         return f"ReplayBuffer({self.n_episodes} episodes, {self.n_steps} steps: {arrays})"
