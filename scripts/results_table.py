@@ -1,5 +1,7 @@
 """Write the README's table of results from docs/results/*/*/evaluation.json: `python scripts/results_table.py`.
 
+The minutes are those of the training, from its log beside them.
+
 `--check` only says whether the README agrees with them (exit status 1 if not).
 """
 
@@ -20,24 +22,26 @@ STATES = {"paper": "the paper's 50", "fresh": "200 fresh"}
 def table(results: Path) -> str:
     """The Markdown table of every evaluation below `results`."""
     lines = [
-        "| run | demonstrations | initial states | score | final | success | network calls | steps trained |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | demonstrations | mirrored | initial states | score | final | success | calls | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for file in sorted(results.glob("pusht_*/*/evaluation.json")):
         result = json.loads(file.read_text())
         run = file.parent.parent.name.removeprefix("pusht_")
         data = result["checkpoint"]["config"]["dataset"]
+        log = (file.parent.parent / "metrics.jsonl").read_text().splitlines()
         held_out = round(data["validation"] * HUMAN_DEMONSTRATIONS)
-        link = f"[{run.partition('_')[0]}](docs/results/{file.parent.parent.name}/{file.parent.name}/evaluation.json)"
+        link = f"[{run}](docs/results/{file.parent.parent.name}/{file.parent.name}/evaluation.json)"
         cells = [
             link,
             str(data["episodes"] or f"{HUMAN_DEMONSTRATIONS - held_out} (+{held_out} held out)"),
+            "yes" if data["mirror"] else "no",
             STATES[file.parent.name],
             _interval(result["score"]),
             _interval(result["final_coverage"]),
             _interval(result["success"], percent=True),
             str(result["network_calls"]),
-            str(result["checkpoint"]["step"]),
+            f"{json.loads(log[-1])['seconds'] / 60:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

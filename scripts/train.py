@@ -22,7 +22,6 @@ from diffpolicy.policies import Policy, PolicyConfig, build_actor
 from diffpolicy.scripts._hydra import command
 from diffpolicy.training import TrainConfig, train
 from diffpolicy.training.logging import read_metrics
-from diffpolicy.training.loop import OBSERVATION, keyed_generator
 
 
 @dataclass
@@ -67,13 +66,6 @@ def run(config: Config) -> None:
         episodes = rollout(policy, make_env, resets, workers=config.evaluation_workers)
         return {name: value["mean"] for name, value in summarize([e.row() for e in episodes]).items()}
 
-    def training_batch(step: int) -> dict[str, torch.Tensor]:
-        samples = batch(windows.train, sampler[step])
-        if config.dataset.observation_noise:
-            noise = torch.randn(samples["cond"].shape, generator=keyed_generator(config.seed, OBSERVATION, step))
-            samples["cond"] = samples["cond"] + config.dataset.observation_noise * noise
-        return samples
-
     held_out = windows.validation
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     print(
@@ -84,7 +76,7 @@ def run(config: Config) -> None:
     last = train(
         actor,
         lambda model, samples, generator: model.loss(samples, generator),
-        training_batch,
+        lambda step: batch(windows.train, sampler[step]),
         config.training,
         run_dir,
         seed=config.seed,

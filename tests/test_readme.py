@@ -23,7 +23,7 @@ def test_ten_lines_learn_two_moons():
     exec(code, scope)
     samples, moons = scope["samples"], scope["moons"]
     assert samples.shape == (1000, 2)
-    # Nearly all samples lie on the moons, within the width that 1000 steps of a small network leave, and on both.
+    # Nearly all samples lie on the moons, within the width that 3000 steps of a small network leave, and on both.
     angle = torch.linspace(0, torch.pi, 200)
     curve = torch.cat([torch.stack([s * angle.cos() + s / 2, s * angle.sin() - s / 4], dim=1) for s in (-1.0, 1.0)])
     assert torch.cdist(moons, curve).amin(1).max() < 0.02

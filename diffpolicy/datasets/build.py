@@ -21,8 +21,6 @@ class DatasetConfig:
         episodes: how many training episodes, drawn with `seed`; None takes all.
         validation: share of the episodes held out for the validation loss.
         mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`.
-        observation_noise: standard deviation of the Gaussian noise on normalised observations, drawn anew for every
-            frame, number and training step; what small data sets need against overfitting.
         normalize: "limits" or "gaussian" for "obs" and "action"; limits unless named.
     """
 
@@ -35,7 +33,6 @@ class DatasetConfig:
     seed: int = 42
     validation: float = 0.05
     mirror: bool = False
-    observation_noise: float = 0.0
     normalize: dict[str, str] = field(default_factory=dict)
 
 
@@ -59,12 +56,12 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: b
         if config.obs == "pixels":
             raise ValueError("training takes observations in numbers: dataset.obs is keypoints, corners or state")
         return load_pusht(config.obs, data_root, mirrored)
-    if config.mirror:
-        raise ValueError(f"dataset.mirror knows the symmetry of dataset.name=pusht, not of {config.name!r}")
     if config.name != "zarr":
         raise ValueError(f"unknown dataset {config.name!r}; choose 'pusht', or 'zarr' with dataset.path for your own")
     if config.path is None:
         raise ValueError("dataset.name=zarr reads your own demonstrations: say where they are with dataset.path")
+    if config.mirror:
+        raise ValueError("only Push-T's mirror images are known: dataset.mirror=false, as task=own has it")
     return ReplayBuffer.open(config.path, [*config.obs_keys, config.action_key])
 
 
@@ -76,8 +73,6 @@ def load_windows(
     Raises:
         ValueError: names, numbers or horizons that do not fit the data; says which.
     """
-    if not config.observation_noise >= 0:
-        raise ValueError(f"observation_noise is a standard deviation, at least 0; given {config.observation_noise}")
     buffer = load_buffer(config, data_root)
     chosen, held_out = select_episodes(buffer.n_episodes, config.episodes, config.seed, config.validation)
 

@@ -240,7 +240,8 @@ def rollout(
     with _simulators(make_env, slots, workers) as simulators, bar:
         while True:
             # New episodes begin only where a chunk begins, so that all slots ask for chunks at the same steps.
-            if clock % policy.action_horizon == 0:
+            if not running or clock % policy.action_horizon == 0:
+                clock = 0
                 free = [slot for slot in slots if slot not in running]
                 fresh = dict(zip(free, waiting, strict=False))
                 queue.reset(list(fresh), [resets[number][0] for number in fresh.values()])

@@ -28,7 +28,7 @@ from diffpolicy.training.logging import MetricsLog
 Batch = Mapping[str, Tensor]
 Loss = Callable[[nn.Module, Batch, torch.Generator], Tensor]
 
-_NOISE, _VALIDATION, OBSERVATION = 1, 2, 3  # keys that keep the streams of random numbers apart
+_NOISE, _VALIDATION = 1, 2  # keys that keep the streams of random numbers apart
 
 
 @dataclass

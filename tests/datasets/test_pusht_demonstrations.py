@@ -1,11 +1,14 @@
 import os
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
+from diffpolicy.datasets.build import DatasetConfig, load_windows
 from diffpolicy.datasets.downloads import PUSHT, check_digest
-from diffpolicy.datasets.pusht import CORNERS, block_corners, load_pusht
+from diffpolicy.datasets.pusht import CORNERS, block_corners, load_pusht, mirror
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.datasets.zarr_layout import ZarrArchive
@@ -85,9 +88,51 @@ def test_corners_in_their_order():
     np.testing.assert_allclose(still, CORNERS + np.array([100, 200]))
     assert CORNERS[0].tolist() == [-60, 0] and CORNERS[4].tolist() == [15, 120]
     quarter = block_corners(np.array([[100.0, 200.0, np.pi / 2]]))
-    np.testing.assert_allclose(quarter[0, 0], [100 - 30, 200 - 60], atol=1e-12)  # (x, y) -> (−y, x)
+    np.testing.assert_allclose(quarter[0, 0], [100 - 0, 200 - 60], atol=1e-12)  # (x, y) -> (−y, x)
     assert block_corners(np.zeros((4, 5, 3), np.float32)).shape == (4, 5, 8, 2)
     assert block_corners(np.zeros((4, 3), np.float32)).dtype == np.float32
+
+
+def test_mirror_is_the_reflection_in_the_goals_axis():
+    """Against the definition: reflect the corners in x + y = 512, where the T's two sides change places."""
+    rng = np.random.default_rng(0)
+    agent, pose = rng.uniform(0, 512, (6, 2)), np.column_stack([rng.uniform(0, 512, (6, 2)), rng.uniform(0, 6, 6)])
+    points = block_corners(pose)[:, [0, 3, 4]]
+    image = rng.integers(0, 256, (6, 96, 96, 3)).astype(np.uint8)
+    frames = {"state": np.hstack([agent, pose]), "action": agent, "keypoint": points, "img": image}
+    seen = mirror(frames)
+    np.testing.assert_allclose(seen["action"], 512 - agent[:, ::-1])
+    np.testing.assert_array_equal(seen["state"][:, :2], seen["action"])
+    other_side = [1, 0, 7, 6, 5, 4, 3, 2]
+    reflected = 512 - block_corners(pose)[:, other_side][..., ::-1]
+    np.testing.assert_allclose(block_corners(seen["state"][:, 2:]), reflected, atol=1e-9)
+    np.testing.assert_allclose(seen["keypoint"], reflected[:, [0, 3, 4]], atol=1e-9)
+    np.testing.assert_array_equal(seen["img"][:, 95 - 30, 95 - 20], image[:, 20, 30])  # row y, column x
+    goal = np.array([[0, 0, 256, 256, np.pi / 4]])
+    np.testing.assert_allclose(mirror({"state": goal})["state"][0, 2:], goal[0, 2:])
+    again = mirror(seen)
+    for name, values in frames.items():
+        np.testing.assert_allclose(again[name], values, atol=1e-9)
+
+
+def test_mirror_images_are_demonstrations_too(published):
+    """Acted out in the environment they take the block where they say; only the walls differ, by a pixel."""
+    state = load_pusht("state", mirrored=True)
+    env = gym.make("diffpolicy.envs:diffpolicy/PushT-v0", obs_mode="state", max_episode_steps=10_000)
+    for episode in state.episode_slices()[:40:10]:
+        obs, _ = env.reset(options={"state": state["obs"][episode][0]})
+        for action in state["action"][episode][:-1]:
+            obs, *_ = env.step(action)
+        np.testing.assert_allclose(obs[2:4], state["obs"][episode][-1, 2:4], atol=0.1)
+
+
+def test_mirror_images_of_the_training_episodes_alone(published):
+    plain, mirrored = (load_windows(DatasetConfig(episodes=5, mirror=how), 16, 2, 8) for how in (False, True))
+    assert len(mirrored.train) == 2 * len(plain.train)
+    assert len(mirrored.validation) == len(plain.validation)
+    torch.testing.assert_close(
+        mirrored.train.all_actions()[: len(plain.train.all_actions())], plain.train.all_actions()
+    )
 
 
 def test_windows_of_the_demonstrations(published):

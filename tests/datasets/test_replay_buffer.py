@@ -41,6 +41,17 @@ def test_subset_takes_copies_in_the_given_order():
     np.testing.assert_array_equal(buffer["obs"][:3], episodes[0]["obs"])
 
 
+def test_joined_keeps_the_episodes_of_both():
+    first = ReplayBuffer({"a": np.arange(5.0)}, np.array([2, 5]), {"rate": 10})
+    second = ReplayBuffer({"a": np.arange(10.0, 14.0)}, np.array([1, 4])).subset([1])
+    both = first.joined(second)
+    assert both["a"].tolist() == [0, 1, 2, 3, 4, 11, 12, 13]
+    assert both.episode_ends.tolist() == [2, 5, 8] and both.episode_numbers.tolist() == [0, 1, 1]
+    assert both.attrs == {"rate": 10} and first.n_steps == 5
+    with pytest.raises(ValueError, match=r"different frames: \{'a': \(\)\} and \{'a': \(2,\)\}"):
+        first.joined(ReplayBuffer({"a": np.zeros((3, 2))}, np.array([3])))
+
+
 @pytest.mark.parametrize(
     ("indices", "message"),
     [

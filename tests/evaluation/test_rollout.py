@@ -38,7 +38,8 @@ def _rows(episodes):
 def test_episodes_do_not_depend_on_batch_or_processes():
     resets = episode_resets(200_000, 50)
     base = _rows(rollout(_policy(), make_env, resets, envs=50))
-    assert len({row["final_coverage"] for row in base}) > 10, "the episodes should differ"
+    assert len({row["score"] for row in base}) > 5, "the episodes should differ"
+    assert all(row["steps"] == 50 or row["success"] for row in base)
     for how in ({"envs": 1}, {"envs": 7}, {"envs": 50, "workers": 2}):
         assert _rows(rollout(_policy(), make_env, resets, **how)) == base
     assert _rows(rollout(_policy(), make_env, resets[10:20])) == base[10:20]
@@ -62,7 +63,7 @@ def test_film_and_score(tmp_path):
     result = evaluation(filmed, {"seeds": "paper"}, {})
     draw_scores(tmp_path / "scores.png", result)
     write_json(tmp_path / "evaluation.json", result)
-    assert min(file.stat().st_size for file in tmp_path.iterdir()) > 1000
+    assert min(file.stat().st_size for file in tmp_path.iterdir()) > 500
     assert result["versions"]["torch"] == torch.__version__ and result["processor"]
     import av
 

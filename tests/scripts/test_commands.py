@@ -12,6 +12,7 @@ import pytest
 from diffpolicy.datasets import ReplayBuffer
 
 BIN = Path(sys.executable).parent
+OWN = ["dataset.name=zarr", "dataset.mirror=false"]
 TINY = ["net.widths=[8,16]", "net.time_features=8"]
 TINY += ["training.batch_size=16", "training.steps=6", "training.log_every=2"]
 
@@ -42,7 +43,7 @@ def demonstrations(tmp_path_factory):
 def trained(tmp_path_factory, demonstrations):
     folder = tmp_path_factory.mktemp("elsewhere")
     out = _run(
-        "train", "dataset.name=zarr", f"dataset.path={demonstrations}", "method=ddpm", "run_dir=RUN",
+        "train", *OWN, f"dataset.path={demonstrations}", "method=ddpm", "run_dir=RUN",
         "training.evaluate_every=3", "training.evaluate_from=0", "evaluation_episodes=2", *TINY, cwd=folder,
     )  # fmt: skip
     assert out.rstrip().endswith("RUN/checkpoints/best")
@@ -92,8 +93,9 @@ def test_a_comparison_that_cannot_be_is_refused_first(trained):
     assert not (trained / "E").exists()
 
 
-def test_nothing_finished_is_overwritten(trained):
-    assert "resume=true" in _run("train", "run_dir=RUN", "env.id=null", *TINY, cwd=trained, ok=False)
+def test_nothing_finished_is_overwritten(trained, demonstrations):
+    own = ["task=own", f"dataset.path={demonstrations}"]
+    assert "resume=true" in _run("train", "run_dir=RUN", *own, *TINY, cwd=trained, ok=False)
     (trained / "C").mkdir(exist_ok=True)
     (trained / "C" / "evaluation.json").write_text("{}")
     error = _run("evaluate", "checkpoint=RUN/checkpoints/best", "out=C", cwd=trained, ok=False)
@@ -111,7 +113,8 @@ def test_nothing_finished_is_overwritten(trained):
         (["net.widths=[10]"], ["10 channels", "8 groups"]),
         (["dataset.name=pushtt"], ["'pushtt'", "zarr"]),
         (["dataset.name=zarr"], ["dataset.path"]),
-        (["dataset.name=zarr", "dataset.path=nowhere.zarr"], ["nowhere.zarr"]),
+        (["dataset.name=zarr", "dataset.path=nowhere.zarr"], ["dataset.mirror=false", "task=own"]),
+        (["task=own", "dataset.name=zarr", "dataset.path=nowhere.zarr"], ["nowhere.zarr"]),
         (["policy.action_horizon=16"], ["16"]),
         (["method.solver_options.et=1"], ["'et'"]),
         (["dataset.normalize.obs=gausian"], ["gaussian"]),
@@ -122,7 +125,7 @@ def test_nothing_finished_is_overwritten(trained):
 )
 def test_bad_arguments_are_refused_before_any_work(tmp_path, demonstrations, arguments, says):
     given = [argument.split("=")[0] for argument in arguments]
-    own = [] if "dataset.name" in given else ["dataset.name=zarr", f"dataset.path={demonstrations}"]
+    own = [] if "dataset.name" in given else [*OWN, f"dataset.path={demonstrations}"]
     error = _run("train", "run_dir=RUN", *own, *arguments, cwd=tmp_path, ok=False)
     assert all(word in error for word in says), error
     assert "Traceback" not in error and not (tmp_path / "RUN").exists()
