@@ -35,7 +35,7 @@ def table(results: Path) -> str:
         cells = [
             link,
             str(data["episodes"] or f"{HUMAN_DEMONSTRATIONS - held_out} (+{held_out} held out)"),
-            "yes" if data["mirror"] else "no",
+            "yes" if data.get("mirror") else "no",
             STATES[file.parent.name],
             _interval(result["score"]),
             _interval(result["final_coverage"]),
