@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import gymnasium
 
+ENVIRONMENTS = (
+    ("diffpolicy/PushT-v0", "pusht:PushTEnv", 300),
+    ("diffpolicy/PushBlocks-v0", "pushblocks:PushBlocksEnv", 300),
+    ("diffpolicy/Detour-v0", "detour:DetourEnv", 200),
+)
+"""Id, class and time limit in control steps."""
+
 
 def register() -> None:
     """Make the environments known to `gymnasium.make`; what is registered already is left alone."""
-    if "diffpolicy/PushT-v0" not in gymnasium.registry:
-        gymnasium.register("diffpolicy/PushT-v0", entry_point=f"{__name__}.pusht:PushTEnv", max_episode_steps=300)
+    for name, where, steps in ENVIRONMENTS:
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point=f"{__name__}.{where}", max_episode_steps=steps)
 
 
 register()

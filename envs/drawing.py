@@ -27,13 +27,14 @@ BLOCK = (143, 163, 184)  # the published drawing fills a shape with 1.2 times th
 AGENT_EDGE = (65, 105, 225)  # RoyalBlue
 AGENT = (78, 126, 255)
 TARGET = (220, 40, 40)
+OBSTACLE = (105, 105, 105)  # DimGray
 
 BLOCK_EDGE_REACH = 2.0
 """The edge of a block's drawing reaches this far, in px of the world, to either side of its outline."""
 AGENT_RIM = 4.0
 
-_PALETTE = np.array([GROUND, GOAL, WALL, BLOCK_EDGE, BLOCK, AGENT_EDGE, AGENT], dtype=np.float32)
-_GROUND, _GOAL, _WALL, _BLOCK_EDGE, _BLOCK, _AGENT_EDGE, _AGENT = range(len(_PALETTE))
+_PALETTE = np.array([GROUND, GOAL, WALL, BLOCK_EDGE, BLOCK, AGENT_EDGE, AGENT, OBSTACLE], dtype=np.float32)
+_GROUND, _GOAL, _WALL, _BLOCK_EDGE, _BLOCK, _AGENT_EDGE, _AGENT, _OBSTACLE = range(len(_PALETTE))
 
 Segment = tuple[Point, Point]
 Window = tuple[slice, slice]
@@ -74,9 +75,15 @@ def segment_distance(a: Point, b: Point, xs: Floats, ys: Floats) -> Floats:
 
 
 class ObservationCamera:
-    """Draws 96×96 observations; the ground, the goal and the walls are drawn once."""
+    """Draws 96×96 observations; the ground, the goal, the walls and the obstacles are drawn once."""
 
-    def __init__(self, goal: Sequence[Polygon], walls: Sequence[Segment], wall_radius: float) -> None:
+    def __init__(
+        self,
+        goal: Sequence[Polygon],
+        walls: Sequence[Segment],
+        wall_radius: float,
+        obstacles: Sequence[Polygon] = (),
+    ) -> None:
         pixels = np.arange(OBSERVATION_SIZE)
         position = (pixels + 0.5) * (DRAWING_SIZE / OBSERVATION_SIZE) - 0.5  # bilinear, centres aligned
         low = np.floor(position)
@@ -88,6 +95,8 @@ class ObservationCamera:
             self._paint_polygon(self._ink, _rounded(polygon), ((_GOAL, 0.5),))
         for a, b in walls:
             self._ink[segment_distance(a, b, self._at, self._at) <= wall_radius] = _WALL
+        for polygon in obstacles:
+            self._paint_polygon(self._ink, _rounded(polygon), ((_OBSTACLE, 0.5),))
         everything = slice(0, OBSERVATION_SIZE)
         self._background = self._resize(self._ink, (everything, everything))
 
@@ -145,7 +154,14 @@ class ObservationCamera:
 class SceneRenderer:
     """Draws the whole table smoothly at any size, with the target of the last action."""
 
-    def __init__(self, size: int, goal: Sequence[Polygon], walls: Sequence[Segment], wall_radius: float) -> None:
+    def __init__(
+        self,
+        size: int,
+        goal: Sequence[Polygon],
+        walls: Sequence[Segment],
+        wall_radius: float,
+        obstacles: Sequence[Polygon] = (),
+    ) -> None:
         self._pixel = DRAWING_SIZE / size  # px of the world
         self._at = (np.arange(size) + 0.5) * self._pixel
         self._background = np.full((size, size, 3), GROUND, dtype=np.float32)
@@ -154,6 +170,8 @@ class SceneRenderer:
             self._blend(self._background, polygon, 0.5 * self._pixel, GOAL)
         for segment in walls:
             self._blend(self._background, segment, wall_radius, WALL)
+        for polygon in obstacles:
+            self._blend(self._background, polygon, 0.5 * self._pixel, OBSTACLE)
 
     def __call__(
         self, blocks: Sequence[Polygon], agent: Point, agent_radius: float, target: Point | None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pymunk
 
-from .geometry import Point, Region
+from .geometry import Point, Polygon, Region
 
 WORLD_SIZE = 512.0
 """Side of the square world, px. Actions and the agent's centre lie in [0, WORLD_SIZE]."""
@@ -42,14 +42,15 @@ class Table:
 
     The agent pushes with unlimited force and passes through walls; with its gains it never overshoots a target, so
     that from rest in [0, 512]² it stays there. Blocks lose all velocity between two physics steps (the space's
-    damping is 0), which makes the motion quasi-static.
+    damping is 0), which makes the motion quasi-static. Obstacles (convex polygons, px) stop blocks and not the agent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, obstacles: Sequence[Polygon] = ()) -> None:
         self.space = pymunk.Space()
         self.space.gravity = 0.0, 0.0
         self.space.damping = 0.0
         self.space.add(*(pymunk.Segment(self.space.static_body, a, b, WALL_RADIUS) for a, b in WALLS))
+        self.space.add(*(pymunk.Poly(self.space.static_body, polygon) for polygon in obstacles))
         self.agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
         self.agent.position = AGENT_HOME
         self.space.add(self.agent, pymunk.Circle(self.agent, AGENT_RADIUS))
@@ -69,6 +70,13 @@ class Table:
         body.center_of_gravity = centre_of_gravity
         body.position = BLOCK_HOME
         self.space.add(body, *(pymunk.Poly(body, piece) for piece in region.pieces))
+        return body
+
+    def add_puck(self, radius: float) -> pymunk.Body:
+        """Add a round block of `radius` px, which nothing can turn since nothing rubs; put it where it belongs."""
+        body = pymunk.Body(1.0, pymunk.moment_for_circle(1.0, 0.0, radius))
+        body.position = BLOCK_HOME
+        self.space.add(body, pymunk.Circle(body, radius))
         return body
 
     @staticmethod

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "policies": {"generative", "nets", "datasets", "registry", "checkpoint"},
     "training": {"checkpoint"},
     "evaluation": {"policies"},
-    "scripts": {"policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
+    "scripts": {"envs", "policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
 }
 THIRD_PARTY = {"generative": {"torch"}, "nets": {"torch", "einops"}}
 

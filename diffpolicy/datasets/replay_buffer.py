@@ -118,9 +118,12 @@ class ReplayBuffer:
                     raise ValueError(f"nothing to read but images; name those wanted in keys, of: {known}")
                 data = {}
                 for name, shape in shapes.items():
-                    _check_length(name, shape, ends)
+                    # A recording that was cut off may hold frames of an episode that does not count yet.
+                    counted = min(shape[0], int(ends[-1])) if shape and archive.is_recording() else None
+                    _check_length(name, (counted, *shape[1:]) if counted else shape, ends)
                     is_image = len(shape) == _IMAGE_NDIM
-                    data[name] = _read_images(archive, name, shape) if is_image else archive.read(f"data/{name}")
+                    values = _read_images(archive, name, shape) if is_image else archive.read(f"data/{name}")
+                    data[name] = values[:counted]
                 return cls(data, ends, archive.attrs())
             except (ValueError, TypeError) as error:
                 if str(archive.path) in str(error):

@@ -32,6 +32,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore, ZipStore
 
 ENDS = "meta/episode_ends"
+MANIFEST = "manifest.json"
 _METADATA = (".zarray", "zarr.json")  # of an array, in format 2 and 3
 _NO_CHUNK = (".zarray", ".zattrs", "zarr.json")
 _SLAB_BYTES = 32 * 2**20  # what is decoded at a time when an array is not read whole
@@ -109,6 +110,10 @@ class ZarrArchive:
         """The arrays under `data/`, by name, sorted."""
         found = (n.split("/") for n in self._sizes)
         return sorted({p[1] for p in found if len(p) == 3 and p[0] == "data" and p[2] in _METADATA})
+
+    def is_recording(self) -> bool:
+        """Whether it was written an episode at a time, see `recorder`."""
+        return MANIFEST in self._sizes
 
     def attrs(self) -> dict[str, Any]:
         """The attributes of the root group."""

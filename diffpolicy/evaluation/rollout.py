@@ -60,6 +60,7 @@ class Episode:
     final_coverage: float = 0.0
     success: bool = False
     steps: int = 0
+    way: str | None = None  # which way the task was done, where it can be done in several
     frames: list[np.ndarray] = field(default_factory=list, repr=False)  # of filmed episodes, one per observation
     observations: list[np.ndarray] = field(default_factory=list, repr=False)
 
@@ -71,6 +72,7 @@ class Episode:
             "final_coverage": self.final_coverage,
             "success": self.success,
             "steps": self.steps,
+            **({} if self.way is None else {"way": self.way}),
         }
 
 
@@ -123,8 +125,8 @@ class _Simulators:
 
     def _step(self, slot: int, action: np.ndarray) -> tuple[Any, ...]:
         obs, reward, terminated, truncated, info = self._envs[slot].step(action)
-        done, coverage, success = terminated or truncated, float(info["coverage"]), bool(info["success"])
-        return obs, float(reward), done, coverage, success, self._frame(slot)
+        outcome = {"coverage": float(info["coverage"]), "success": bool(info["success"]), "way": info.get("way")}
+        return obs, float(reward), terminated or truncated, outcome, self._frame(slot)
 
     def _frame(self, slot: int) -> np.ndarray | None:
         return self._envs[slot].render() if self._filming[slot] else None
@@ -254,13 +256,13 @@ def rollout(
             active = sorted(running)
             actions = queue.act(np.stack([obs[slot] for slot in active]), active)
             outcomes = simulators.step(dict(zip(active, actions, strict=True)))
-            for slot, (after, reward, done, coverage, success, frame) in outcomes.items():
+            for slot, (after, reward, done, outcome, frame) in outcomes.items():
                 episode = episodes[running[slot]]
                 obs[slot] = after
                 episode.steps += 1
                 episode.score = max(episode.score, reward)
-                episode.final_coverage = coverage
-                episode.success = episode.success or success
+                episode.final_coverage, episode.way = outcome["coverage"], outcome["way"]
+                episode.success = episode.success or outcome["success"]
                 _keep(episode, after, frame)
                 if done:
                     del running[slot]

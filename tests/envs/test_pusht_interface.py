@@ -128,11 +128,11 @@ GOOD = [100, 100, 200, 200, 0]
     ("options", "message"),
     [
         ({"sate": GOOD}, "unknown reset option 'sate' .did you mean 'state'"),
-        ({"reset_to": GOOD}, "the options are state, legacy, paper_seed"),
+        ({"reset_to": GOOD}, "choose one of state, legacy, paper_seed"),
         ({"state": GOOD[:4]}, r"shape \(4,\)"),
         ({"state": [GOOD]}, r"shape \(1, 5\)"),
         ({"state": None}, "agent x, agent y, block x, block y, block angle"),
-        ({"state": "abcde"}, "five numbers"),
+        ({"state": "abcde"}, "5 numbers"),
         ({"state": [100, 100, 200, 200, np.nan]}, "block angle is nan"),
         ({"state": [100, np.inf, 200, 200, 0]}, "agent y is inf"),
         ({"state": [100, 100, 600, 200, 0]}, r"block x lies in \[0, 512\] px; got 600"),

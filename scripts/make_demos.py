@@ -1,0 +1,123 @@
+"""Record demonstrations by an environment's expert:
+
+diffpolicy-make-demos env.id=diffpolicy/Detour-v0 episodes=200 out=DEMOS workers=2 seed=0
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import multiprocessing
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+from tqdm import tqdm
+
+from diffpolicy.datasets.recorder import EpisodeRecorder, digest
+from diffpolicy.envs.experts import EXPERTS
+from diffpolicy.evaluation import EnvConfig, environment, wilson
+from diffpolicy.scripts._hydra import command
+
+HOPELESS = 50  # failures in a row after which there is no point in going on
+MEMORY = 0.8  # correlation of the actions' error from one step to the next: white noise the agent would smooth out
+_NOISE = 1  # keeps the error's stream of random numbers apart from the environment's and the expert's
+_PACKAGES = ("diffpolicy", "numpy", "pymunk", "zarr")
+
+
+@dataclass
+class Config:
+    """Settings of a recording.
+
+    out: the folder; one that was begun with the same settings is gone on with.
+    episodes: how many successful ones; seeds are tried from `seed` on, and those that fail are left out.
+    noise: standard deviation, in px, of the error with which the expert's actions are carried out. What is recorded
+        are the actions it wanted, so that the demonstrations show how to recover (Laskey et al. 2017, "DART").
+    workers: processes; the recording is the same for any number of them.
+    """
+
+    out: str = MISSING
+    episodes: int = 200
+    seed: int = 0
+    noise: float = 0.0
+    workers: int = 1
+    env: EnvConfig = field(default_factory=EnvConfig)
+
+
+def demonstrate(env_id: str, options: Mapping[str, Any], seed: int, noise: float) -> dict[str, np.ndarray] | None:
+    """One episode by the expert, `state` (L, D) and `action` (L, 2) float32; None if it does not succeed."""
+    env, expert = environment(env_id, options)(), EXPERTS[env_id](seed, options)
+    obs, info = env.reset(seed=seed)
+    expert.reset(info)
+    draw, error = np.random.default_rng([seed, _NOISE]), np.zeros(2)
+    states, actions = [], []
+    ended = False
+    while not ended:
+        action = np.asarray(expert.act(info), np.float32)
+        states.append(obs)
+        actions.append(action)
+        error = MEMORY * error + math.sqrt(1.0 - MEMORY**2) * noise * draw.standard_normal(2)
+        obs, _, terminated, truncated, info = env.step(action + error)
+        ended = terminated or truncated
+    return {"state": np.array(states), "action": np.array(actions)} if info["success"] else None
+
+
+def run(config: Config) -> None:
+    if config.episodes < 1 or config.workers < 1 or config.seed < 0 or not 0 <= config.noise < math.inf:
+        raise ValueError(
+            "need episodes >= 1, workers >= 1, seed >= 0 and noise >= 0; given "
+            f"{config.episodes=}, {config.workers=}, {config.seed=}, {config.noise=}"
+        )
+    if config.env.id not in EXPERTS:
+        raise ValueError(f"no expert for env.id={config.env.id!r}; there are experts for {', '.join(EXPERTS)}")
+    if "obs_mode" in config.env.options:
+        raise ValueError(
+            "recordings hold the state, from which other observations follow: leave env.options.obs_mode"
+        )
+    environment(config.env.id, config.env.options)().close()  # refuses bad options before anything is written
+    attrs = {
+        "env": {"id": config.env.id, "options": dict(config.env.options)},
+        "expert": EXPERTS[config.env.id].settings,
+        "first_seed": config.seed,
+        "noise": config.noise,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    recorder = EpisodeRecorder(config.out, attrs)
+    done = len(recorder.seeds)
+    following = recorder.seeds[-1] + 1 if done else config.seed
+    failed = 0
+    bar = tqdm(total=config.episodes, initial=done, desc="demonstrations", unit="episode")
+    context = multiprocessing.get_context("spawn")
+    with bar, ProcessPoolExecutor(config.workers, context) as pool:
+        waiting: deque[tuple[int, Future[dict[str, np.ndarray] | None]]] = deque()
+        while len(recorder.seeds) < config.episodes:
+            while len(waiting) < 2 * config.workers:
+                waiting.append(
+                    (following, pool.submit(demonstrate, config.env.id, config.env.options, following, config.noise))
+                )
+                following += 1
+            seed, future = waiting.popleft()
+            episode = future.result()
+            failed = 0 if episode else failed + 1
+            if episode:
+                recorder.add(episode, seed)
+                bar.update()
+            elif failed == HOPELESS:
+                raise ValueError(f"the expert failed {HOPELESS} times in a row: this task is not for it")
+        pool.shutdown(cancel_futures=True)
+    rate = wilson(len(recorder.seeds), recorder.seeds[-1] + 1 - config.seed)
+    print(
+        f"{len(recorder.seeds)} episodes of {recorder.seeds[-1] + 1 - config.seed} tried: the expert succeeds in "
+        f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+    )
+    print(f"SHA-256 {digest(config.out)}: {config.out}")
+
+
+main = command("make_demos", Config, run)
+
+if __name__ == "__main__":
+    main()
