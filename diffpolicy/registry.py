@@ -25,6 +25,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "actor": {
         "generative": "diffpolicy.policies.actors:GenerativeActor",
+        "regression": "diffpolicy.policies.actors:RegressionActor",
     },
 }
 

@@ -95,6 +95,22 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
     def _blocks(self) -> Sequence[Polygon]:
         """The convex pieces of all blocks, in the world."""
 
+    def _follow(self, state: NDArray[np.float64]) -> None:
+        """Forget the way of the episode before and begin to follow one that starts with `state`."""
+
+    def way_taken(self, states: NDArray[np.floating]) -> str:
+        """Which of `ways` a recorded episode took, "" if none; of an environment that is not in use meanwhile.
+
+        Args:
+            states: as `info["state"]`, in their order, (L, D).
+        """
+        states = np.asarray(states, np.float64)
+        self._follow(states[0])
+        way = ""
+        for state in states:
+            way = self._judge(state)[1].get("way", "")
+        return way
+
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -108,6 +124,7 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         table = Table([obstacle for region in self._obstacles for obstacle in region.pieces])
         self._begin(table, options)
         self._table, self._target = table, None
+        self._follow(self._state())
         observation, _, info = self._observe(table.settle())
         if self.render_mode == "human":
             self.render()

@@ -17,9 +17,9 @@ from .zones import disc_share, outline
 
 SUCCESS_COVERAGE = 0.95
 PUCK_RADIUS = 25.0
-ZONE: Point = (256.0, 110.0)
+ZONE: Point = (256.0, 100.0)
 ZONE_RADIUS = 45.0
-OBSTACLE = Region.of([[(186.0, 220.0), (326.0, 220.0), (326.0, 270.0), (186.0, 270.0)]])
+OBSTACLE = Region.of([[(221.0, 225.0), (291.0, 225.0), (291.0, 265.0), (221.0, 265.0)]])
 MIDDLE_X, MIDDLE_Y = 256.0, 245.0
 """The obstacle's middle, px. A puck whose centre is beyond MIDDLE_Y has gone past, on the side where it crossed."""
 MARGIN = 70.0
@@ -33,8 +33,9 @@ class DetourEnv(PushingEnv):
     ## Description
     A round agent on a table of 512 × 512 px, seen from above, pushes a puck of radius 25 px into a round zone behind
     an obstacle. Going round it on the left and on the right are equally good; the mean of the two runs into it. The
-    y axis points down. The agent, a tool held from above, reaches over the obstacle, the puck does not. Physics and
-    control are those of `PushTEnv`.
+    y axis points down. The agent, a tool held from above, reaches over the obstacle, the puck does not. The puck
+    does not turn and sticks to the agent that pushes it, so that the task is to choose a way and not to balance.
+    Physics and control are otherwise those of `PushTEnv`.
 
     ## Observation Space
     Chosen by `obs_mode`.
@@ -60,8 +61,8 @@ class DetourEnv(PushingEnv):
     on which the puck last went past the obstacle's middle, or `""`), `state` (float64) and `n_contacts`.
 
     ## Starting State
-    From the environment's own generator: puck x uniform in 196 to 316, y in 350 to 410; agent x uniform in 156 to
-    356, y in 450 to 490. Option of `reset`: `state`, four numbers in [0, 512] px, a puck clear of the obstacle.
+    From the environment's own generator: puck x uniform in 236 to 276, y in 390 to 420; agent x uniform in 156 to
+    356, y in 470 to 490. Option of `reset`: `state`, four numbers in [0, 512] px, a puck clear of the obstacle.
 
     ## Episode End
     Terminated when the coverage exceeds 0.95. Truncated after 200 steps by `gymnasium.make`'s time limit.
@@ -93,12 +94,14 @@ class DetourEnv(PushingEnv):
                 raise ValueError(f"the puck at ({state[2]:g}, {state[3]:g}) px overlaps the obstacle")
         else:
             draw = self.np_random
-            puck = draw.uniform(196.0, 316.0), draw.uniform(350.0, 410.0)
-            state = [draw.uniform(156.0, 356.0), draw.uniform(450.0, 490.0), *puck]
+            puck = draw.uniform(236.0, 276.0), draw.uniform(390.0, 420.0)
+            state = [draw.uniform(156.0, 356.0), draw.uniform(470.0, 490.0), *puck]
         self._puck = table.add_puck(PUCK_RADIUS)
         table.agent.position = state[0], state[1]
         self._puck.position = state[2], state[3]
-        self._way, self._past = "", state[3] < MIDDLE_Y
+
+    def _follow(self, state: NDArray[np.float64]) -> None:
+        self._way, self._past = "", bool(state[3] < MIDDLE_Y)
 
     def _state(self) -> NDArray[np.float64]:
         return np.array([*self._table.agent.position, *self._puck.position])

@@ -7,6 +7,7 @@ warm-starts from cached contacts, so that a table that has been used does not re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pymunk
@@ -35,6 +36,8 @@ PHYSICS_STEPS = 10
 STIFFNESS = 100.0
 DAMPING = 20.0
 """The agent accelerates by STIFFNESS·(target − position) − DAMPING·velocity, in px/s²."""
+PUCK_FRICTION = 2.5
+"""Coulomb's, between a puck and the agent; everything else is smooth."""
 
 
 class Table:
@@ -73,10 +76,19 @@ class Table:
         return body
 
     def add_puck(self, radius: float) -> pymunk.Body:
-        """Add a round block of `radius` px, which nothing can turn since nothing rubs; put it where it belongs."""
-        body = pymunk.Body(1.0, pymunk.moment_for_circle(1.0, 0.0, radius))
+        """Add a round block of `radius` px that cannot turn and sticks to the agent; put it where it belongs.
+
+        A disc that slides off or rolls is unstable to push: what the pusher is off the centre grows e-fold along
+        every radius' length. One that neither rolls nor, within the cone of friction, slides follows the agent (Lynch
+        and Mason 1996, "Stable pushing"), so that what these tasks ask for is choosing a way and not balancing.
+        """
+        body = pymunk.Body(1.0, math.inf)
         body.position = BLOCK_HOME
-        self.space.add(body, pymunk.Circle(body, radius))
+        shape = pymunk.Circle(body, radius)
+        shape.friction = PUCK_FRICTION
+        for agent in self.agent.shapes:
+            agent.friction = 1.0
+        self.space.add(body, shape)
         return body
 
     @staticmethod

@@ -31,7 +31,8 @@ class PushBlocksEnv(PushingEnv):
     ## Description
     A round agent on a table of 512 × 512 px, seen from above, pushes two round blocks (pucks of radius 25 px) into
     two round zones, one into each. Which goes where, and which goes first, is left open. The y axis points down.
-    Physics and control are those of `PushTEnv`.
+    A puck does not turn and sticks to the agent that pushes it. Physics and control are otherwise those of
+    `PushTEnv`.
 
     ## Observation Space
     Chosen by `obs_mode`.
@@ -101,6 +102,8 @@ class PushBlocksEnv(PushingEnv):
         table.agent.position = agent[0], agent[1]
         for body, place in zip(self._pucks, (first, second), strict=True):
             body.position = place[0], place[1]
+
+    def _follow(self, state: NDArray[np.float64]) -> None:
         self._way = ""
 
     def _state(self) -> NDArray[np.float64]:

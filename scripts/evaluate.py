@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from omegaconf import MISSING
 
 from diffpolicy import checkpoint, load_policy
 from diffpolicy.evaluation import check_comparable, compare, environment, episode_resets, rollout
-from diffpolicy.evaluation.report import draw_fan, draw_scores, evaluation, write_json, write_video
-from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED
+from diffpolicy.evaluation.page import write_page
+from diffpolicy.evaluation.report import draw_fan, draw_scores, draw_training, evaluation, write_json, write_video
+from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED, Episode
+from diffpolicy.policies import Policy
 from diffpolicy.scripts._hydra import command
+from diffpolicy.training.logging import read_metrics
 
 
 @dataclass
@@ -29,7 +33,8 @@ class Config:
     episodes, seeds: how many, and "paper" or the first of consecutive seeds.
     solver, steps, grid, solver_options, action_horizon: of the policy; null keeps the training's.
     envs, workers: environments side by side, processes that step them; neither changes a result.
-    videos: how many episodes to film. compare_to: another evaluation.json, for the paired difference.
+    videos: how many successes and how many failures to film.
+    compare_to: another evaluation.json, for the paired difference.
     """
 
     checkpoint: str = MISSING
@@ -92,13 +97,8 @@ def run(config: Config) -> None:
         result["difference"] = compare(result, other)
     write_json(result_file, result)
     draw_scores(out / "scores.png", result)
-    if config.videos:
-        # Filmed afterwards, the same episodes over: so that keeping frames slows no measurement.
-        filming = environment(env["id"], env["options"], "rgb_array")
-        films = rollout(policy, filming, resets[: config.videos], film=config.videos, envs=config.videos)
-        for film in films:
-            write_video(out / f"episode_{film.seed}.mp4", film.frames)
-        draw_fan(out / "fan.png", policy, films[0])
+    films = _film(config, policy, env, episodes, resets, out)
+    write_page(out / "report.html", result, _pictures(out, config.checkpoint), films, _commands(config, saved.config))
     for name in ("score", "final_coverage", "success"):
         value = result[name]
         print(f"{name}: {value['mean']:.3f}  [{value['low']:.3f}, {value['high']:.3f}]")
@@ -106,6 +106,80 @@ def run(config: Config) -> None:
         value = result["difference"]["score"]
         print(f"score, paired difference: {value['mean']:+.3f}  [{value['low']:+.3f}, {value['high']:+.3f}]")
     print(f"{len(episodes)} episodes, {result['network_calls']} network calls a chunk: {result_file}")
+    print(f"the page to look at: {out / 'report.html'}")
+
+
+def _film(
+    config: Config, policy: Policy, env: Mapping[str, Any], episodes: Sequence[Episode], resets: Any, out: Path
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Film some successes and some failures: the same episodes over, so that it slows no measurement."""
+    for old in out.glob("episode_*.mp4"):
+        old.unlink()  # of the evaluation that is being overwritten
+    chosen = [
+        i for good in (True, False) for i in [k for k, e in enumerate(episodes) if e.success is good][: config.videos]
+    ]
+    if not chosen:
+        return []
+    filming = environment(env["id"], env["options"], "rgb_array")
+    again = rollout(
+        policy, filming, [resets[i] for i in chosen], film=len(chosen), envs=len(chosen), workers=config.workers
+    )
+    films = []
+    for film in again:
+        films.append((out / f"episode_{film.seed}.mp4", film.row()))
+        write_video(films[-1][0], film.frames)
+    draw_fan(out / "fan.png", policy, again[0])
+    return films
+
+
+def _pictures(out: Path, run_checkpoint: str) -> list[tuple[str, Path, str]]:
+    metrics = Path(run_checkpoint).resolve().parent.parent / "metrics.jsonl"
+    if metrics.exists():
+        draw_training(out / "training.png", read_metrics(metrics))
+    pictures = [
+        ("Scores", out / "scores.png", "How the episodes' scores are distributed; the mean of few is a rough guide."),
+        (
+            "Learning curve",
+            out / "training.png",
+            "Left, the loss on the batches and on episodes held out; right, rollouts on the validation seeds.",
+        ),
+        (
+            "What the policy considers",
+            out / "fan.png",
+            "Action chunks sampled at a few moments of the first film: together where the task decides, apart where "
+            "several ways are good.",
+        ),
+    ]
+    return [picture for picture in pictures if picture[1].exists()]
+
+
+def _commands(config: Config, trained: Mapping[str, Any]) -> list[tuple[str, str]]:
+    steps, method = trained["training"]["steps"], trained["method"]
+    other = "ddpm" if method.get("prediction") == "velocity" else "flow"
+    return [
+        (
+            f"Train longer ({steps} steps so far; the learning rate's schedule runs over all of them):",
+            f"diffpolicy-train task=pusht_expert run_dir=runs/longer training.steps={3 * steps}",
+        ),
+        ("Another method:", f"diffpolicy-train task=pusht_expert method={other} run_dir=runs/{other}"),
+        (
+            "The human demonstrations (31 MB, downloaded on first use):",
+            "diffpolicy-train task=pusht_keypoints run_dir=runs/human",
+        ),
+        (
+            "Your own demonstrations, a replay buffer as the README's `ReplayBuffer` writes it:",
+            "diffpolicy-train task=own dataset.path=demos.zarr run_dir=runs/own",
+        ),
+        (
+            "More episodes, for a narrower interval:",
+            f"diffpolicy-evaluate checkpoint={config.checkpoint} episodes=200 out={config.out}_200",
+        ),
+        (
+            "Tasks with several right answers, and how often the policy gives each:",
+            "diffpolicy-train task=detour run_dir=runs/detour\n"
+            "diffpolicy-measure-ways checkpoint=runs/detour/checkpoints/best out=runs/detour/ways",
+        ),
+    ]
 
 
 main = command("evaluate", Config, run)

@@ -48,10 +48,12 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
 
 
-def demonstrate(env_id: str, options: Mapping[str, Any], seed: int, noise: float) -> dict[str, np.ndarray] | None:
+def demonstrate(
+    env_id: str, options: Mapping[str, Any], seed: int, noise: float, reset: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray] | None:
     """One episode by the expert, `state` (L, D) and `action` (L, 2) float32; None if it does not succeed."""
     env, expert = environment(env_id, options)(), EXPERTS[env_id](seed, options)
-    obs, info = env.reset(seed=seed)
+    obs, info = env.reset(seed=seed, options=reset)
     expert.reset(info)
     draw, error = np.random.default_rng([seed, _NOISE]), np.zeros(2)
     states, actions = [], []

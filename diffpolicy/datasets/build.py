@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.datasets.pusht import load_pusht
+from diffpolicy.datasets.pusht import load_expert_pusht, load_pusht
 from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
+from diffpolicy.datasets.shipped import SHIPPED, open_shipped
 from diffpolicy.datasets.windows import WindowDataset
+
+_SHIPPED = tuple(name for name in SHIPPED if name != "pusht")
 
 
 @dataclass
@@ -15,9 +18,10 @@ class DatasetConfig:
     """Which demonstrations.
 
     Args:
-        name: "pusht", the human Push-T demonstrations, or "zarr", one's own replay buffer at `path`.
-        obs: of Push-T: "keypoints", "corners" or "state".
-        path, obs_keys, action_key: of one's own: where it is, and which arrays make up observation and action.
+        name: "pusht", the human Push-T demonstrations; "expert_pusht", the expert's, "pushblocks" or "detour", which
+            ship with the package; or "zarr", one's own replay buffer at `path`.
+        obs: of Push-T: "keypoints" (the human ones only), "corners" or "state".
+        path, obs_keys, action_key: where one's own is, and which arrays make up observation and action.
         episodes: how many training episodes, drawn with `seed`; None takes all.
         validation: share of the episodes held out for the validation loss.
         mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`.
@@ -56,12 +60,17 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: b
         if config.obs == "pixels":
             raise ValueError("training takes observations in numbers: dataset.obs is keypoints, corners or state")
         return load_pusht(config.obs, data_root, mirrored)
-    if config.name != "zarr":
-        raise ValueError(f"unknown dataset {config.name!r}; choose 'pusht', or 'zarr' with dataset.path for your own")
-    if config.path is None:
+    if config.name == "expert_pusht":
+        return load_expert_pusht(config.obs, mirrored)
+    if config.name not in ("zarr", *_SHIPPED):
+        known = ", ".join(map(repr, ("pusht", "expert_pusht", *_SHIPPED)))
+        raise ValueError(f"unknown dataset {config.name!r}; choose {known}, or 'zarr' with dataset.path for your own")
+    if config.name == "zarr" and config.path is None:
         raise ValueError("dataset.name=zarr reads your own demonstrations: say where they are with dataset.path")
     if config.mirror:
         raise ValueError("only Push-T's mirror images are known: dataset.mirror=false, as task=own has it")
+    if config.name in _SHIPPED:
+        return open_shipped(config.name)
     return ReplayBuffer.open(config.path, [*config.obs_keys, config.action_key])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffpolicy.datasets.downloads import PUSHT, check_digest, resolve
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
+from diffpolicy.datasets.shipped import open_shipped
 from diffpolicy.datasets.zarr_layout import ENDS, unknown
 
 CORNERS = np.array(
@@ -57,18 +58,33 @@ def load_pusht(
     check_digest(PUSHT, ENDS, [raw.episode_ends], str(path), cure)
 
     seen = {key: raw[key] for key in _READ[obs]}
-    if mirrored:
-        seen = mirror(seen)
+    seen = mirror(seen) if mirrored else seen
+    return ReplayBuffer({**_observed(seen, obs), "action": seen["action"]}, raw.episode_ends, raw.attrs)
+
+
+def load_expert_pusht(obs: str = "corners", mirrored: bool = False) -> ReplayBuffer:
+    """The expert's demonstrations of Push-T that ship with the package, as `load_pusht` gives the human ones.
+
+    Raises:
+        ValueError: an observation that needs more than the recorded states, or a damaged recording.
+    """
+    if obs not in ("corners", "state"):
+        raise ValueError(f"the expert's Push-T is observed as corners or state, not as {obs!r}")
+    raw = open_shipped("pusht")
+    seen = {key: raw[key] for key in ("state", "action")}
+    seen = mirror(seen) if mirrored else seen
+    return ReplayBuffer({**_observed(seen, obs), "action": seen["action"]}, raw.episode_ends, raw.attrs)
+
+
+def _observed(seen: Mapping[str, np.ndarray], obs: str) -> dict[str, np.ndarray]:
     state = seen["state"]
     agent = state[:, :2]
     if obs == "pixels":
-        data = {"image": seen["img"], "agent": agent}
-    elif obs == "state":
-        data = {"obs": state}
-    else:
-        points = seen["keypoint"] if obs == "keypoints" else block_corners(state[:, 2:])
-        data = {"obs": np.concatenate([points.reshape(len(points), -1), agent], axis=1)}
-    return ReplayBuffer({**data, "action": seen["action"]}, raw.episode_ends, raw.attrs)
+        return {"image": seen["img"], "agent": agent}
+    if obs == "state":
+        return {"obs": state}
+    points = seen["keypoint"] if obs == "keypoints" else block_corners(state[:, 2:])
+    return {"obs": np.concatenate([points.reshape(len(points), -1), agent], axis=1)}
 
 
 def mirror(frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from diffpolicy.evaluation.metrics import bootstrap, check_comparable, compare, summarize, wilson
 from diffpolicy.evaluation.rollout import EnvConfig, Episode, environment, episode_resets, rollout
+from diffpolicy.evaluation.ways import compare_ways, total_variation, way_shares
 
 __all__ = [
     "EnvConfig",
@@ -9,9 +10,12 @@ __all__ = [
     "bootstrap",
     "check_comparable",
     "compare",
+    "compare_ways",
     "environment",
     "episode_resets",
     "rollout",
     "summarize",
+    "total_variation",
+    "way_shares",
     "wilson",
 ]

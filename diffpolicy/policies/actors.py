@@ -16,6 +16,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffpolicy.generative.guidance import ClipData
 from diffpolicy.generative.objectives import DenoisingObjective
@@ -31,6 +32,11 @@ class Actor(ABC, nn.Module):
     """The contract stated at the top of this file."""
 
     calls: int = 0
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """How actions are drawn, for the record; empty where nothing is drawn."""
+        return {}
 
     @abstractmethod
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor: ...
@@ -130,3 +136,38 @@ class GenerativeActor(Actor):
         x = sample(flow, x, self.times, cond)
         self.calls = flow.calls
         return x
+
+
+@final
+class RegressionActor(Actor):
+    """Behaviour cloning by least squares, for comparison: the network's one answer is the demonstrations' mean.
+
+    It is the network of `GenerativeActor`, asked once, at x = 0 and t = 0. Where demonstrations part, their mean
+    goes between them.
+
+    Args:
+        dim, cond_dim, horizon, net: as of `GenerativeActor`.
+    """
+
+    def __init__(self, dim: int, cond_dim: int, horizon: int, net: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.shape = (horizon, dim)
+        self.net = build("net", net, dim=dim, cond_dim=cond_dim)
+
+    def configure(
+        self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
+    ) -> None:
+        if any(setting is not None for setting in (solver, steps, grid, options)):
+            raise ValueError("regression draws nothing: leave solver, steps, grid and solver_options as they are")
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        error = functional.mse_loss(self._mean(batch["cond"]), batch["data"], reduction="none")
+        return error.flatten(1).mean(1)
+
+    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        self.calls = 1
+        return self._mean(cond)
+
+    def _mean(self, cond: Tensor) -> Tensor:
+        x = torch.zeros((len(cond), *self.shape), dtype=cond.dtype, device=cond.device)
+        return self.net(x, torch.zeros(len(cond), dtype=cond.dtype, device=cond.device), cond)

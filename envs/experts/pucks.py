@@ -17,19 +17,23 @@ Vector = np.ndarray
 
 CONTACT = AGENT_RADIUS + PUCK_RADIUS
 CLEARANCE = 14.0  # px kept from a puck while going round it
-LEAD = 12.0
+LEAD = 20.0
 """How far ahead of the agent its target lies, px. The agent lags a steadily moving target by 0.2 s, so this makes
-about 6 px a step: pushing a puck is unstable, and a policy that executes eight actions blindly must not get far."""
+about 10 px a step."""
 LOOK_AHEAD = 45.0  # px along the line, from the puck's place on it to where it is pushed towards
-CORRECTION = 3.0  # how hard the agent steers to stay behind the puck
-BEHIND = math.cos(math.radians(40.0))  # within this angle the agent counts as behind the puck
+TOUCHING = 3.0  # px between agent and puck up to which they count as touching
+HOLD = math.radians(60.0)  # once touching, the agent pushes on within this angle of straight behind: it sticks to 68°
+APPROACH = math.radians(12.0)  # and it begins to push within this one
+BERTH = 15.0  # px between a puck and the obstacle it is pushed round
+UP = np.array([0.0, -1.0])  # as seen on the screen, where y points down
 
 SETTINGS = {
     "clearance": CLEARANCE,
     "lead": LEAD,
     "look_ahead": LOOK_AHEAD,
-    "correction": CORRECTION,
-    "behind": BEHIND,
+    "hold": HOLD,
+    "approach": APPROACH,
+    "berth": BERTH,
 }
 """What a recording says of its expert."""
 
@@ -41,20 +45,23 @@ def towards(agent: Vector, point: Vector) -> Vector:
     return point if distance <= LEAD else agent + way * (LEAD / distance)
 
 
-def push(agent: Vector, puck: Vector, aim: Vector, others: Sequence[Vector] = ()) -> Vector:
+def push(agent: Vector, puck: Vector, aim: Vector, side: Vector, others: Sequence[Vector] = ()) -> Vector:
     """The target with which the agent pushes a puck towards `aim`, going round it and the `others` first if need be.
 
     Args:
         agent, puck, aim, others: positions in px.
+        side: unit vector; the agent comes to the puck so that the puck lies in this direction of it, and holds on
+            while that lets it push towards `aim`.
     """
     heading = (aim - puck) / max(float(np.hypot(*(aim - puck))), 1e-9)
     offset = puck - agent
-    distance = float(np.hypot(*offset))
-    if offset @ heading > BEHIND * distance and distance < CONTACT + 2 * CLEARANCE:
-        sideways = offset - (offset @ heading) * heading
-        course = heading + CORRECTION * sideways / CONTACT
+    distance = max(float(np.hypot(*offset)), 1e-9)
+    if distance < CONTACT + TOUCHING and offset @ heading > math.cos(HOLD) * distance:
+        return agent + heading * LEAD
+    if distance < CONTACT + 2 * CLEARANCE and offset @ side > math.cos(APPROACH) * distance:
+        course = side + 2.0 * (offset - (offset @ side) * side) / CLEARANCE  # onto the line through the puck first
         return agent + course * (LEAD / float(np.hypot(*course)))
-    start = puck - heading * (CONTACT + CLEARANCE)
+    start = puck - side * (CONTACT + CLEARANCE)
     for obstacle in (puck, *others):
         detour = _round(agent, start, obstacle)
         if detour is not None:
@@ -92,13 +99,15 @@ class DetourExpert:
         """Choose the side for the episode that starts with this `info`."""
         side = 1 if self._draw.random() < 0.5 else -1
         ((x0, y0), _, (_, y1), _) = OBSTACLE.pieces[0]
-        beside = MIDDLE_X + side * (MIDDLE_X - x0 + 2 * PUCK_RADIUS)
-        self._line = np.array([info["state"][2:], (beside, y1 + PUCK_RADIUS), (beside, y0 - PUCK_RADIUS), ZONE])
+        beside = MIDDLE_X + side * (MIDDLE_X - x0 + PUCK_RADIUS + BERTH)
+        self._line = np.array([info["state"][2:], (beside, y1 + BERTH), (beside, y0 - BERTH), ZONE])
 
     def act(self, info: Mapping[str, Any]) -> Vector:
         """The action after this `info`: the agent's target, (2,) px."""
         state = info["state"]
-        return push(state[:2], state[2:], _ahead(self._line, state[2:]))
+        puck, aim = state[2:], _ahead(self._line, state[2:])
+        side = 2.0 * UP + (aim - puck) / max(math.dist(aim, puck), 1e-9)
+        return push(state[:2], puck, aim, side / float(np.hypot(*side)))
 
 
 class PushBlocksExpert:
@@ -123,7 +132,8 @@ class PushBlocksExpert:
         done = math.dist(pucks[first], ZONES[self._zone]) < 12.0
         which, zone = (second, 1 - self._zone) if done else (first, self._zone)
         line = np.array([self._starts[which], ZONES[zone]])
-        return push(state[:2], pucks[which], _ahead(line, pucks[which]), [pucks[1 - which]])
+        side = (line[1] - pucks[which]) / max(math.dist(line[1], pucks[which]), 1e-9)
+        return push(state[:2], pucks[which], _ahead(line, pucks[which]), side, [pucks[1 - which]])
 
 
 def _ahead(line: Sequence[Point] | Vector, puck: Vector) -> Vector:

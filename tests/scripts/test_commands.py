@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,12 @@ def test_train_then_evaluate_then_compare(trained):
     assert [row["seed"] for row in result["episodes"]] == [100_000, 100_001, 100_002]
     assert result["settings"]["steps"] == 2 and result["versions"]["pymunk"] and result["processor"]
     assert {file.name for file in (trained / "A").iterdir()} == {
-        "evaluation.json", "scores.png", "fan.png", "episode_100000.mp4",
+        "evaluation.json", "report.html", "scores.png", "fan.png", "training.png", "episode_100000.mp4",
     }  # fmt: skip
+    page = (trained / "A" / "report.html").read_text()
+    assert f"{result['score']['mean']:.3f}" in page and "data:video/mp4;base64," in page
+    assert page.count("data:image/png;base64,") == 3 and "Failures: 3 of 3" in page
+    assert not re.search(r'(src|href)="(?!data:)', page), "a page that needs other files"
     other = _run(
         "evaluate", best, "episodes=3", "seeds=paper", "solver=ddim", "steps=2", "out=B", "videos=0", "envs=1",
         "compare_to=A/evaluation.json", cwd=trained,

@@ -41,12 +41,18 @@ def test_one_top_level_name(installed):
 
 
 def test_commands_and_environment_work(installed):
-    for script in ("train", "evaluate"):
+    for script in ("train", "evaluate", "measure_ways"):
         done = _python(installed, "-m", f"diffpolicy.scripts.{script}", "--help")
-        assert done.returncode == 0 and f"diffpolicy-{script}" in done.stdout, done.stderr
+        assert done.returncode == 0 and f"diffpolicy-{script.replace('_', '-')}" in done.stdout, done.stderr
     where = _python(
         installed, "-c",
         "import diffpolicy, gymnasium; print(diffpolicy.__file__);"
         "print(gymnasium.make('diffpolicy/PushT-v0').reset(seed=0)[0].shape)",
     )  # fmt: skip
+    data = _python(
+        installed, "-c",
+        "from diffpolicy.datasets.shipped import *;"
+        "print(*(open_shipped(name).n_episodes for name in SHIPPED), shipped_path('detour'))",
+    )  # fmt: skip
+    assert data.stdout.split() == ["400", "500", "500", str(installed / "diffpolicy" / "data" / "detour.zarr")]
     assert where.stdout.split() == [str(installed / "diffpolicy" / "__init__.py"), "(5,)"], where.stderr

@@ -1,0 +1,1 @@
+"""Recorded demonstrations that ship with the package; each has a card in README.md."""
