@@ -37,6 +37,8 @@ class Config:
     episodes: how many successful ones; seeds are tried from `seed` on, and those that fail are left out.
     noise: standard deviation, in px, of the error with which the expert's actions are carried out. What is recorded
         are the actions it wanted, so that the demonstrations show how to recover (Laskey et al. 2017, "DART").
+    starts: how many different starts, each demonstrated again and again, so that from one start several ways are
+        seen; null starts every episode anew.
     workers: processes; the recording is the same for any number of them.
     """
 
@@ -44,16 +46,28 @@ class Config:
     episodes: int = 200
     seed: int = 0
     noise: float = 0.0
+    starts: int | None = None
     workers: int = 1
     env: EnvConfig = field(default_factory=EnvConfig)
 
 
 def demonstrate(
-    env_id: str, options: Mapping[str, Any], seed: int, noise: float, reset: Mapping[str, Any] | None = None
+    env_id: str,
+    options: Mapping[str, Any],
+    seed: int,
+    noise: float = 0.0,
+    start_seed: int | None = None,
+    reset: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray] | None:
-    """One episode by the expert, `state` (L, D) and `action` (L, 2) float32; None if it does not succeed."""
+    """One episode by the expert, `state` (L, D) and `action` (L, 2) float32; None if it does not succeed.
+
+    Args:
+        seed: of the expert's choice and of the noise, and of the environment unless `start_seed` is given.
+        noise: see `Config`.
+        reset: options of the environment's reset.
+    """
     env, expert = environment(env_id, options)(), EXPERTS[env_id](seed, options)
-    obs, info = env.reset(seed=seed, options=reset)
+    obs, info = env.reset(seed=seed if start_seed is None else start_seed, options=reset)
     expert.reset(info)
     draw, error = np.random.default_rng([seed, _NOISE]), np.zeros(2)
     states, actions = [], []
@@ -69,10 +83,11 @@ def demonstrate(
 
 
 def run(config: Config) -> None:
-    if config.episodes < 1 or config.workers < 1 or config.seed < 0 or not 0 <= config.noise < math.inf:
+    counts = (config.episodes, config.workers, 1 if config.starts is None else config.starts)
+    if min(counts) < 1 or config.seed < 0 or not 0 <= config.noise < math.inf:
         raise ValueError(
-            "need episodes >= 1, workers >= 1, seed >= 0 and noise >= 0; given "
-            f"{config.episodes=}, {config.workers=}, {config.seed=}, {config.noise=}"
+            "need episodes, workers and starts >= 1, seed >= 0 and noise >= 0; given "
+            f"{config.episodes=}, {config.workers=}, {config.starts=}, {config.seed=}, {config.noise=}"
         )
     if config.env.id not in EXPERTS:
         raise ValueError(f"no expert for env.id={config.env.id!r}; there are experts for {', '.join(EXPERTS)}")
@@ -86,6 +101,7 @@ def run(config: Config) -> None:
         "expert": EXPERTS[config.env.id].settings,
         "first_seed": config.seed,
         "noise": config.noise,
+        **({"starts": config.starts} if config.starts else {}),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     recorder = EpisodeRecorder(config.out, attrs)
@@ -98,9 +114,10 @@ def run(config: Config) -> None:
         waiting: deque[tuple[int, Future[dict[str, np.ndarray] | None]]] = deque()
         while len(recorder.seeds) < config.episodes:
             while len(waiting) < 2 * config.workers:
-                waiting.append(
-                    (following, pool.submit(demonstrate, config.env.id, config.env.options, following, config.noise))
-                )
+                count = following - config.seed
+                start = config.seed + (count % config.starts if config.starts else count)
+                how = (config.env.id, config.env.options, following, config.noise, start)
+                waiting.append((following, pool.submit(demonstrate, *how)))
                 following += 1
             seed, future = waiting.popleft()
             episode = future.result()

@@ -33,8 +33,9 @@ class Config:
     """Settings of a measurement.
 
     checkpoint, out: a checkpoint's folder, and the folder for the results.
-    episodes: rollouts from as many starts, and again from one fixed start, where the expert demonstrates as often.
-    seeds: the first of consecutive seeds; the fixed start is that of the first.
+    episodes: rollouts from as many starts, and again from one, the first demonstration's, where the expert then
+        demonstrates as often.
+    seeds: the first of consecutive seeds.
     action_horizon: null keeps the training's. workers: processes that step the environments.
     """
 
@@ -66,11 +67,11 @@ def run(config: Config) -> None:
     how = {"envs": 64, "workers": config.workers, "progress": True}
     demonstrated = [env.way_taken(buffer["state"][part]) for part in buffer.episode_slices()]
     episodes = rollout(policy, environment(env_id, options), resets, **how)
-    start = env.reset(seed=config.seeds)[1]["state"].tolist()
+    start = buffer["state"][0].tolist()
     fixed = [(seed, {"state": start}) for seed, _ in resets]
     small = environment(env_id, {**options, "render_size": _SMALL}, "rgb_array")
     again = rollout(policy, small, fixed, film=min(len(fixed), _DRAWN), **how)
-    shown = [demonstrate(env_id, options, seed, 0.0, reset) for seed, reset in fixed]
+    shown = [demonstrate(env_id, options, seed, reset=reset) for seed, reset in fixed]
     shown = [episode["state"] for episode in shown if episode]
     ways = [env.way_taken(states) for states in shown]
     result = {

@@ -1,4 +1,4 @@
-"""Write the README's table of results from docs/results/*/*/evaluation.json: `python scripts/results_table.py`.
+"""Write the README's tables from the raw results under docs/results: `python scripts/results_table.py`.
 
 The minutes are those of the training, from its log beside them.
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 HUMAN_DEMONSTRATIONS = 206
 STATES = {"paper": "the paper's 50", "fresh": "200 fresh"}
 
@@ -47,10 +46,60 @@ def table(results: Path) -> str:
     return "\n".join(lines)
 
 
-def _interval(value: dict[str, Any], percent: bool = False) -> str:
-    form = "{:.0%}" if percent else "{:.3f}"
+def _interval(value: dict[str, Any], percent: bool = False, digits: int = 0) -> str:
+    form = f"{{:.{digits}%}}" if percent else "{:.3f}"
     mean, low, high = (form.format(value[key]) for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
+
+
+def ways_table(results: Path) -> str:
+    """The Markdown table of every measurement of ways."""
+    lines = [
+        "| task, policy | success | ways: demonstrations | rollouts | distance | from one start: demonstrations "
+        "| rollouts | distance |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for file in sorted((results / "ways").glob("*/ways.json")):
+        result = json.loads(file.read_text())
+        cells = [f"[{file.parent.name.replace('_', ', ')}](docs/results/ways/{file.parent.name}/ways.json)"]
+        cells.append(_interval(result["all_starts"]["success"], percent=True))
+        for where in ("all_starts", "fixed_start"):
+            found = result[where]
+            cells += [_shares(found[who]["shares"]) for who in ("demonstrations", "rollouts")]
+            cells.append(f"{found['total_variation']:.3f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def experts_table(results: Path) -> str:
+    """The Markdown table of the experts."""
+    experts = json.loads((results / "experts.json").read_text())["experts"]
+    lines = ["| expert | success, 200 seeds | steps, median [5%, 95%] |", "|---|---|---|"]
+    for name, row in experts.items():
+        steps = row["steps"]
+        spread = f"{steps['50%']:.0f} [{steps['5%']:.0f}, {steps['95%']:.0f}]"
+        lines.append(f"| `{name}` | {_interval(row['success'], percent=True, digits=1)} | {spread} |")
+    return "\n".join(lines)
+
+
+def speed_table(results: Path) -> str:
+    """The Markdown table of the environments' speed."""
+    found = json.loads((results / "environments.json").read_text())
+    lines = ["| Push-T, steps/s on one core | diffpolicy | gym-pusht | ratio [range] |", "|---|---|---|---|"]
+    for mode in ("state", "pixels"):
+        row = found[mode]
+        ours, theirs = (f"{value:,.0f}" for value in row["steps_per_second"].values())
+        ratio = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**row["ratio"])
+        lines.append(f"| {mode} | {ours} | {theirs} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return ", ".join(f"{way} {share:.0%}" for way, share in shares.items() if way != "none" or share)
+
+
+TABLES = {"results": table, "ways": ways_table, "experts": experts_table, "speed": speed_table}
+"""Each stands in the README between its two markers."""
 
 
 def main() -> None:
@@ -58,10 +107,11 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    wanted = f"{before}{BEGIN}\n{table(ROOT / 'docs' / 'results')}\n{END}{after}"
+    wanted = text = readme.read_text()
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, rest = wanted.split(begin)
+        wanted = f"{before}{begin}\n{make(ROOT / 'docs' / 'results')}\n{end}{rest.split(end)[1]}"
     if arguments.check:
         sys.exit(0 if wanted == text else "README.md differs from docs/results: run python scripts/results_table.py")
     readme.write_text(wanted)

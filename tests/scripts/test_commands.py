@@ -141,3 +141,24 @@ def test_help_lists_the_choices(tmp_path):
     assert text.startswith("diffpolicy-train") and "Hydra" not in text
     assert "flow" in text and "ddpm" in text and "pusht_keypoints" in text
     assert "checkpoint" in _run("evaluate", "--help", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("method", ["flow", "regression"])
+def test_ways_of_a_policy_beside_its_demonstrations(tmp_path, method):
+    tiny = [*TINY, "evaluation_episodes=1", "training.evaluate_from=6"]
+    _run("train", "task=detour", f"method={method}", "run_dir=RUN", *tiny, cwd=tmp_path)
+    command = ("measure-ways", "checkpoint=RUN/checkpoints/last", "episodes=3", "out=W")
+    assert "total variation" in _run(*command, cwd=tmp_path)
+    result = json.loads((tmp_path / "W" / "ways.json").read_text())
+    for where in ("all_starts", "fixed_start"):
+        found = result[where]
+        for who, episodes in (("demonstrations", 800 if where == "all_starts" else 3), ("rollouts", 3)):
+            assert found[who]["episodes"] == episodes and sum(found[who]["shares"].values()) == pytest.approx(1)
+    assert result["all_starts"]["demonstrations"]["entropy"] > 0.99  # left and right, evenly
+    assert result["fixed_start"]["state"][2:] != [0.0, 0.0] and (tmp_path / "W" / "ways.png").stat().st_size > 1000
+    assert "overwrite=true" in _run(*command, cwd=tmp_path, ok=False)
+
+
+def test_a_task_without_ways_is_refused(trained):
+    error = _run("measure-ways", "checkpoint=RUN/checkpoints/last", "out=W", cwd=trained, ok=False)
+    assert "no known ways" in error and not (trained / "W").exists()

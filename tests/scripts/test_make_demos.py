@@ -42,6 +42,16 @@ def test_the_same_for_any_number_of_workers_and_after_a_stop(made):
     assert set(buffer.attrs["versions"]) == {"diffpolicy", "numpy", "pymunk", "zarr"}
 
 
+def test_starts_are_demonstrated_again_and_again(made):
+    _run("make-demos", DETOUR, "episodes=6", "out=S", "seed=3", "starts=2", cwd=made)
+    buffer = ReplayBuffer.open(made / "S")
+    first = [buffer["state"][part][0].tolist() for part in buffer.episode_slices()]
+    assert first[0] == first[2] == first[4] != first[1] == first[3] == first[5]
+    lengths = buffer.episode_lengths
+    assert len(set(lengths[::2])) > 1  # the start is the same, the choice or the noise is not
+    assert buffer.attrs["starts"] == 2 and "starts" not in ReplayBuffer.open(made / "A").attrs
+
+
 def test_killed_and_gone_on_with(made):
     command = [BIN / "diffpolicy-make-demos", DETOUR, "episodes=1000", "out=K", "seed=3"]
     process = subprocess.Popen(command, cwd=made, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)

@@ -54,5 +54,5 @@ def test_commands_and_environment_work(installed):
         "from diffpolicy.datasets.shipped import *;"
         "print(*(open_shipped(name).n_episodes for name in SHIPPED), shipped_path('detour'))",
     )  # fmt: skip
-    assert data.stdout.split() == ["400", "500", "500", str(installed / "diffpolicy" / "data" / "detour.zarr")]
+    assert data.stdout.split() == ["400", "800", "800", str(installed / "diffpolicy" / "data" / "detour.zarr")]
     assert where.stdout.split() == [str(installed / "diffpolicy" / "__init__.py"), "(5,)"], where.stderr
