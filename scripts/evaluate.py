@@ -157,6 +157,7 @@ def _commands(config: Config, trained: Mapping[str, Any]) -> list[tuple[str, str
     steps, method = trained["training"]["steps"], trained["method"]
     other = "ddpm" if method.get("prediction") == "velocity" else "flow"
     return [
+        ("In the checkout, after scripts/demo.sh, this makes the commands below known:", "source .venv/bin/activate"),
         (
             f"Train longer ({steps} steps so far; the learning rate's schedule runs over all of them):",
             f"diffpolicy-train task=pusht_expert run_dir=runs/longer training.steps={3 * steps}",
