@@ -164,6 +164,7 @@ class RegressionActor(Actor):
         error = functional.mse_loss(self._mean(batch["cond"]), batch["data"], reduction="none")
         return error.flatten(1).mean(1)
 
+    @torch.no_grad()
     def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         self.calls = 1
         return self._mean(cond)
