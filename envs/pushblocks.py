@@ -59,9 +59,9 @@ class PushBlocksEnv(PushingEnv):
     `state` (float64) and `n_contacts`.
 
     ## Starting State
-    From the environment's own generator: puck 0 has x uniform in 130 to 230, puck 1 in 282 to 382, both y in 250 to
-    370; agent x uniform in 156 to 356, y in 430 to 490. Option of `reset`: `state`, six numbers in [0, 512] px,
-    nothing overlapping.
+    From the environment's own generator: puck 0 has x uniform in 130 to 190, puck 1 in 322 to 382, both y in 300 to
+    370, so that neither lies on the other's straight way to a zone; agent x uniform in 156 to 356, y in 430 to 490.
+    Option of `reset`: `state`, six numbers in [0, 512] px, nothing overlapping.
 
     ## Episode End
     Terminated on success. Truncated after 300 steps by `gymnasium.make`'s time limit.
@@ -90,8 +90,8 @@ class PushBlocksEnv(PushingEnv):
             state = checked_state(options["state"], _STATE_NAMES)
         else:
             draw = self.np_random
-            pucks = [draw.uniform(130.0, 230.0), draw.uniform(250.0, 370.0)]
-            pucks += [draw.uniform(282.0, 382.0), draw.uniform(250.0, 370.0)]
+            pucks = [draw.uniform(130.0, 190.0), draw.uniform(300.0, 370.0)]
+            pucks += [draw.uniform(322.0, 382.0), draw.uniform(300.0, 370.0)]
             state = [draw.uniform(156.0, 356.0), draw.uniform(430.0, 490.0), *pucks]
         agent, first, second = state[:2], state[2:4], state[4:]
         if math.dist(first, second) < 2 * PUCK_RADIUS or any(
