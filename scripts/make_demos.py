@@ -39,6 +39,8 @@ class Config:
         are the actions it wanted, so that the demonstrations show how to recover (Laskey et al. 2017, "DART").
     starts: how many different starts, each demonstrated again and again, so that from one start several ways are
         seen; null starts every episode anew.
+    linger: steps recorded beyond success, so that a demonstration does not end on the threshold, where a policy
+        that falls short of it by a little would have nothing to go by; kept if it is still a success after them.
     workers: processes; the recording is the same for any number of them.
     """
 
@@ -47,6 +49,7 @@ class Config:
     seed: int = 0
     noise: float = 0.0
     starts: int | None = None
+    linger: int = 0
     workers: int = 1
     env: EnvConfig = field(default_factory=EnvConfig)
 
@@ -58,12 +61,13 @@ def demonstrate(
     noise: float = 0.0,
     start_seed: int | None = None,
     reset: Mapping[str, Any] | None = None,
+    linger: int = 0,
 ) -> dict[str, np.ndarray] | None:
     """One episode by the expert, `state` (L, D) and `action` (L, 2) float32; None if it does not succeed.
 
     Args:
         seed: of the expert's choice and of the noise, and of the environment unless `start_seed` is given.
-        noise: see `Config`.
+        noise, linger: see `Config`.
         reset: options of the environment's reset.
     """
     env, expert = environment(env_id, options)(), EXPERTS[env_id](seed, options)
@@ -71,23 +75,26 @@ def demonstrate(
     expert.reset(info)
     draw, error = np.random.default_rng([seed, _NOISE]), np.zeros(2)
     states, actions = [], []
-    ended = False
-    while not ended:
+    left = None  # steps still to record, once the episode has ended
+    while left != 0:
         action = np.asarray(expert.act(info), np.float32)
         states.append(obs)
         actions.append(action)
         error = MEMORY * error + math.sqrt(1.0 - MEMORY**2) * noise * draw.standard_normal(2)
         obs, _, terminated, truncated, info = env.step(action + error)
-        ended = terminated or truncated
+        if left is not None:
+            left -= 1
+        elif terminated or truncated:
+            left = linger if info["success"] else 0
     return {"state": np.array(states), "action": np.array(actions)} if info["success"] else None
 
 
 def run(config: Config) -> None:
     counts = (config.episodes, config.workers, 1 if config.starts is None else config.starts)
-    if min(counts) < 1 or config.seed < 0 or not 0 <= config.noise < math.inf:
+    if min(counts) < 1 or min(config.seed, config.linger) < 0 or not 0 <= config.noise < math.inf:
         raise ValueError(
-            "need episodes, workers and starts >= 1, seed >= 0 and noise >= 0; given "
-            f"{config.episodes=}, {config.workers=}, {config.starts=}, {config.seed=}, {config.noise=}"
+            f"need episodes >= 1, workers >= 1, starts >= 1 and seed, linger, noise >= 0; given {config.episodes=}, "
+            f"{config.workers=}, {config.starts=}, {config.seed=}, {config.linger=}, {config.noise=}"
         )
     if config.env.id not in EXPERTS:
         raise ValueError(f"no expert for env.id={config.env.id!r}; there are experts for {', '.join(EXPERTS)}")
@@ -102,6 +109,7 @@ def run(config: Config) -> None:
         "first_seed": config.seed,
         "noise": config.noise,
         **({"starts": config.starts} if config.starts else {}),
+        **({"linger": config.linger} if config.linger else {}),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     recorder = EpisodeRecorder(config.out, attrs)
@@ -117,7 +125,7 @@ def run(config: Config) -> None:
                 count = following - config.seed
                 start = config.seed + (count % config.starts if config.starts else count)
                 how = (config.env.id, config.env.options, following, config.noise, start)
-                waiting.append((following, pool.submit(demonstrate, *how)))
+                waiting.append((following, pool.submit(demonstrate, *how, linger=config.linger)))
                 following += 1
             seed, future = waiting.popleft()
             episode = future.result()

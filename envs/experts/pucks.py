@@ -24,6 +24,7 @@ LOOK_AHEAD = 45.0  # px along the line, from the puck's place on it to where it 
 TOUCHING = 3.0  # px between agent and puck up to which they count as touching
 HOLD = math.radians(60.0)  # once touching, the agent pushes on within this angle of straight behind: it sticks to 68°
 APPROACH = math.radians(12.0)  # and it begins to push within this one
+DONE = 12.0  # px from a puck to its zone's centre at which the expert leaves it there
 BERTH = 15.0  # px between a puck and the obstacle it is pushed round
 UP = np.array([0.0, -1.0])  # as seen on the screen, where y points down
 
@@ -114,7 +115,7 @@ class PushBlocksExpert:
     """Pushes the pucks of `PushBlocksEnv` one after the other; which, and whereto, is drawn from the four ways."""
 
     id = "diffpolicy/PushBlocks-v0"
-    settings = SETTINGS
+    settings = {**SETTINGS, "done": DONE}
 
     def __init__(self, seed: int, options: Mapping[str, Any] | None = None) -> None:
         self._draw = np.random.default_rng(seed)
@@ -129,8 +130,10 @@ class PushBlocksExpert:
         state = info["state"]
         pucks = state[2:].reshape(2, 2)
         first, second = self._first, 1 - self._first
-        done = math.dist(pucks[first], ZONES[self._zone]) < 12.0
+        done = math.dist(pucks[first], ZONES[self._zone]) < DONE
         which, zone = (second, 1 - self._zone) if done else (first, self._zone)
+        if done and math.dist(pucks[which], ZONES[zone]) < DONE:
+            return state[:2]
         line = np.array([self._starts[which], ZONES[zone]])
         side = (line[1] - pucks[which]) / max(math.dist(line[1], pucks[which]), 1e-9)
         return push(state[:2], pucks[which], _ahead(line, pucks[which]), side, [pucks[1 - which]])

@@ -7,10 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.recorder import digest, verify
+from diffpolicy.envs.experts.pucks import DONE
+from diffpolicy.envs.pushblocks import ZONES
+from diffpolicy.scripts.make_demos import demonstrate
 
 BIN = Path(sys.executable).parent
 DETOUR = "env.id=diffpolicy/Detour-v0"
@@ -52,6 +56,15 @@ def test_starts_are_demonstrated_again_and_again(made):
     assert buffer.attrs["starts"] == 2 and "starts" not in ReplayBuffer.open(made / "A").attrs
 
 
+def test_lingering_goes_on_beyond_success():
+    plain, longer = (demonstrate("diffpolicy/PushBlocks-v0", {}, 0, linger=linger) for linger in (0, 8))
+    length = len(plain["state"])
+    assert len(longer["state"]) == len(longer["action"]) == length + 8
+    assert (longer["state"][:length] == plain["state"]).all()
+    zones, last = np.array(ZONES), longer["state"][-1].reshape(3, 2)[1:]
+    assert np.hypot(*(last[:, None] - zones).transpose(2, 0, 1)).min(0).max() < DONE + 5
+
+
 def test_killed_and_gone_on_with(made):
     command = [BIN / "diffpolicy-make-demos", DETOUR, "episodes=1000", "out=K", "seed=3"]
     process = subprocess.Popen(command, cwd=made, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -74,6 +87,7 @@ def test_killed_and_gone_on_with(made):
         (["env.id=diffpolicy/Detuor-v0"], ["'diffpolicy/Detuor-v0'", "diffpolicy/Detour-v0"]),
         ([DETOUR, "episodes=0"], ["episodes >= 1"]),
         ([DETOUR, "workers=-1"], ["workers >= 1"]),
+        ([DETOUR, "linger=-1"], ["linger", ">= 0"]),
         ([DETOUR, "env.options.obs_mode=state"], ["obs_mode"]),
         (["env.id=diffpolicy/PushT-v0", "env.options.block=ele"], ["'ele'", "tee, ell, plus"]),
         ([DETOUR, "out=A", "seed=4"], ["first_seed: 3 there, 4 now"]),
