@@ -115,7 +115,7 @@ class PushBlocksExpert:
     """Pushes the pucks of `PushBlocksEnv` one after the other; which, and whereto, is drawn from the four ways."""
 
     id = "diffpolicy/PushBlocks-v0"
-    settings = {**SETTINGS, "done": DONE}
+    settings = SETTINGS | {"done": DONE}
 
     def __init__(self, seed: int, options: Mapping[str, Any] | None = None) -> None:
         self._draw = np.random.default_rng(seed)
