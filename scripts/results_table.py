@@ -55,19 +55,18 @@ def _interval(value: dict[str, Any], percent: bool = False, digits: int = 0) -> 
 def ways_table(results: Path) -> str:
     """The Markdown table of every measurement of ways."""
     lines = [
-        "| task, policy | success | ways: demonstrations | rollouts | distance | from one start: demonstrations "
-        "| rollouts | distance |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task, policy | starts | success | ways: demonstrations | rollouts | distance |",
+        "|---|---|---|---|---|---|",
     ]
     for file in sorted((results / "ways").glob("*/ways.json")):
         result = json.loads(file.read_text())
-        cells = [f"[{file.parent.name.replace('_', ', ')}](docs/results/ways/{file.parent.name}/ways.json)"]
-        cells.append(_interval(result["all_starts"]["success"], percent=True))
-        for where in ("all_starts", "fixed_start"):
+        link = f"[{file.parent.name.replace('_', ', ')}](docs/results/ways/{file.parent.name}/ways.json)"
+        for where, starts in (("all_starts", "all"), ("fixed_start", "one")):
             found = result[where]
-            cells += [_shares(found[who]["shares"]) for who in ("demonstrations", "rollouts")]
-            cells.append(f"{found['total_variation']:.3f}")
-        lines.append("| " + " | ".join(cells) + " |")
+            success = _interval(found["success"], percent=True)
+            shares = [_shares(found[who]["shares"]) for who in ("demonstrations", "rollouts")]
+            cells = [link, starts, success, *shares, f"{found['total_variation']:.3f}"]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
