@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "evaluation": {"policies"},
     "scripts": {"envs", "policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
 }
+MAY_IMPORT["benchmarks"] = {*MAY_IMPORT, "scripts"}  # they measure any part, and nothing imports them
 THIRD_PARTY = {"generative": {"torch"}, "nets": {"torch", "einops"}}
 
 
@@ -34,6 +35,8 @@ def _files():
 
 def _package(file):
     parts = file.relative_to(ROOT).with_suffix("").parts
+    if parts[:2] == ("scripts", "benchmarks"):
+        return "benchmarks"
     return parts[1] if parts[0] == "diffpolicy" else parts[0]
 
 

@@ -22,6 +22,11 @@ def gather_taps(x: Tensor, kernel: int) -> Tensor:
     return padded.as_strided((b, t, kernel * c), (padded.stride(0), c, 1)).reshape(b * t, kernel * c)
 
 
+def _matrix(weight: Tensor) -> Tensor:
+    """A convolution's weight (C_out, C_in, K) as what gathered taps are multiplied with, (K·C_in, C_out)."""
+    return weight.permute(2, 1, 0).reshape(-1, weight.shape[0])
+
+
 class _Convolve(torch.autograd.Function):
     """`same` convolution as one matrix product; its backward pass is two more, without a scatter."""
 
@@ -29,7 +34,7 @@ class _Convolve(torch.autograd.Function):
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         c_out, c_in, kernel = weight.shape
         taps = gather_taps(x, kernel)
-        matrix = weight.permute(2, 1, 0).reshape(kernel * c_in, c_out).to(x.dtype)
+        matrix = _matrix(weight).to(x.dtype)
         return torch.addmm(bias.to(x.dtype), taps, matrix).view(*x.shape[:2], c_out), taps
 
     @staticmethod
@@ -69,8 +74,16 @@ class TemporalConv(nn.Module):
             raise ValueError(f"a convolution that keeps the length needs an odd kernel, not {kernel}")
         reference = nn.Conv1d(c_in, c_out, kernel)
         self.weight, self.bias = reference.weight, reference.bias
+        self.register_buffer("matrix", None, persistent=False)
+
+    def freeze(self) -> None:
+        """Lay the weight out for acting, once; no gradients from then on, and weights loaded later do not count."""
+        self.matrix = _matrix(self.weight.detach()).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.matrix is not None:
+            taps = gather_taps(x, self.weight.shape[2])
+            return torch.addmm(self.bias, taps, self.matrix).view(*x.shape[:2], -1)
         y, _ = _Convolve.apply(x.to(_autocast_dtype(x)), self.weight, self.bias)
         return y
 

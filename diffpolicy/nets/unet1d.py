@@ -7,7 +7,7 @@ It knows nothing of paths and policies. net.null(cond) is the unconditional cond
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.temporal import ChannelsLastGroupNorm, Downsample, TemporalConv, Upsample
+
+
+_TIMES = 1024  # different times whose FiLM is kept; a solver's grid has tens
 
 
 class ConvBlock(nn.Module):
@@ -40,8 +43,9 @@ class ResidualBlock(nn.Module):
         self.second = ConvBlock(c_out, c_out, kernel, groups)
         self.skip = nn.Identity() if c_in == c_out else nn.Linear(c_in, c_out)
 
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        scale, bias = self.film(features)[:, None].chunk(2, dim=-1)
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """(B, T, C_in), what `self.film` makes of the features (B, 2·C_out) -> (B, T, C_out)."""
+        scale, bias = film[:, None].chunk(2, dim=-1)
         h = torch.addcmul(bias, self.first(x), 1 + scale)
         return self.second(h) + self.skip(x)
 
@@ -54,8 +58,37 @@ class Level(nn.Module):
         self.first = ResidualBlock(c_in, c_out, features, kernel, groups)
         self.second = ResidualBlock(c_out, c_out, features, kernel, groups)
 
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        return self.second(self.first(x, features), features)
+    def forward(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
+        return self.second(self.first(x, next(films)), next(films))
+
+
+class _FrozenFilms:
+    """The FiLM of all blocks as one product, whose part from the time is kept: a solver's grid comes again."""
+
+    def __init__(self, time: nn.Module, films: Sequence[nn.Linear]) -> None:
+        self._time = time
+        features = time[-1].out_features
+        weight = torch.cat([film.weight.detach() for film in films])
+        self._bias = torch.cat([film.bias.detach() for film in films])
+        self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
+        self._sizes = [film.out_features for film in films]
+        self._kept: dict[float, Tensor] = {}
+
+    def __call__(self, t: Tensor, cond: Tensor | None) -> Sequence[Tensor]:
+        films = self._part(t)
+        if cond is not None:
+            films = films + F.linear(F.mish(cond), self._of_cond)
+        return films.expand(len(t), -1).split(self._sizes, dim=-1)
+
+    def _part(self, t: Tensor) -> Tensor:
+        if t.device.type != "cpu" or len(t) == 0 or t.stride(0):  # reading a GPU's time would wait for it
+            return F.linear(F.mish(self._time(t)), self._of_time, self._bias)
+        at = float(t[0])  # one time for all rows, as the sampling loop gives it
+        if at not in self._kept:
+            if len(self._kept) == _TIMES:
+                self._kept.clear()
+            self._kept[at] = F.linear(F.mish(self._time(t[:1])), self._of_time, self._bias)
+        return self._kept[at]
 
 
 class ConditionalUnet1D(nn.Module):
@@ -109,6 +142,18 @@ class ConditionalUnet1D(nn.Module):
         self.upsample = nn.ModuleList(Upsample(width) for width in reversed(widths[:-1]))
         self.head = ConvBlock(widths[0], widths[0], kernel, groups)
         self.out = nn.Linear(widths[0], dim)
+        self._blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]  # as they are run
+        self._films: _FrozenFilms | None = None
+
+    def freeze(self) -> None:
+        """Prepare for acting: the same numbers up to rounding, in fewer operations and without gradients.
+
+        The weights are those of now: what is loaded, moved or trained later does not count.
+        """
+        for module in self.modules():
+            if isinstance(module, TemporalConv):
+                module.freeze()
+        self._films = _FrozenFilms(self.time, [block.film for block in self._blocks])
 
     def null(self, cond: Tensor) -> Tensor:
         """The condition that stands for "none", (B, C): learned, when training drops conditions."""
@@ -119,8 +164,12 @@ class ConditionalUnet1D(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
         """(B, T, D), (B,), (B, C) -> (B, T, D)."""
         self._check(x, t, cond)
-        features = self.time(t)
-        features = F.mish(features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1))
+        if self._films is None:
+            features = self.time(t)
+            features = F.mish(features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1))
+            films = (block.film(features) for block in self._blocks)
+        else:
+            films = iter(self._films(t, cond))
 
         horizon = x.shape[1]
         missing = -horizon % self.stride
@@ -128,15 +177,15 @@ class ConditionalUnet1D(nn.Module):
             x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
         skips: list[Tensor] = []
         for depth, level in enumerate(self.down):
-            x = level(x, features)
+            x = level(x, films)
             skips.append(x)
             if depth < len(self.downsample):
                 x = self.downsample[depth](x)
-        x = self.middle(x, features)
+        x = self.middle(x, films)
         # As published, each level on the way up takes the skip of its own (coarser) resolution and upsamples
         # after it, so the skip of the finest level, skips[0], is not used.
         for level, upsample in zip(self.up, self.upsample, strict=True):
-            x = upsample(level(torch.cat([x, skips.pop()], dim=-1), features))
+            x = upsample(level(torch.cat([x, skips.pop()], dim=-1), films))
         return self.out(self.head(x))[:, :horizon].to(t.dtype)
 
     def _check(self, x: Tensor, t: Tensor, cond: Tensor | None) -> None:

@@ -54,6 +54,13 @@ class Actor(ABC, nn.Module):
             ValueError: what this actor cannot use, naming what it can.
         """
 
+    @final
+    def freeze(self) -> None:
+        """Prepare the network for acting, where it knows how to; see `ConditionalUnet1D.freeze`."""
+        for child in self.children():
+            if hasattr(child, "freeze"):
+                child.freeze()
+
 
 @final
 class GenerativeActor(Actor):

@@ -52,6 +52,7 @@ def load_policy(
     weights: str = "ema",
     device: str | torch.device = "cpu",
     block: int | None = None,
+    freeze: bool = False,
 ) -> Policy:
     """The trained policy of a checkpoint, ready to act. Nothing is unpickled.
 
@@ -62,6 +63,7 @@ def load_policy(
         weights: "ema" (the moving average, the better one) or "model" (the last step's).
         device: where the network runs.
         block: rows per network call, see `Policy`.
+        freeze: lay the network out for acting: several times faster for one robot, equal up to rounding.
 
     Raises:
         CheckpointError: a missing, half-written or damaged checkpoint, or one whose weights do not fit.
@@ -79,8 +81,11 @@ def load_policy(
     checkpoint.load_weights(actor, saved.tensors(weights), path)
     actor.configure(solver, steps, grid, solver_options)
     horizons = saved.config["policy"]
+    actor.to(device).eval().requires_grad_(False)
+    if freeze:
+        actor.freeze()
     return Policy(
-        actor.to(device).eval().requires_grad_(False),
+        actor,
         normalizer,
         horizons["obs_horizon"],
         horizons["horizon"],

@@ -172,7 +172,7 @@ def train(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    average = AveragedModel(model, multi_avg_fn=_ema_update(config.ema_power, config.ema_max), use_buffers=False)
+    average = AveragedModel(model, multi_avg_fn=ema_update(config.ema_power, config.ema_max), use_buffers=False)
     state: dict[str, Any] = {
         "best": [],
         "precision": resolve_precision(config.precision, device),
@@ -260,7 +260,9 @@ def train(
         bar.close()
 
 
-def _ema_update(power: float, maximum: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+def ema_update(power: float, maximum: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """The update of an exponential moving average with `ema_decay`, as `AveragedModel`'s `multi_avg_fn`."""
+
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         torch._foreach_lerp_(averages, current, 1 - ema_decay(int(count), power, maximum))

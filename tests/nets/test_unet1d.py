@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from diffpolicy.nets import MLP, ConditionalUnet1D
 from diffpolicy.nets.temporal import ChannelsLastGroupNorm, Downsample, TemporalConv, Upsample
+from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
 
 
 def _sequence(length, channels=4, seed=0):
@@ -104,6 +105,31 @@ def test_a_row_does_not_depend_on_its_place_in_a_block(rows):
         for shift in range(0, rows, 5):
             order = torch.arange(rows).roll(shift)
             assert torch.equal(net(x[order], t[order], cond[order]), base[order])
+
+
+@pytest.mark.parametrize("cond_dim", [0, 5])
+def test_frozen_it_gives_the_same_numbers(cond_dim):
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=cond_dim, widths=(8, 16), time_features=8).double().requires_grad_(False)
+    x, cond = torch.randn(3, 7, 2).double(), torch.randn(3, 5).double() if cond_dim else None
+    times = [torch.full((1,), at).double().expand(3) for at in (0.0, 0.3, 0.0)] + [torch.rand(3).double()]
+    before = [net(x, t, cond) for t in times]
+    keys = list(net.state_dict())
+    net.freeze()
+    for t, expected in zip(times, before, strict=True):
+        torch.testing.assert_close(net(x, t, cond), expected, rtol=0, atol=1e-12)
+    assert list(net.state_dict()) == keys
+
+
+def test_the_peer_of_the_benchmarks_is_the_same_network():
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, 5, widths=(8, 16, 24), time_features=8)
+    peer = Conv1dUnet(2, 5, widths=(8, 16, 24), time_features=8)
+    peer.copy_from(net)
+    x, t, cond = torch.randn(3, 16, 2), torch.rand(3), torch.randn(3, 5)
+    torch.testing.assert_close(peer(x, t, cond), net(x, t, cond), rtol=0, atol=1e-5)
+    count = [sum(parameter.numel() for parameter in module.parameters()) for module in (peer, net)]
+    assert count[0] == count[1] - 5  # the null condition
 
 
 def test_errors_name_both_sides():

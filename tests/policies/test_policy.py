@@ -165,6 +165,13 @@ def test_loaded_equals_built(saved):
     np.testing.assert_array_equal(load_policy(saved()).predict(_obs(2)), _policy().predict(_obs(2)))
 
 
+def test_frozen_it_acts_alike(saved):
+    path = saved()
+    frozen, plain = load_policy(path, freeze=True), load_policy(path)
+    for _ in range(2):  # the second chunk meets times that are known already
+        np.testing.assert_allclose(frozen.predict(_obs(2)), plain.predict(_obs(2)), rtol=1e-4, atol=1e-4)
+
+
 def test_load_errors_say_what_to_do(saved, tmp_path):
     path = saved()
     with pytest.raises(ValueError, match="eulr.*euler"):

@@ -1,6 +1,4 @@
-"""Measure the Push-T environment beside gym-pusht: steps a second by state and by pixels, on the same trajectories.
-
-python scripts/benchmark_envs.py --out docs/results/environments.json     (needs: pip install "diffpolicy[benchmark]")
+"""The Push-T environment beside gym-pusht: steps a second by state and by pixels, on the same trajectories.
 
 Both are driven through gymnasium.make in one process and on one core, a stretch of steps each in turn, with the
 same starts and actions. A ratio is that of the two in neighbouring stretches; its median and range are reported.
@@ -8,21 +6,19 @@ same starts and actions. A ratio is that of the two in neighbouring stretches; i
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 import diffpolicy  # noqa: F401  registers the environments
-from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.scripts.benchmarks.paired import ratio
 
 EPISODE = 100  # steps from one start
+EPISODES = 5  # in a stretch
 BODIES = {
     "diffpolicy": lambda env: (env._table.agent, env._body),
     "gym_pusht": lambda env: (env.agent, env.block),
@@ -44,10 +40,12 @@ def _stretch(env: Any, resets: Sequence[Mapping[str, Any]], actions: np.ndarray)
     return seconds, np.array(states)
 
 
-def measure(rounds: int, episodes: int, seed: int) -> dict[str, Any]:
+def measure(rounds: int, seed: int) -> dict[str, Any]:
     """Steps a second of both, by what they observe, with the ratio and the largest difference of their states."""
     import gym_pusht  # noqa: F401  registers gym_pusht/PushT-v0
 
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     draw = np.random.default_rng(seed)
     found: dict[str, Any] = {}
     for mode, theirs_mode in (("state", "state"), ("pixels", "pixels_agent_pos")):
@@ -57,57 +55,21 @@ def measure(rounds: int, episodes: int, seed: int) -> dict[str, Any]:
         difference = 0.0
         for turn in range(rounds + 1):
             starts = [
-                [*draw.uniform(50, 450, 2), *draw.uniform(150, 350, 2), draw.uniform(-3, 3)] for _ in range(episodes)
+                [*draw.uniform(50, 450, 2), *draw.uniform(150, 350, 2), draw.uniform(-3, 3)] for _ in range(EPISODES)
             ]
             # Walks across the block: targets that move as a policy's do, and touch the block half of the time.
-            actions = np.clip(256 + np.cumsum(draw.normal(0, 20, (episodes, EPISODE, 2)), axis=1), 50, 462)
+            actions = np.clip(256 + np.cumsum(draw.normal(0, 20, (EPISODES, EPISODE, 2)), axis=1), 50, 462)
             actions = actions.astype(np.float32)
             t_ours, a = _stretch(ours, [{"state": start, "legacy": True} for start in starts], actions)
             t_theirs, b = _stretch(theirs, [{"reset_to_state": start} for start in starts], actions)
             difference = max(difference, float(np.abs(a - b).max()))
             if turn:  # the first warms up
-                rates["diffpolicy"].append(episodes * EPISODE / t_ours)
-                rates["gym_pusht"].append(episodes * EPISODE / t_theirs)
-        ratios = np.divide(rates["diffpolicy"], rates["gym_pusht"])
+                rates["diffpolicy"].append(EPISODES * EPISODE / t_ours)
+                rates["gym_pusht"].append(EPISODES * EPISODE / t_theirs)
         found[mode] = {
             "steps_per_second": {name: float(np.median(values)) for name, values in rates.items()},
-            "ratio": {"median": float(np.median(ratios)), "low": float(ratios.min()), "high": float(ratios.max())},
+            "ratio": ratio(rates["diffpolicy"], rates["gym_pusht"]),
             "largest_state_difference": difference,
-            "steps": rounds * episodes * EPISODE,
+            "steps": rounds * EPISODES * EPISODE,
         }
     return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="stretches of each (default 9)")
-    parser.add_argument(
-        "--episodes", type=int, default=5, help=f"episodes of {EPISODE} steps in a stretch (default 5)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where to write the JSON")
-    arguments = parser.parse_args()
-    if min(arguments.rounds, arguments.episodes) < 1 or arguments.seed < 0:
-        parser.error("--rounds and --episodes are at least 1, --seed at least 0")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    try:
-        found = measure(arguments.rounds, arguments.episodes, arguments.seed)
-    except ModuleNotFoundError as error:
-        sys.exit(f'{error}; pip install "diffpolicy[benchmark]" brings what is compared with')
-    for mode, row in found.items():
-        ours, theirs = row["steps_per_second"].values()
-        print(
-            f"{mode}: {ours:,.0f} steps/s, gym-pusht {theirs:,.0f}: {row['ratio']['median']:.2f} times "
-            f"[{row['ratio']['low']:.2f}, {row['ratio']['high']:.2f}]; states differ by at most "
-            f"{row['largest_state_difference']:.1e}"
-        )
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            arguments.out, {**found, "settings": {k: str(v) for k, v in vars(arguments).items()}, **provenance()}
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,50 @@
+"""Measure this project beside its peers, in turn, in one run:
+
+python scripts/benchmark.py train_step --out docs/results/benchmarks/train_step.json
+
+Needs pip install "diffpolicy[benchmark]". Let nothing else run meanwhile. The last lines give, case by case, how many
+times faster this project is than its peer: the median over neighbouring turns, with the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.scripts.benchmarks import env, latency, train_step
+
+SUBJECTS = {"train_step": train_step, "latency": latency, "env": env}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n\n".join(f"{name}: {subject.__doc__.strip()}" for name, subject in SUBJECTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("subject", choices=SUBJECTS)
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each (default 9)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where to write the JSON")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.seed < 0:
+        parser.error("--rounds is at least 1, --seed at least 0")
+    if arguments.out and arguments.out.is_dir():
+        parser.error(f"--out takes a file, and {arguments.out} is a folder")
+    try:
+        found = SUBJECTS[arguments.subject].measure(arguments.rounds, arguments.seed)
+    except ModuleNotFoundError as error:
+        sys.exit(f'{error}; pip install "diffpolicy[benchmark]" brings what is compared with')
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        settings = {"subject": arguments.subject, "rounds": arguments.rounds, "seed": arguments.seed}
+        write_json(arguments.out, {**found, "settings": settings, **provenance()})
+    for case, row in found.items():
+        shown = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["ratio"])
+        print(f"{arguments.subject} {case}: ratio {shown}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Timing two things against each other: in turn, so that whatever else the machine does falls on both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Mean wall-clock seconds of `repeats` calls."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - began) / repeats
+
+
+def paired(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, repeats: int = 1) -> dict[str, Any]:
+    """Seconds a call of both, and how many times faster ours is: the ratio of neighbouring turns.
+
+    Args:
+        rounds: turns that count; one before them warms up.
+        repeats: calls in a turn.
+    """
+    turns = [(seconds(ours, repeats), seconds(theirs, repeats)) for _ in range(rounds + 1)][1:]
+    mine, peers = zip(*turns, strict=True)
+    return {"seconds": {"ours": float(np.median(mine)), "peer": float(np.median(peers))}, "ratio": ratio(peers, mine)}
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest of the quotients, pair by pair."""
+    quotients = np.divide(above, below)
+    return {"median": float(np.median(quotients)), "low": float(quotients.min()), "high": float(quotients.max())}
