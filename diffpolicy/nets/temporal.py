@@ -32,7 +32,7 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        c_out, c_in, kernel = weight.shape
+        c_out, _, kernel = weight.shape
         taps = gather_taps(x, kernel)
         matrix = _matrix(weight).to(x.dtype)
         return torch.addmm(bias.to(x.dtype), taps, matrix).view(*x.shape[:2], c_out), taps

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.temporal import ChannelsLastGroupNorm, Downsample, TemporalConv, Upsample
 
-
 _TIMES = 1024  # different times whose FiLM is kept; a solver's grid has tens
 
 
