@@ -1,9 +1,8 @@
 """Temporal convolutions as matrix products, on sequences laid out (B, T, C).
 
 A convolution over 4 to 16 steps is too short for the usual Conv1d kernels, which leave most of a processor
-idle. Gathering the taps of every position into one row, (B·T, K·C), makes it a single large matrix product,
-forward and backward, and the channels-last layout makes the gather a plain copy. The parameters keep Conv1d's
-shapes, (C_out, C_in, K), and its initialisation.
+idle. Gathering the taps of every position into one row, (B·T, K·C), makes it a single large matrix product, and the
+channels-last layout makes the gather a plain copy. State dicts keep Conv1d's shapes, and its initialisation.
 """
 
 from __future__ import annotations
@@ -22,42 +21,44 @@ def gather_taps(x: Tensor, kernel: int) -> Tensor:
     return padded.as_strided((b, t, kernel * c), (padded.stride(0), c, 1)).reshape(b * t, kernel * c)
 
 
-def _matrix(weight: Tensor) -> Tensor:
-    """A convolution's weight (C_out, C_in, K) as what gathered taps are multiplied with, (K·C_in, C_out)."""
-    return weight.permute(2, 1, 0).reshape(-1, weight.shape[0])
+def _product(taps: Tensor, weight: Tensor, bias: Tensor, shape: torch.Size) -> Tensor:
+    return torch.addmm(bias.to(taps.dtype), taps, weight.flatten(0, 1)).view(*shape[:2], -1)
 
 
 class _Convolve(torch.autograd.Function):
-    """`same` convolution as one matrix product; its backward pass is two more, without a scatter."""
+    """`same` convolution as one matrix product; its backward pass adds up one per tap, and transposes nothing."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        c_out, _, kernel = weight.shape
-        taps = gather_taps(x, kernel)
-        matrix = _matrix(weight).to(x.dtype)
-        return torch.addmm(bias.to(x.dtype), taps, matrix).view(*x.shape[:2], c_out), taps
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = x.shape, weight.dtype
+        taps, cast = gather_taps(x, len(weight)), weight.to(x.dtype)
+        ctx.save_for_backward(taps, cast)
+        return _product(taps, cast, bias, x.shape)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, _ = inputs
-        ctx.shape = x.shape
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1], weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _taps: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         taps, weight = ctx.saved_tensors
-        c_out, c_in, kernel = weight.shape
+        kernel, _, c_out = weight.shape
         grad = grad.to(taps.dtype)
         rows = grad.reshape(-1, c_out)
         grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:  # the convolution with the kernel turned round
-            matrix = weight.flip(2).permute(2, 0, 1).reshape(kernel * c_out, c_in).to(taps.dtype)
-            grad_x = (gather_taps(grad, kernel) @ matrix).view(ctx.shape)
+        if ctx.needs_input_grad[0]:  # the convolution with the kernel turned round and its matrices transposed
+            shifted = gather_taps(grad, kernel).view(-1, kernel, c_out)
+            total = shifted[:, 0] @ weight[-1].t()
+            for k in range(1, kernel):
+                total = torch.addmm(total, shifted[:, k], weight[kernel - 1 - k].t())
+            grad_x = total.view(ctx.shape)
         if ctx.needs_input_grad[1]:
-            grad_weight = (taps.t() @ rows).view(kernel, c_in, c_out).permute(2, 1, 0).to(weight.dtype)
-            grad_bias = rows.sum(0, dtype=weight.dtype)
+            grad_weight = (taps.t() @ rows).view(weight.shape).to(ctx.dtype)
+            grad_bias = rows.sum(0, dtype=ctx.dtype)
         return grad_x, grad_weight, grad_bias
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolution over time in x's dtype, zero-padded: (B, T, C_in), (K, C_in, C_out), (C_out,) -> (B, T, C_out)."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)):
+        return _Convolve.apply(x, weight, bias)
+    return _product(gather_taps(x, len(weight)), weight.to(x.dtype), bias, x.shape)
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
@@ -65,27 +66,34 @@ def _autocast_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def _to_conv1d(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    state[prefix + "weight"] = state[prefix + "weight"].permute(2, 1, 0)
+
+
+def _from_conv1d(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    if prefix + "weight" in state:
+        state[prefix + "weight"] = state[prefix + "weight"].permute(2, 1, 0)
+
+
 class TemporalConv(nn.Module):
-    """Convolution over time that keeps the length: (B, T, C_in) -> (B, T, C_out). The kernel is odd."""
+    """Convolution over time that keeps the length: (B, T, C_in) -> (B, T, C_out). The kernel is odd.
+
+    The weight is held as the matrix product wants it, (K, C_in, C_out), so that no step has to transpose it; in a
+    state dict, and so in a checkpoint, it has Conv1d's shape, (C_out, C_in, K).
+    """
 
     def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(f"a convolution that keeps the length needs an odd kernel, not {kernel}")
         reference = nn.Conv1d(c_in, c_out, kernel)
-        self.weight, self.bias = reference.weight, reference.bias
-        self.register_buffer("matrix", None, persistent=False)
-
-    def freeze(self) -> None:
-        """Lay the weight out for acting, once; no gradients from then on, and weights loaded later do not count."""
-        self.matrix = _matrix(self.weight.detach()).contiguous()
+        self.weight = nn.Parameter(reference.weight.detach().permute(2, 1, 0).contiguous())
+        self.bias = reference.bias
+        self.register_state_dict_post_hook(_to_conv1d)
+        self.register_load_state_dict_pre_hook(_from_conv1d)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.matrix is not None:
-            taps = gather_taps(x, self.weight.shape[2])
-            return torch.addmm(self.bias, taps, self.matrix).view(*x.shape[:2], -1)
-        y, _ = _Convolve.apply(x.to(_autocast_dtype(x)), self.weight, self.bias)
-        return y
+        return convolve(x.to(_autocast_dtype(x)), self.weight, self.bias)
 
 
 class Downsample(nn.Module):

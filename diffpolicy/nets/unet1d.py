@@ -149,9 +149,6 @@ class ConditionalUnet1D(nn.Module):
 
         The weights are those of now: what is loaded, moved or trained later does not count.
         """
-        for module in self.modules():
-            if isinstance(module, TemporalConv):
-                module.freeze()
         self._films = _FrozenFilms(self.time, [block.film for block in self._blocks])
 
     def null(self, cond: Tensor) -> Tensor:

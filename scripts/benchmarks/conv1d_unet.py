@@ -88,6 +88,6 @@ class Conv1dUnet(nn.Module):
     @torch.no_grad()
     def copy_from(self, net: nn.Module) -> None:
         """Take over the weights of a `ConditionalUnet1D` of the same sizes; its null condition has no place here."""
-        theirs = [value for name, value in net.named_parameters() if name != "null_cond"]
+        theirs = [value for name, value in net.state_dict().items() if name != "null_cond"]
         for mine, value in zip(self.parameters(), theirs, strict=True):
             mine.copy_(value.view_as(mine))

@@ -23,7 +23,9 @@ def test_temporal_conv_is_conv1d_forward_and_backward(kernel):
     torch.manual_seed(0)
     layer = TemporalConv(4, 6, kernel).double()
     x = _sequence(7)
-    reference = _channels_first(lambda z: F.conv1d(z, layer.weight, layer.bias, padding=kernel // 2), x)
+    reference = _channels_first(
+        lambda z: F.conv1d(z, layer.weight.permute(2, 1, 0), layer.bias, padding=kernel // 2), x
+    )
     ours = layer(x)
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-13)
     inputs = (x, layer.weight, layer.bias)
