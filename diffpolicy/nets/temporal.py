@@ -1,4 +1,4 @@
-"""Temporal convolutions as matrix products, on sequences laid out (B, T, C).
+"""Temporal convolutions as matrix products, on sequences laid out (B, T, C), and what stands between them.
 
 A convolution over 4 to 16 steps is too short for the usual Conv1d kernels, which leave most of a processor
 idle. Gathering the taps of every position into one row, (B·T, K·C), makes it a single large matrix product, and the
@@ -7,11 +7,18 @@ channels-last layout makes the gather a plain copy. State dicts keep Conv1d's sh
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_EPS = 1e-5  # of the group norms, torch's own
+_SATURATED = 20.0  # mish(z) = z from here on to float32's last bit; e^z must not overflow
+_WIDE = 128  # rows from which on several products are cheaper than multiplying zeros
 
 
 def gather_taps(x: Tensor, kernel: int) -> Tensor:
@@ -21,35 +28,45 @@ def gather_taps(x: Tensor, kernel: int) -> Tensor:
     return padded.as_strided((b, t, kernel * c), (padded.stride(0), c, 1)).reshape(b * t, kernel * c)
 
 
-def _product(taps: Tensor, weight: Tensor, bias: Tensor, shape: torch.Size) -> Tensor:
-    return torch.addmm(bias.to(taps.dtype), taps, weight.flatten(0, 1)).view(*shape[:2], -1)
+def _products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of x (B, T, C_in) with weight (K, C_in, C_out), both of one dtype: (B, T, C_out)."""
+    (b, t, c), kernel = x.shape, len(weight)
+    if t < kernel and b >= _WIDE:
+        # Most taps of a short sequence would multiply the padding: one product for each position leaves them out.
+        rows, half = x.reshape(b, t * c), kernel // 2
+        spans = [(max(0, i - half), min(t, i + half + 1), half - i) for i in range(t)]
+        parts = [_linear(rows[:, lo * c : hi * c], weight[lo + d : hi + d], bias) for lo, hi, d in spans]
+        return torch.stack(parts, dim=1)
+    return _linear(gather_taps(x, kernel), weight, bias).view(b, t, -1)
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    matrix = weight.flatten(0, 1)
+    return rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
 
 
 class _Convolve(torch.autograd.Function):
-    """`same` convolution as one matrix product; its backward pass adds up one per tap, and transposes nothing."""
+    """`same` convolution in x's dtype; the weight's gradient has the weight's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.shape, ctx.dtype = x.shape, weight.dtype
-        taps, cast = gather_taps(x, len(weight)), weight.to(x.dtype)
-        ctx.save_for_backward(taps, cast)
-        return _product(taps, cast, bias, x.shape)
+        ctx.dtype = weight.dtype
+        cast = weight.to(x.dtype)
+        ctx.save_for_backward(x, cast)
+        return _products(x, cast, bias.to(x.dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        taps, weight = ctx.saved_tensors
-        kernel, _, c_out = weight.shape
-        grad = grad.to(taps.dtype)
-        rows = grad.reshape(-1, c_out)
+        x, weight = ctx.saved_tensors
+        grad = grad.to(x.dtype)
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:  # the convolution with the kernel turned round and its matrices transposed
-            shifted = gather_taps(grad, kernel).view(-1, kernel, c_out)
-            total = shifted[:, 0] @ weight[-1].t()
-            for k in range(1, kernel):
-                total = torch.addmm(total, shifted[:, k], weight[kernel - 1 - k].t())
-            grad_x = total.view(ctx.shape)
+            turned = torch.stack([weight[k].t().contiguous() for k in reversed(range(len(weight)))])
+            grad_x = _products(grad, turned, None)
         if ctx.needs_input_grad[1]:
-            grad_weight = (taps.t() @ rows).view(weight.shape).to(ctx.dtype)
+            rows = grad.reshape(-1, grad.shape[2])
+            grad_weight = (gather_taps(x, len(weight)).t() @ rows).view(weight.shape).to(ctx.dtype)
             grad_bias = rows.sum(0, dtype=ctx.dtype)
         return grad_x, grad_weight, grad_bias
 
@@ -58,7 +75,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolution over time in x's dtype, zero-padded: (B, T, C_in), (K, C_in, C_out), (C_out,) -> (B, T, C_out)."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)):
         return _Convolve.apply(x, weight, bias)
-    return _product(gather_taps(x, len(weight)), weight.to(x.dtype), bias, x.shape)
+    return _products(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
@@ -135,18 +152,131 @@ class Upsample(nn.Module):
         return torch.stack(ys, dim=2).view(b, 2 * t, c)
 
 
-class ChannelsLastGroupNorm(nn.Module):
-    """Group normalisation (Wu and He 2018) of (B, T, C) over time and the channels of each group."""
+def _over_group(sums: Tensor, groups: int, length: int) -> Tensor:
+    """Sums over time (B, C) -> the mean over time and group, again for every channel, (B, C).
+
+    As two small products with the membership matrix: they end in memory channel by channel, so that the passes over
+    (B, T, C) that follow run along the channels however small the groups are.
+    """
+    channels = sums.shape[1]
+    size = channels // groups
+    member = torch.arange(channels, device=sums.device)[:, None] // size == torch.arange(groups, device=sums.device)
+    member = member.to(sums.dtype)
+    return (sums @ member) @ (member.t() / (size * length))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _exponentials(z: Tensor) -> tuple[Tensor, Tensor]:
+    """e^z and n = e^z·(e^z + 2), with which tanh(log(1 + e^z)) = n/(n + 2)."""
+    e = z.clamp(max=_SATURATED).exp()
+    return e, e * (e + 2)
+
+
+def _norm_mish(
+    x: Tensor, weight: Tensor, bias: Tensor, film: Tensor | None, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """mish(norm(x)), modulated by `film`, and what its gradient needs of the statistics."""
+    wide = _wide(x)
+    mean = _over_group(wide.sum(1), groups, x.shape[1])
+    square = _over_group(wide.square().sum(1), groups, x.shape[1])
+    inverse = torch.rsqrt((square - mean.square()).clamp(min=0) + _EPS)
+    scale = inverse * weight
+    z = wide * scale[:, None] + (bias - mean * scale)[:, None]
+    _, n = _exponentials(z)
+    h = z * n / (n + 2)
+    if film is not None:
+        factor, offset = _wide(film)[:, None].chunk(2, dim=-1)
+        h = h * (1 + factor) + offset
+    return h.to(x.dtype), mean, inverse
+
+
+def _norm_mish_gradient(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    inverse: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    film: Tensor | None,
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients by x, weight, bias and film."""
+    unit = (_wide(x) - mean[:, None]) * inverse[:, None]
+    z = unit * weight + bias
+    e, n = _exponentials(z)
+    below = 1 / (n + 2)
+    grad, by_film = _wide(grad), None
+    if film is not None:
+        by_film = torch.cat([(grad * z * n * below).sum(1), grad.sum(1)], dim=-1).to(film.dtype)
+        grad = grad * (1 + _wide(film)[:, None].chunk(2, dim=-1)[0])
+    grad_z = grad * (n + 4 * z * e * (e + 1) * below) * below
+    by_bias, by_weight = grad_z.sum(1), (grad_z * unit).sum(1)
+    offset = _over_group(by_bias * weight, groups, x.shape[1])
+    slope = _over_group(by_weight * weight, groups, x.shape[1])
+    grad_x = (grad_z * weight - offset[:, None] - unit * slope[:, None]) * inverse[:, None]
+    return grad_x.to(x.dtype), by_weight.sum(0), by_bias.sum(0), by_film
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled once for all sizes: seconds, where the whole network takes a minute."""
+    return torch.compile(function, dynamic=True)
+
+
+def _call(function: Callable[..., Any], *given: Tensor | int | None) -> Any:
+    if torch.compiler.is_compiling():  # part of a larger graph, which is compiled as a whole
+        return function(*given)
+    # Detached: to the compiler a parameter's size is a constant, and every size another program.
+    return _compiled(function)(*(value.detach() if isinstance(value, Tensor) else value for value in given))
+
+
+class _NormMish(torch.autograd.Function):
+    """mish(group_norm(x)) with FiLM, and its gradient written out, so that each is a few passes over memory.
+
+    mish(z) = z·tanh(log(1 + e^z)) takes one exponential and no logarithm, see `_exponentials`. Kept for the backward
+    pass are x and the statistics alone; everything else is computed again, which costs less than to read it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, film: Tensor | None, groups: int) -> Tensor:
+        out, mean, inverse = _call(_norm_mish, x, weight, bias, film, groups)
+        ctx.save_for_backward(x, mean, inverse, weight, bias, film)
+        ctx.groups = groups
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return *_call(_norm_mish_gradient, grad.contiguous(), *ctx.saved_tensors, ctx.groups), None
+
+
+class NormMish(nn.Module):
+    """Group normalisation (Wu and He 2018) over time and the channels of each group, Mish, and FiLM where given.
+
+    (B, T, C), FiLM's scale and bias (B, 2·C) or None -> (B, T, C): h -> (1 + scale)·h + bias (Perez et al. 2018).
+    `fused` runs it as compiled passes of its own; so does a compiler that compiles the network around it.
+    """
 
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__()
         if channels % groups:
             raise ValueError(f"{channels} channels cannot be split into {groups} groups; change one of the two")
         self.groups = groups
+        self.fused = False
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        if self.fused or torch.compiler.is_compiling():
+            with torch.autocast(x.device.type, enabled=False):  # the statistics in float32
+                return _NormMish.apply(x.contiguous(), self.weight, self.bias, film, self.groups)
         # As a (B, C, 1, T) image in channels-last memory, which torch normalises without a copy.
         image = x.permute(0, 2, 1)[:, :, None]
-        return F.group_norm(image, self.groups, self.weight, self.bias)[:, :, 0].permute(0, 2, 1)
+        h = F.mish(F.group_norm(image, self.groups, self.weight, self.bias, _EPS)[:, :, 0].permute(0, 2, 1))
+        if film is None:
+            return h
+        scale, bias = film[:, None].chunk(2, dim=-1)
+        return torch.addcmul(bias, h, 1 + scale)

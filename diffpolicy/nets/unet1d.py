@@ -15,21 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffpolicy.nets.embeddings import time_embedding
-from diffpolicy.nets.temporal import ChannelsLastGroupNorm, Downsample, TemporalConv, Upsample
+from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
 
 _TIMES = 1024  # different times whose FiLM is kept; a solver's grid has tens
 
 
 class ConvBlock(nn.Module):
-    """Convolution, group norm, Mish: (B, T, C_in) -> (B, T, C_out)."""
+    """Convolution, group norm, Mish and FiLM where given: (B, T, C_in), (B, 2·C_out) or None -> (B, T, C_out)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.conv = TemporalConv(c_in, c_out, kernel)
-        self.norm = ChannelsLastGroupNorm(groups, c_out)
+        self.norm = NormMish(groups, c_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.mish(self.norm(self.conv(x)))
+    def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        return self.norm(self.conv(x), film)
 
 
 class ResidualBlock(nn.Module):
@@ -44,9 +44,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         """(B, T, C_in), what `self.film` makes of the features (B, 2·C_out) -> (B, T, C_out)."""
-        scale, bias = film[:, None].chunk(2, dim=-1)
-        h = torch.addcmul(bias, self.first(x), 1 + scale)
-        return self.second(h) + self.skip(x)
+        return self.second(self.first(x, film)) + self.skip(x)
 
 
 class Level(nn.Module):
@@ -143,6 +141,15 @@ class ConditionalUnet1D(nn.Module):
         self.out = nn.Linear(widths[0], dim)
         self._blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]  # as they are run
         self._films: _FrozenFilms | None = None
+
+    def fuse(self) -> None:
+        """Run what stands between the matrix products as compiled passes: the same numbers up to rounding.
+
+        Compiled once for all sizes at the first call, in seconds.
+        """
+        for module in self.modules():
+            if isinstance(module, NormMish):
+                module.fused = True
 
     def freeze(self) -> None:
         """Prepare for acting: the same numbers up to rounding, in fewer operations and without gradients.

@@ -4,25 +4,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffpolicy.nets import MLP, ConditionalUnet1D
-from diffpolicy.nets.temporal import ChannelsLastGroupNorm, Downsample, TemporalConv, Upsample
+from diffpolicy.nets import MLP, ConditionalUnet1D, temporal
+from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
 from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
 
 
-def _sequence(length, channels=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(3, length, channels, generator=generator, dtype=torch.float64, requires_grad=True)
+def _sequence(length, channels=4, rows=3):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, length, channels, generator=generator, dtype=torch.float64, requires_grad=True)
 
 
 def _channels_first(function, x):
     return function(x.transpose(1, 2)).transpose(1, 2)
 
 
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_temporal_conv_is_conv1d_forward_and_backward(kernel):
+@pytest.mark.parametrize(("kernel", "length", "rows"), [(1, 7, 3), (3, 7, 3), (5, 7, 3), (5, 4, 200), (7, 2, 200)])
+def test_temporal_conv_is_conv1d_forward_and_backward(kernel, length, rows):
     torch.manual_seed(0)
     layer = TemporalConv(4, 6, kernel).double()
-    x = _sequence(7)
+    x = _sequence(length, rows=rows)
     reference = _channels_first(
         lambda z: F.conv1d(z, layer.weight.permute(2, 1, 0), layer.bias, padding=kernel // 2), x
     )
@@ -41,15 +41,45 @@ def test_temporal_conv_is_conv1d_forward_and_backward(kernel):
 def test_resampling_and_norm_are_torchs():
     torch.manual_seed(0)
     x = _sequence(8)
-    down, up, norm = Downsample(4).double(), Upsample(4).double(), ChannelsLastGroupNorm(2, 4).double()
+    down, up, norm = Downsample(4).double(), Upsample(4).double(), NormMish(2, 4).double()
     torch.nn.init.normal_(norm.weight)
     expected = {
         down: lambda z: F.conv1d(z, down.weight, down.bias, stride=2, padding=1),
         up: lambda z: F.conv_transpose1d(z, up.weight, up.bias, stride=2, padding=1),
-        norm: lambda z: F.group_norm(z, 2, norm.weight, norm.bias),
+        norm: lambda z: F.mish(F.group_norm(z, 2, norm.weight, norm.bias)),
     }
     for layer, reference in expected.items():
         torch.testing.assert_close(layer(x), _channels_first(reference, x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_the_written_out_norm_and_its_gradient_are_torchs(modulated, monkeypatch):
+    monkeypatch.setattr(temporal, "_compiled", lambda function: function)
+    torch.manual_seed(0)
+    norm = NormMish(2, 4).double()
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    x = _sequence(8)
+    film = torch.randn(3, 8, dtype=torch.float64, requires_grad=True) if modulated else None
+    inputs = [value for value in (x, norm.weight, norm.bias, film) if value is not None]
+    cotangent = torch.randn_like(x)
+    found = []
+    for norm.fused in (False, True):
+        out = norm(10 * x, film)
+        found.append([out, *torch.autograd.grad(out, inputs, cotangent)])
+    for plain, written_out in zip(*found, strict=True):
+        torch.testing.assert_close(written_out, plain, rtol=0, atol=1e-12)
+
+
+def test_a_fused_network_gives_the_same_gradient():
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=3, widths=(16, 24), time_features=8)
+    x, t, cond = torch.randn(4, 8, 2), torch.rand(4), torch.randn(4, 3)
+    used = [parameter for name, parameter in net.named_parameters() if name != "null_cond"]
+    plain = torch.autograd.grad(net(x, t, cond).square().sum(), used)
+    net.fuse()
+    fused = torch.autograd.grad(net(x, t, cond).square().sum(), used)
+    for one, other in zip(plain, fused, strict=True):
+        assert (other - one).norm() < 1e-5 * one.norm()
 
 
 def test_size_at_the_published_shape():
