@@ -1,6 +1,8 @@
 """Train a policy from demonstrations:
 
 diffpolicy-train task=pusht_keypoints method=flow run_dir=RUN max_minutes=15 seed=0
+
+With several processes: torchrun --nproc-per-node 2 scripts/train.py …
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_EPISODES, 
 from diffpolicy.policies import Policy, PolicyConfig, build_actor
 from diffpolicy.scripts._hydra import command
 from diffpolicy.training import TrainConfig, train
+from diffpolicy.training.distributed import Ranks, process_group
 from diffpolicy.training.logging import read_metrics
 
 
@@ -32,6 +35,7 @@ class Config:
     seed: int = 0
     resume: bool = False
     device: str = "auto"
+    speed: str = "auto"
     max_minutes: float | None = None
     data_root: str | None = None
     evaluation_episodes: int = 50
@@ -45,14 +49,20 @@ class Config:
 
 
 def run(config: Config) -> None:
+    with process_group(config.device) as (ranks, device):
+        _run(config, ranks, device)
+
+
+def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
     horizons = dataclasses.asdict(config.policy)
-    windows = load_windows(config.dataset, **horizons, data_root=config.data_root)
+    windows = load_windows(config.dataset, **horizons, data_root=config.data_root, device=device)
     torch.manual_seed(config.seed)
     record = dataclasses.asdict(config)
     if config.env.id:
         _check_fit(config, windows.train)
     actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim)
-    sampler = BatchSampler(len(windows.train), config.training.batch_size, config.seed)
+    sampler = BatchSampler(len(windows.train), config.training.batch_size, config.seed, device)
+    rows = ranks.rows(config.training.batch_size)
 
     def batch(source: WindowDataset, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         raw = source.batch(indices)
@@ -62,35 +72,39 @@ def run(config: Config) -> None:
     def evaluate(averaged: Any, step: int) -> dict[str, float]:
         policy = Policy(averaged, windows.normalizer, **horizons, block=INFERENCE_BLOCK)
         make_env = environment(config.env.id, config.env.options)
-        resets = episode_resets(VALIDATION_SEED, config.evaluation_episodes)
-        episodes = rollout(policy, make_env, resets, workers=config.evaluation_workers)
-        return {name: value["mean"] for name, value in summarize([e.row() for e in episodes]).items()}
+        resets = ranks.deal(episode_resets(VALIDATION_SEED, config.evaluation_episodes))
+        episodes = rollout(policy, make_env, resets, workers=config.evaluation_workers) if resets else []
+        found = ranks.collect([episode.row() for episode in episodes])
+        return {name: value["mean"] for name, value in summarize(found).items()}
 
     held_out = windows.validation
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    print(
-        f"{len(windows.train)} windows, {sum(p.numel() for p in actor.parameters()) / 1e6:.1f} million "
-        f"parameters, on {device}, into {config.run_dir}"
-    )
+    if ranks.writes:
+        print(
+            f"{len(windows.train)} windows, {sum(p.numel() for p in actor.parameters()) / 1e6:.1f} million "
+            f"parameters, on {ranks.world} × {device.type}, into {config.run_dir}"
+        )
     run_dir = Path(config.run_dir)
     last = train(
         actor,
         lambda model, samples, generator: model.loss(samples, generator),
-        lambda step: batch(windows.train, sampler[step]),
+        lambda step: batch(windows.train, sampler[step][rows]),
         config.training,
         run_dir,
         seed=config.seed,
         record=record,
         extras={"normalizer": windows.normalizer.to_tensors()},
-        validation=held_out and (lambda: batch(held_out, torch.arange(min(len(held_out), 1024)))),
+        validation=held_out and (lambda: batch(held_out, torch.arange(min(len(held_out), 1024), device=device))),
         evaluate=evaluate if config.env.id else None,
-        device=torch.device(device),
+        device=device,
+        speed=config.speed,
+        ranks=ranks,
         resume=config.resume,
         max_minutes=config.max_minutes,
     )
-    draw_training(run_dir / "training.png", read_metrics(run_dir / "metrics.jsonl"))
-    best = last.parent / "best"
-    print(f"trained: {best if best.exists() else last}")
+    if ranks.writes:
+        draw_training(run_dir / "training.png", read_metrics(run_dir / "metrics.jsonl"))
+        best = last.parent / "best"
+        print(f"trained: {best if best.exists() else last}")
 
 
 def _check_fit(config: Config, windows: WindowDataset) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.pusht import load_expert_pusht, load_pusht
 from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
@@ -75,9 +77,14 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: b
 
 
 def load_windows(
-    config: DatasetConfig, horizon: int, obs_horizon: int, action_horizon: int, data_root: str | None = None
+    config: DatasetConfig,
+    horizon: int,
+    obs_horizon: int,
+    action_horizon: int,
+    data_root: str | None = None,
+    device: str | torch.device = "cpu",
 ) -> Windows:
-    """Select the episodes, cut them into windows, and fit the normaliser.
+    """Select the episodes, cut them into windows that live on `device`, and fit the normaliser.
 
     Raises:
         ValueError: names, numbers or horizons that do not fit the data; says which.
@@ -86,7 +93,7 @@ def load_windows(
     chosen, held_out = select_episodes(buffer.n_episodes, config.episodes, config.seed, config.validation)
 
     def windows(part: ReplayBuffer) -> WindowDataset:
-        return WindowDataset(part, config.obs_keys, config.action_key, horizon, obs_horizon, action_horizon)
+        return WindowDataset(part, config.obs_keys, config.action_key, horizon, obs_horizon, action_horizon, device)
 
     training = buffer.subset(chosen)
     if config.mirror:

@@ -151,19 +151,21 @@ class BatchSampler:
         n: how many samples there are.
         batch_size: of all processes together.
         seed: of the order.
+        device: where the indices are wanted; an epoch's go there at once.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
+    def __init__(self, n: int, batch_size: int, seed: int, device: str | torch.device = "cpu") -> None:
         if n < 1 or batch_size < 1 or seed < 0:
             raise ValueError(f"expected n ≥ 1, batch_size ≥ 1, seed ≥ 0, got n={n}, {batch_size=}, {seed=}")
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
+        self.device = device
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     def __getitem__(self, step: int) -> Tensor:
-        """The samples of the step, shape (batch_size,), int64, CPU."""
+        """The samples of the step, shape (batch_size,), int64."""
         if step < 0:
             raise IndexError(f"steps count from 0, got {step}")
         place, end = step * self.batch_size, (step + 1) * self.batch_size
@@ -178,5 +180,5 @@ class BatchSampler:
     def _permutation(self, epoch: int) -> Tensor:
         # A cache, not a state: drawing the order of a large data set anew in every step would cost.
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_permutation(self.n, self.seed, epoch)
+            self._epoch, self._order = epoch, epoch_permutation(self.n, self.seed, epoch).to(self.device)
         return self._order

@@ -20,7 +20,7 @@ from diffpolicy.generative.predictions import (
     data_gain,
     target,
 )
-from diffpolicy.generative.shapes import check_name, expand, rand, randn
+from diffpolicy.generative.shapes import Generators, check_name, expand, for_whole_batch, rand, randn
 
 
 def _low_discrepancy(u: Tensor, path: Path) -> Tensor:
@@ -103,23 +103,25 @@ class DenoisingObjective:
         snr = (self.path.alpha(t).clamp(min=ALPHA_MIN) / self.path.sigma(t).clamp(min=SIGMA_MIN)) ** 2
         return WEIGHTINGS[self.weighting](snr) * data_gain(self.prediction, t, self.path) ** 2
 
-    def __call__(
-        self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         if "data" not in batch:
             raise ValueError(f"a batch needs 'data' (B, *shape); this one has {sorted(batch)}")
         data, cond = batch["data"], batch.get("cond")
-        # float64 times, as in sampling: near t = 1 float32 leaves σ few digits
-        u = rand(data.shape[:1], generator, dtype=torch.float64, device=data.device)
+
+        def times(rows: int, generator: Generators) -> Tensor:
+            # float64, as in sampling: near t = 1 float32 leaves σ few digits
+            u = rand((rows,), generator, dtype=torch.float64, device=data.device)
+            return TIMES[self.times](u, self.path)
+
+        t = for_whole_batch(times, len(data), generator)  # a draw may spread its times over the batch
         noise = randn(data.shape, generator, dtype=data.dtype, device=data.device)
-        t = TIMES[self.times](u, self.path)
         if self.condition_dropout:
             cond = self._drop(net, cond, generator)
         x = expand(self.path.alpha(t), data) * data + expand(self.path.sigma(t), data) * noise
         error = net(x, t.to(x.dtype), cond) - target(self.prediction, data, noise, t, self.path)
         return self.weight(t).to(data.dtype) * error.square().flatten(1).mean(1)
 
-    def _drop(self, net: Callable[..., Tensor], cond: Any, generator: torch.Generator | None) -> Tensor:
+    def _drop(self, net: Callable[..., Tensor], cond: Any, generator: Generators) -> Tensor:
         if not isinstance(cond, Tensor):
             raise ValueError(
                 f"condition_dropout={self.condition_dropout} needs batch['cond'] to be a tensor with one row "

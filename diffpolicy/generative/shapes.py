@@ -7,11 +7,27 @@ dtype of x.
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
+
+@final
+@dataclass(frozen=True)
+class Share:
+    """A generator for rows `start` … of a batch of `total` rows: what is drawn is drawn for all of them, and cut.
+
+    So processes that share a batch draw, row by row, what one process draws for the whole of it.
+    """
+
+    generator: torch.Generator
+    start: int
+    total: int
+
+
+Generators = torch.Generator | Share | Sequence[torch.Generator] | None
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
@@ -31,11 +47,11 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 def randn(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """Standard normal noise of `shape` (B, *rest); all randomness of this package comes from here and `rand`.
 
-    `generator` is None (torch's global one), one generator for the whole batch, or B generators: then row i
-    is drawn from generator[i] alone, so that it does not depend on which rows share the batch. Drawn on the
-    generator's device, then moved, so that a CPU generator gives the same noise everywhere.
+    `generator` is None (torch's global one), one generator for the whole batch, a `Share` of one, or B generators:
+    then row i is drawn from generator[i] alone, so that it does not depend on which rows share the batch. Drawn on
+    the generator's device, then moved, so that a CPU generator gives the same noise everywhere.
 
-    Raises ValueError when the number of generators is not B.
+    Raises ValueError when the number of generators is not B, or a share reaches beyond its batch.
     """
     return _draw(torch.randn, shape, generator, dtype, device)
 
@@ -56,11 +72,23 @@ def _draw(
         return draw(tuple(shape), dtype=dtype, device=device)
     if isinstance(generator, torch.Generator):
         return draw(tuple(shape), generator=generator, dtype=dtype, device=generator.device).to(device)
+    if isinstance(generator, Share):
+        return for_whole_batch(lambda n, g: _draw(draw, (n, *shape[1:]), g, dtype, device), shape[0], generator)
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for {shape[0]} rows; give one generator, or one per row")
     if not generator:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     return torch.stack([_draw(draw, shape[1:], g, dtype, device) for g in generator])
+
+
+def for_whole_batch(draw: Callable[[int, Generators], Tensor], rows: int, generator: Generators) -> Tensor:
+    """`draw(rows, generator)`; with a `Share`, what is drawn for the whole batch is cut to the share's rows."""
+    if not isinstance(generator, Share):
+        return draw(rows, generator)
+    first, total = generator.start, generator.total
+    if not 0 <= first <= total - rows:
+        raise ValueError(f"{rows} rows from row {first} on do not lie within a batch of {total}")
+    return draw(total, generator.generator)[first : first + rows]
 
 
 def check_name(kind: str, name: object, known: Iterable[str]) -> None:

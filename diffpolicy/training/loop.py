@@ -2,7 +2,8 @@
 
 A run is determined by its config and seed: the batch of step k, the noise of step k and the learning rate of
 step k depend on k alone, so that what a checkpoint must carry is the weights, their average, the optimiser and
-the counter. A run that is killed and resumed ends with the same bytes as one that was not.
+the counter. A run that is killed and resumed ends with the same bytes as one that was not. Several processes share a
+run by taking their rows of its batches, see `training.distributed`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from diffpolicy import checkpoint
+from diffpolicy.generative.shapes import Generators, Share
+from diffpolicy.training.distributed import Ranks
 from diffpolicy.training.logging import MetricsLog
+from diffpolicy.training.speed import Speed, choose
 
 Batch = Mapping[str, Tensor]
-Loss = Callable[[nn.Module, Batch, torch.Generator], Tensor]
+Loss = Callable[[nn.Module, Batch, Generators], Tensor]
 
 _NOISE, _VALIDATION = 1, 2  # keys that keep the streams of random numbers apart
 
@@ -42,9 +45,6 @@ class TrainConfig:
         warmup_steps: steps of linear warm-up before the cosine that ends at 0 after `steps`.
         grad_clip: bound of the gradient's norm.
         ema_power, ema_max: the average's decay at step k is min(ema_max, 1 - (1 + k)^-ema_power).
-        precision: "float32", "bfloat16" (autocast) or "auto": bfloat16 where the processor has instructions
-            for it.
-        compile: torch.compile the model's children (its networks); pays only for long runs on a processor.
         evaluate_every, checkpoint_every, validate_every, log_every: steps; 0 for never, but a checkpoint is
             always written, and the model evaluated, at the end.
         evaluate_from: the first step at which to evaluate.
@@ -60,8 +60,6 @@ class TrainConfig:
     grad_clip: float = 1.0
     ema_power: float = 0.75
     ema_max: float = 0.9999
-    precision: str = "auto"
-    compile: bool = False
     evaluate_every: int = 500
     evaluate_from: int = 1500
     checkpoint_every: int = 500
@@ -72,23 +70,6 @@ class TrainConfig:
 
 class NonFiniteLossError(RuntimeError):
     """The loss or the gradient became NaN or infinite; the last good checkpoint is kept."""
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "float32" or "bfloat16" for "auto"; others as they are.
-
-    Raises:
-        ValueError: another name.
-    """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision must be auto, float32 or bfloat16, not {precision!r}")
-    if precision != "auto":
-        return precision
-    if device.type == "cpu":
-        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if has else "float32"
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
@@ -104,10 +85,39 @@ def ema_decay(step: int, power: float, maximum: float) -> float:
     return min(maximum, 1 - (1 + step) ** -power)
 
 
-def keyed_generator(*key: int) -> torch.Generator:
-    """A CPU generator whose numbers are a function of `key` alone."""
+def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose numbers are a function of `key` (and of the kind of device) alone."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state))
+    return torch.Generator(device).manual_seed(int(state))
+
+
+class Average:
+    """An exponential moving average of a model's weights, `module`; buffers stay the model's.
+
+    torch's own keeps its count on the device and reads it in every step, which would stop a GPU.
+    """
+
+    def __init__(self, model: nn.Module, power: float, maximum: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self._power, self._maximum = power, maximum
+        self._pairs = list(self.module.parameters()), list(model.parameters())
+
+    @torch.no_grad()
+    def update(self, count: int) -> None:
+        """After the step that makes it `count` updates: the first one copies."""
+        weight = 1.0 if count == 1 else 1 - ema_decay(count - 1, self._power, self._maximum)
+        torch._foreach_lerp_(*self._pairs, weight)
+
+
+class _Losses(nn.Module):
+    """A model whose forward pass is its loss, as DistributedDataParallel wants it."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, batch: Batch, generator: Generators) -> Tensor:
+        return self._loss(self.model, batch, generator).mean()
 
 
 def train(
@@ -123,6 +133,8 @@ def train(
     validation: Callable[[], Batch] | None = None,
     evaluate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
     device: torch.device | None = None,
+    speed: str = "auto",
+    ranks: Ranks | None = None,
     resume: bool = False,
     max_minutes: float | None = None,
     progress: bool = True,
@@ -132,13 +144,16 @@ def train(
     Args:
         model: any module; changed in place.
         loss: (model, batch, generator) -> (B,), one value per sample.
-        batch_at: the batch of a step, counted from 0.
+        batch_at: the batch of a step, counted from 0; of several ranks, this one's rows of it.
         run_dir: gets `checkpoints/` and `metrics.jsonl`.
-        seed: of the noise; step k draws from a generator keyed by (seed, k).
+        seed: of the noise; step k draws from a generator keyed by (seed, k), on the device.
         record: the run's whole config, stored with every checkpoint.
         extras: further tensors for every checkpoint, such as the normaliser's.
         validation: a batch whose loss under the average is logged; always with the same noise.
-        evaluate: (averaged model, step) -> metrics; the best checkpoints are those with the highest "score".
+        evaluate: (averaged model, step) -> metrics, the same on all ranks; the best checkpoints are those with the
+            highest "score".
+        speed: see `training.speed`; "auto" measures, once: a resumed run goes on as it was begun.
+        ranks: this process among several; only the first one writes.
         resume: go on from the last checkpoint, or begin where there is none.
         max_minutes: stop after so long, the schedule untouched; a later resume goes on.
 
@@ -148,13 +163,17 @@ def train(
         CheckpointError: the checkpoint to resume from is damaged or of another model.
     """
     began = time.monotonic()
-    device = device or torch.device("cpu")
+    device, ranks = device or torch.device("cpu"), ranks or Ranks()
+    if speed != "auto":
+        Speed.parse(speed)
+    share = ranks.rows(config.batch_size)
     folder = run_dir / "checkpoints"
     last = folder / "last"
     if (folder.exists() or (run_dir / "metrics.jsonl").exists()) and not resume:
         raise FileExistsError(
             f"{run_dir} holds a run already; go on with it by resume=true, or choose another run_dir"
         )
+    ranks.wait()  # before the first one writes there
 
     def link(step: int) -> None:
         checkpoint.point(folder, "last", checkpoint.step_name(step))
@@ -172,102 +191,129 @@ def train(
         weight_decay=config.weight_decay,
         fused=True,
     )
-    average = AveragedModel(model, multi_avg_fn=ema_update(config.ema_power, config.ema_max), use_buffers=False)
-    state: dict[str, Any] = {
-        "best": [],
-        "precision": resolve_precision(config.precision, device),
-        "device": device.type,
-    }
+    average = Average(model, config.ema_power, config.ema_max)
+    state: dict[str, Any] = {"best": [], "device": device.type}
     step = 0
     saved = checkpoint.latest(folder) if resume else None
     if saved is not None:
         step, state = _restore(saved, model, average, optimizer, record)
-        link(step)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=state["precision"] == "bfloat16")
-    if config.compile:
-        for child in model.children():
-            child.compile()  # in place: the names of the weights stay
-    log = MetricsLog(run_dir, step)
-    bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=not progress)
-    if state["device"] != device.type:
+        ranks.wait()  # until all have read it: linking removes what a kill left behind
+        if ranks.writes:
+            link(step)
+    log = MetricsLog(run_dir, step) if ranks.writes else None
+    quiet = not (progress and ranks.writes)
+    bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=quiet)
+    same_device = state["device"] == device.type
+    if not same_device:
         bar.write(f"begun on {state['device']}, going on on {device.type}: the numbers will differ in the last bits")
 
-    def save() -> Path:
-        groups = {
-            "model": model.state_dict(),
-            "ema": average.module.state_dict(),
-            "training": _training_tensors(optimizer, average),
-            **(extras or {}),
-        }
-        path = checkpoint.write(folder, step, groups, record, state)
-        link(step)
-        return path
+    losses = _Losses(model, loss)
+
+    def noise(step: int) -> Generators:
+        generator = keyed_generator(seed, _NOISE, step, device=device)
+        torch.manual_seed(generator.initial_seed())  # for what draws from torch's own generator: dropout
+        return generator if ranks.world == 1 else Share(generator, share.start, config.batch_size)
+
+    def forward_backward(autocast: torch.autocast) -> Tensor:
+        batch, generator = _to(batch_at(step), device), noise(step)
+        with autocast:
+            value = losses(batch, generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        return value
+
+    if speed == "auto" and "speed" in state and same_device:
+        chosen = Speed.parse(state["speed"])
+    elif speed == "auto" and step < config.steps:
+        chosen, why = ranks.first(choose(model.train(), forward_backward, device, config.steps - step))
+        bar.write(why)
+    else:
+        chosen = Speed("float32", "") if speed == "auto" else Speed.parse(speed)
+    state |= {"speed": str(chosen), "device": device.type}
+    chosen.prepare(model, device)
+    losses = ranks.parallel(losses, device)
+
+    def log_row(values: Mapping[str, float]) -> None:
+        if log is not None:
+            log.write(step, values)
+
+    def save() -> None:
+        ranks.wait()
+        if ranks.writes:
+            groups = {
+                "model": model.state_dict(),
+                "ema": average.module.state_dict(),
+                "training": _training_tensors(optimizer),
+                **(extras or {}),
+            }
+            checkpoint.write(folder, step, groups, record, state)
+            link(step)
+        ranks.wait()
 
     def rank() -> None:
         """Evaluate, and note the score: always before the step's checkpoint, which carries the ranking."""
         if evaluate is None:
             return
         metrics = dict(evaluate(average.module.eval(), step))
-        log.write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        log_row({f"evaluation/{name}": value for name, value in metrics.items()})
         bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         ranked = sorted([*state["best"], [metrics["score"], step]], key=lambda row: (-row[0], -row[1]))
         state["best"] = ranked[: config.keep_best]
 
+    def check(bad: int, number: float, gradient: float) -> None:
+        if bad:
+            kept = f"the last good checkpoint is {last.resolve()}" if last.exists() else "none was written yet"
+            raise NonFiniteLossError(
+                f"loss {number} and gradient norm {gradient} at step {bad}; {kept}. "
+                f"Lower training.lr (now {config.lr:g}) or take speed=float32."
+            )
+
+    first_bad = torch.zeros((), dtype=torch.int64, device=device)
+    look_every = 1 if device.type == "cpu" else config.log_every or config.steps
+    autocast = chosen.autocast(device)
     try:
         while step < config.steps:
-            if max_minutes is not None and time.monotonic() - began > 60 * max_minutes:
+            late = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
+            if max_minutes is not None and ranks.first(late):
                 bar.write(f"stopped at step {step} after {max_minutes:g} minutes; resume=true goes on")
                 break
             factor = learning_rate_factor(step, config.steps, config.warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * factor
-            generator = keyed_generator(seed, _NOISE, step)
-            torch.manual_seed(generator.initial_seed())  # for what draws from torch's own generator: dropout
             model.train()
-            with autocast:
-                value = loss(model, _to(batch_at(step), device), generator).mean()
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            value = forward_backward(autocast)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            number, gradient = value.item(), norm.item()
-            if not (math.isfinite(number) and math.isfinite(gradient)):
-                kept = f"the last good checkpoint is {last.resolve()}" if last.exists() else "none was written yet"
-                raise NonFiniteLossError(
-                    f"loss {number} and gradient norm {gradient} at step {step + 1}; {kept}. "
-                    f"Lower training.lr (now {config.lr:g}) or take training.precision=float32."
-                )
+            # Noted on the device and looked at now and then: reading a GPU's numbers in every step would stop it. The
+            # gradient is the same on all ranks, so they stop together.
+            first_bad = torch.where((first_bad == 0) & ~norm.isfinite(), step + 1, first_bad)
+            due = step + 1 >= config.evaluate_from and _due(step + 1, config.evaluate_every, config.steps)
+            saving = due or _due(step + 1, config.checkpoint_every, config.steps) or step + 1 == config.steps
+            if saving or _due(step + 1, look_every, config.steps):
+                check(int(first_bad), value.item(), norm.item())
             optimizer.step()
-            average.update_parameters(model)
             step += 1
+            average.update(step)
             bar.update()
             if _due(step, config.log_every, config.steps):
-                bar.set_postfix(loss=f"{number:.4f}")
-                log.write(step, {"loss": number, "grad_norm": gradient, "lr": config.lr * factor})
+                mean = ranks.mean(value.detach()).item()
+                bar.set_postfix(loss=f"{mean:.4f}")
+                log_row({"loss": mean, "grad_norm": norm.item(), "lr": config.lr * factor})
             if validation is not None and _due(step, config.validate_every, config.steps):
-                log.write(step, {"validation_loss": _validate(average, loss, validation(), device, seed)})
-            due = step >= config.evaluate_from and _due(step, config.evaluate_every, config.steps)
+                log_row({"validation_loss": _validate(average, loss, validation(), device, seed)})
             if due or step == config.steps:
                 rank()
-            if due or _due(step, config.checkpoint_every, config.steps) or step == config.steps:
+            if saving:
                 save()
         if not (folder / checkpoint.step_name(step)).exists():  # stopped by the clock between two checkpoints
+            check(int(first_bad), float("nan"), float("nan"))
             if step > 0:
                 rank()
             save()
         return folder / checkpoint.step_name(step)
     finally:
-        log.close()
+        if log is not None:
+            log.close()
         bar.close()
-
-
-def ema_update(power: float, maximum: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
-    """The update of an exponential moving average with `ema_decay`, as `AveragedModel`'s `multi_avg_fn`."""
-
-    @torch.no_grad()
-    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, current, 1 - ema_decay(int(count), power, maximum))
-
-    return update
 
 
 def _due(step: int, every: int, steps: int) -> bool:
@@ -279,28 +325,27 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 @torch.no_grad()
-def _validate(average: AveragedModel, loss: Loss, batch: Batch, device: torch.device, seed: int) -> float:
+def _validate(average: Average, loss: Loss, batch: Batch, device: torch.device, seed: int) -> float:
     model = average.module.eval()
-    return float(loss(model, _to(batch, device), keyed_generator(seed, _VALIDATION)).mean())
+    return float(loss(model, _to(batch, device), keyed_generator(seed, _VALIDATION, device=device)).mean())
 
 
 def _kept(state: Mapping[str, Any], step: int) -> list[str]:
     return [checkpoint.step_name(kept) for kept in {step, *(row[1] for row in state["best"])}]
 
 
-def _training_tensors(optimizer: torch.optim.Optimizer, average: AveragedModel) -> dict[str, Tensor]:
-    tensors = {
+def _training_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
         f"optimizer.{index}.{name}": value
         for index, entries in optimizer.state_dict()["state"].items()
         for name, value in entries.items()
     }
-    return {**tensors, "ema.updates": average.n_averaged}
 
 
 def _restore(
     saved: checkpoint.Checkpoint,
     model: nn.Module,
-    average: AveragedModel,
+    average: Average,
     optimizer: torch.optim.Optimizer,
     record: Mapping[str, Any],
 ) -> tuple[int, dict[str, Any]]:
@@ -309,9 +354,7 @@ def _restore(
     checkpoint.load_weights(model, saved.tensors("model"), saved.path)
     checkpoint.load_weights(average.module, saved.tensors("ema"), saved.path)
     entries: dict[int, dict[str, Tensor]] = {}
-    tensors = saved.tensors("training")
-    average.n_averaged.copy_(tensors.pop("ema.updates"))
-    for name, value in tensors.items():
+    for name, value in saved.tensors("training").items():
         _, index, field = name.split(".")
         entries.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
@@ -319,7 +362,7 @@ def _restore(
 
 
 # What may differ between a run and its continuation: it does not enter the arithmetic of a step.
-_FREE = ("max_minutes", "resume", "run_dir", "device", "data_root", "evaluation_workers")
+_FREE = ("max_minutes", "resume", "run_dir", "device", "data_root", "evaluation_workers", "speed")
 
 
 def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]) -> None:

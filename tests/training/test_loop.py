@@ -18,7 +18,8 @@ from torch import nn
 from diffpolicy import checkpoint
 from diffpolicy.training import NonFiniteLossError, TrainConfig, train
 from diffpolicy.training.logging import read_metrics
-from diffpolicy.training.loop import ema_decay, keyed_generator, learning_rate_factor, resolve_precision
+from diffpolicy.training.loop import ema_decay, keyed_generator, learning_rate_factor
+from diffpolicy.training.speed import Speed, choose
 
 RECORD = {"what": "a test", "training": {"lr": 1e-2}}
 
@@ -42,7 +43,7 @@ def _train(run_dir, steps=12, **options):
     settings = {"steps": steps, "warmup_steps": 3, "log_every": 1, "checkpoint_every": 4, "evaluate_every": 4}
     settings |= {"evaluate_from": 0}
     settings |= options.pop("settings", {})
-    arguments = {"seed": 1, "record": RECORD, "progress": False} | options
+    arguments = {"seed": 1, "record": RECORD, "progress": False, "speed": "float32"} | options
     return train(_model(), _loss, _batch, TrainConfig(**settings), Path(run_dir), **arguments)
 
 
@@ -66,7 +67,7 @@ def test_resumed_equals_unbroken(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(
             _model(), _loss, interrupt, TrainConfig(steps=12, warmup_steps=3, checkpoint_every=4),
-            tmp_path / "broken", seed=1, record=RECORD, progress=False, resume=True,
+            tmp_path / "broken", seed=1, record=RECORD, progress=False, resume=True, speed="float32",
         )  # fmt: skip
     assert checkpoint.read(tmp_path / "broken" / "checkpoints" / "last").step == 4
     resumed = _train(tmp_path / "broken", resume=True)
@@ -227,9 +228,31 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert factors[10:] == sorted(factors[10:], reverse=True)
 
 
-def test_precision_is_chosen_once_and_kept(tmp_path):
-    chosen = resolve_precision("auto", torch.device("cpu"))
-    path = _train(tmp_path, steps=2)
-    assert json.loads((path / "checkpoint.json").read_text())["state"]["precision"] == chosen
-    with pytest.raises(ValueError, match="'half'"):
-        resolve_precision("half", torch.device("cpu"))
+def test_speed_is_chosen_once_kept_and_may_be_changed(tmp_path):
+    def speed_of(path):
+        return json.loads((path / "checkpoint.json").read_text())["state"]["speed"]
+
+    chosen = speed_of(_train(tmp_path, steps=4, max_minutes=0.0, speed="auto"))
+    assert Speed.parse(chosen).compiled == "", "compiling was to pay within four steps"
+    other = "float32" if chosen == "bfloat16" else "bfloat16"
+    assert speed_of(_train(tmp_path, steps=4, max_minutes=0.0, resume=True, speed="auto")) == chosen
+    assert speed_of(_train(tmp_path, steps=4, resume=True, speed=other)) == other
+    with pytest.raises(ValueError, match=r"float32\+blocks.*'half'"):
+        _train(tmp_path / "other", speed="half")
+    with pytest.raises(ValueError, match="has blocks"):
+        _train(tmp_path / "other", speed="float32+blocks")
+
+
+class _Blocks(nn.Linear):
+    def fuse(self):
+        self.fused = True
+
+
+@pytest.mark.parametrize(("seconds", "steps", "compiled"), [(0.02, 10, ""), (0.02, 100_000, "blocks")])
+def test_blocks_are_compiled_where_that_pays(seconds, steps, compiled):
+    model = nn.Sequential(_Blocks(2, 2))
+    chosen, why = choose(model, lambda autocast: time.sleep(seconds), torch.device("cpu"), steps)
+    assert chosen == Speed("float32", compiled), "bfloat16 is no faster here, and noise must not choose"
+    assert str(chosen) in why and f"{steps} steps" in why
+    chosen.prepare(model, torch.device("cpu"))
+    assert hasattr(model[0], "fused") == bool(compiled)
