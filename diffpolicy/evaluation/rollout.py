@@ -164,8 +164,8 @@ def _one_thread() -> Iterator[None]:
 
     How a matrix product is split between threads can change the last bit of its result: measured on networks of
     widths 256, 512, 1024 in blocks of 32 rows, 1 and 2 threads agree and 3 do not. Episodes must not depend on the
-    machine's cores, nor a worker's differ from those rolled out here. More threads would gain little: products are
-    small, and threads that wait for each other take many times longer where a core is busy with something else.
+    machine's cores, nor a worker's differ from those rolled out here. More cores are for more workers; threads of one
+    product wait for each other, which takes ten times as long where a core is busy with something else.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
