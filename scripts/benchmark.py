@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 from diffpolicy.evaluation.report import provenance, write_json
-from diffpolicy.scripts.benchmarks import env, latency, train_step
+from diffpolicy.scripts.benchmarks import env, evaluate, latency, train_step
 
-SUBJECTS = {"train_step": train_step, "latency": latency, "env": env}
+SUBJECTS = {"train_step": train_step, "latency": latency, "env": env, "evaluate": evaluate}
+ROUNDS = 9
 
 
 def main() -> None:
@@ -25,25 +26,28 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("subject", choices=SUBJECTS)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each (default 9)")
+    parser.add_argument("--rounds", type=int, help=f"turns of each (default {ROUNDS}, or what the subject says)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where to write the JSON")
     arguments = parser.parse_args()
-    if arguments.rounds < 1 or arguments.seed < 0:
+    subject = SUBJECTS[arguments.subject]
+    rounds = getattr(subject, "ROUNDS", ROUNDS) if arguments.rounds is None else arguments.rounds
+    if rounds < 1 or arguments.seed < 0:
         parser.error("--rounds is at least 1, --seed at least 0")
     if arguments.out and arguments.out.is_dir():
         parser.error(f"--out takes a file, and {arguments.out} is a folder")
     try:
-        found = SUBJECTS[arguments.subject].measure(arguments.rounds, arguments.seed)
+        found = subject.measure(rounds, arguments.seed)
     except ModuleNotFoundError as error:
         sys.exit(f'{error}; pip install "diffpolicy[benchmark]" brings what is compared with')
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        settings = {"subject": arguments.subject, "rounds": arguments.rounds, "seed": arguments.seed}
+        settings = {"subject": arguments.subject, "rounds": rounds, "seed": arguments.seed}
         write_json(arguments.out, {**found, "settings": settings, **provenance()})
     for case, row in found.items():
         shown = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["ratio"])
-        print(f"{arguments.subject} {case}: ratio {shown}")
+        spent = ", ".join(f"{who} {value:.3g} s" for who, value in row.get("seconds", {}).items())
+        print(f"{arguments.subject} {case}: ratio {shown}{spent and f' ({spent})'}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ class Config:
     checkpoint, out: a checkpoint's folder, and the folder for the results.
     episodes, seeds: how many, and "paper" or the first of consecutive seeds.
     solver, steps, grid, solver_options, action_horizon: of the policy; null keeps the training's.
-    envs, workers: environments side by side, processes that step them; neither changes a result.
+    envs: environments side by side, in each process.
+    workers: processes that the episodes are dealt out to; null is as many as pay on this machine, 0 none. Neither
+        this nor `envs` changes a result.
     videos: how many successes and how many failures to film.
     compare_to: another evaluation.json, for the paired difference.
     """
@@ -49,7 +51,7 @@ class Config:
     weights: str = "ema"
     device: str = "auto"
     envs: int = 64
-    workers: int = 0
+    workers: int | None = None
     videos: int = 3
     compare_to: str | None = None
     overwrite: bool = False
@@ -121,9 +123,7 @@ def _film(
     if not chosen:
         return []
     filming = environment(env["id"], env["options"], "rgb_array")
-    again = rollout(
-        policy, filming, [resets[i] for i in chosen], film=len(chosen), envs=len(chosen), workers=config.workers
-    )
+    again = rollout(policy, filming, [resets[i] for i in chosen], film=len(chosen))
     films = []
     for film in again:
         films.append((out / f"episode_{film.seed}.mp4", film.row()))

@@ -36,7 +36,9 @@ class Config:
     episodes: rollouts from as many starts, and again from one, the first demonstration's, where the expert then
         demonstrates as often.
     seeds: the first of consecutive seeds.
-    action_horizon: null keeps the training's. workers: processes that step the environments.
+    action_horizon: null keeps the training's.
+    workers: processes that the episodes are dealt out to; null is as many as pay on this machine, 0 none. It changes
+        no result.
     """
 
     checkpoint: str = MISSING
@@ -44,7 +46,7 @@ class Config:
     episodes: int = 500
     seeds: int = REPORT_SEED
     action_horizon: int | None = None
-    workers: int = 0
+    workers: int | None = None
     overwrite: bool = False
 
 
@@ -64,7 +66,7 @@ def run(config: Config) -> None:
     policy = load_policy(config.checkpoint, action_horizon=config.action_horizon, block=INFERENCE_BLOCK)
     out.mkdir(parents=True, exist_ok=True)
 
-    how = {"envs": 64, "workers": config.workers, "progress": True}
+    how = {"workers": config.workers, "progress": True}
     demonstrated = [env.way_taken(buffer["state"][part]) for part in buffer.episode_slices()]
     episodes = rollout(policy, environment(env_id, options), resets, **how)
     start = buffer["state"][0].tolist()

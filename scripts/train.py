@@ -29,7 +29,12 @@ from diffpolicy.training.logging import read_metrics
 
 @dataclass
 class Config:
-    """Everything a training run is made of; `evaluation_episodes` are validation rollouts, from seed 10000."""
+    """Everything a training run is made of.
+
+    evaluation_episodes: validation rollouts, from seed 10000.
+    evaluation_workers: processes that they are dealt out to; null is as many as pay on this machine, 0 none. It
+        changes no result.
+    """
 
     run_dir: str = MISSING
     seed: int = 0
@@ -39,7 +44,7 @@ class Config:
     max_minutes: float | None = None
     data_root: str | None = None
     evaluation_episodes: int = 50
-    evaluation_workers: int = 0
+    evaluation_workers: int | None = None
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -17,14 +17,17 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - began) / repeats
 
 
-def paired(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, repeats: int = 1) -> dict[str, Any]:
+def paired(
+    ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, repeats: int = 1, warm_up: int = 1
+) -> dict[str, Any]:
     """Seconds a call of both, and how many times faster ours is: the ratio of neighbouring turns.
 
     Args:
-        rounds: turns that count; one before them warms up.
+        rounds: turns that count.
         repeats: calls in a turn.
+        warm_up: turns before them; none where a turn takes minutes.
     """
-    turns = [(seconds(ours, repeats), seconds(theirs, repeats)) for _ in range(rounds + 1)][1:]
+    turns = [(seconds(ours, repeats), seconds(theirs, repeats)) for _ in range(warm_up + rounds)][warm_up:]
     mine, peers = zip(*turns, strict=True)
     return {"seconds": {"ours": float(np.median(mine)), "peer": float(np.median(peers))}, "ratio": ratio(peers, mine)}
 

@@ -1,6 +1,8 @@
 """The rollout loop: an episode does not depend on what ran beside it; and the statistics of its report."""
 
 import functools
+import os
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -9,8 +11,10 @@ import torch
 from scipy import stats
 
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.evaluation import bootstrap, compare, environment, episode_resets, rollout, summarize, wilson
+from diffpolicy.evaluation import bootstrap, compare, environment, episode_resets, rollout, shards, summarize, wilson
 from diffpolicy.policies import Policy, build_actor
+
+rollout_module = sys.modules[rollout.__module__]  # the package's name for it is the function
 
 
 @functools.cache
@@ -35,23 +39,33 @@ def _rows(episodes):
     return [episode.row() for episode in episodes]
 
 
-def test_episodes_do_not_depend_on_batch_or_processes():
+def test_episodes_do_not_depend_on_batch_processes_or_threads():
     resets = episode_resets(200_000, 50)
     base = _rows(rollout(_policy(), make_env, resets, envs=50))
     assert len({row["score"] for row in base}) > 5, "the episodes should differ"
+    assert [row["seed"] for row in base] == list(range(200_000, 200_050))
     assert all(row["steps"] == 50 or row["success"] for row in base)
-    for how in ({"envs": 1}, {"envs": 7}, {"envs": 50, "workers": 2}):
-        assert _rows(rollout(_policy(), make_env, resets, **how)) == base
-    assert _rows(rollout(_policy(), make_env, resets[10:20])) == base[10:20]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for how in ({"envs": 1}, {"envs": 7}, {"envs": 7, "workers": 3}):
+            assert _rows(rollout(_policy(), make_env, resets, **how)) == base
+        assert torch.get_num_threads() == 3, "put back"
+    finally:
+        torch.set_num_threads(threads)
+    for workers in (0, 1):
+        assert _rows(rollout(_policy(), make_env, resets[10:20], workers=workers)) == base[10:20]
 
 
 def test_film_and_score(tmp_path):
-    filmed, plain = (
-        rollout(_policy(), functools.partial(make_env, mode), episode_resets("paper", 3), film=film)
-        for mode, film in (("rgb_array", 1), (None, 0))
+    filmed, plain, sharded = (
+        rollout(_policy(), functools.partial(make_env, mode), episode_resets("paper", 3), film=film, workers=workers)
+        for mode, film, workers in (("rgb_array", 1, 0), (None, 0, 0), ("rgb_array", 2, 2))
     )
-    assert _rows(filmed) == _rows(plain)
+    assert _rows(filmed) == _rows(plain) == _rows(sharded)
     assert [len(episode.frames) for episode in filmed] == [51, 0, 0]
+    assert [len(episode.frames) for episode in sharded] == [51, 51, 0]
+    assert np.array_equal(filmed[0].frames, sharded[0].frames)
     assert filmed[0].frames[0].dtype == np.uint8 and filmed[0].frames[0].shape[2] == 3
     assert len(filmed[0].observations) == 51
     assert [row["seed"] for row in _rows(filmed)] == [100_000, 100_001, 100_002]
@@ -88,13 +102,48 @@ def test_resets_and_environments_are_checked():
 
 def _broken_env():
     env = make_env()
-    env.unwrapped.step = None
+    env.unwrapped.step = _fail
     return env
 
 
+def _fail(action):
+    raise gym.error.InvalidAction("the arm is off")
+
+
 def test_an_error_in_a_worker_is_raised_here():
-    with pytest.raises(TypeError):
+    with pytest.raises(gym.error.InvalidAction) as caught:
         rollout(_policy(), _broken_env, episode_resets(5, 2), workers=1)
+    assert str(caught.value) == "the arm is off" and "in _fail" in caught.value.__notes__[0]
+
+
+class _TornCable(OSError):
+    def __init__(self, cable, end):
+        super().__init__(f"{cable} is torn at the {end}")
+
+
+def test_an_error_that_cannot_be_sent_keeps_its_name_and_message():
+    sent = shards._portable(_TornCable("the blue cable", "plug"))
+    assert type(sent) is RuntimeError and str(sent) == "_TornCable: the blue cable is torn at the plug"
+
+
+def test_a_worker_that_dies_is_noticed():
+    with pytest.raises(RuntimeError, match=r"worker process 1 died \(exit code 7.*workers=0"):
+        rollout(_policy(), functools.partial(os._exit, 7), episode_resets(5, 2), workers=1)
+
+
+def test_what_cannot_go_to_a_worker_is_refused_before_any_starts():
+    with pytest.raises(ValueError, match=r"function of a module.*workers=0"):
+        rollout(_policy(), lambda: make_env(), episode_resets(5, 2), workers=1)
+
+
+def test_as_many_workers_as_pay(tmp_path, monkeypatch):
+    cores = shards.usable_cores(tmp_path / "none")
+    for text, expected in (("max 100000\n", cores), ("50000 100000\n", 1), ("100000000 100000\n", cores)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert shards.usable_cores(tmp_path / "cpu.max") == expected
+    monkeypatch.setattr(rollout_module, "usable_cores", lambda: 4)
+    chosen = [rollout_module._workers_that_pay(_policy(), episodes) for episodes in (1, 32, 33, 96, 500)]
+    assert chosen == [0, 0, 2, 3, 4]
 
 
 def test_wilson_is_scipys_and_covers():
