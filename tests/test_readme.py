@@ -40,7 +40,7 @@ def test_own_demonstrations_example_runs(tmp_path, monkeypatch):
 
 
 def test_every_python_block_compiles():
-    assert len([compile(block, "README", "exec") for block in _blocks("python")]) == 3
+    assert len([compile(block, "README", "exec") for block in _blocks("python")]) == 4
 
 
 def test_links_lead_somewhere():

@@ -136,6 +136,19 @@ def test_bad_arguments_are_refused_before_any_work(tmp_path, demonstrations, arg
     assert "Traceback" not in error and not (tmp_path / "RUN").exists()
 
 
+def test_a_policy_is_exported_and_runs_as_the_readme_says(trained, monkeypatch):
+    command = ("export-onnx", "checkpoint=RUN/checkpoints/best", "out=policy.onnx", "solver=ddim", "steps=2")
+    assert "largest difference between onnxruntime and torch: " in _run(*command, cwd=trained)
+    error = _run(*command, cwd=trained, ok=False)
+    assert "overwrite=true" in error and "Traceback" not in error
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in block]
+    monkeypatch.chdir(trained)
+    scope = {}
+    exec(code, scope)
+    assert scope["actions"].shape == (1, 8, 2) and np.isfinite(scope["actions"]).all()
+
+
 def test_help_lists_the_choices(tmp_path):
     text = _run("train", "--help", cwd=tmp_path)
     assert text.startswith("diffpolicy-train") and "Hydra" not in text
