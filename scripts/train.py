@@ -78,7 +78,8 @@ def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
         policy = Policy(averaged, windows.normalizer, **horizons, block=INFERENCE_BLOCK)
         make_env = environment(config.env.id, config.env.options)
         resets = ranks.deal(episode_resets(VALIDATION_SEED, config.evaluation_episodes))
-        episodes = rollout(policy, make_env, resets, workers=config.evaluation_workers) if resets else []
+        workers = config.evaluation_workers if ranks.world == 1 else 0  # the ranks are workers already
+        episodes = rollout(policy, make_env, resets, workers=workers) if resets else []
         found = ranks.collect([episode.row() for episode in episodes])
         return {name: value["mean"] for name, value in summarize(found).items()}
 
