@@ -7,10 +7,12 @@ It knows nothing of paths and policies. net.null(cond) is the unconditional cond
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
+import torch._inductor
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +20,15 @@ from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
 
 _TIMES = 1024  # different times whose FiLM is kept; a solver's grid has tens
+# For one row a product reads its matrix once: what counts is how it lies in memory and which kernel reads it, so both
+# are settled at compilation, and the graph is run without going back to Python.
+_ACTING = {
+    "freezing": True,
+    "cpp_wrapper": True,
+    "max_autotune": True,
+    "max_autotune_gemm_backends": "CPP,ATEN",
+    "autotune_num_choices_displayed": 0,
+}
 
 
 class ConvBlock(nn.Module):
@@ -59,33 +70,77 @@ class Level(nn.Module):
         return self.second(self.first(x, next(films)), next(films))
 
 
-class _FrozenFilms:
-    """The FiLM of all blocks as one product, whose part from the time is kept: a solver's grid comes again."""
+class _Trunk(nn.Module):
+    """(x, the FiLM of all blocks side by side) -> what the network makes of them."""
 
-    def __init__(self, time: nn.Module, films: Sequence[nn.Linear]) -> None:
-        self._time = time
-        features = time[-1].out_features
+    def __init__(self, net: ConditionalUnet1D, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self._net, self._sizes = net, list(sizes)
+
+    def forward(self, x: Tensor, films: Tensor) -> Tensor:
+        return self._net._trunk(x, iter(films.split(self._sizes, dim=-1)))
+
+
+class _Frozen:
+    """What a network prepared for acting keeps: the FiLM of all blocks as one product, and the rest compiled.
+
+    FiLM's part from the time is kept for every time, since a solver's grid comes again, and its part from the
+    condition until another condition comes, which is once a chunk.
+    """
+
+    def __init__(self, net: ConditionalUnet1D, rows: int | None) -> None:
+        films = [block.film for block in net._blocks]
+        features = net.time[-1].out_features
         weight = torch.cat([film.weight.detach() for film in films])
+        self._time, self._rows = net.time, rows
         self._bias = torch.cat([film.bias.detach() for film in films])
         self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
-        self._sizes = [film.out_features for film in films]
-        self._kept: dict[float, Tensor] = {}
+        self._times: dict[float, Tensor] = {}
+        self._cond: tuple[Tensor, Tensor] | None = None
+        self._trunk = _Trunk(net, [film.out_features for film in films])
+        self._compiled: dict[tuple[Any, ...], Callable[[Tensor, Tensor], Tensor]] = {}
 
-    def __call__(self, t: Tensor, cond: Tensor | None) -> Sequence[Tensor]:
-        films = self._part(t)
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        films = self._time_part(t)
         if cond is not None:
-            films = films + F.linear(F.mish(cond), self._of_cond)
-        return films.expand(len(t), -1).split(self._sizes, dim=-1)
+            films = films + self._cond_part(cond)
+        films = films.expand(len(t), -1).contiguous()
+        if len(x) != self._rows:
+            return self._trunk(x, films)
+        key = (x.shape, x.dtype, x.device)
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(torch.zeros_like(x), torch.zeros_like(films))
+        return self._compiled[key](x.contiguous(), films)
 
-    def _part(self, t: Tensor) -> Tensor:
-        if t.device.type != "cpu" or len(t) == 0 or t.stride(0):  # reading a GPU's time would wait for it
-            return F.linear(F.mish(self._time(t)), self._of_time, self._bias)
+    def _compile(self, x: Tensor, films: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        if x.device.type == "cuda":  # a CUDA graph; its output lies where the next one will, hence the copy
+            graphed = torch.compile(self._trunk, mode="reduce-overhead", dynamic=False)
+            return lambda x, films: graphed(x, films).clone()
+        # Compiled as a graph, not by torch.compile, whose checks in every call take as long as some of the layers.
+        with torch.inference_mode(False), torch.no_grad():
+            given = [x.clone(), films.clone()]
+            graph = torch.export.export(self._trunk, tuple(given)).module()
+            return torch._inductor.compile(graph, given, options=_ACTING)
+
+    def _time_part(self, t: Tensor) -> Tensor:
+        if t.device.type != "cpu" or len(t) == 0 or (len(t) > 1 and t.stride(0)):
+            return self._of(t)  # reading a GPU's time would wait for it
         at = float(t[0])  # one time for all rows, as the sampling loop gives it
-        if at not in self._kept:
-            if len(self._kept) == _TIMES:
-                self._kept.clear()
-            self._kept[at] = F.linear(F.mish(self._time(t[:1])), self._of_time, self._bias)
-        return self._kept[at]
+        if at not in self._times:
+            if len(self._times) == _TIMES:
+                self._times.clear()
+            self._times[at] = self._of(t[:1])
+        return self._times[at]
+
+    def _of(self, t: Tensor) -> Tensor:
+        return F.linear(F.mish(self._time(t)), self._of_time, self._bias)
+
+    def _cond_part(self, cond: Tensor) -> Tensor:
+        if cond.device.type != "cpu":  # comparing on a GPU would wait for it
+            return F.linear(F.mish(cond), self._of_cond)
+        if self._cond is None or not torch.equal(self._cond[0], cond):
+            self._cond = cond.clone(), F.linear(F.mish(cond), self._of_cond)
+        return self._cond[1]
 
 
 class ConditionalUnet1D(nn.Module):
@@ -140,7 +195,7 @@ class ConditionalUnet1D(nn.Module):
         self.head = ConvBlock(widths[0], widths[0], kernel, groups)
         self.out = nn.Linear(widths[0], dim)
         self._blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]  # as they are run
-        self._films: _FrozenFilms | None = None
+        self._frozen: _Frozen | None = None
 
     def fuse(self) -> None:
         """Run what stands between the matrix products as compiled passes: the same numbers up to rounding.
@@ -151,12 +206,16 @@ class ConditionalUnet1D(nn.Module):
             if isinstance(module, NormMish):
                 module.fused = True
 
-    def freeze(self) -> None:
+    def freeze(self, compile_rows: int | None = None) -> None:
         """Prepare for acting: the same numbers up to rounding, in fewer operations and without gradients.
 
         The weights are those of now: what is loaded, moved or trained later does not count.
+
+        Args:
+            compile_rows: also compile calls of so many rows: at the first one, which takes a minute or two (seconds
+                once the compiler has cached it). Calls of other sizes run uncompiled.
         """
-        self._films = _FrozenFilms(self.time, [block.film for block in self._blocks])
+        self._frozen = _Frozen(self, compile_rows)
 
     def null(self, cond: Tensor) -> Tensor:
         """The condition that stands for "none", (B, C): learned, when training drops conditions."""
@@ -167,13 +226,14 @@ class ConditionalUnet1D(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
         """(B, T, D), (B,), (B, C) -> (B, T, D)."""
         self._check(x, t, cond)
-        if self._films is None:
-            features = self.time(t)
-            features = F.mish(features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1))
-            films = (block.film(features) for block in self._blocks)
-        else:
-            films = iter(self._films(t, cond))
+        if self._frozen is not None:
+            return self._frozen(x, t, cond).to(t.dtype)
+        features = self.time(t)
+        features = F.mish(features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1))
+        return self._trunk(x, (block.film(features) for block in self._blocks)).to(t.dtype)
 
+    def _trunk(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
+        """All but the FiLM, whose values come block by block, in the order in which the blocks are run."""
         horizon = x.shape[1]
         missing = -horizon % self.stride
         if missing:
@@ -189,7 +249,7 @@ class ConditionalUnet1D(nn.Module):
         # after it, so the skip of the finest level, skips[0], is not used.
         for level, upsample in zip(self.up, self.upsample, strict=True):
             x = upsample(level(torch.cat([x, skips.pop()], dim=-1), films))
-        return self.out(self.head(x))[:, :horizon].to(t.dtype)
+        return self.out(self.head(x))[:, :horizon]
 
     def _check(self, x: Tensor, t: Tensor, cond: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[2] != self.dim:

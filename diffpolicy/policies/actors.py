@@ -55,11 +55,11 @@ class Actor(ABC, nn.Module):
         """
 
     @final
-    def freeze(self) -> None:
+    def freeze(self, compile_rows: int | None = None) -> None:
         """Prepare the network for acting, where it knows how to; see `ConditionalUnet1D.freeze`."""
         for child in self.children():
             if hasattr(child, "freeze"):
-                child.freeze()
+                child.freeze(compile_rows)
 
 
 @final

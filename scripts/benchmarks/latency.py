@@ -3,6 +3,7 @@ driven by diffusers' DDIM scheduler, at as many steps."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,7 +54,10 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
         actor = GenerativeActor(DIM, COND, HORIZON, net, {"name": "linear"}, "velocity").eval()
         peer = Conv1dUnet(DIM, COND, widths, time_features=features).eval()
         peer.copy_from(actor.net)
-        actor.freeze()
+        actor.freeze(compile_rows=1)
+        began = time.perf_counter()
+        _ours(actor, cond)()
+        compiling = time.perf_counter() - began
         for steps in STEPS:
             actor.configure(None, steps, None, None)
             ours = _ours(actor, cond)
@@ -61,5 +65,5 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
             chunks = [seconds(ours, 1) for _ in range(CHUNKS)]
             quantiles = {f"p{q}": float(np.percentile(chunks, q)) for q in (50, 95, 99)}
             rate = {"chunks_per_second": 1 / quantiles["p99"]}
-            found[f"{name}, steps {steps}"] = row | {"chunk_seconds": quantiles, **rate}
+            found[f"{name}, steps {steps}"] = row | {"chunk_seconds": quantiles, **rate, "compile_seconds": compiling}
     return found

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffpolicy.nets import MLP, ConditionalUnet1D, temporal
+from diffpolicy.nets import MLP, ConditionalUnet1D, temporal, unet1d
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
 from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
 
@@ -151,6 +151,25 @@ def test_frozen_it_gives_the_same_numbers(cond_dim):
     for t, expected in zip(times, before, strict=True):
         torch.testing.assert_close(net(x, t, cond), expected, rtol=0, atol=1e-12)
     assert list(net.state_dict()) == keys
+
+
+def test_compiled_for_acting_it_gives_the_same_numbers(monkeypatch):
+    monkeypatch.setitem(unet1d._ACTING, "max_autotune", False)  # the search for kernels takes half a minute
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8).requires_grad_(False)
+    x, t, cond = torch.randn(2, 8, 2), torch.rand(2), torch.randn(2, 5)
+    other = net(x, t, cond + 1)
+    both, first = net(x, t, cond), net(x[:1], t[:1], cond[:1])
+    net.freeze(compile_rows=1)
+    with torch.inference_mode():
+        found = net(x[:1], t[:1], cond[:1])
+    torch.testing.assert_close(found, first, rtol=0, atol=1e-5)
+    for row in (0, 1):  # another condition and another time, and no inference mode
+        torch.testing.assert_close(
+            net(x[row:][:1], t[row:][:1], cond[row:][:1] + 1), other[row:][:1], rtol=0, atol=1e-5
+        )
+    torch.testing.assert_close(net(x, t, cond), both, rtol=0, atol=1e-5)
+    assert len(net._frozen._compiled) == 1
 
 
 def test_the_peer_of_the_benchmarks_is_the_same_network():
