@@ -65,14 +65,21 @@ class WindowDataset:
                 f"the executed chunk must lie inside the window: obs_horizon − 1 + action_horizon = "
                 f"{obs_horizon - 1 + action_horizon} exceeds horizon={horizon}"
             )
-        self.obs_horizon = obs_horizon
+        self.horizon, self.obs_horizon = horizon, obs_horizon
         self._obs = torch.cat([_frames(buffer, key, device) for key in obs_keys], dim=1)
         self._action = _frames(buffer, action_key, device)
-        table = _frame_table(buffer, horizon, obs_horizon, action_horizon)
-        self._table = torch.from_numpy(table).to(device)
+        lengths = buffer.episode_lengths
+        counts = _window_counts(buffer, horizon, obs_horizon, action_horizon)
+        self._index = WindowIndex(np.cumsum(lengths) - lengths, lengths, counts, obs_horizon, device)
+        self._counts = counts
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._index)
+
+    @property
+    def window_counts(self) -> np.ndarray:
+        """(E,) int64, the number of windows of each episode; a copy."""
+        return self._counts.copy()
 
     @property
     def obs_dim(self) -> int:
@@ -90,7 +97,7 @@ class WindowDataset:
         Returns:
             `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device.
         """
-        frames = self._table[indices.to(self._table.device)]
+        frames = self._index.frames(indices, self.horizon)
         return {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}
 
     def all_obs(self) -> Tensor:
@@ -100,6 +107,55 @@ class WindowDataset:
     def all_actions(self) -> Tensor:
         """(N, A) float32: every frame's action once, without padding; what a normaliser is fitted on."""
         return self._action
+
+
+@final
+class WindowIndex:
+    """Which frames a window shows, from the ends of the episodes alone: a few numbers an episode, not a window.
+
+    Args:
+        firsts: (E,) the frame at which each episode begins, wherever the frames are kept.
+        lengths: (E,) its frames.
+        counts: (E,) its windows, each at least one.
+        obs_horizon: T_o; the first window of an episode begins T_o − 1 frames before it.
+        device: where frames are computed.
+    """
+
+    def __init__(
+        self,
+        firsts: np.ndarray,
+        lengths: np.ndarray,
+        counts: np.ndarray,
+        obs_horizon: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._n = int(counts.sum())
+        self._before = obs_horizon - 1
+        columns = (np.cumsum(counts), np.cumsum(counts) - counts, firsts, lengths - 1)
+        self._ends, self._starts, self._firsts, self._last = (
+            torch.from_numpy(np.ascontiguousarray(column, np.int64)).to(device) for column in columns
+        )
+
+    def __len__(self) -> int:
+        return self._n
+
+    def frames(self, windows: Tensor, count: int) -> Tensor:
+        """The first `count` frames of each window, (B,) -> (B, count) int64, clamped to the window's episode.
+
+        Raises:
+            IndexError: a window that does not exist.
+        """
+        if len(windows):
+            lowest, highest = int(windows.min()), int(windows.max())
+            if lowest < 0 or highest >= self._n:
+                raise IndexError(f"there are windows 0 to {self._n - 1}, not {lowest} to {highest}")
+        windows = windows.to(self._ends.device)
+        episode = torch.searchsorted(self._ends, windows, right=True)
+        places = (windows - self._starts[episode] - self._before)[:, None] + torch.arange(
+            count, device=windows.device
+        )
+        clamped = torch.minimum(places.clamp_min(0), self._last[episode][:, None])
+        return self._firsts[episode][:, None] + clamped
 
 
 def _frames(buffer: ReplayBuffer, key: str, device: str | torch.device) -> Tensor:
@@ -113,22 +169,18 @@ def _frames(buffer: ReplayBuffer, key: str, device: str | torch.device) -> Tenso
     return torch.from_numpy(flat).to(device)
 
 
-def _frame_table(buffer: ReplayBuffer, horizon: int, obs_horizon: int, action_horizon: int) -> np.ndarray:
-    """(W, T_p) int64: for each window the frame each of its places shows, clamped to its episode."""
+def _window_counts(buffer: ReplayBuffer, horizon: int, obs_horizon: int, action_horizon: int) -> np.ndarray:
+    """(E,) int64: the windows of each episode."""
     lengths = buffer.episode_lengths
-    starts_per_episode = lengths - horizon + (obs_horizon - 1) + (action_horizon - 1) + 1
-    if (starts_per_episode < 1).any():
-        short = int(np.argmax(starts_per_episode < 1))
+    counts = lengths - horizon + (obs_horizon - 1) + (action_horizon - 1) + 1
+    if (counts < 1).any():
+        short = int(np.argmax(counts < 1))
         raise ValueError(
             f"episode {buffer.episode_numbers[short]} is too short: it has {lengths[short]} frames, and a "
             f"window of horizon={horizon}, obs_horizon={obs_horizon}, action_horizon={action_horizon} needs "
             f"{horizon - obs_horizon - action_horizon + 2}; leave the episode out or shorten the horizon"
         )
-    tables = []
-    for length, first, count in zip(lengths, np.cumsum(lengths) - lengths, starts_per_episode, strict=True):
-        frames = np.arange(count)[:, None] - (obs_horizon - 1) + np.arange(horizon)
-        tables.append(first + frames.clip(0, length - 1))
-    return np.concatenate(tables)
+    return counts
 
 
 def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
