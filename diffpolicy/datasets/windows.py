@@ -10,6 +10,7 @@ repeated) and T_a − 1 after (the last frame is repeated), as in Diffusion Poli
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import final
 
@@ -232,3 +233,69 @@ class BatchSampler:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, epoch_permutation(self.n, self.seed, epoch)
         return self._order
+
+
+@final
+class PoolSampler:
+    """The batches of a training run by step number, as `BatchSampler`, in an order for data that is read in runs.
+
+    An epoch permutes the runs, deals them into pools of equally many, and permutes the samples of each pool. A pool
+    is known by its key, (epoch, its number in the epoch).
+
+    Args:
+        runs: (R + 1,) int64: run i holds the samples runs[i] to runs[i + 1] - 1, at least one.
+        batch_size: of all processes together.
+        seed: of the order.
+        pool: how many runs make a pool, at most.
+    """
+
+    def __init__(self, runs: np.ndarray, batch_size: int, seed: int, pool: int) -> None:
+        if batch_size < 1 or seed < 0 or pool < 1:
+            raise ValueError(f"expected batch_size ≥ 1, seed ≥ 0 and pool ≥ 1, got {batch_size=}, {seed=}, {pool=}")
+        self.batch_size, self.seed, self.pool = batch_size, seed, pool
+        self._runs = runs
+        self._n = int(runs[-1])
+        # Caches, not states: a step needs the pool of the step before, or the one after it.
+        self._epoch = functools.lru_cache(2)(self._draw_epoch)
+        self._pool = functools.lru_cache(2)(self._draw_pool)
+
+    def __getitem__(self, step: int) -> Tensor:
+        """The samples of the step, shape (batch_size,), int64, CPU."""
+        return torch.cat([samples for _, samples in self.parts(step)])
+
+    def parts(self, step: int) -> list[tuple[tuple[int, int], Tensor]]:
+        """The same in pieces, with the pool of each."""
+        if step < 0:
+            raise IndexError(f"steps count from 0, got {step}")
+        place, end = step * self.batch_size, (step + 1) * self.batch_size
+        parts = []
+        while place < end:
+            epoch, within = divmod(place, self._n)
+            _, ends = self._epoch(epoch)
+            key = (epoch, int(np.searchsorted(ends, within, side="right")))
+            first, samples = self.samples(key)
+            parts.append((key, samples[place - first : end - first]))
+            place += len(parts[-1][1])
+        return parts
+
+    def samples(self, key: tuple[int, int]) -> tuple[int, Tensor]:
+        """The place of a pool's first sample in the endless row, and all its samples in their order."""
+        return self._pool(*key)
+
+    def after(self, key: tuple[int, int]) -> tuple[int, int]:
+        """The pool that follows."""
+        epoch, number = key
+        return (epoch, number + 1) if number + 1 < len(self._epoch(epoch)[1]) else (epoch + 1, 0)
+
+    def _draw_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The runs of each pool, and the place in the epoch at which it ends."""
+        order = np.random.default_rng([self.seed, epoch, 0]).permutation(len(self._runs) - 1)
+        pools = np.array_split(order, -(-len(order) // self.pool))
+        return pools, np.cumsum([np.diff(self._runs)[runs].sum() for runs in pools])
+
+    def _draw_pool(self, epoch: int, number: int) -> tuple[int, Tensor]:
+        pools, ends = self._epoch(epoch)
+        samples = np.concatenate([np.arange(self._runs[run], self._runs[run + 1]) for run in pools[number]])
+        # number + 1: the epoch's own order has 0
+        samples = np.random.default_rng([self.seed, epoch, number + 1]).permutation(samples)
+        return epoch * self._n + int(ends[number]) - len(samples), torch.from_numpy(samples)
