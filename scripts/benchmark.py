@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from diffpolicy.evaluation.report import provenance, write_json
-from diffpolicy.scripts.benchmarks import env, latency, train_step
+from diffpolicy.scripts.benchmarks import env, latency, loader, train_step
 
-SUBJECTS = {"train_step": train_step, "latency": latency, "env": env}
+SUBJECTS = {"train_step": train_step, "latency": latency, "env": env, "loader": loader}
 
 
 def main() -> None:

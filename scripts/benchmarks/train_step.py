@@ -16,7 +16,7 @@ from diffpolicy.generative.paths import LinearPath
 from diffpolicy.nets import ConditionalUnet1D
 from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
 from diffpolicy.scripts.benchmarks.paired import paired
-from diffpolicy.training.loop import ema_update, resolve_precision
+from diffpolicy.training.loop import Batch, Loss, ema_update, resolve_precision
 
 DIM, COND, HORIZON, BATCH = 2, 40, 16, 256
 CASES = {"64/128/256": (64, 128, 256), "256/512/1024": (256, 512, 1024)}
@@ -25,7 +25,12 @@ CASES = {"64/128/256": (64, 128, 256), "256/512/1024": (256, 512, 1024)}
 def _step(net: nn.Module, precision: str) -> Callable[[], None]:
     torch.manual_seed(0)
     batch = {"data": torch.randn(BATCH, HORIZON, DIM), "cond": torch.randn(BATCH, COND)}
-    generator, loss = torch.Generator().manual_seed(0), DenoisingObjective(LinearPath(), "velocity")
+    return optimisation(net, DenoisingObjective(LinearPath(), "velocity"), batch, precision)
+
+
+def optimisation(net: nn.Module, loss: Loss, batch: Batch, precision: str) -> Callable[[], None]:
+    """One step of the training loop as a call, always on the same batch."""
+    generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     average = AveragedModel(net, multi_avg_fn=ema_update(0.75, 0.9999))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
