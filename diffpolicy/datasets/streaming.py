@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class ImageWindows:
     Args:
         buffer: the numbers of the recording, or of some of its episodes in their order (`ReplayBuffer.subset`).
         path: the recording, see `ReplayBuffer.open`.
-        image_keys: its arrays of images, one for each camera, (N, H, W, C): uint8, or any dtype that holds whole
+        cameras: name in a batch -> array in the recording, images (N, H, W, C): uint8, or any dtype that holds whole
             numbers from 0 to 255, as the published float32.
         obs_keys, action_key, horizon, obs_horizon, action_horizon: as of `WindowDataset`.
 
@@ -59,23 +59,25 @@ class ImageWindows:
         self,
         buffer: ReplayBuffer,
         path: str | os.PathLike[str],
-        image_keys: Sequence[str],
+        cameras: Mapping[str, str],
         obs_keys: Sequence[str],
         action_key: str,
         horizon: int,
         obs_horizon: int,
         action_horizon: int,
     ) -> None:
-        if isinstance(image_keys, str) or not image_keys or len(set(image_keys)) < len(image_keys):
-            raise ValueError(f"image_keys must be a list of at least one name, each once; got {image_keys!r}")
-        if taken := [key for key in image_keys if key in _NUMBERS]:
-            raise ValueError(f"an array of images cannot be called {taken[0]!r}: batches hold the numbers there")
+        if not cameras or any(name in _NUMBERS for name in cameras):
+            raise ValueError(
+                f"cameras must name at least one array of images, and none {' or '.join(_NUMBERS)}, where a batch "
+                f"has its numbers; got {dict(cameras)}"
+            )
         self._numbers = WindowDataset(buffer, obs_keys, action_key, horizon, obs_horizon, action_horizon)
         self._archive = ZarrArchive(path)
         try:
             ends = self._archive.read(ENDS).astype(np.int64)
             firsts = _episodes_on_disk(buffer, ends, self._archive.path)
-            self._images = {key: self._open(key, ends) for key in image_keys}
+            self._images = {name: self._open(key, ends) for name, key in cameras.items()}
+            self._keys = dict(cameras)
         except BaseException:
             self._archive.close()
             raise
@@ -114,8 +116,8 @@ class ImageWindows:
 
     @property
     def image_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """(H, W, C) of each array of images, by name."""
-        return {key: array.shape[1:] for key, array in self._images.items()}
+        """(H, W, C) of each camera's images, by its name in a batch."""
+        return {name: array.shape[1:] for name, array in self._images.items()}
 
     @property
     def obs_horizon(self) -> int:
@@ -191,7 +193,8 @@ class ImageWindows:
             ValueError: damaged images; names the recording, the array, and the file or the frames.
         """
         found = {}
-        for key, array in self._images.items():
+        for name, array in self._images.items():
+            key = self._keys[name]
             images = np.empty((len(frames), *array.shape[1:]), np.uint8)
             rows = array.chunks[0]
             for begin, end in _pieces(frames // rows, slab_rows(array, _PIECE_BYTES) // rows):
@@ -205,7 +208,7 @@ class ImageWindows:
                 except ValueError as error:
                     raise ValueError(f"{self._archive.path}: {error}") from error
                 np.take(piece, frames[begin:end] - start, axis=0, out=images[begin:end], mode="clip")
-            found[key] = torch.from_numpy(images)
+            found[name] = torch.from_numpy(images)
         return Frames(frames, found)
 
 

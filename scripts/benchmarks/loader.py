@@ -66,7 +66,9 @@ def _write(path: Path, frames: int, seed: int) -> None:
 
 
 def _windows(path: Path) -> ImageWindows:
-    return ImageWindows(ReplayBuffer.open(path, ["state", "action"]), path, ["img"], ["state"], "action", *HORIZONS)
+    return ImageWindows(
+        ReplayBuffer.open(path, ["state", "action"]), path, {"image": "img"}, ["state"], "action", *HORIZONS
+    )
 
 
 def _peak(path: Path) -> dict[str, float]:
@@ -110,7 +112,7 @@ class _ImageLearner(nn.Module):
         self.objective = DenoisingObjective(LinearPath(), "velocity")
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        cond = torch.cat([self.encoder(batch["img"]), batch["obs"].flatten(1)], dim=1)
+        cond = torch.cat([self.encoder(batch["image"]), batch["obs"].flatten(1)], dim=1)
         return self.objective(self.net, {"data": batch["action"], "cond": cond}, generator)
 
 

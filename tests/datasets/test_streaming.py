@@ -14,10 +14,11 @@ import torch
 import zarr
 
 from diffpolicy.datasets import streaming
+from diffpolicy.datasets.build import DatasetConfig, StreamConfig, load_windows, open_batches
 from diffpolicy.datasets.recorder import EpisodeRecorder
-from diffpolicy.datasets.replay_buffer import ReplayBuffer
+from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
 from diffpolicy.datasets.streaming import ImageWindows, WindowStream
-from diffpolicy.datasets.windows import PoolSampler, WindowDataset
+from diffpolicy.datasets.windows import BatchSampler, PoolSampler, WindowDataset
 
 LENGTHS = (31, 9, 54, 17, 40, 23, 60, 12, 8, 46)  # 300 frames
 T_P, T_O, T_A = 8, 3, 4
@@ -48,7 +49,7 @@ def write(path, chunk=7, dtype=np.uint8, lengths=LENGTHS, **options):
 def open_windows(path, keys=KEYS, episodes=None):
     buffer = ReplayBuffer.open(path)
     buffer = buffer if episodes is None else buffer.subset(episodes)
-    return ImageWindows(buffer, path, keys, ["agent"], "action", *HORIZONS)
+    return ImageWindows(buffer, path, {key: key for key in keys}, ["agent"], "action", *HORIZONS)
 
 
 class Oracle:
@@ -144,10 +145,10 @@ def test_a_recording_that_was_cut_off(tmp_path):
     for file, content in two.items():
         file.write_bytes(content)
     buffer = ReplayBuffer.open(tmp_path / "r")
-    with ImageWindows(buffer, tmp_path / "r", ["cam"], ["x"], "x", *HORIZONS) as windows:
+    with ImageWindows(buffer, tmp_path / "r", {"eye": "cam"}, ["x"], "x", *HORIZONS) as windows:
         assert buffer.n_episodes == 3
         cam = ReplayBuffer.open(tmp_path / "r", ["cam"])["cam"]
-        last = windows.batch(torch.tensor([len(windows) - 1]))["cam"][0]
+        last = windows.batch(torch.tensor([len(windows) - 1]))["eye"][0]
         np.testing.assert_array_equal(last[0], cam[60 - T_P + T_A - 1])
 
 
@@ -231,6 +232,8 @@ def test_no_more_than_two_pools_are_alive(path, monkeypatch):
         sizes = []
         for step in [*range(30), 3, 90, 91, 0]:
             stream[step]
+            if step % 2:  # the training takes its time
+                stream._ahead.future.result()
             sizes.append(sum(images.nbytes for images in stream._now[1].images.values()))
         assert max(counts) == 2 and len(counts) > 15
         assert 0.5 * stream.pool_bytes < max(sizes) <= stream.pool_bytes
@@ -375,19 +378,17 @@ with contextlib.closing(stream) if {closing} else contextlib.nullcontext():
 def test_what_makes_no_windows(path, tmp_path):
     buffer = ReplayBuffer.open(path)
 
-    def build(part=buffer, keys=KEYS, obs=("agent",), where=path):
-        return ImageWindows(part, where, keys, obs, "action", *HORIZONS)
+    def build(part=buffer, key="front", name="eye", where=path):
+        return ImageWindows(part, where, {name: key}, ["agent"], "action", *HORIZONS)
 
-    with pytest.raises(ValueError, match=r"image_keys must be a list.*'front'"):
-        build(keys="front")
-    with pytest.raises(ValueError, match=r"each once; got \['front', 'front'\]"):
-        build(keys=["front", "front"])
-    with pytest.raises(ValueError, match=r"cannot be called 'obs'"):
-        build(keys=["obs"])
+    with pytest.raises(ValueError, match=r"at least one array of images.*got \{\}"):
+        ImageWindows(buffer, path, {}, ["agent"], "action", *HORIZONS)
+    with pytest.raises(ValueError, match=r"none obs or action.*got \{'obs': 'front'\}"):
+        build(name="obs")
     with pytest.raises(KeyError, match=r"'fornt'.*Did you mean 'front'"):
-        build(keys=["fornt"])
+        build(key="fornt")
     with pytest.raises(ValueError, match=r"'agent' of .* has shape \(300, 2\).*Name arrays of numbers in obs_keys"):
-        build(keys=["agent"])
+        build(key="agent")
     with pytest.raises(FileNotFoundError):
         build(where=tmp_path / "nowhere")
     for part in (buffer.subset([3, 1]), buffer.joined(buffer)):
@@ -422,3 +423,52 @@ def test_what_makes_no_stream(path, settings, message):
 def test_steps_count_from_0(path):
     with open_windows(path) as windows, WindowStream(windows, 20, 0) as stream, pytest.raises(IndexError, match="-1"):
         stream[-1]
+
+
+# --- from a config
+
+
+def config(path, **settings):
+    return DatasetConfig(name="zarr", path=str(path), obs_keys=["agent"], image_keys=list(KEYS), **settings)
+
+
+def test_a_config_that_names_images_streams(path):
+    windows = load_windows(config(path, episodes=6, validation=0.2, stream=StreamConfig(2, 1, 50)), *HORIZONS)
+    assert isinstance(windows.train, ImageWindows) and isinstance(windows.validation, ImageWindows)
+    chosen, held_out = select_episodes(len(LENGTHS), 6, validation=0.2)
+    with open_batches(windows, 20, 3, StreamConfig(2, 1, 50)) as batch_at:
+        indices = PoolSampler(windows.train.runs(1), 20, 3, 2)[4]
+        assert_equal(batch_at(4), Oracle(path, chosen).batch(indices))
+    some = torch.arange(10)
+    assert_equal(windows.validation.batch(some), Oracle(path, held_out).batch(some))
+    agent = ReplayBuffer.open(path).subset(chosen)["agent"]
+    scaled = windows.normalizer.normalize("obs", torch.from_numpy(agent).float())
+    assert scaled.min() == -1 and scaled.max() == 1
+    with (
+        pytest.raises(ValueError, match=r"memory allows 0\.001 MiB"),
+        open_batches(windows, 20, 3, StreamConfig(memory=0.001)),
+    ):
+        pass
+
+
+def test_a_config_without_images_stays_in_memory(path):
+    plain = DatasetConfig(name="zarr", path=str(path), obs_keys=["agent"])
+    windows = load_windows(plain, *HORIZONS)
+    assert isinstance(windows.train, WindowDataset)
+    with open_batches(windows, 20, 3, plain.stream) as batch_at:
+        assert_equal(batch_at(4), windows.train.batch(BatchSampler(len(windows.train), 20, 3)[4]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"name": "detour", "obs_keys": ["state"], "image_keys": ["img"]},
+            r"image_keys=\['img'\].*dataset\.name=zarr",
+        ),
+        ({"name": "expert_pusht", "obs": "pixels"}, r"as corners or state, not as 'pixels'"),
+    ],
+)
+def test_images_that_are_not_there(settings, message):
+    with pytest.raises(ValueError, match=message):
+        load_windows(DatasetConfig(**settings), *HORIZONS)
