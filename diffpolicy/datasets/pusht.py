@@ -42,7 +42,7 @@ def load_pusht(
             `keypoints`: `obs` (N, 20), the data set's nine points on the block, x and y each, then the agent;
             `corners`: `obs` (N, 18), the block's eight corners in the order of `CORNERS`, then the agent;
             `state`: `obs` (N, 5), agent x, agent y, block x, block y, block angle;
-            `agent`: `obs` (N, 2), its position alone, to stand beside images that stay on disk;
+            `agent`: `agent` (N, 2), its position alone, to stand beside images that stay on disk;
             `pixels`: `image` (N, 96, 96, 3) uint8 RGB and `agent` (N, 2).
         root: the data root (see `downloads.data_root`).
         mirrored: the demonstrations as seen in a mirror, see `mirror`.
@@ -98,7 +98,7 @@ def _observed(seen: Mapping[str, np.ndarray], obs: str) -> dict[str, np.ndarray]
     if obs == "pixels":
         return {"image": seen["img"], "agent": agent}
     if obs in ("state", "agent"):
-        return {"obs": state if obs == "state" else agent}
+        return {"obs": state} if obs == "state" else {"agent": agent}
     points = seen["keypoint"] if obs == "keypoints" else block_corners(state[:, 2:])
     return {"obs": np.concatenate([points.reshape(len(points), -1), agent], axis=1)}
 

@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
+from diffpolicy.policies.observations import stack
 from diffpolicy.policies.policy import ActionQueue, Policy
 
 PAPER_SEEDS = range(100_000, 100_050)
@@ -254,7 +255,7 @@ def rollout(
             if not running:
                 break
             active = sorted(running)
-            actions = queue.act(np.stack([obs[slot] for slot in active]), active)
+            actions = queue.act(stack([obs[slot] for slot in active]), active)
             outcomes = simulators.step(dict(zip(active, actions, strict=True)))
             for slot, (after, reward, done, outcome, frame) in outcomes.items():
                 episode = episodes[running[slot]]

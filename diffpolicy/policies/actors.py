@@ -5,6 +5,8 @@ An actor works in normalised units and knows nothing of robots, observations' me
     loss(batch, generator) -> (B,)        batch: "data" (B, T_p, A) and "cond" (B, C)
     act(cond, generators)  -> (B, T_p, A) one generator per row, so that a row does not depend on its batch
 
+With cameras (`vision.VisionActor`) batch and cond are mappings that hold "cond" and the cameras' pictures.
+
 `calls` is the number of network calls the last `act` made.
 """
 
@@ -42,7 +44,7 @@ class Actor(ABC, nn.Module):
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor: ...
 
     @abstractmethod
-    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
+    def act(self, cond: Tensor | Mapping[str, Tensor], generators: Sequence[torch.Generator]) -> Tensor: ...
 
     @abstractmethod
     def configure(
@@ -53,6 +55,11 @@ class Actor(ABC, nn.Module):
         Raises:
             ValueError: what this actor cannot use, naming what it can.
         """
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the networks: an actor itself is never called as one."""
+        for child in self.children():
+            child.compile(*args, **kwargs)
 
     @final
     def freeze(self) -> None:

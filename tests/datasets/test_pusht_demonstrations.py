@@ -56,7 +56,7 @@ def test_images_have_the_published_form(published):
     np.testing.assert_array_equal(first, first.astype(np.uint8))
 
 
-@pytest.mark.parametrize(("obs", "size"), [("keypoints", 20), ("corners", 18), ("state", 5), ("agent", 2)])
+@pytest.mark.parametrize(("obs", "size"), [("keypoints", 20), ("corners", 18), ("state", 5)])
 def test_observations(published, obs, size):
     buffer = load_pusht(obs)
     raw = ReplayBuffer.open(published)
@@ -175,9 +175,11 @@ def test_pixels(tmp_path, monkeypatch):
     np.testing.assert_array_equal(buffer["image"], data["img"])
     np.testing.assert_array_equal(buffer["agent"], data["state"][:, :2])
     with pytest.raises(ValueError, match=r"mirror=false, as task=pusht_pixels"):
-        load_windows(DatasetConfig(obs="pixels", mirror=True), 3, 1, 2, str(tmp_path))
+        load_windows(DatasetConfig(obs="pixels", obs_keys=["agent"], mirror=True), 3, 1, 2, str(tmp_path))
     checked.clear()
-    windows = load_windows(DatasetConfig(obs="pixels", validation=0), 3, 1, 2, str(tmp_path)).train
+    windows = load_windows(
+        DatasetConfig(obs="pixels", obs_keys=["agent"], validation=0), 3, 1, 2, str(tmp_path)
+    ).train
     assert sorted(checked) == ["data/action", "data/img", "data/state", "meta/episode_ends"]
     assert windows.image_shapes == {"image": (96, 96, 3)} and windows.obs_dim == 2
     batch = windows.batch(torch.arange(len(windows)))
