@@ -17,6 +17,9 @@ REGISTRY: dict[str, dict[str, str]] = {
     "net": {
         "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
     },
+    "encoder": {
+        "image": "diffpolicy.nets.vision:ImageEncoder",
+    },
     "path": {
         "linear": "diffpolicy.generative.paths:LinearPath",
         "cosine": "diffpolicy.generative.paths:CosinePath",

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffpolicy.registry import near
 
-_GROUPS = ("task", "method", "net")
+_GROUPS = ("task", "method", "net", "encoder")
 _OPEN = ("env.options", "method.path", "method.solver_options", "dataset.normalize", "solver_options")
 
 

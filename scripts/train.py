@@ -8,19 +8,23 @@ With several processes: torchrun --nproc-per-node 2 scripts/train.py …
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from omegaconf import MISSING
 
-from diffpolicy.datasets.build import DatasetConfig, load_windows
-from diffpolicy.datasets.windows import BatchSampler, WindowDataset
+from diffpolicy.datasets.build import DatasetConfig, load_windows, open_batches
+from diffpolicy.datasets.streaming import ImageWindows
+from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.evaluation import EnvConfig, environment, episode_resets, rollout, summarize
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_EPISODES, VALIDATION_SEED
-from diffpolicy.policies import Policy, PolicyConfig, build_actor
+from diffpolicy.policies import Policy, PolicyConfig, build_actor, observed_by
 from diffpolicy.scripts._hydra import command
 from diffpolicy.training import TrainConfig, train
 from diffpolicy.training.distributed import Ranks, process_group
@@ -50,6 +54,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     method: dict[str, Any] = field(default_factory=dict)
     net: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
     training: TrainConfig = field(default_factory=TrainConfig)
 
 
@@ -63,19 +68,19 @@ def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
     windows = load_windows(config.dataset, **horizons, data_root=config.data_root, device=device)
     torch.manual_seed(config.seed)
     record = dataclasses.asdict(config)
+    cameras = windows.train.image_shapes if isinstance(windows.train, ImageWindows) else {}
+    if cameras:
+        record["cameras"] = {name: list(shape) for name, shape in cameras.items()}
     if config.env.id:
-        _check_fit(config, windows.train)
+        _check_fit(config, windows.train, cameras)
     actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim)
-    sampler = BatchSampler(len(windows.train), config.training.batch_size, config.seed, device)
-    rows = ranks.rows(config.training.batch_size)
 
-    def batch(source: WindowDataset, indices: torch.Tensor) -> dict[str, torch.Tensor]:
-        raw = source.batch(indices)
-        normalized = {key: windows.normalizer.normalize(key, value) for key, value in raw.items()}
-        return {"data": normalized["action"], "cond": normalized["obs"].flatten(1)}
+    def batch(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        obs, action = (windows.normalizer.normalize(key, raw[key]) for key in ("obs", "action"))
+        return {"data": action, "cond": obs.flatten(1), **{name: raw[name] for name in cameras}}
 
     def evaluate(averaged: Any, step: int) -> dict[str, float]:
-        policy = Policy(averaged, windows.normalizer, **horizons, block=INFERENCE_BLOCK)
+        policy = Policy(averaged, windows.normalizer, **horizons, block=INFERENCE_BLOCK, cameras=observed_by(record))
         make_env = environment(config.env.id, config.env.options)
         resets = ranks.deal(episode_resets(VALIDATION_SEED, config.evaluation_episodes))
         workers = config.evaluation_workers if ranks.world == 1 else 0  # the ranks are workers already
@@ -90,30 +95,36 @@ def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
             f"parameters, on {ranks.world} × {device.type}, into {config.run_dir}"
         )
     run_dir = Path(config.run_dir)
-    last = train(
-        actor,
-        lambda model, samples, generator: model.loss(samples, generator),
-        lambda step: batch(windows.train, sampler[step][rows]),
-        config.training,
-        run_dir,
-        seed=config.seed,
-        record=record,
-        extras={"normalizer": windows.normalizer.to_tensors()},
-        validation=held_out and (lambda: batch(held_out, torch.arange(min(len(held_out), 1024), device=device))),
-        evaluate=evaluate if config.env.id else None,
-        device=device,
-        speed=config.speed,
-        ranks=ranks,
-        resume=config.resume,
-        max_minutes=config.max_minutes,
-    )
+    some = torch.arange(min(len(held_out), 128 if cameras else 1024), device=device) if held_out else None
+    share = (ranks.rank, ranks.world)
+    ranks.rows(config.training.batch_size)  # refused here, before anything is opened
+    with open_batches(
+        windows, config.training.batch_size, config.seed, config.dataset.stream, share, device
+    ) as batch_at:
+        last = train(
+            actor,
+            lambda model, samples, generator: model.loss(samples, generator),
+            lambda step: batch(batch_at(step)),
+            config.training,
+            run_dir,
+            seed=config.seed,
+            record=record,
+            extras={"normalizer": windows.normalizer.to_tensors()},
+            validation=held_out and (lambda: batch(held_out.batch(some))),
+            evaluate=evaluate if config.env.id else None,
+            device=device,
+            speed=config.speed,
+            ranks=ranks,
+            resume=config.resume,
+            max_minutes=config.max_minutes,
+        )
     if ranks.writes:
         draw_training(run_dir / "training.png", read_metrics(run_dir / "metrics.jsonl"))
         best = last.parent / "best"
         print(f"trained: {best if best.exists() else last}")
 
 
-def _check_fit(config: Config, windows: WindowDataset) -> None:
+def _check_fit(config: Config, windows: WindowDataset | ImageWindows, cameras: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse an environment that shows or takes other numbers than the demonstrations, before any training."""
     if not 1 <= config.evaluation_episodes <= VALIDATION_EPISODES:
         raise ValueError(
@@ -121,12 +132,21 @@ def _check_fit(config: Config, windows: WindowDataset) -> None:
             f"given {config.evaluation_episodes}; env.id=null rolls nothing out"
         )
     env = environment(config.env.id, config.env.options)()
-    shapes = (env.observation_space.shape, env.action_space.shape)
+    space, action_shape = env.observation_space, env.action_space.shape
     env.close()
-    if shapes != ((windows.obs_dim,), (windows.action_dim,)):
+    shown = {name: part.shape for name, part in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
+    expected: Any = (windows.obs_dim,)
+    if cameras:
+        expected = {**cameras, ", ".join(config.dataset.obs_keys): expected}
+        numbers = [shown.get(key) for key in config.dataset.obs_keys] if isinstance(shown, dict) else [None]
+        pictures = {name: shown.get(name) for name in cameras} if isinstance(shown, dict) else {}
+        fits = None not in numbers and sum(map(math.prod, numbers)) == windows.obs_dim and pictures == cameras
+    else:
+        fits = shown == expected
+    if not fits or action_shape != (windows.action_dim,):
         raise ValueError(
-            f"the demonstrations have observations of {windows.obs_dim} and actions of {windows.action_dim} numbers, "
-            f"and {config.env.id} with {config.env.options} has {shapes[0]} and {shapes[1]}: let dataset.obs and "
+            f"the demonstrations have observations {expected} and actions of {windows.action_dim} numbers, and "
+            f"{config.env.id} with {config.env.options} has {shown} and {action_shape}: let dataset.obs and "
             "env.options.obs_mode agree, or roll nothing out with env.id=null"
         )
 

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.datasets.pusht import load_expert_pusht, load_pusht
+from diffpolicy.datasets.pusht import load_expert_pusht, load_pusht, pusht_images
 from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
 from diffpolicy.datasets.shipped import SHIPPED, open_shipped
-from diffpolicy.datasets.windows import WindowDataset
+from diffpolicy.datasets.streaming import ImageWindows, WindowStream
+from diffpolicy.datasets.windows import BatchSampler, WindowDataset
 
 _SHIPPED = tuple(name for name in SHIPPED if name != "pusht")
+
+
+@dataclass
+class StreamConfig:
+    """How images are read while training, see `WindowStream`: `memory` in MiB bounds what they take."""
+
+    pool: int = 16
+    run: int = 256
+    memory: float = 1024
 
 
 @dataclass
@@ -22,8 +36,11 @@ class DatasetConfig:
     Args:
         name: "pusht", the human Push-T demonstrations; "expert_pusht", the expert's, "pushblocks" or "detour", which
             ship with the package; or "zarr", one's own replay buffer at `path`.
-        obs: of Push-T: "keypoints" (the human ones only), "corners" or "state".
+        obs: of Push-T: "keypoints" (the human ones only), "corners", "state", or "pixels" (the human ones only): the
+            agent's position, and images "image" that stay on disk.
         path, obs_keys, action_key: where one's own is, and which arrays make up observation and action.
+        image_keys: which arrays of one's own are images; they stay on disk.
+        stream: how images are read.
         episodes: how many training episodes, drawn with `seed`; None takes all.
         validation: share of the episodes held out for the validation loss.
         mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`.
@@ -35,6 +52,8 @@ class DatasetConfig:
     path: str | None = None
     obs_keys: list[str] = field(default_factory=lambda: ["obs"])
     action_key: str = "action"
+    image_keys: list[str] = field(default_factory=list)
+    stream: StreamConfig = field(default_factory=StreamConfig)
     episodes: int | None = None
     seed: int = 42
     validation: float = 0.05
@@ -46,22 +65,20 @@ class DatasetConfig:
 class Windows:
     """Training and validation windows, and the normaliser fitted on the training episodes."""
 
-    train: WindowDataset
-    validation: WindowDataset | None
+    train: WindowDataset | ImageWindows
+    validation: WindowDataset | ImageWindows | None
     normalizer: Normalizer
 
 
 def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: bool = False) -> ReplayBuffer:
-    """The demonstrations a config names, or their mirror images.
+    """The demonstrations a config names, or their mirror images: the numbers, without images.
 
     Raises:
         ValueError: an unknown name, no path for one's own, or mirror images of other than Push-T.
         FileNotFoundError and others: as `load_pusht` and `ReplayBuffer.open`.
     """
     if config.name == "pusht":
-        if config.obs == "pixels":
-            raise ValueError("training takes observations in numbers: dataset.obs is keypoints, corners or state")
-        return load_pusht(config.obs, data_root, mirrored)
+        return load_pusht("agent" if config.obs == "pixels" else config.obs, data_root, mirrored)
     if config.name == "expert_pusht":
         return load_expert_pusht(config.obs, mirrored)
     if config.name not in ("zarr", *_SHIPPED):
@@ -92,8 +109,11 @@ def load_windows(
     buffer = load_buffer(config, data_root)
     chosen, held_out = select_episodes(buffer.n_episodes, config.episodes, config.seed, config.validation)
 
-    def windows(part: ReplayBuffer) -> WindowDataset:
-        return WindowDataset(part, config.obs_keys, config.action_key, horizon, obs_horizon, action_horizon, device)
+    keys = (config.obs_keys, config.action_key, horizon, obs_horizon, action_horizon)
+    path, cameras = _images(config, data_root)
+
+    def windows(part: ReplayBuffer) -> WindowDataset | ImageWindows:
+        return ImageWindows(part, path, cameras, *keys) if path else WindowDataset(part, *keys, device)
 
     training = buffer.subset(chosen)
     if config.mirror:
@@ -103,3 +123,46 @@ def load_windows(
     return Windows(
         train, windows(buffer.subset(held_out)) if len(held_out) else None, Normalizer.fit(frames, config.normalize)
     )
+
+
+@contextmanager
+def open_batches(
+    windows: Windows,
+    batch_size: int,
+    seed: int,
+    stream: StreamConfig,
+    share: tuple[int, int] = (0, 1),
+    device: str | torch.device = "cpu",
+) -> Iterator[Callable[[int], dict[str, Tensor]]]:
+    """The training batches by step number, see `BatchSampler` and `WindowStream`.
+
+    Args:
+        share: (rank, world), whose rows of every batch are wanted.
+        device: where the windows live, if they live in memory.
+
+    Raises:
+        ValueError: as these two.
+    """
+    if isinstance(windows.train, ImageWindows):
+        with WindowStream(windows.train, batch_size, seed, stream.pool, stream.run, stream.memory, share) as batches:
+            yield batches.__getitem__
+    else:
+        sampler, (rank, world) = BatchSampler(len(windows.train), batch_size, seed, device), share
+        rows = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        yield lambda step: windows.train.batch(sampler[step][rows])
+
+
+def _images(config: DatasetConfig, data_root: str | None) -> tuple[str | Path | None, dict[str, str]]:
+    """The recording that holds the images a config names, and which, by their names in a batch; or none."""
+    if config.name == "pusht" and config.obs == "pixels":
+        if config.mirror:
+            raise ValueError(
+                "images are not mirrored as they stream: dataset.mirror=false, as task=pusht_pixels has it"
+            )
+        return pusht_images(data_root), {"image": "img"}
+    if config.image_keys and config.name != "zarr":
+        raise ValueError(
+            f"dataset.image_keys={config.image_keys} name images of one's own (dataset.name=zarr); those of Push-T "
+            "come with dataset.obs=pixels, and the other demonstrations have none"
+        )
+    return (config.path, {key: key for key in config.image_keys}) if config.image_keys else (None, {})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from diffpolicy.datasets.downloads import PUSHT, check_digest, resolve
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
 from diffpolicy.datasets.shipped import open_shipped
-from diffpolicy.datasets.zarr_layout import ENDS, unknown
+from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive, unknown
 
 CORNERS = np.array(
     [(-60, 0), (60, 0), (60, 30), (15, 30), (15, 120), (-15, 120), (-15, 30), (-60, 30)], dtype=np.float64
@@ -21,8 +22,10 @@ _READ = {
     "keypoints": ("keypoint", "state", "action"),
     "corners": ("state", "action"),
     "state": ("state", "action"),
+    "agent": ("state", "action"),
     "pixels": ("img", "state", "action"),
 }
+_CURE = f"move it away to have {PUSHT.url} downloaded, or open your own data with ReplayBuffer.open"
 _WORLD = 512.0  # px, the side of the square world
 _DIGEST_FRAMES = 1024  # images are hashed as float32, that is at four times their size: so many at a time
 
@@ -39,6 +42,7 @@ def load_pusht(
             `keypoints`: `obs` (N, 20), the data set's nine points on the block, x and y each, then the agent;
             `corners`: `obs` (N, 18), the block's eight corners in the order of `CORNERS`, then the agent;
             `state`: `obs` (N, 5), agent x, agent y, block x, block y, block angle;
+            `agent`: `agent` (N, 2), its position alone, to stand beside images that stay on disk;
             `pixels`: `image` (N, 96, 96, 3) uint8 RGB and `agent` (N, 2).
         root: the data root (see `downloads.data_root`).
         mirrored: the demonstrations as seen in a mirror, see `mirror`.
@@ -52,14 +56,26 @@ def load_pusht(
         raise ValueError(unknown("kind of observation", obs, _READ))
     path = resolve("pusht", root)
     raw = ReplayBuffer.open(path, keys=_READ[obs])
-    cure = f"move it away to have {PUSHT.url} downloaded, or open your own data with ReplayBuffer.open"
     for key in _READ[obs]:
-        check_digest(PUSHT, f"data/{key}", _pieces(raw[key]), str(path), cure)
-    check_digest(PUSHT, ENDS, [raw.episode_ends], str(path), cure)
+        check_digest(PUSHT, f"data/{key}", _pieces(raw[key]), str(path), _CURE)
+    check_digest(PUSHT, ENDS, [raw.episode_ends], str(path), _CURE)
 
     seen = {key: raw[key] for key in _READ[obs]}
     seen = mirror(seen) if mirrored else seen
     return ReplayBuffer({**_observed(seen, obs), "action": seen["action"]}, raw.episode_ends, raw.attrs)
+
+
+def pusht_images(root: str | os.PathLike[str] | None = None) -> Path:
+    """Where the recording lies whose array `img` holds the images, float32; downloaded if the data root lacks it.
+
+    Raises:
+        ValueError: images that are not the published ones: they are compared with their digest, piece by piece.
+        OSError: see `downloads.resolve`.
+    """
+    path = resolve("pusht", root)
+    with ZarrArchive(path) as archive:
+        check_digest(PUSHT, "data/img", archive.slabs("data/img"), str(path), _CURE)
+    return path
 
 
 def load_expert_pusht(obs: str = "corners", mirrored: bool = False) -> ReplayBuffer:
@@ -81,8 +97,8 @@ def _observed(seen: Mapping[str, np.ndarray], obs: str) -> dict[str, np.ndarray]
     agent = state[:, :2]
     if obs == "pixels":
         return {"image": seen["img"], "agent": agent}
-    if obs == "state":
-        return {"obs": state}
+    if obs in ("state", "agent"):
+        return {"obs": state} if obs == "state" else {"agent": agent}
     points = seen["keypoint"] if obs == "keypoints" else block_corners(state[:, 2:])
     return {"obs": np.concatenate([points.reshape(len(points), -1), agent], axis=1)}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive, unknown, write_archive
 
-_IMAGE_NDIM = 4  # (frames, height, width, channels)
+IMAGE_NDIM = 4  # (frames, height, width, channels)
 
 
 @final
@@ -113,15 +113,15 @@ class ReplayBuffer:
                 ends = _checked_ends(archive.read(ENDS))
                 shapes = {n: archive.shape(f"data/{n}") for n in (known if keys is None else keys)}
                 if keys is None:
-                    shapes = {n: shape for n, shape in shapes.items() if len(shape) != _IMAGE_NDIM}
+                    shapes = {n: shape for n, shape in shapes.items() if len(shape) != IMAGE_NDIM}
                 if not shapes:
                     raise ValueError(f"nothing to read but images; name those wanted in keys, of: {known}")
                 data = {}
                 for name, shape in shapes.items():
                     # A recording that was cut off may hold frames of an episode that does not count yet.
                     counted = min(shape[0], int(ends[-1])) if shape and archive.is_recording() else None
-                    _check_length(name, (counted, *shape[1:]) if counted else shape, ends)
-                    is_image = len(shape) == _IMAGE_NDIM
+                    check_length(name, (counted, *shape[1:]) if counted else shape, ends)
+                    is_image = len(shape) == IMAGE_NDIM
                     values = _read_images(archive, name, shape) if is_image else archive.read(f"data/{name}")
                     data[name] = values[:counted]
                 return cls(data, ends, archive.attrs())
@@ -278,7 +278,8 @@ def _checked_ends(ends: np.ndarray) -> np.ndarray:
     return ends
 
 
-def _check_length(name: str, shape: tuple[int, ...], ends: np.ndarray) -> None:
+def check_length(name: str, shape: tuple[int, ...], ends: np.ndarray) -> None:
+    """Refuses an array whose frames are not those that the episodes' `ends` count, with a ValueError."""
     if not shape or math.prod(shape[1:]) == 0:
         raise ValueError(f"{name!r} has shape {shape}; expected (frames, ...) with at least one number a frame")
     if shape[0] < ends[-1]:
@@ -299,8 +300,8 @@ def _check_array(name: str, values: np.ndarray, ends: np.ndarray) -> None:
         raise ValueError(f"an array's name must be a plain word, got {name!r}")
     if values.dtype.kind not in "biuf":
         raise TypeError(f"{name!r} has dtype {values.dtype}; expected real numbers or booleans")
-    _check_length(name, values.shape, ends)
-    if values.ndim == _IMAGE_NDIM:
+    check_length(name, values.shape, ends)
+    if values.ndim == IMAGE_NDIM:
         if values.dtype != np.uint8:
             raise TypeError(
                 f"{name!r} has shape {values.shape}, that is images, and dtype {values.dtype}; images are "
@@ -321,15 +322,26 @@ def _read_images(archive: ZarrArchive, name: str, shape: tuple[int, ...]) -> np.
     images = np.empty(shape, np.uint8)
     done = 0
     for slab in archive.slabs(f"data/{name}"):
-        part = images[done : done + len(slab)]
-        with np.errstate(invalid="ignore"):  # NaN is caught by the comparison below
-            part[...] = slab.astype(np.uint8)
-        if slab.dtype != np.uint8 and not np.array_equal(part, slab):
-            frame = done + int(np.argwhere(part != slab)[0, 0])
-            raise ValueError(
-                f"{name!r} has four dimensions and is read as images, but frame {frame} holds values that "
-                "are not whole numbers from 0 to 255; store images as uint8 and other arrays with fewer "
-                "dimensions"
-            )
+        images[done : done + len(slab)] = as_images(slab, name, done)
         done += len(slab)
+    return images
+
+
+def as_images(frames: np.ndarray, name: str, first: int) -> np.ndarray:
+    """Frames (n, H, W, C) of any dtype as uint8; `name` and the number of the `first` are for the message.
+
+    Raises:
+        ValueError: values that uint8 does not hold, which are no images; names the frame.
+    """
+    if frames.dtype == np.uint8:
+        return frames
+    with np.errstate(invalid="ignore"):  # NaN is caught by the comparison below
+        images = frames.astype(np.uint8)
+    if not np.array_equal(images, frames):
+        frame = first + int(np.argwhere(images != frames)[0, 0])
+        raise ValueError(
+            f"{name!r} has four dimensions and is read as images, but frame {frame} holds values that "
+            "are not whole numbers from 0 to 255; store images as uint8 and other arrays with fewer "
+            "dimensions"
+        )
     return images

@@ -10,6 +10,7 @@ repeated) and T_a − 1 after (the last frame is repeated), as in Diffusion Poli
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import final
 
@@ -65,14 +66,21 @@ class WindowDataset:
                 f"the executed chunk must lie inside the window: obs_horizon − 1 + action_horizon = "
                 f"{obs_horizon - 1 + action_horizon} exceeds horizon={horizon}"
             )
-        self.obs_horizon = obs_horizon
+        self.horizon, self.obs_horizon = horizon, obs_horizon
         self._obs = torch.cat([_frames(buffer, key, device) for key in obs_keys], dim=1)
         self._action = _frames(buffer, action_key, device)
-        table = _frame_table(buffer, horizon, obs_horizon, action_horizon)
-        self._table = torch.from_numpy(table).to(device)
+        lengths = buffer.episode_lengths
+        counts = _window_counts(buffer, horizon, obs_horizon, action_horizon)
+        self._index = WindowIndex(np.cumsum(lengths) - lengths, lengths, counts, obs_horizon, device)
+        self._counts = counts
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._index)
+
+    @property
+    def window_counts(self) -> np.ndarray:
+        """(E,) int64, the number of windows of each episode; a copy."""
+        return self._counts.copy()
 
     @property
     def obs_dim(self) -> int:
@@ -90,7 +98,7 @@ class WindowDataset:
         Returns:
             `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device.
         """
-        frames = self._table[indices.to(self._table.device)]
+        frames = self._index.frames(indices, self.horizon)
         return {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}
 
     def all_obs(self) -> Tensor:
@@ -100,6 +108,55 @@ class WindowDataset:
     def all_actions(self) -> Tensor:
         """(N, A) float32: every frame's action once, without padding; what a normaliser is fitted on."""
         return self._action
+
+
+@final
+class WindowIndex:
+    """Which frames a window shows, from the ends of the episodes alone: a few numbers an episode, not a window.
+
+    Args:
+        firsts: (E,) the frame at which each episode begins, wherever the frames are kept.
+        lengths: (E,) its frames.
+        counts: (E,) its windows, each at least one.
+        obs_horizon: T_o; the first window of an episode begins T_o − 1 frames before it.
+        device: where frames are computed.
+    """
+
+    def __init__(
+        self,
+        firsts: np.ndarray,
+        lengths: np.ndarray,
+        counts: np.ndarray,
+        obs_horizon: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._n = int(counts.sum())
+        self._before = obs_horizon - 1
+        columns = (np.cumsum(counts), np.cumsum(counts) - counts, firsts, lengths - 1)
+        self._ends, self._starts, self._firsts, self._last = (
+            torch.from_numpy(np.ascontiguousarray(column, np.int64)).to(device) for column in columns
+        )
+
+    def __len__(self) -> int:
+        return self._n
+
+    def frames(self, windows: Tensor, count: int) -> Tensor:
+        """The first `count` frames of each window, (B,) -> (B, count) int64, clamped to the window's episode.
+
+        Raises:
+            IndexError: a window that does not exist.
+        """
+        if len(windows):
+            lowest, highest = int(windows.min()), int(windows.max())
+            if lowest < 0 or highest >= self._n:
+                raise IndexError(f"there are windows 0 to {self._n - 1}, not {lowest} to {highest}")
+        windows = windows.to(self._ends.device)
+        episode = torch.searchsorted(self._ends, windows, right=True)
+        places = (windows - self._starts[episode] - self._before)[:, None] + torch.arange(
+            count, device=windows.device
+        )
+        clamped = torch.minimum(places.clamp_min(0), self._last[episode][:, None])
+        return self._firsts[episode][:, None] + clamped
 
 
 def _frames(buffer: ReplayBuffer, key: str, device: str | torch.device) -> Tensor:
@@ -113,22 +170,18 @@ def _frames(buffer: ReplayBuffer, key: str, device: str | torch.device) -> Tenso
     return torch.from_numpy(flat).to(device)
 
 
-def _frame_table(buffer: ReplayBuffer, horizon: int, obs_horizon: int, action_horizon: int) -> np.ndarray:
-    """(W, T_p) int64: for each window the frame each of its places shows, clamped to its episode."""
+def _window_counts(buffer: ReplayBuffer, horizon: int, obs_horizon: int, action_horizon: int) -> np.ndarray:
+    """(E,) int64: the windows of each episode."""
     lengths = buffer.episode_lengths
-    starts_per_episode = lengths - horizon + (obs_horizon - 1) + (action_horizon - 1) + 1
-    if (starts_per_episode < 1).any():
-        short = int(np.argmax(starts_per_episode < 1))
+    counts = lengths - horizon + (obs_horizon - 1) + (action_horizon - 1) + 1
+    if (counts < 1).any():
+        short = int(np.argmax(counts < 1))
         raise ValueError(
             f"episode {buffer.episode_numbers[short]} is too short: it has {lengths[short]} frames, and a "
             f"window of horizon={horizon}, obs_horizon={obs_horizon}, action_horizon={action_horizon} needs "
             f"{horizon - obs_horizon - action_horizon + 2}; leave the episode out or shorten the horizon"
         )
-    tables = []
-    for length, first, count in zip(lengths, np.cumsum(lengths) - lengths, starts_per_episode, strict=True):
-        frames = np.arange(count)[:, None] - (obs_horizon - 1) + np.arange(horizon)
-        tables.append(first + frames.clip(0, length - 1))
-    return np.concatenate(tables)
+    return counts
 
 
 def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
@@ -182,3 +235,69 @@ class BatchSampler:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, epoch_permutation(self.n, self.seed, epoch).to(self.device)
         return self._order
+
+
+@final
+class PoolSampler:
+    """The batches of a training run by step number, as `BatchSampler`, in an order for data that is read in runs.
+
+    An epoch permutes the runs, deals them into pools of equally many, and permutes the samples of each pool. A pool
+    is known by its key, (epoch, its number in the epoch).
+
+    Args:
+        runs: (R + 1,) int64: run i holds the samples runs[i] to runs[i + 1] - 1, at least one.
+        batch_size: of all processes together.
+        seed: of the order.
+        pool: how many runs make a pool, at most.
+    """
+
+    def __init__(self, runs: np.ndarray, batch_size: int, seed: int, pool: int) -> None:
+        if batch_size < 1 or seed < 0 or pool < 1:
+            raise ValueError(f"expected batch_size ≥ 1, seed ≥ 0 and pool ≥ 1, got {batch_size=}, {seed=}, {pool=}")
+        self.batch_size, self.seed, self.pool = batch_size, seed, pool
+        self._runs = runs
+        self._n = int(runs[-1])
+        # Caches, not states: a step needs the pool of the step before, or the one after it.
+        self._epoch = functools.lru_cache(2)(self._draw_epoch)
+        self._pool = functools.lru_cache(2)(self._draw_pool)
+
+    def __getitem__(self, step: int) -> Tensor:
+        """The samples of the step, shape (batch_size,), int64, CPU."""
+        return torch.cat([samples for _, samples in self.parts(step)])
+
+    def parts(self, step: int) -> list[tuple[tuple[int, int], Tensor]]:
+        """The same in pieces, with the pool of each."""
+        if step < 0:
+            raise IndexError(f"steps count from 0, got {step}")
+        place, end = step * self.batch_size, (step + 1) * self.batch_size
+        parts = []
+        while place < end:
+            epoch, within = divmod(place, self._n)
+            _, ends = self._epoch(epoch)
+            key = (epoch, int(np.searchsorted(ends, within, side="right")))
+            first, samples = self.samples(key)
+            parts.append((key, samples[place - first : end - first]))
+            place += len(parts[-1][1])
+        return parts
+
+    def samples(self, key: tuple[int, int]) -> tuple[int, Tensor]:
+        """The place of a pool's first sample in the endless row, and all its samples in their order."""
+        return self._pool(*key)
+
+    def after(self, key: tuple[int, int]) -> tuple[int, int]:
+        """The pool that follows."""
+        epoch, number = key
+        return (epoch, number + 1) if number + 1 < len(self._epoch(epoch)[1]) else (epoch + 1, 0)
+
+    def _draw_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The runs of each pool, and the place in the epoch at which it ends."""
+        order = np.random.default_rng([self.seed, epoch, 0]).permutation(len(self._runs) - 1)
+        pools = np.array_split(order, -(-len(order) // self.pool))
+        return pools, np.cumsum([np.diff(self._runs)[runs].sum() for runs in pools])
+
+    def _draw_pool(self, epoch: int, number: int) -> tuple[int, Tensor]:
+        pools, ends = self._epoch(epoch)
+        samples = np.concatenate([np.arange(self._runs[run], self._runs[run + 1]) for run in pools[number]])
+        # number + 1: the epoch's own order has 0
+        samples = np.random.default_rng([self.seed, epoch, number + 1]).permutation(samples)
+        return epoch * self._n + int(ends[number]) - len(samples), torch.from_numpy(samples)

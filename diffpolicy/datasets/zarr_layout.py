@@ -167,34 +167,49 @@ class ZarrArchive:
     def slabs(self, name: str) -> Iterator[np.ndarray]:
         """The array in pieces of consecutive frames, some tens of MB each, so that images fit in memory."""
         array = self.array(name)
-        rows = array.chunks[0]
-        frame_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
-        return self._slabs(name, array, max(1, _SLAB_BYTES // max(1, rows * frame_bytes)) * rows)
+        return self._slabs(name, array, slab_rows(array, _SLAB_BYTES))
+
+    def frames(self, name: str, array: zarr.Array, start: int, stop: int) -> np.ndarray:
+        """Frames of an array that `array` opened, maybe long ago, decoded together: memory for all of them.
+
+        Raises:
+            ValueError: their chunks cannot be decoded, or have gone or changed since the array was opened; the
+                message names the array, and the file or the frames.
+        """
+        if self._zip is None:
+            for _, file in _chunk_files(name, array, start, stop):
+                size = (self.path / file).stat().st_size if (self.path / file).is_file() else "no"
+                if size != self._sizes[file]:
+                    raise ValueError(
+                        f"{name} of {self.path}: the chunk file {file} had {self._sizes[file]} bytes when the data "
+                        f"set was opened and now has {size}; leave a data set alone while it is read, and copy "
+                        "it again"
+                    )
+        return self._decoded(name, array, start, stop)
 
     def _slabs(self, name: str, array: zarr.Array, rows: int) -> Iterator[np.ndarray]:
         for start in range(0, array.shape[0], rows):
-            stop = min(start + rows, array.shape[0])
-            try:
-                yield np.asarray(array[start:stop])
-            except Exception as error:
-                raise ValueError(
-                    f"{name} of {self.path} cannot be decoded in frames {start} to {stop - 1} ({error}): a "
-                    "chunk file is truncated or damaged; download or copy the data set again"
-                ) from error
+            yield self._decoded(name, array, start, min(start + rows, array.shape[0]))
+
+    def _decoded(self, name: str, array: zarr.Array, start: int, stop: int) -> np.ndarray:
+        try:
+            return np.asarray(array[start:stop])
+        except Exception as error:
+            raise ValueError(
+                f"{name} of {self.path} cannot be decoded in frames {start} to {stop - 1} ({error}): a "
+                "chunk file is truncated or damaged; download or copy the data set again"
+            ) from error
 
     def _check_chunks(self, name: str, array: zarr.Array, metadata: Mapping[str, Any]) -> None:
-        # In a sharded array the files are the shards; each holds a checksummed index of its own chunks.
-        shape = array.shards or array.chunks
-        grid = [-(-n // c) for n, c in zip(array.shape, shape, strict=True)]
-        total = math.prod(grid)
         files: list[str] = []
-        for index in range(total):  # ends at the first missing one, so that an absurd shape costs nothing
-            at = tuple(map(int, np.unravel_index(index, grid)))
-            files.append(f"{name}/{array.metadata.encode_chunk_key(at)}")
-            if files[-1] in self._sizes:
+        for first, file in _chunk_files(name, array, 0, array.shape[0]):
+            # ends at the first missing one, so that an absurd shape costs nothing
+            files.append(file)
+            if file in self._sizes:
                 continue
+            shape = _file_shape(array)
+            total = math.prod(-(-n // c) for n, c in zip(array.shape, shape, strict=True))
             present = sum(f.startswith(f"{name}/") and not f.endswith(_NO_CHUNK) for f in self._sizes)
-            first = at[0] * shape[0]
             last = min(first + shape[0], array.shape[0]) - 1
             raise ValueError(
                 f"{name} of {self.path}: of {total} chunk files {present} are there, the first missing one "
@@ -255,6 +270,27 @@ class ZarrArchive:
             f"{', '.join(found[:8]) or 'nothing'}. Expected the groups data/ and meta/ of the Diffusion "
             "Policy layout"
         )
+
+
+def slab_rows(array: zarr.Array, size: int) -> int:
+    """As many frames as `size` bytes hold, in whole chunks, and at least one chunk."""
+    chunk_bytes = array.chunks[0] * math.prod(array.shape[1:]) * array.dtype.itemsize
+    return max(1, size // max(1, chunk_bytes)) * array.chunks[0]
+
+
+def _file_shape(array: zarr.Array) -> tuple[int, ...]:
+    # In a sharded array the files are the shards; each holds a checksummed index of its own chunks.
+    return array.shards or array.chunks
+
+
+def _chunk_files(name: str, array: zarr.Array, start: int, stop: int) -> Iterator[tuple[int, str]]:
+    """The files that hold frames start to stop - 1, each with its first frame, in the order of the frames."""
+    shape = _file_shape(array)
+    grid = [-(-n // c) for n, c in zip(array.shape, shape, strict=True)]
+    a_row = math.prod(grid[1:])
+    for index in range(start // shape[0] * a_row, -(-stop // shape[0]) * a_row):
+        at = tuple(map(int, np.unravel_index(index, grid)))
+        yield at[0] * shape[0], f"{name}/{array.metadata.encode_chunk_key(at)}"
 
 
 def write_archive(

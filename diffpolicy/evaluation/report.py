@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from diffpolicy.evaluation.metrics import summarize
 from diffpolicy.evaluation.rollout import Episode
+from diffpolicy.policies.observations import stack
 from diffpolicy.policies.policy import Policy
 
 _PACKAGES = ("diffpolicy", "torch", "numpy", "gymnasium", "pymunk", "zarr")
@@ -79,9 +80,9 @@ def draw_fan(path: Path, policy: Policy, episode: Episode, moments: int = 4, sam
     colors = matplotlib.colormaps["plasma"](np.linspace(0, 0.9, policy.action_horizon))
     for axes, k in zip(figure.subplots(1, moments, squeeze=False)[0], picked, strict=True):
         past = [max(0, k - i) for i in reversed(range(policy.obs_horizon))]
-        history = np.stack([episode.observations[i] for i in past])
+        history = stack([episode.observations[i] for i in past])
         policy.reset(range(samples), [episode.seed + i for i in range(samples)])
-        chunks = policy.predict(np.repeat(history[None], samples, axis=0))
+        chunks = policy.predict(stack([history] * samples))
         axes.imshow(episode.frames[k], extent=(0, _SCENE, _SCENE, 0))
         axes.plot(*chunks.transpose(2, 1, 0), color="black", linewidth=0.4, alpha=0.35)
         for step in range(policy.action_horizon):

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from diffpolicy.evaluation.shards import Tick, run_shards, usable_cores
+from diffpolicy.policies.observations import stack
 from diffpolicy.policies.policy import ActionQueue, Policy
 
 PAPER_SEEDS = range(100_000, 100_050)
@@ -187,9 +188,9 @@ def _roll(
     running: dict[int, int] = {}  # slot -> number of its episode
     obs: dict[int, np.ndarray] = {}
     clock = 0
-    with ExitStack() as stack:
-        stack.enter_context(_one_thread())
-        slots = [stack.enter_context(closing(make_env())) for _ in range(min(envs, len(resets)))]
+    with ExitStack() as opened:
+        opened.enter_context(_one_thread())
+        slots = [opened.enter_context(closing(make_env())) for _ in range(min(envs, len(resets)))]
         while True:
             # New episodes begin only where a chunk begins, so that all slots ask for chunks at the same steps.
             if not running or clock % policy.action_horizon == 0:
@@ -206,7 +207,7 @@ def _roll(
             if not running:
                 return episodes, policy.actor.calls
             active = sorted(running)
-            actions = queue.act(np.stack([obs[slot] for slot in active]), active)
+            actions = queue.act(stack([obs[slot] for slot in active]), active)
             for slot, action in zip(active, actions, strict=True):
                 episode = episodes[running[slot]]
                 obs[slot], reward, terminated, truncated, info = slots[slot].step(action)

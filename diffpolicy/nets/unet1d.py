@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch._inductor
@@ -88,39 +87,34 @@ class _Frozen:
     condition until another condition comes, which is once a chunk.
     """
 
-    def __init__(self, net: ConditionalUnet1D, rows: int | None) -> None:
+    def __init__(self, net: ConditionalUnet1D, compiled: tuple[int, int, int] | None) -> None:
         films = [block.film for block in net._blocks]
         features = net.time[-1].out_features
         weight = torch.cat([film.weight.detach() for film in films])
-        self._time, self._rows = net.time, rows
+        self._time, self._shape = net.time, compiled
         self._bias = torch.cat([film.bias.detach() for film in films])
         self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
+        self._trunk = _Trunk(net, [film.out_features for film in films])
         self._times: dict[float, Tensor] = {}
         self._cond: tuple[Tensor, Tensor] | None = None
-        self._trunk = _Trunk(net, [film.out_features for film in films])
-        self._compiled: dict[tuple[Any, ...], Callable[[Tensor, Tensor], Tensor]] = {}
+        if compiled is not None:
+            self._compiled = self._compile(weight.new_zeros(compiled), weight.new_zeros((compiled[0], len(weight))))
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         films = self._time_part(t)
         if cond is not None:
             films = films + self._cond_part(cond)
         films = films.expand(len(t), -1).contiguous()
-        if len(x) != self._rows:
-            return self._trunk(x, films)
-        key = (x.shape, x.dtype, x.device)
-        if key not in self._compiled:
-            self._compiled[key] = self._compile(torch.zeros_like(x), torch.zeros_like(films))
-        return self._compiled[key](x.contiguous(), films)
+        return self._compiled(x.contiguous(), films) if x.shape == self._shape else self._trunk(x, films)
 
     def _compile(self, x: Tensor, films: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         if x.device.type == "cuda":  # a CUDA graph; its output lies where the next one will, hence the copy
             graphed = torch.compile(self._trunk, mode="reduce-overhead", dynamic=False)
             return lambda x, films: graphed(x, films).clone()
         # Compiled as a graph, not by torch.compile, whose checks in every call take as long as some of the layers.
-        with torch.inference_mode(False), torch.no_grad():
-            given = [x.clone(), films.clone()]
-            graph = torch.export.export(self._trunk, tuple(given)).module()
-            return torch._inductor.compile(graph, given, options=_ACTING)
+        with torch.no_grad():
+            graph = torch.export.export(self._trunk, (x, films)).module()
+            return torch._inductor.compile(graph, [x, films], options=_ACTING)
 
     def _time_part(self, t: Tensor) -> Tensor:
         if t.device.type != "cpu" or len(t) == 0 or (len(t) > 1 and t.stride(0)):
@@ -206,16 +200,16 @@ class ConditionalUnet1D(nn.Module):
             if isinstance(module, NormMish):
                 module.fused = True
 
-    def freeze(self, compile_rows: int | None = None) -> None:
+    def freeze(self, compiled: tuple[int, int, int] | None = None) -> None:
         """Prepare for acting: the same numbers up to rounding, in fewer operations and without gradients.
 
         The weights are those of now: what is loaded, moved or trained later does not count.
 
         Args:
-            compile_rows: also compile calls of so many rows: at the first one, which takes a minute or two (seconds
-                once the compiler has cached it). Calls of other sizes run uncompiled.
+            compiled: the shape (B, T, D) of x for which calls are also compiled, which takes a minute or two (half of
+                it once the compiler has seen the network). Calls of other shapes run uncompiled.
         """
-        self._frozen = _Frozen(self, compile_rows)
+        self._frozen = _Frozen(self, compiled)
 
     def null(self, cond: Tensor) -> Tensor:
         """The condition that stands for "none", (B, C): learned, when training drops conditions."""

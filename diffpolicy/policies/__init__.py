@@ -1,7 +1,18 @@
 """Policies: what a robot calls."""
 
 from diffpolicy.policies.actors import Actor, GenerativeActor
-from diffpolicy.policies.build import PolicyConfig, build_actor, load_policy
+from diffpolicy.policies.build import PolicyConfig, build_actor, load_policy, observed_by
+from diffpolicy.policies.observations import stack
 from diffpolicy.policies.policy import ActionQueue, Policy
 
-__all__ = ["ActionQueue", "Actor", "GenerativeActor", "Policy", "PolicyConfig", "build_actor", "load_policy"]
+__all__ = [
+    "ActionQueue",
+    "Actor",
+    "GenerativeActor",
+    "Policy",
+    "PolicyConfig",
+    "build_actor",
+    "load_policy",
+    "observed_by",
+    "stack",
+]

@@ -5,6 +5,8 @@ An actor works in normalised units and knows nothing of robots, observations' me
     loss(batch, generator) -> (B,)        batch: "data" (B, T_p, A) and "cond" (B, C)
     act(cond, generators)  -> (B, T_p, A) one generator per row, so that a row does not depend on its batch
 
+With cameras (`vision.VisionActor`) batch and cond are mappings that hold "cond" and the cameras' pictures.
+
 `calls` is the number of network calls the last `act` made.
 """
 
@@ -23,7 +25,7 @@ from diffpolicy.generative.objectives import DenoisingObjective
 from diffpolicy.generative.paths import DiscretePath, Path
 from diffpolicy.generative.predictions import ModelField
 from diffpolicy.generative.sampling import sample, time_grid
-from diffpolicy.generative.shapes import randn
+from diffpolicy.generative.shapes import Generators, randn
 from diffpolicy.generative.solvers import make_solver
 from diffpolicy.registry import build
 
@@ -39,10 +41,10 @@ class Actor(ABC, nn.Module):
         return {}
 
     @abstractmethod
-    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor: ...
+    def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor: ...
 
     @abstractmethod
-    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor: ...
+    def act(self, cond: Tensor | Mapping[str, Tensor], generators: Sequence[torch.Generator]) -> Tensor: ...
 
     @abstractmethod
     def configure(
@@ -54,12 +56,22 @@ class Actor(ABC, nn.Module):
             ValueError: what this actor cannot use, naming what it can.
         """
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the networks: an actor itself is never called as one."""
+        for child in self.children():
+            child.compile(*args, **kwargs)
+
     @final
     def freeze(self, compile_rows: int | None = None) -> None:
-        """Prepare the network for acting, where it knows how to; see `ConditionalUnet1D.freeze`."""
+        """Prepare the network for acting, where it knows how to, and compile it for so many rows.
+
+        See `ConditionalUnet1D.freeze`.
+        """
         for child in self.children():
-            if hasattr(child, "freeze"):
+            if isinstance(child, Actor):
                 child.freeze(compile_rows)
+            elif hasattr(child, "freeze"):
+                child.freeze(compile_rows and (compile_rows, *self.shape))
 
 
 @final
@@ -134,7 +146,7 @@ class GenerativeActor(Actor):
         self.times = time_grid(chosen["grid"], chosen["steps"], self.path)
         self._sampler = chosen
 
-    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+    def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
         return self.objective(self.net, batch, generator)
 
     def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -167,7 +179,7 @@ class RegressionActor(Actor):
         if any(setting is not None for setting in (solver, steps, grid, options)):
             raise ValueError("regression draws nothing: leave solver, steps, grid and solver_options as they are")
 
-    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+    def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
         error = functional.mse_loss(self._mean(batch["cond"]), batch["data"], reduction="none")
         return error.flatten(1).mean(1)
 

@@ -12,7 +12,9 @@ import torch
 from diffpolicy import checkpoint
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.observations import Cameras
 from diffpolicy.policies.policy import Policy
+from diffpolicy.policies.vision import VisionActor
 from diffpolicy.registry import build
 
 
@@ -28,18 +30,28 @@ class PolicyConfig:
 def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int) -> Actor:
     """The untrained actor that a run's config describes (its sections `method`, `net` and `policy`).
 
+    With `cameras`, name -> (H, W, C) of the pictures, it has an encoder for each, built from the section `encoder`.
+
     Raises:
         ValueError: unknown names or options, with the near ones.
     """
-    policy = config["policy"]
-    return build(
+    policy, cameras = config["policy"], config.get("cameras") or {}
+    encoders = {name: build("encoder", config["encoder"], shape=shape) for name, shape in cameras.items()}
+    actor = build(
         "actor",
         config["method"],
         dim=action_dim,
-        cond_dim=policy["obs_horizon"] * obs_dim,
+        cond_dim=policy["obs_horizon"] * (obs_dim + sum(encoder.features for encoder in encoders.values())),
         horizon=policy["horizon"],
         net=config["net"],
     )
+    return VisionActor(actor, encoders) if encoders else actor
+
+
+def observed_by(config: Mapping[str, Any]) -> Cameras | None:
+    """What the policy of a run's config sees beside numbers; None if it sees none."""
+    cameras = config.get("cameras")
+    return Cameras(cameras, config["dataset"]["obs_keys"]) if cameras else None
 
 
 def load_policy(
@@ -85,12 +97,8 @@ def load_policy(
     actor.configure(solver, steps, grid, solver_options)
     horizons = saved.config["policy"]
     actor.to(device).eval().requires_grad_(False)
-    rows = block or 1
     if freeze or compile:
-        actor.freeze(rows if compile else None)
-    if compile:  # now, and not when the robot waits for its first chunk
-        cond = torch.zeros(rows, horizons["obs_horizon"] * normalizer.dim("obs"), device=device)
-        actor.act(cond, [torch.Generator() for _ in range(rows)])
+        actor.freeze((block or 1) if compile else None)
     return Policy(
         actor,
         normalizer,
@@ -98,4 +106,5 @@ def load_policy(
         horizons["horizon"],
         horizons["action_horizon"] if action_horizon is None else action_horizon,
         block,
+        observed_by(saved.config),
     )

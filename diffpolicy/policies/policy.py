@@ -3,6 +3,7 @@
     policy.reset(slots, seeds)                 slots: which of the robots or environments begin anew
     policy.predict(obs, slots) -> chunk        obs (B, T_o, D) -> (B, T_a, A), numpy, in the environment's units
 
+An observation with pictures is a mapping: under each name (B, T_o, ...), pictures (B, T_o, H, W, C) uint8.
 Row i of a call belongs to slot slots[i] (0 … B − 1 unless said otherwise). The noise of a chunk is a function of
 its episode's seed and of its number within the episode alone, so that an episode does not depend on which others
 were run beside it. A policy predicts T_p actions from T_o − 1 steps ago on, of which the T_a from now on are
@@ -12,7 +13,7 @@ returned to be executed before it is asked again (receding horizon control; Chi 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.observations import Cameras, Observation, stack
 
 
 @final
@@ -33,6 +35,7 @@ class Policy:
         obs_horizon, horizon, action_horizon: T_o, T_p, T_a in control steps; T_o - 1 + T_a <= T_p.
         block: rows per network call, the last block padded; None takes all rows at once. Arithmetic can differ
             in the last bit between batch sizes; with a fixed block it does not.
+        cameras: what it sees beside numbers; None if that is nothing.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Policy:
         horizon: int = 16,
         action_horizon: int = 8,
         block: int | None = None,
+        cameras: Cameras | None = None,
     ) -> None:
         if min(obs_horizon, action_horizon) < 1 or obs_horizon - 1 + action_horizon > horizon:
             raise ValueError(
@@ -53,7 +57,7 @@ class Policy:
             raise ValueError(f"block must be a positive number of rows or None, not {block}")
         self.actor, self.normalizer = actor, normalizer
         self.obs_horizon, self.horizon, self.action_horizon = obs_horizon, horizon, action_horizon
-        self.block = block
+        self.block, self.cameras = block, cameras
         self._episodes: dict[int, tuple[tuple[int, ...], int]] = {}  # slot -> (key of its episode, chunks so far)
 
     @property
@@ -84,12 +88,12 @@ class Policy:
             raise ValueError(f"need one seed >= 0 per slot; given {len(slots)} slots and seeds {list(seeds)[:8]}")
         self._episodes.update((slot, ((int(seed),), 0)) for slot, seed in zip(slots, seeds, strict=True))
 
-    def predict(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
+    def predict(self, obs: Observation, slots: Sequence[int] | None = None) -> np.ndarray:
         """The next chunk of actions for each row.
 
         Args:
-            obs: the last T_o observations, oldest first, (B, T_o, D), in the environment's units. At the start
-                of an episode the first one stands for those before it.
+            obs: the last T_o observations, oldest first, (B, T_o, D), in the environment's units, or a mapping. At
+                the start of an episode the first one stands for those before it.
             slots: the slot of each row; 0 … B - 1 if None.
 
         Returns:
@@ -97,30 +101,35 @@ class Policy:
 
         Raises:
             ValueError: a wrong shape, or NaN or infinity in `obs`.
+            TypeError: pictures that are not uint8, or numbers alone where there are cameras.
         """
         return self.trajectories(obs, slots)[:, self.obs_horizon - 1 :][:, : self.action_horizon]
 
-    def trajectories(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
+    def trajectories(self, obs: Observation, slots: Sequence[int] | None = None) -> np.ndarray:
         """As `predict`, but all T_p actions, (B, T_p, A): the first T_o - 1 of them are of steps gone by."""
-        obs = self._checked(obs)
-        slots = range(len(obs)) if slots is None else slots
-        if len(slots) != len(obs):
-            raise ValueError(f"{len(slots)} slots for {len(obs)} rows of obs; give one slot per row")
+        numbers, pictures = self.split(obs, self.obs_horizon)
+        slots = range(len(numbers)) if slots is None else slots
+        if len(slots) != len(numbers):
+            raise ValueError(f"{len(slots)} slots for {len(numbers)} rows of obs; give one slot per row")
         generators = [self._next_generator(slot) for slot in slots]
         device = next(self.actor.parameters()).device
-        cond = self.normalizer.normalize("obs", torch.from_numpy(obs).to(device)).flatten(1)
+        cond = self.normalizer.normalize("obs", torch.from_numpy(numbers).to(device)).flatten(1)
+        seen = {"cond": cond} | {name: torch.from_numpy(values).to(device) for name, values in pictures.items()}
         block = self.block or max(len(cond), 1)
-        parts = [self._act(cond[i : i + block], generators[i : i + block], block) for i in _starts(cond, block)]
+        parts = []
+        for i in range(0, len(cond), block):
+            rows = {name: values[i : i + block] for name, values in seen.items()}
+            parts.append(self._act(rows, generators[i : i + block], block))
         if not parts:
             return np.empty((0, self.horizon, self.action_dim), np.float32)
         return self.normalizer.unnormalize("action", torch.cat(parts)).cpu().numpy()
 
-    def _act(self, cond: Tensor, generators: list[torch.Generator], block: int) -> Tensor:
-        rows, missing = len(cond), block - len(cond)
-        if missing:
-            cond = torch.cat([cond, cond[:1].expand(missing, -1)])
+    def _act(self, seen: dict[str, Tensor], generators: list[torch.Generator], block: int) -> Tensor:
+        rows = len(generators)
+        if missing := block - rows:
+            seen = {k: torch.cat([v, v[:1].expand(missing, *v.shape[1:])]) for k, v in seen.items()}
             generators = generators + [torch.Generator().manual_seed(0) for _ in range(missing)]
-        return self.actor.act(cond, generators)[:rows]
+        return self.actor.act(seen if self.cameras else seen["cond"], generators)[:rows]
 
     def _next_generator(self, slot: int) -> torch.Generator:
         episode, chunk = self._episodes.get(slot, ((slot, 0), 0))
@@ -128,9 +137,10 @@ class Policy:
         key = int(np.random.SeedSequence([*episode, chunk]).generate_state(1, np.uint64)[0])
         return torch.Generator().manual_seed(key)
 
-    def _checked(self, obs: np.ndarray) -> np.ndarray:
-        obs = np.asarray(obs)
-        expected = (self.obs_horizon, self.obs_dim)
+    def split(self, obs: Observation, steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The numbers of `steps` observations, (B, steps, D) float32, and their pictures; checked as by `predict`."""
+        obs, pictures = self.cameras.split(obs, steps) if self.cameras else (np.asarray(obs), {})
+        expected = (steps, self.obs_dim)
         if obs.ndim != 3 or obs.shape[1:] != expected:
             hint = "; add the batch axis with obs[None]" if obs.shape == expected else ""
             raise ValueError(
@@ -140,11 +150,7 @@ class Policy:
         if not np.isfinite(obs).all():
             row = int(np.argmax(~np.isfinite(obs).all(axis=(1, 2))))
             raise ValueError(f"obs holds NaN or infinity (row {row}); check the sensors before acting on it")
-        return obs
-
-
-def _starts(rows: Tensor, block: int) -> range:
-    return range(0, len(rows), block)
+        return obs, pictures
 
 
 @final
@@ -156,7 +162,7 @@ class ActionQueue:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._history: dict[int, deque[np.ndarray]] = {}
+        self._history: dict[int, deque[Observation]] = {}
         self._chunks: dict[int, deque[np.ndarray]] = {}
 
     def reset(self, slots: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
@@ -166,14 +172,36 @@ class ActionQueue:
             self._history.pop(slot, None)
             self._chunks.pop(slot, None)
 
-    def act(self, obs: np.ndarray, slots: Sequence[int] | None = None) -> np.ndarray:
-        """The next action of each row: obs (B, D), as just observed -> (B, A).
+    def act(self, obs: Observation, slots: Sequence[int] | None = None) -> np.ndarray:
+        """The next action of each row: obs (B, D), or a mapping, as just observed -> (B, A).
 
         To be called at every control step, since the history of observations is kept here.
 
         Raises:
-            ValueError: a wrong shape or non-finite values, as `Policy.predict`.
+            ValueError, TypeError: a wrong shape or non-finite values, as `Policy.predict`.
         """
+        rows = self._seen(obs) if self.policy.cameras else self._numbers(obs)
+        slots = range(len(rows)) if slots is None else slots
+        if len(slots) != len(rows):
+            raise ValueError(f"{len(slots)} slots for {len(rows)} rows of obs; give one slot per row")
+        t_o = self.policy.obs_horizon
+        for slot, row in zip(slots, rows, strict=True):
+            past = self._history.setdefault(slot, deque([row] * t_o, maxlen=t_o))
+            past.append(row)
+        dry = [slot for slot in slots if not self._chunks.get(slot)]
+        if dry:
+            histories = stack([stack(self._history[slot]) for slot in dry])
+            for slot, chunk in zip(dry, self.policy.predict(histories, dry), strict=True):
+                self._chunks[slot] = deque(chunk)
+        return np.stack([self._chunks[slot].popleft() for slot in slots])
+
+    def _seen(self, obs: Observation) -> list[Observation]:
+        now = {k: np.asarray(v)[:, None] for k, v in obs.items()} if isinstance(obs, Mapping) else obs
+        numbers, _ = self.policy.split(now, 1)
+        # copies: a driver may fill the same buffers again
+        return [{name: values[row, 0].copy() for name, values in now.items()} for row in range(len(numbers))]
+
+    def _numbers(self, obs: Observation) -> np.ndarray:
         obs = np.array(obs, np.float32)  # a copy: a driver may fill the same buffer again
         if obs.ndim != 2 or obs.shape[1] != self.policy.obs_dim:
             raise ValueError(
@@ -182,16 +210,4 @@ class ActionQueue:
             )
         if not np.isfinite(obs).all():
             raise ValueError("obs holds NaN or infinity; check the sensors before acting on it")
-        slots = range(len(obs)) if slots is None else slots
-        if len(slots) != len(obs):
-            raise ValueError(f"{len(slots)} slots for {len(obs)} rows of obs; give one slot per row")
-        t_o = self.policy.obs_horizon
-        for slot, row in zip(slots, obs, strict=True):
-            past = self._history.setdefault(slot, deque([row] * t_o, maxlen=t_o))
-            past.append(row)
-        dry = [slot for slot in slots if not self._chunks.get(slot)]
-        if dry:
-            histories = np.stack([np.stack(self._history[slot]) for slot in dry])
-            for slot, chunk in zip(dry, self.policy.predict(histories, dry), strict=True):
-                self._chunks[slot] = deque(chunk)
-        return np.stack([self._chunks[slot].popleft() for slot in slots])
+        return obs

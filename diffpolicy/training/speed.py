@@ -53,23 +53,29 @@ class Speed:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def prepare(self, model: nn.Module, device: torch.device) -> None:
-        """Compile what is to be compiled of the model's children (its networks); happens at the first step.
+        """Compile what is to be compiled of the model's networks; happens at the first step.
 
         Raises:
             ValueError: "blocks" of networks that have none.
         """
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
-        children = list(model.children())
         if self.compiled == "network":
-            for child in children:  # in place: the names of the weights stay
-                child.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+            for net in networks(model):  # in place: the names of the weights stay
+                net.compile(mode="reduce-overhead" if device.type == "cuda" else None)
         if self.compiled == "blocks":
-            fusable = [child for child in children if hasattr(child, "fuse")]
+            fusable = [net for net in networks(model) if hasattr(net, "fuse")]
             if not fusable:
                 raise ValueError(f"no network here has blocks to compile; speed={self.precision} compiles nothing")
-            for child in fusable:
-                child.fuse()
+            for net in fusable:
+                net.fuse()
+
+
+def networks(model: nn.Module) -> list[nn.Module]:
+    """The networks that a model is made of: its children, or, of one that wraps another model, that one's too."""
+    inner = [child for child in model.children() if hasattr(child, "loss")]
+    outer = [child for child in model.children() if child not in inner]
+    return outer + [net for child in inner for net in networks(child)]
 
 
 Pass = Callable[[torch.autocast], object]
@@ -98,7 +104,7 @@ def choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tup
         if timed[half] * _MARGIN < timed[chosen]:
             chosen = half
     seen = ", ".join(f"{name} {1e3 * value:.0f}" for name, value in timed.items())
-    can = any(hasattr(child, "fuse") for child in model.children())
+    can = any(hasattr(net, "fuse") for net in networks(model))
     if can and steps * timed[chosen] * _BLOCKS_SAVE > _BLOCKS_SECONDS:
         chosen = Speed(chosen.precision, "blocks")
     return chosen, f"speed: {chosen} (ms a pass: {seen}; {steps} steps to go)"

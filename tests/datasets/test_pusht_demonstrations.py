@@ -142,7 +142,9 @@ def test_windows_of_the_demonstrations(published):
 
 
 def test_an_unknown_kind_of_observation():
-    with pytest.raises(ValueError, match=r"'keypoint'.*Did you mean 'keypoints'.*corners, keypoints, pixels, state"):
+    with pytest.raises(
+        ValueError, match=r"'keypoint'.*Did you mean 'keypoints'.*agent, corners, keypoints, pixels, state"
+    ):
         load_pusht("keypoint")
 
 
@@ -172,3 +174,14 @@ def test_pixels(tmp_path, monkeypatch):
     assert buffer.keys() == ["image", "agent", "action"]
     np.testing.assert_array_equal(buffer["image"], data["img"])
     np.testing.assert_array_equal(buffer["agent"], data["state"][:, :2])
+    with pytest.raises(ValueError, match=r"mirror=false, as task=pusht_pixels"):
+        load_windows(DatasetConfig(obs="pixels", obs_keys=["agent"], mirror=True), 3, 1, 2, str(tmp_path))
+    checked.clear()
+    windows = load_windows(
+        DatasetConfig(obs="pixels", obs_keys=["agent"], validation=0), 3, 1, 2, str(tmp_path)
+    ).train
+    assert sorted(checked) == ["data/action", "data/img", "data/state", "meta/episode_ends"]
+    assert windows.image_shapes == {"image": (96, 96, 3)} and windows.obs_dim == 2
+    batch = windows.batch(torch.arange(len(windows)))
+    np.testing.assert_array_equal(batch["image"][:, 0], data["img"][[0, 1, 2, 4, 5, 6, 7]])
+    np.testing.assert_array_equal(batch["obs"][:, 0], data["state"][[0, 1, 2, 4, 5, 6, 7], :2])

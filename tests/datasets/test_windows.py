@@ -62,6 +62,14 @@ def test_a_window_by_hand():
     assert shown[-1] == [12, 13, 14, 15, 15, 15]
 
 
+@pytest.mark.parametrize("window", [-1, 12])
+def test_a_window_that_does_not_exist(window):
+    windows = WindowDataset(make_buffer([4, 12]), ["agent"], "action", horizon=6, obs_horizon=2, action_horizon=3)
+    assert windows.window_counts.tolist() == [2, 10] and len(windows) == 12
+    with pytest.raises(IndexError, match=r"windows 0 to 11, not .*"):
+        windows.batch(torch.tensor([window, 3]))
+
+
 def test_the_executed_chunk_begins_with_the_action_of_now():
     t_o, t_a = 2, 8
     windows = WindowDataset(make_buffer([30]), ["points"], "action", 16, t_o, t_a)

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -175,3 +177,33 @@ def test_ways_of_a_policy_beside_its_demonstrations(tmp_path, method):
 def test_a_task_without_ways_is_refused(trained):
     error = _run("measure-ways", "checkpoint=RUN/checkpoints/last", "out=W", cwd=trained, ok=False)
     assert "no known ways" in error and not (trained / "W").exists()
+
+
+def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
+    """Pictures as the environment gives them, streamed from disk; a run that was stopped ends as one that was not."""
+    env, episodes = gym.make("diffpolicy/PushT-v0", obs_mode="pixels"), []
+    for seed in range(3):
+        obs, _ = env.reset(seed=seed)
+        rows = []
+        for _ in range(20):
+            rows.append({**obs, "action": env.action_space.sample()})
+            obs, *_ = env.step(rows[-1]["action"])
+        episodes.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    ReplayBuffer.from_episodes(episodes).save(tmp_path / "demos.zarr")
+    data = ["task=own", "dataset.path=demos.zarr", "dataset.image_keys=[image]", "dataset.obs_keys=[agent]"]
+    data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3", "encoder.widths=[8,8]"]
+    data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "evaluation_episodes=1", *TINY]
+    data += ["training.checkpoint_every=3", "training.validate_every=3"]
+    _run("train", *data, "run_dir=A", cwd=tmp_path)
+    _run("train", *data, "run_dir=B", cwd=tmp_path)
+    last = tmp_path / "B/checkpoints/last"
+    shutil.rmtree(last.resolve())
+    last.unlink()
+    (tmp_path / "B/checkpoints/best").unlink()
+    _run("train", *data, "run_dir=B", "resume=true", cwd=tmp_path)
+    weights = [(tmp_path / run / "checkpoints/last/ema.safetensors").read_bytes() for run in "AB"]
+    assert weights[0] == weights[1]
+    out = _run("evaluate", "checkpoint=A/checkpoints/last", "episodes=1", "out=OUT", "steps=1", cwd=tmp_path)
+    assert "1 episodes, 1 network calls a chunk" in out and (tmp_path / "OUT/fan.png").exists()
+    error = _run("train", *data[:-1], "env.options.obs_mode=state", "run_dir=C", cwd=tmp_path, ok=False)
+    assert "'image': (96, 96, 3)" in error and "obs_mode agree" in error

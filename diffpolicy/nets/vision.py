@@ -1,0 +1,101 @@
+"""A small image encoder that trains on a processor: strided convolutions and a spatial softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class SpatialSoftmax(nn.Module):
+    """Keypoints: for each of K learned maps the expected position under its softmax (Finn et al. 2016, section 5).
+
+    (N, C, H, W) -> (N, 2·K), x and y of each in [-1, 1], left to right and top to bottom.
+    """
+
+    def __init__(self, channels: int, keypoints: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(channels, keypoints, 1)
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In float32, and without matrix products, which autocast rounds: positions finer than a pixel are what this
+        # layer is for, and bfloat16 has 8 bits.
+        maps = self.maps(x).float() * torch.exp(-self.log_temperature)
+        weights = rearrange(maps.flatten(2).softmax(-1), "n k (h w) -> n k h w", h=x.shape[2])
+        across = torch.linspace(-1, 1, x.shape[3], device=x.device)
+        down = torch.linspace(-1, 1, x.shape[2], device=x.device)
+        points = torch.stack([(weights.sum(2) * across).sum(-1), (weights.sum(3) * down).sum(-1)], dim=-1)
+        return points.flatten(1)
+
+
+class ImageEncoder(nn.Module):
+    """Images as a camera gives them to features: uint8 (B, T_o, H, W, C) -> float32 (B, T_o·F), F = 2·keypoints.
+
+    Every row is cropped at a place of its own, the same for its T_o frames, so that what moves between them is what
+    moved: training gives random places, and without places the centre is taken.
+
+    Args:
+        shape: (H, W, C) of an image.
+        crop: side of the square that is cut out, px; at most H and W.
+        widths: channels of the convolutions, of kernel 3 and stride 2 each.
+        groups: groups of the group norms; divides every width.
+        keypoints: K of the spatial softmax.
+
+    Raises:
+        ValueError: sizes that do not fit together; images of another shape at the call.
+        TypeError: images that are not uint8.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        crop: int = 84,
+        widths: Sequence[int] = (32, 64, 128),
+        groups: int = 8,
+        keypoints: int = 32,
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"shape must be (height, width, channels) of an image, got {self.shape}")
+        if not 1 <= crop <= min(self.shape[:2]):
+            raise ValueError(f"crop={crop} must lie within an image of {self.shape[0]} × {self.shape[1]} px")
+        if not widths or any(width % groups for width in widths):
+            raise ValueError(f"need at least one width, each divisible by groups={groups}; got {list(widths)}")
+        self.crop, self.features = crop, 2 * keypoints
+        layers: list[nn.Module] = []
+        for c_in, c_out in pairwise((self.shape[2], *widths)):
+            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.GroupNorm(groups, c_out), nn.Mish()]
+        self.layers = nn.Sequential(*layers, SpatialSoftmax(widths[-1], keypoints))
+        # The layout in which images arrive, and in which a processor's convolutions are fast.
+        self.layers.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
+        """`places` (B, 2) in [0, 1): where to crop, from the top left to the bottom right of what room there is."""
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images are {images.dtype}; give them as uint8, 0 to 255: they are normalised in here")
+        if images.ndim != 5 or images.shape[2:] != self.shape:
+            raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, T_o, {str(self.shape)[1:-1]})")
+        steps = images.shape[1]
+        pixels = rearrange(
+            self._cropped(images, places), "b t h w c -> (b t) c h w"
+        )  # channels-last in memory already
+        x = pixels.to(self.layers[0].weight.dtype) / 127.5 - 1
+        return rearrange(self.layers(x), "(b t) f -> b (t f)", t=steps)
+
+    def _cropped(self, images: Tensor, places: Tensor | None) -> Tensor:
+        spare = [size - self.crop for size in self.shape[:2]]
+        if places is None:
+            top, left = (room // 2 for room in spare)
+            return images[:, :, top : top + self.crop, left : left + self.crop]
+        room = torch.tensor([room + 1 for room in spare], device=images.device)
+        corners = (places.to(images.device) * room).long()
+        inside = torch.arange(self.crop, device=images.device)
+        rows = torch.arange(len(images), device=images.device)[:, None]
+        down, across = (corners[:, axis, None] + inside for axis in (0, 1))  # (B, crop) each
+        lines = images.transpose(1, 2)[rows, down]  # (B, crop, T_o, W, C): whole lines first, which are long copies
+        return lines.transpose(1, 3)[rows, across].permute(0, 3, 2, 1, 4)

@@ -1,0 +1,61 @@
+"""An actor that sees: image encoders before any other actor, trained together with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.generative.shapes import Generators, rand
+from diffpolicy.policies.actors import Actor
+
+
+@final
+class VisionActor(Actor):
+    """Gives `actor` the condition (numbers, features of camera 1, features of camera 2, ...).
+
+    In training the pictures are cropped at random, by the generator of the loss.
+
+    Its batches and conditions are mappings: "cond" (B, C) the normalised numbers, and under the name of each camera
+    its pictures (B, T_o, H, W, C), uint8.
+
+    Args:
+        actor: takes a condition of C and all cameras' T_o·F numbers.
+        encoders: camera -> module from its pictures to (B, T_o·F).
+    """
+
+    def __init__(self, actor: Actor, encoders: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.actor = actor
+        self.encoders = nn.ModuleDict(encoders)
+
+    @property
+    def calls(self) -> int:
+        return self.actor.calls
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        return self.actor.sampler
+
+    def configure(
+        self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
+    ) -> None:
+        self.actor.configure(solver, steps, grid, options)
+
+    def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
+        places: dict[str, Tensor] = {}
+        if self.training:
+            shape, device = (len(batch["data"]), 2), batch["data"].device
+            places = {name: rand(shape, generator, dtype=torch.float32, device=device) for name in self.encoders}
+        return self.actor.loss({"data": batch["data"], "cond": self._encoded(batch, places)}, generator)
+
+    def act(self, cond: Mapping[str, Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+        with torch.no_grad():
+            encoded = self._encoded(cond, {})
+        return self.actor.act(encoded, generators)
+
+    def _encoded(self, observed: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
+        features = [encoder(observed[name], places.get(name)) for name, encoder in self.encoders.items()]
+        return torch.cat([observed["cond"], *features], dim=1)

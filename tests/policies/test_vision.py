@@ -1,0 +1,143 @@
+"""Policies that see: the same contract with mappings of pictures and numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffpolicy import checkpoint, load_policy
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.policies import ActionQueue, Policy, build_actor, observed_by
+
+T_O, T_P, T_A = 2, 16, 8
+CONFIG = {
+    "policy": {"obs_horizon": T_O, "horizon": T_P, "action_horizon": T_A},
+    "dataset": {"obs_keys": ["agent", "grip"]},
+    "method": {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "steps": 2},
+    "net": {"name": "unet1d", "widths": [8, 16], "time_features": 8},
+    "encoder": {"name": "image", "crop": 12, "widths": [8, 16], "keypoints": 3},
+    "cameras": {"front": [16, 16, 3], "wrist": [12, 14, 1]},
+    "env": {"id": None, "options": {}},
+}
+
+
+def _normalizer():
+    rng = np.random.default_rng(0)
+    return Normalizer.fit({"obs": rng.uniform(0, 512, (99, 3)), "action": rng.uniform(100, 400, (99, 2))})
+
+
+def _policy(**options):
+    torch.manual_seed(0)
+    actor = build_actor(CONFIG, 3, 2).eval()
+    return Policy(actor, _normalizer(), T_O, T_P, T_A, cameras=observed_by(CONFIG), **options)
+
+
+def _obs(rows, steps=T_O, seed=0):
+    rng, leading = np.random.default_rng(seed), (rows,) if steps is None else (rows, steps)
+    return {
+        "front": rng.integers(0, 256, (*leading, 16, 16, 3), np.uint8),
+        "wrist": rng.integers(0, 256, (*leading, 12, 14, 1), np.uint8),
+        "agent": rng.uniform(0, 512, (*leading, 2)).astype(np.float32),
+        "grip": rng.uniform(0, 512, (*leading, 1)).astype(np.float32),
+        "unused": np.zeros(leading),
+    }
+
+
+def test_chunks_depend_on_everything_that_is_seen():
+    policy, obs = _policy(), _obs(3)
+    policy.reset(range(3), [1, 2, 3])
+    chunks = policy.predict(obs)
+    assert chunks.shape == (3, T_A, 2) and chunks.dtype == np.float32
+    for name in ("front", "wrist", "agent", "grip"):
+        policy.reset(range(3), [1, 2, 3])
+        other = {**obs, name: _obs(3, seed=1)[name]}
+        assert np.abs(policy.predict(other) - chunks).max() > 1e-3, name
+
+
+def test_rows_do_not_depend_on_their_batch():
+    policy, obs = _policy(block=4), _obs(6)
+    policy.reset(range(6), range(6))
+    together = policy.predict(obs)
+    policy.reset(range(6), range(6))
+    apart = [policy.predict({k: v[i : i + 1] for k, v in obs.items()}, [i])[0] for i in range(6)]
+    np.testing.assert_allclose(np.stack(apart), together, atol=1e-3)  # px
+
+
+def test_the_queue_keeps_the_history():
+    policy, asked = _policy(), []
+    predict = policy.trajectories
+    object.__setattr__(policy, "trajectories", lambda obs, slots=None: asked.append(obs) or predict(obs, slots))
+    queue = ActionQueue(policy)
+    queue.reset()
+    seen = [_obs(2, None, seed) for seed in range(T_A + 1)]
+    for obs in seen:
+        reused = {name: values.copy() for name, values in obs.items()}
+        assert queue.act(reused).shape == (2, 2)
+        for values in reused.values():
+            values[:] = 0  # a driver fills its buffers again
+    assert len(asked) == 2
+    for name in ("front", "agent"):
+        np.testing.assert_array_equal(asked[0][name], np.stack([seen[0][name]] * 2, axis=1))
+        np.testing.assert_array_equal(asked[1][name], np.stack([seen[-2][name], seen[-1][name]], axis=1))
+
+
+def test_saved_and_loaded(tmp_path):
+    policy, obs = _policy(), _obs(2)
+    tensors = policy.actor.state_dict()
+    groups = {"model": tensors, "ema": tensors, "normalizer": _normalizer().to_tensors()}
+    loaded = load_policy(checkpoint.write(tmp_path, 1, groups, CONFIG, {}), solver="heun", steps=3, freeze=True)
+    policy.actor.configure("heun", 3, None, None)
+    policy.reset(range(2), [5, 6])
+    loaded.reset(range(2), [5, 6])
+    np.testing.assert_allclose(loaded.predict(obs), policy.predict(obs), atol=0.01)
+    assert loaded.actor.calls == policy.actor.calls > 3 and loaded.actor.sampler["solver"] == "heun"
+
+
+def test_the_encoders_are_trained_with_the_rest():
+    policy, obs = _policy(), _obs(4)
+    batch = {name: torch.from_numpy(obs[name]) for name in ("front", "wrist")}
+    batch |= {"cond": torch.randn(4, T_O * 3), "data": torch.randn(4, T_P, 2)}
+    value = policy.actor.train().loss(batch, torch.Generator().manual_seed(0))
+    assert value.shape == (4,)
+    value.mean().backward()
+    for encoder in policy.actor.encoders.values():
+        assert encoder.layers[0].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (
+            lambda obs: obs["agent"],
+            TypeError,
+            r"sees pictures: give a mapping with \['agent', 'grip', 'front', 'wrist'\]",
+        ),
+        (lambda obs: {k: v for k, v in obs.items() if k != "grip"}, ValueError, r"obs lacks 'grip'"),
+        (
+            lambda obs: {**obs, "front": obs["front"] / 255},
+            TypeError,
+            r"obs\['front'\] is float64; pictures are uint8",
+        ),
+        (
+            lambda obs: {**obs, "front": obs["front"][:, :1]},
+            ValueError,
+            r"'front'\] has shape .*= \(3, 2, 16, 16, 3\)",
+        ),
+        (lambda obs: {**obs, "wrist": obs["wrist"][:2]}, ValueError, r"'wrist'\] has shape \(2, 2, 12, 14, 1\)"),
+        (lambda obs: {**obs, "agent": obs["agent"][:, :1]}, ValueError, r"'agent'\] has shape .*\(3, 2\)"),
+        (lambda obs: {**obs, "grip": obs["agent"]}, ValueError, r"\(B, T_o, D\) = \(B, 2, 3\)"),
+        (lambda obs: {**obs, "grip": obs["grip"] * np.nan}, ValueError, r"NaN or infinity"),
+    ],
+)
+def test_observations_that_are_refused(change, kind, message):
+    with pytest.raises(kind, match=message):
+        _policy().predict(change(_obs(3)))
+
+
+def test_what_the_queue_refuses():
+    queue, obs = ActionQueue(_policy()), _obs(3, None)
+    with pytest.raises(TypeError, match="give a mapping"):
+        queue.act(obs["agent"])
+    with pytest.raises(ValueError, match=r"2 slots for 3 rows"):
+        queue.act(obs, [0, 1])
+    with pytest.raises(TypeError, match=r"pictures are uint8"):
+        queue.act({**obs, "front": obs["front"] / 255})
