@@ -21,7 +21,8 @@ if [[ -z "${DIFFPOLICY_DATA:-}" ]]; then
 fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/python -m pytest "$@"
+# A process for each core, of one thread each: threads of several processes on the same cores wait for each other.
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist loadfile "$@"
 
 if [[ $# -eq 0 ]]; then
   echo "the environments once more, on pymunk 7:"

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "registry": set(),
     "checkpoint": set(),
     "policies": {"generative", "nets", "datasets", "registry", "checkpoint"},
-    "training": {"checkpoint"},
+    "training": {"generative", "checkpoint"},
     "evaluation": {"policies"},
     "scripts": {"envs", "policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
 }

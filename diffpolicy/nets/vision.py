@@ -98,4 +98,4 @@ class ImageEncoder(nn.Module):
         rows = torch.arange(len(images), device=images.device)[:, None]
         down, across = (corners[:, axis, None] + inside for axis in (0, 1))  # (B, crop) each
         lines = images.transpose(1, 2)[rows, down]  # (B, crop, T_o, W, C): whole lines first, which are long copies
-        return lines.transpose(1, 3)[rows, across].permute(0, 3, 2, 1, 4)
+        return lines.transpose(1, 3)[rows, across].permute(0, 2, 3, 1, 4).contiguous()
