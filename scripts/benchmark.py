@@ -13,9 +13,16 @@ import sys
 from pathlib import Path
 
 from diffpolicy.evaluation.report import provenance, write_json
-from diffpolicy.scripts.benchmarks import env, evaluate, latency, loader, train_step
+from diffpolicy.scripts.benchmarks import env, evaluate, latency, loader, profile, train_step
 
-SUBJECTS = {"train_step": train_step, "latency": latency, "env": env, "evaluate": evaluate, "loader": loader}
+SUBJECTS = {
+    "train_step": train_step,
+    "profile": profile,
+    "latency": latency,
+    "env": env,
+    "evaluate": evaluate,
+    "loader": loader,
+}
 ROUNDS = 9
 
 

@@ -1,8 +1,8 @@
-"""Write the README's tables from the raw results under docs/results: `python scripts/results_table.py`.
+"""Write the tables of README.md and docs/performance.md from the raw results: `python scripts/results_table.py`.
 
 The minutes are those of the training, from its log beside them.
 
-`--check` only says whether the README agrees with them (exit status 1 if not).
+`--check` only says whether the pages agree with docs/results (exit status 1 if not).
 """
 
 from __future__ import annotations
@@ -97,23 +97,132 @@ def _shares(shares: dict[str, float]) -> str:
     return ", ".join(f"{way} {share:.0%}" for way, share in shares.items() if way != "none" or share)
 
 
-TABLES = {"results": table, "ways": ways_table, "experts": experts_table, "speed": speed_table}
-"""Each stands in the README between its two markers."""
+def _benchmark(results: Path, subject: str) -> dict[str, dict[str, Any]]:
+    """The cases of a benchmark: what else the file holds, it was measured with."""
+    found = json.loads((results / "benchmarks" / f"{subject}.json").read_text())
+    return {case: row for case, row in found.items() if isinstance(row, dict) and "ratio" in row}
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["ratio"])
+
+
+def _table(header: str, rows: list[list[str]]) -> str:
+    columns = header.count("|") + 1
+    return "\n".join([f"| {header} |", "|" + "---|" * columns, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def train_step_table(results: Path) -> str:
+    """One optimisation step beside the Conv1d peer."""
+    rows = []
+    for case, row in _benchmark(results, "train_step").items():
+        widths, speed = case.split(", ")
+        ours, peer = (f"{1e3 * row['seconds'][who]:.0f}" for who in ("ours", "peer"))
+        rows.append([widths, f"`{speed}`", ours, peer, _ratio(row), f"{row['first_step_seconds']:.1f}"])
+    return _table("widths | speed | ms | Conv1d, ms | ratio [range] | first step, s", rows)
+
+
+def profile_table(results: Path) -> str:
+    """Milliseconds of a step by kind of operation."""
+    found = _benchmark(results, "profile")
+    kinds = list(next(iter(found.values()))["milliseconds_by_kind"])
+    rows = []
+    for case, row in found.items():
+        times = row["milliseconds_by_kind"]
+        floor = f"{row['roofline_milliseconds']:.0f}"
+        rows.append([case, *(f"{times[kind]:.1f}" for kind in kinds), f"{sum(times.values()):.0f}", floor])
+    return _table(" | ".join(["case", *kinds, "sum", "roofline"]), rows)
+
+
+def machine_table(results: Path) -> str:
+    """The measured peaks."""
+    row = next(iter(_benchmark(results, "profile").values()))
+    return _table("peak | measured", [[name, f"{value:.0f}"] for name, value in row["machine"].items()])
+
+
+def latency_table(results: Path) -> str:
+    """One chunk at batch 1."""
+    rows = []
+    for case, row in _benchmark(results, "latency").items():
+        quantiles = [f"{1e3 * row['chunk_seconds'][q]:.2f}" for q in ("p50", "p95", "p99")]
+        peer = f"{1e3 * row['seconds']['peer']:.1f}" if "peer" in row["seconds"] else ""
+        rate = f"{row['chunks_per_second']:.0f}"
+        rows.append([case, str(row["network_calls"]), *quantiles, rate, peer, _ratio(row)])
+    return _table("case | calls | p50, ms | p95 | p99 | chunks/s | Conv1d + DDIM, ms | ratio [range]", rows)
+
+
+def evaluate_table(results: Path) -> str:
+    """500 episodes, sharded."""
+    rows = [
+        [
+            case,
+            f"{row['seconds']['ours']:.0f}",
+            f"{row['seconds']['peer']:.0f}",
+            _ratio(row),
+            str(row["equal_episodes"]),
+        ]
+        for case, row in _benchmark(results, "evaluate").items()
+    ]
+    return _table("case | sharded, s | one process, s | ratio [range] | episodes equal", rows)
+
+
+def loader_table(results: Path) -> str:
+    """Streaming from disk."""
+    rows = []
+    for case, row in _benchmark(results, "loader").items():
+        if "peak_mib" in row:
+            peaks = ", ".join(f"{frames} frames: {value:.0f} MiB" for frames, value in row["peak_mib"].items())
+            said = f"{peaks}; {row['difference_mib']:+.0f} MiB (of which images at most {row['stated_mib']:.0f})"
+        else:
+            rates = row["windows_per_second"]
+            said = f"{rates['loader']:,.0f} windows/s; the training step takes {rates['training']:,.0f}"
+        rows.append([case, said, _ratio(row)])
+    return _table("case | measured | ratio [range]", rows)
+
+
+def time_table(results: Path) -> str:
+    """From the command to a policy."""
+    found = json.loads((results / "time_to_score.json").read_text())
+    rows = [
+        [str(row["seed"]), f"{row['seconds']:.0f}", f"`{row['speed']}`", _interval(row["score"]),
+         _interval(row["success"], percent=True)]
+        for row in found["runs"]
+    ]  # fmt: skip
+    median = found["median"]
+    rows.append(["median", f"{median['seconds']:.0f}", "", f"{median['score']:.3f}", ""])
+    return _table("training seed | seconds, everything | speed | score, 200 fresh seeds | success", rows)
+
+
+PAGES = {
+    "README.md": {"results": table, "ways": ways_table, "experts": experts_table, "speed": speed_table},
+    "docs/performance.md": {
+        "train_step": train_step_table,
+        "machine": machine_table,
+        "profile": profile_table,
+        "time": time_table,
+        "latency": latency_table,
+        "evaluate": evaluate_table,
+        "loader": loader_table,
+    },
+}
+"""Each table stands in its page between its two markers."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    wanted = text = readme.read_text()
-    for name, make in TABLES.items():
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, rest = wanted.split(begin)
-        wanted = f"{before}{begin}\n{make(ROOT / 'docs' / 'results')}\n{end}{rest.split(end)[1]}"
-    if arguments.check:
-        sys.exit(0 if wanted == text else "README.md differs from docs/results: run python scripts/results_table.py")
-    readme.write_text(wanted)
+    for name, tables in PAGES.items():
+        page = ROOT / name
+        wanted = text = page.read_text()
+        for mark, make in tables.items():
+            begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+            before, rest = wanted.split(begin)
+            wanted = f"{before}{begin}\n{make(ROOT / 'docs' / 'results')}\n{end}{rest.split(end)[1]}"
+        if not arguments.check:
+            page.write_text(wanted)
+        elif wanted != text:
+            sys.exit(f"{name} differs from docs/results: run python scripts/results_table.py")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ COMPILED = ("", "blocks", "network")
 
 _BLOCKS_SECONDS = 15.0  # the first compilation of the blocks on two cores; one that is cached takes 5
 _NETWORK_SECONDS = 90.0  # of the network, on a GPU's host
-_BLOCKS_SAVE = 0.1  # of a step: 20% were measured at widths 64/128/256, 6% at 256/512/1024
+_BLOCKS_SAVE = 0.15  # of a step: 20% were measured at widths 64/128/256, 6% at 256/512/1024
 _NETWORK_SAVES = 0.5  # of a step, on a GPU, where launching kernels one by one is most of it
 _MARGIN = 1.1  # how much faster a choice must be than the plainer one, so that noise does not choose
 

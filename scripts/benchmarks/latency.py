@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from diffpolicy.scripts.benchmarks.paired import paired, seconds
 DIM, COND, HORIZON = 2, 40, 16
 WIDTHS = {"64/128/256": (64, 128, 256), "256/512/1024": (256, 512, 1024)}
 STEPS = (1, 2, 4, 10)
+SOLVERS = ("euler", "heun", "ddim", "dpmpp_2m")
 TRAINED = 100  # steps of the peer's noise schedule
-CHUNKS = 200  # for the quantiles
+SECONDS = 4.0  # of chunks for the quantiles, at most `CHUNKS` of them
+CHUNKS = 300
 
 
 def _ours(actor: GenerativeActor, cond: Tensor) -> Callable[[], None]:
@@ -44,7 +47,7 @@ def _theirs(net: Conv1dUnet, steps: int, cond: Tensor) -> Callable[[], None]:
 
 
 def measure(rounds: int, seed: int) -> Mapping[str, Any]:
-    """One row per width and number of steps, with the quantiles of our chunk and the control rate they allow."""
+    """One row per width, solver and number of steps, with the quantiles of our chunk and the rate they allow."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     cond, found = torch.randn(1, COND), {}
@@ -57,12 +60,17 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
         began = time.perf_counter()
         actor.freeze(compile_rows=1)
         compiling = time.perf_counter() - began
-        for steps in STEPS:
-            actor.configure(None, steps, None, None)
+        for solver, steps in product(SOLVERS, STEPS):
+            actor.configure(solver, steps, None, None)
             ours = _ours(actor, cond)
             row = paired(ours, _theirs(peer, steps, cond), rounds, repeats=max(1, 20 // steps))
-            chunks = [seconds(ours, 1) for _ in range(CHUNKS)]
+            count = min(CHUNKS, int(SECONDS / row["seconds"]["ours"]))
+            chunks = [seconds(ours, 1) for _ in range(count)]
             quantiles = {f"p{q}": float(np.percentile(chunks, q)) for q in (50, 95, 99)}
-            rate = {"chunks_per_second": 1 / quantiles["p99"]}
-            found[f"{name}, steps {steps}"] = row | {"chunk_seconds": quantiles, **rate, "compile_seconds": compiling}
+            found[f"{name}, {solver}, {steps} steps"] = row | {
+                "chunk_seconds": quantiles,
+                "chunks_per_second": 1 / quantiles["p99"],
+                "network_calls": actor.calls,
+                "compile_seconds": compiling,
+            }
     return found
