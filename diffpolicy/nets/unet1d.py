@@ -7,6 +7,8 @@ It knows nothing of paths and policies. net.null(cond) is the unconditional cond
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
@@ -111,7 +113,7 @@ class _Frozen:
             graphed = torch.compile(self._trunk, mode="reduce-overhead", dynamic=False)
             return lambda x, films: graphed(x, films).clone()
         # Compiled as a graph, not by torch.compile, whose checks in every call take as long as some of the layers.
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # a report of every kernel that was tried
             from torch._inductor import compile as compile_graph  # takes a second, for which few need to wait
 
             graph = torch.export.export(self._trunk, (x, films)).module()
