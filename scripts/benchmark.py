@@ -54,6 +54,8 @@ def main() -> None:
     for case, row in found.items():
         shown = "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["ratio"])
         spent = ", ".join(f"{who} {value:.3g} s" for who, value in row.get("seconds", {}).items())
+        for name, value in row.get("chunk_seconds", {}).items():
+            spent += f", {name} {1e3 * value:.2f} ms"
         print(f"{arguments.subject} {case}: ratio {shown}{spent and f' ({spent})'}")
 
 

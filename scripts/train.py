@@ -8,6 +8,7 @@ With several processes: torchrun --nproc-per-node 2 scripts/train.py …
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -95,7 +96,12 @@ def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
             f"parameters, on {ranks.world} × {device.type}, into {config.run_dir}"
         )
     run_dir = Path(config.run_dir)
-    some = torch.arange(min(len(held_out), 128 if cameras else 1024), device=device) if held_out else None
+
+    @functools.cache  # pictures are read from disk once
+    def some_held_out() -> dict[str, torch.Tensor]:
+        count = min(len(held_out), 128 if cameras else 1024)
+        return batch(held_out.batch(torch.linspace(0, len(held_out) - 1, count).long().to(device)))
+
     share = (ranks.rank, ranks.world)
     ranks.rows(config.training.batch_size)  # refused here, before anything is opened
     with open_batches(
@@ -110,7 +116,7 @@ def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
             seed=config.seed,
             record=record,
             extras={"normalizer": windows.normalizer.to_tensors()},
-            validation=held_out and (lambda: batch(held_out.batch(some))),
+            validation=held_out and some_held_out,
             evaluate=evaluate if config.env.id else None,
             device=device,
             speed=config.speed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,7 +144,13 @@ def open_batches(
         ValueError: as these two.
     """
     if isinstance(windows.train, ImageWindows):
-        with WindowStream(windows.train, batch_size, seed, stream.pool, stream.run, stream.memory, share) as batches:
+        with ExitStack() as opened:
+            for source in (windows.train, windows.validation):
+                if source is not None:
+                    opened.enter_context(source)
+            batches = opened.enter_context(
+                WindowStream(windows.train, batch_size, seed, stream.pool, stream.run, stream.memory, share)
+            )
             yield batches.__getitem__
     else:
         sampler, (rank, world) = BatchSampler(len(windows.train), batch_size, seed, device), share

@@ -221,13 +221,22 @@ class DiscretePath(Path):
     def _log_ratio(self) -> Tensor:
         return (torch.log1p(-self.alpha_bar) - torch.log(self.alpha_bar)) / 2  # log(σ/α) = −λ, rising with k
 
+    def _table(self, device: torch.device) -> Tensor:
+        if device not in self._tables:  # copied once: copying in every step would stop a GPU
+            self._tables[device] = self._log_ratio.to(device)
+        return self._tables[device]
+
+    @cached_property
+    def _tables(self) -> dict[torch.device, Tensor]:
+        return {}
+
     def time_at_index(self, index: Tensor) -> Tensor:
         """t = 1 − (k + 1)/N, float64, for indices k from −1 (clean data) to N − 1."""
         return 1 - (index.double() + 1) / self.steps
 
     def _ratio(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """r = σ/α and dr/dt in float64."""
-        table = self._log_ratio.to(t.device)
+        table = self._table(t.device)
         k = (1 - t.double()) * self.steps - 1
         # 1 − (k+1)/N is seldom a binary fraction: without this, rounding would choose the side of the
         # derivative.
@@ -256,7 +265,7 @@ class DiscretePath(Path):
         return (dr * (1 + r**2) ** -1.5).to(t.dtype)
 
     def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        table = self._log_ratio.to(log_snr.device)
+        table = self._table(log_snr.device)
         value = -log_snr.double()
         below = (torch.searchsorted(table, value.contiguous()) - 1).clamp(-1, max(self.steps - 2, -1))
         low, high = table[below.clamp(min=0)], table[below + 1]

@@ -64,9 +64,10 @@ class _Convolve(torch.autograd.Function):
         if ctx.needs_input_grad[0]:  # the convolution with the kernel turned round and its matrices transposed
             turned = torch.stack([weight[k].t().contiguous() for k in reversed(range(len(weight)))])
             grad_x = _products(grad, turned, None)
+        rows = grad.reshape(-1, grad.shape[2])
         if ctx.needs_input_grad[1]:
-            rows = grad.reshape(-1, grad.shape[2])
             grad_weight = (gather_taps(x, len(weight)).t() @ rows).view(weight.shape).to(ctx.dtype)
+        if ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0, dtype=ctx.dtype)
         return grad_x, grad_weight, grad_bias
 
@@ -181,8 +182,8 @@ def _norm_mish(
     """mish(norm(x)), modulated by `film`, and what its gradient needs of the statistics."""
     wide = _wide(x)
     mean = _over_group(wide.sum(1), groups, x.shape[1])
-    square = _over_group(wide.square().sum(1), groups, x.shape[1])
-    inverse = torch.rsqrt((square - mean.square()).clamp(min=0) + _EPS)
+    variance = _over_group((wide - mean[:, None]).square().sum(1), groups, x.shape[1])
+    inverse = torch.rsqrt(variance + _EPS)
     scale = inverse * weight
     z = wide * scale[:, None] + (bias - mean * scale)[:, None]
     _, n = _exponentials(z)
@@ -250,7 +251,8 @@ class _NormMish(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *_call(_norm_mish_gradient, grad.contiguous(), *ctx.saved_tensors, ctx.groups), None
+        with torch.autocast(grad.device.type, enabled=False):  # on here where a compiler traces both passes at once
+            return *_call(_norm_mish_gradient, grad.contiguous(), *ctx.saved_tensors, ctx.groups), None
 
 
 class NormMish(nn.Module):

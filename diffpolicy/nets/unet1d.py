@@ -7,11 +7,12 @@ It knows nothing of paths and policies. net.null(cond) is the unconditional cond
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
-import torch._inductor
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -112,12 +113,14 @@ class _Frozen:
             graphed = torch.compile(self._trunk, mode="reduce-overhead", dynamic=False)
             return lambda x, films: graphed(x, films).clone()
         # Compiled as a graph, not by torch.compile, whose checks in every call take as long as some of the layers.
-        with torch.no_grad():
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # a report of every kernel that was tried
+            from torch._inductor import compile as compile_graph  # takes a second, for which few need to wait
+
             graph = torch.export.export(self._trunk, (x, films)).module()
-            return torch._inductor.compile(graph, [x, films], options=_ACTING)
+            return compile_graph(graph, [x, films], options=_ACTING)
 
     def _time_part(self, t: Tensor) -> Tensor:
-        if t.device.type != "cpu" or len(t) == 0 or (len(t) > 1 and t.stride(0)):
+        if t.device.type != "cpu" or len(t) == 0 or not bool((t == t[0]).all()):
             return self._of(t)  # reading a GPU's time would wait for it
         at = float(t[0])  # one time for all rows, as the sampling loop gives it
         if at not in self._times:
@@ -190,6 +193,7 @@ class ConditionalUnet1D(nn.Module):
         self.out = nn.Linear(widths[0], dim)
         self._blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]  # as they are run
         self._frozen: _Frozen | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_frozen", None))
 
     def fuse(self) -> None:
         """Run what stands between the matrix products as compiled passes: the same numbers up to rounding.
@@ -203,7 +207,8 @@ class ConditionalUnet1D(nn.Module):
     def freeze(self, compiled: tuple[int, int, int] | None = None) -> None:
         """Prepare for acting: the same numbers up to rounding, in fewer operations and without gradients.
 
-        The weights are those of now: what is loaded, moved or trained later does not count.
+        What is kept is of the weights as they are now, where they are now: freeze again after moving or training the
+        network. Loading weights undoes it.
 
         Args:
             compiled: the shape (B, T, D) of x for which calls are also compiled, which takes a minute or two (half of

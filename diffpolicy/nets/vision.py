@@ -92,10 +92,11 @@ class ImageEncoder(nn.Module):
         if places is None:
             top, left = (room // 2 for room in spare)
             return images[:, :, top : top + self.crop, left : left + self.crop]
-        room = torch.tensor([room + 1 for room in spare], device=images.device)
-        corners = (places.to(images.device) * room).long()
         inside = torch.arange(self.crop, device=images.device)
         rows = torch.arange(len(images), device=images.device)[:, None]
-        down, across = (corners[:, axis, None] + inside for axis in (0, 1))  # (B, crop) each
+        corners = [
+            (places[:, axis] * (room + 1)).long()[:, None].to(images.device) for axis, room in enumerate(spare)
+        ]
+        down, across = (corner + inside for corner in corners)  # (B, crop) each
         lines = images.transpose(1, 2)[rows, down]  # (B, crop, T_o, W, C): whole lines first, which are long copies
         return lines.transpose(1, 3)[rows, across].permute(0, 2, 3, 1, 4).contiguous()

@@ -34,6 +34,11 @@ class Actor(ABC, nn.Module):
     """The contract stated at the top of this file."""
 
     calls: int = 0
+    shape: tuple[int, int]  # (T_p, A) of what it draws
+
+    @abstractmethod
+    def networks(self) -> list[nn.Module]:
+        """What can be compiled: the modules that `loss` and `act` call."""
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -56,22 +61,15 @@ class Actor(ABC, nn.Module):
             ValueError: what this actor cannot use, naming what it can.
         """
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the networks: an actor itself is never called as one."""
-        for child in self.children():
-            child.compile(*args, **kwargs)
-
     @final
     def freeze(self, compile_rows: int | None = None) -> None:
         """Prepare the network for acting, where it knows how to, and compile it for so many rows.
 
         See `ConditionalUnet1D.freeze`.
         """
-        for child in self.children():
-            if isinstance(child, Actor):
-                child.freeze(compile_rows)
-            elif hasattr(child, "freeze"):
-                child.freeze(compile_rows and (compile_rows, *self.shape))
+        for net in self.networks():
+            if hasattr(net, "freeze"):
+                net.freeze(compile_rows and (compile_rows, *self.shape))
 
 
 @final
@@ -123,6 +121,9 @@ class GenerativeActor(Actor):
         }
         self.configure(None, None, None, None)
 
+    def networks(self) -> list[nn.Module]:
+        return [self.net]
+
     @property
     def sampler(self) -> dict[str, Any]:
         """The sampler's settings: solver, steps, grid, options."""
@@ -172,6 +173,9 @@ class RegressionActor(Actor):
         super().__init__()
         self.shape = (horizon, dim)
         self.net = build("net", net, dim=dim, cond_dim=cond_dim)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.net]
 
     def configure(
         self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -97,6 +98,8 @@ def load_policy(
     actor.configure(solver, steps, grid, solver_options)
     horizons = saved.config["policy"]
     actor.to(device).eval().requires_grad_(False)
+    if compile:
+        print("compiling the policy for acting, which takes a minute or two", file=sys.stderr)
     if freeze or compile:
         actor.freeze((block or 1) if compile else None)
     return Policy(

@@ -6,7 +6,7 @@ A batch of observations has rows on axis 0, histories time on axis 1, and the sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -33,8 +33,8 @@ class Cameras:
         numbers: the names of the arrays of numbers, in the order in which they make up D numbers.
     """
 
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    numbers: Sequence[str] = ()
+    shapes: Mapping[str, Sequence[int]]
+    numbers: Sequence[str]
 
     def split(self, obs: Observation, steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The numbers (B, steps, D) and pictures (B, steps, H, W, C) of a mapping, which may hold more.

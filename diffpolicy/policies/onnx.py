@@ -180,6 +180,8 @@ def _with_net(field: Field, net: nn.Module) -> Field:
 
 
 def _check_exportable(policy: Policy, what: str) -> None:
+    if policy.cameras:
+        raise ValueError("policies that see pictures are not exported yet: only those that observe numbers are")
     if not isinstance(policy.actor, GenerativeActor):
         raise ValueError("only flow matching and diffusion policies are exported; this checkpoint is of regression")
     solver = policy.actor.solver

@@ -196,7 +196,8 @@ class ActionQueue:
         return np.stack([self._chunks[slot].popleft() for slot in slots])
 
     def _seen(self, obs: Observation) -> list[Observation]:
-        now = {k: np.asarray(v)[:, None] for k, v in obs.items()} if isinstance(obs, Mapping) else obs
+        used = [*self.policy.cameras.numbers, *self.policy.cameras.shapes]
+        now = {k: np.asarray(obs[k])[:, None] for k in used if k in obs} if isinstance(obs, Mapping) else obs
         numbers, _ = self.policy.split(now, 1)
         # copies: a driver may fill the same buffers again
         return [{name: values[row, 0].copy() for name, values in now.items()} for row in range(len(numbers))]

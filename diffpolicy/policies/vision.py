@@ -31,9 +31,20 @@ class VisionActor(Actor):
         self.actor = actor
         self.encoders = nn.ModuleDict(encoders)
 
+    def networks(self) -> list[nn.Module]:
+        return [*self.encoders.values(), *self.actor.networks()]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.actor.shape
+
     @property
     def calls(self) -> int:
         return self.actor.calls
+
+    @calls.setter
+    def calls(self, number: int) -> None:
+        self.actor.calls = number
 
     @property
     def sampler(self) -> dict[str, Any]:

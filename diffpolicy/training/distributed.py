@@ -4,7 +4,8 @@
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 scripts/train.py …
 
 Every rank draws the same global batch and takes its own rows of it; DistributedDataParallel averages the gradients.
-So a run is the same function of its config and seed whatever the number of ranks, up to the order of summation.
+So a run is the same function of its config and seed whatever the number of ranks, up to the order of summation (and
+dropout, which every rank draws by itself). All ranks read `run_dir` and the first one writes it: all must see it.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def process_group(device: str) -> Iterator[tuple[Ranks, torch.device]]:
         torch.cuda.set_device(chosen)
     # gloo on a processor; for GPUs beside it, since small agreements between ranks should not stop them.
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size()), chosen
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(dist.get_rank(), dist.get_world_size()), chosen
+    # Only after a good end: where this rank alone has failed, the others wait in a collective, and taking the group
+    # down would wait for them. torchrun ends them when this process ends.
+    dist.destroy_process_group()

@@ -1,6 +1,6 @@
 """The one training loop, for any loss over batches that are a function of the step number.
 
-A run is determined by its config and seed: the batch of step k, the noise of step k and the learning rate of
+A run is determined by its config, seed and speed: the batch of step k, the noise of step k and the learning rate of
 step k depend on k alone, so that what a checkpoint must carry is the weights, their average, the optimiser and
 the counter. A run that is killed and resumed ends with the same bytes as one that was not. Several processes share a
 run by taking their rows of its batches, see `training.distributed`.
@@ -69,7 +69,7 @@ class TrainConfig:
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or the gradient became NaN or infinite; the last good checkpoint is kept."""
+    """The gradient became NaN or infinite; the last good checkpoint is kept."""
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
@@ -105,8 +105,7 @@ class Average:
     @torch.no_grad()
     def update(self, count: int) -> None:
         """After the step that makes it `count` updates: the first one copies."""
-        weight = 1.0 if count == 1 else 1 - ema_decay(count - 1, self._power, self._maximum)
-        torch._foreach_lerp_(*self._pairs, weight)
+        torch._foreach_lerp_(*self._pairs, 1 - ema_decay(count - 1, self._power, self._maximum))
 
 
 class _Losses(nn.Module):
@@ -159,7 +158,7 @@ def train(
 
     Raises:
         FileExistsError: `run_dir` holds a run already and `resume` is off.
-        NonFiniteLossError: the loss or the gradient turned NaN or infinite.
+        NonFiniteLossError: the gradient turned NaN or infinite.
         CheckpointError: the checkpoint to resume from is damaged or of another model.
     """
     began = time.monotonic()
@@ -197,21 +196,31 @@ def train(
     saved = checkpoint.latest(folder) if resume else None
     if saved is not None:
         step, state = _restore(saved, model, average, optimizer, record)
-        ranks.wait()  # until all have read it: linking removes what a kill left behind
-        if ranks.writes:
-            link(step)
+    if ranks.first(step) != step:  # also waits until all have read it: linking removes what a kill left behind
+        raise checkpoint.CheckpointError(
+            f"rank {ranks.rank} finds step {step} in {run_dir}, and the first rank another: all ranks must see the "
+            "same run_dir; put it where all machines reach it"
+        )
+    if saved is not None and ranks.writes:
+        link(step)
     log = MetricsLog(run_dir, step) if ranks.writes else None
     quiet = not (progress and ranks.writes)
     bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=quiet)
+
+    def say(line: str) -> None:
+        if ranks.writes:
+            bar.write(line)
+
     same_device = state["device"] == device.type
     if not same_device:
-        bar.write(f"begun on {state['device']}, going on on {device.type}: the numbers will differ in the last bits")
+        say(f"begun on {state['device']}, going on on {device.type}: the numbers will differ in the last bits")
 
     losses = _Losses(model, loss)
 
     def noise(step: int) -> Generators:
         generator = keyed_generator(seed, _NOISE, step, device=device)
-        torch.manual_seed(generator.initial_seed())  # for what draws from torch's own generator: dropout
+        # For what draws from torch's own generator: dropout, on every rank another.
+        torch.manual_seed((generator.initial_seed() + ranks.rank) % 2**63)
         return generator if ranks.world == 1 else Share(generator, share.start, config.batch_size)
 
     def forward_backward(autocast: torch.autocast) -> Tensor:
@@ -226,7 +235,7 @@ def train(
         chosen = Speed.parse(state["speed"])
     elif speed == "auto" and step < config.steps:
         chosen, why = ranks.first(choose(model.train(), forward_backward, device, config.steps - step))
-        bar.write(why)
+        say(why)
     else:
         chosen = Speed("float32", "") if speed == "auto" else Speed.parse(speed)
     state |= {"speed": str(chosen), "device": device.type}
@@ -237,7 +246,11 @@ def train(
         if log is not None:
             log.write(step, values)
 
+    written = -1 if saved is None else step
+
     def save() -> None:
+        nonlocal written
+        written = step
         ranks.wait()
         if ranks.writes:
             groups = {
@@ -250,21 +263,21 @@ def train(
             link(step)
         ranks.wait()
 
-    def rank() -> None:
+    def evaluate_and_rank() -> None:
         """Evaluate, and note the score: always before the step's checkpoint, which carries the ranking."""
         if evaluate is None:
             return
         metrics = dict(evaluate(average.module.eval(), step))
         log_row({f"evaluation/{name}": value for name, value in metrics.items()})
-        bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+        say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         ranked = sorted([*state["best"], [metrics["score"], step]], key=lambda row: (-row[0], -row[1]))
         state["best"] = ranked[: config.keep_best]
 
-    def check(bad: int, number: float, gradient: float) -> None:
-        if bad:
+    def check() -> None:
+        if bad := int(first_bad):
             kept = f"the last good checkpoint is {last.resolve()}" if last.exists() else "none was written yet"
             raise NonFiniteLossError(
-                f"loss {number} and gradient norm {gradient} at step {bad}; {kept}. "
+                f"the gradient of step {bad} is NaN or infinite; {kept}. "
                 f"Lower training.lr (now {config.lr:g}) or take speed=float32."
             )
 
@@ -275,7 +288,7 @@ def train(
         while step < config.steps:
             late = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
             if max_minutes is not None and ranks.first(late):
-                bar.write(f"stopped at step {step} after {max_minutes:g} minutes; resume=true goes on")
+                say(f"stopped at step {step} after {max_minutes:g} minutes; resume=true goes on")
                 break
             factor = learning_rate_factor(step, config.steps, config.warmup_steps)
             for group in optimizer.param_groups:
@@ -289,7 +302,7 @@ def train(
             due = step + 1 >= config.evaluate_from and _due(step + 1, config.evaluate_every, config.steps)
             saving = due or _due(step + 1, config.checkpoint_every, config.steps) or step + 1 == config.steps
             if saving or _due(step + 1, look_every, config.steps):
-                check(int(first_bad), value.item(), norm.item())
+                check()
             optimizer.step()
             step += 1
             average.update(step)
@@ -301,13 +314,13 @@ def train(
             if validation is not None and _due(step, config.validate_every, config.steps):
                 log_row({"validation_loss": _validate(average, loss, validation(), device, seed)})
             if due or step == config.steps:
-                rank()
+                evaluate_and_rank()
             if saving:
                 save()
-        if not (folder / checkpoint.step_name(step)).exists():  # stopped by the clock between two checkpoints
-            check(int(first_bad), float("nan"), float("nan"))
+        if written != step:  # stopped by the clock between two checkpoints
+            check()
             if step > 0:
-                rank()
+                evaluate_and_rank()
             save()
         return folder / checkpoint.step_name(step)
     finally:
@@ -355,14 +368,25 @@ def _restore(
     checkpoint.load_weights(average.module, saved.tensors("ema"), saved.path)
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in saved.tensors("training").items():
+        if not name.startswith("optimizer."):
+            continue  # the count of averages, which older checkpoints hold: it is the step
         _, index, field = name.split(".")
         entries.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
     return saved.step, copy.deepcopy(saved.state)
 
 
-# What may differ between a run and its continuation: it does not enter the arithmetic of a step.
-_FREE = ("max_minutes", "resume", "run_dir", "device", "data_root", "evaluation_workers", "speed")
+# What may differ between a run and its continuation: it does not enter what a step computes, but for rounding.
+_FREE = (
+    "max_minutes",
+    "resume",
+    "run_dir",
+    "device",
+    "data_root",
+    "evaluation_workers",
+    "speed",
+    "dataset.stream.memory",
+)
 
 
 def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]) -> None:
@@ -371,7 +395,7 @@ def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]
     changed = [
         f"{name}: was {old!r}, now {new!r}"
         for name, old, new in _differences(before, plain)
-        if name.split(".")[0] not in _FREE
+        if not f"{name}.".startswith(tuple(f"{free}." for free in _FREE))
     ]
     if changed:
         raise ValueError(

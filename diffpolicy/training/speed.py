@@ -58,8 +58,13 @@ class Speed:
         Raises:
             ValueError: "blocks" of networks that have none.
         """
-        if device.type == "cuda":
+        if device.type == "cuda" and self.precision == "bfloat16":
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+        if self.compiled and device.type == "cpu" and not has_compiler():
+            raise ValueError(
+                f"speed={self} compiles, and no C++ compiler was found; install one (g++), or take "
+                f"speed={self.precision}"
+            )
         if self.compiled == "network":
             for net in networks(model):  # in place: the names of the weights stay
                 net.compile(mode="reduce-overhead" if device.type == "cuda" else None)
@@ -72,10 +77,18 @@ class Speed:
 
 
 def networks(model: nn.Module) -> list[nn.Module]:
-    """The networks that a model is made of: its children, or, of one that wraps another model, that one's too."""
-    inner = [child for child in model.children() if hasattr(child, "loss")]
-    outer = [child for child in model.children() if child not in inner]
-    return outer + [net for child in inner for net in networks(child)]
+    """What can be compiled of a model: what it says (`Actor.networks`), or its children."""
+    return model.networks() if hasattr(model, "networks") else list(model.children())
+
+
+def has_compiler() -> bool:
+    """Whether torch finds the C++ compiler with which it compiles for a processor."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes a second to import
+
+    try:
+        return bool(get_cpp_compiler())
+    except RuntimeError:
+        return False
 
 
 Pass = Callable[[torch.autocast], object]
@@ -85,7 +98,7 @@ def choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tup
     """The fastest speed for `steps` more steps, counting what compiling costs, and a line that says why.
 
     On a processor both precisions are timed where it has instructions for bfloat16, and the blocks are compiled if
-    that pays within the run. On a GPU nothing is timed: bfloat16 where it has it, the whole network if that pays.
+    that pays within the run. On a GPU it is bfloat16 where that is supported, and the whole network if that pays.
 
     Args:
         run: one forward pass under the context it is given, and the backward pass.
@@ -106,7 +119,10 @@ def choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tup
     seen = ", ".join(f"{name} {1e3 * value:.0f}" for name, value in timed.items())
     can = any(hasattr(net, "fuse") for net in networks(model))
     if can and steps * timed[chosen] * _BLOCKS_SAVE > _BLOCKS_SECONDS:
-        chosen = Speed(chosen.precision, "blocks")
+        if has_compiler():
+            chosen = Speed(chosen.precision, "blocks")
+        else:
+            seen += "; no C++ compiler, which would make it faster"
     return chosen, f"speed: {chosen} (ms a pass: {seen}; {steps} steps to go)"
 
 

@@ -193,7 +193,7 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
     data = ["task=own", "dataset.path=demos.zarr", "dataset.image_keys=[image]", "dataset.obs_keys=[agent]"]
     data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3", "encoder.widths=[8,8]"]
     data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "evaluation_episodes=1", *TINY]
-    data += ["training.checkpoint_every=3", "training.validate_every=3"]
+    data += ["training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
     _run("train", *data, "run_dir=A", cwd=tmp_path)
     _run("train", *data, "run_dir=B", cwd=tmp_path)
     last = tmp_path / "B/checkpoints/last"
@@ -203,7 +203,8 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
     _run("train", *data, "run_dir=B", "resume=true", cwd=tmp_path)
     weights = [(tmp_path / run / "checkpoints/last/ema.safetensors").read_bytes() for run in "AB"]
     assert weights[0] == weights[1]
-    out = _run("evaluate", "checkpoint=A/checkpoints/last", "episodes=1", "out=OUT", "steps=1", cwd=tmp_path)
-    assert "1 episodes, 1 network calls a chunk" in out and (tmp_path / "OUT/fan.png").exists()
+    shards = ["episodes=2", "workers=2", "out=OUT", "steps=1"]
+    out = _run("evaluate", "checkpoint=A/checkpoints/last", *shards, cwd=tmp_path)
+    assert "2 episodes, 1 network calls a chunk" in out and (tmp_path / "OUT/fan.png").exists()
     error = _run("train", *data[:-1], "env.options.obs_mode=state", "run_dir=C", cwd=tmp_path, ok=False)
     assert "'image': (96, 96, 3)" in error and "obs_mode agree" in error

@@ -243,6 +243,15 @@ def test_speed_is_chosen_once_kept_and_may_be_changed(tmp_path):
         _train(tmp_path / "other", speed="float32+blocks")
 
 
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr("diffpolicy.training.speed.has_compiler", lambda: False)
+    model, cpu = nn.Sequential(_Blocks(2, 2)), torch.device("cpu")
+    chosen, why = choose(model, lambda autocast: time.sleep(0.02), cpu, 100_000)
+    assert chosen == Speed("float32", "") and "no C++ compiler" in why
+    with pytest.raises(ValueError, match=r"no C\+\+ compiler was found.*speed=float32"):
+        Speed("float32", "blocks").prepare(model, cpu)
+
+
 class _Blocks(nn.Linear):
     def fuse(self):
         self.fused = True
