@@ -140,6 +140,10 @@ class _Frozen:
         return self._cond[1]
 
 
+def _thaw(net: ConditionalUnet1D, _: object) -> None:
+    net._frozen = None  # of the weights as they were
+
+
 class ConditionalUnet1D(nn.Module):
     """U-Net over time with FiLM conditioning on (time, condition).
 
@@ -193,7 +197,7 @@ class ConditionalUnet1D(nn.Module):
         self.out = nn.Linear(widths[0], dim)
         self._blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]  # as they are run
         self._frozen: _Frozen | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_frozen", None))
+        self.register_load_state_dict_post_hook(_thaw)
 
     def fuse(self) -> None:
         """Run what stands between the matrix products as compiled passes: the same numbers up to rounding.

@@ -151,6 +151,8 @@ def test_frozen_it_gives_the_same_numbers(cond_dim):
     for t, expected in zip(times, before, strict=True):
         torch.testing.assert_close(net(x, t, cond), expected, rtol=0, atol=1e-12)
     assert list(net.state_dict()) == keys
+    net.load_state_dict({name: 2 * value for name, value in net.state_dict().items()})
+    assert not torch.allclose(net(x, times[0], cond), before[0]), "frozen weights outlived those that were loaded"
 
 
 def test_compiled_for_acting_it_gives_the_same_numbers(monkeypatch):
