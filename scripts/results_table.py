@@ -122,6 +122,24 @@ def train_step_table(results: Path) -> str:
     return _table("widths | speed | ms | Conv1d, ms | ratio [range] | first step, s", rows)
 
 
+def changes_table(results: Path) -> str:
+    """The step before and after it was made fast."""
+    before, now = (_benchmark(results, subject) for subject in ("train_step_before", "train_step"))
+    named = {
+        "before, bfloat16": before, "before, bfloat16, whole network compiled": before,
+        "now, bfloat16": now, "now, bfloat16+blocks": now,
+    }  # fmt: skip
+    ends = ("", ", compiled", ", bfloat16", ", bfloat16+blocks")
+    rows = []
+    for (name, found), end in zip(named.items(), ends, strict=True):
+        cells = [name]
+        for widths in ("64/128/256", "256/512/1024"):
+            row = next(row for case, row in found.items() if case.removesuffix(" (auto)") == widths + end)
+            cells.append(f"{1e3 * row['seconds']['ours']:.0f} ms, {_ratio(row)}")
+        rows.append(cells)
+    return _table("step | 64/128/256: time, ratio to Conv1d | 256/512/1024", rows)
+
+
 def profile_table(results: Path) -> str:
     """Milliseconds of a step by kind of operation."""
     found = _benchmark(results, "profile")
@@ -197,6 +215,7 @@ PAGES = {
     "README.md": {"results": table, "ways": ways_table, "experts": experts_table, "speed": speed_table},
     "docs/performance.md": {
         "train_step": train_step_table,
+        "changes": changes_table,
         "machine": machine_table,
         "profile": profile_table,
         "time": time_table,
