@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 Tick = Callable[[], object]  # called whenever an episode has ended
-Share = TypeVar("Share")
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
@@ -33,7 +33,7 @@ def usable_cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
-def run_shards(work: Callable[[Share, Tick], Result], shares: Sequence[Share], tick: Tick) -> list[Result]:
+def run_shards(work: Callable[[Part, Tick], Result], shares: Sequence[Part], tick: Tick) -> list[Result]:
     """work(share, tick) in a process for each share; the results in the order of the shares.
 
     Args:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from diffpolicy import checkpoint
 from diffpolicy.generative.shapes import Generators, Share
+from diffpolicy.training.average import Average
 from diffpolicy.training.distributed import Ranks
 from diffpolicy.training.logging import MetricsLog
 from diffpolicy.training.speed import Speed, choose
@@ -80,32 +81,10 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def ema_decay(step: int, power: float, maximum: float) -> float:
-    """Decay after `step` updates: low at first, so that the average forgets the random start."""
-    return min(maximum, 1 - (1 + step) ** -power)
-
-
 def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose numbers are a function of `key` (and of the kind of device) alone."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state))
-
-
-class Average:
-    """An exponential moving average of a model's weights, `module`; buffers stay the model's.
-
-    torch's own keeps its count on the device and reads it in every step, which would stop a GPU.
-    """
-
-    def __init__(self, model: nn.Module, power: float, maximum: float) -> None:
-        self.module = copy.deepcopy(model).requires_grad_(False)
-        self._power, self._maximum = power, maximum
-        self._pairs = list(self.module.parameters()), list(model.parameters())
-
-    @torch.no_grad()
-    def update(self, count: int) -> None:
-        """After the step that makes it `count` updates: the first one copies."""
-        torch._foreach_lerp_(*self._pairs, 1 - ema_decay(count - 1, self._power, self._maximum))
 
 
 class _Losses(nn.Module):

@@ -15,7 +15,8 @@ from diffpolicy.generative.paths import LinearPath
 from diffpolicy.nets import ConditionalUnet1D
 from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
 from diffpolicy.scripts.benchmarks.paired import paired
-from diffpolicy.training.loop import Average, Batch, Loss, TrainConfig
+from diffpolicy.training.average import Average
+from diffpolicy.training.loop import Batch, Loss, TrainConfig
 from diffpolicy.training.speed import Speed, choose
 
 DIM, COND, HORIZON, BATCH = 2, 40, 16, 256

@@ -17,8 +17,9 @@ from torch import nn
 
 from diffpolicy import checkpoint
 from diffpolicy.training import NonFiniteLossError, TrainConfig, train
+from diffpolicy.training.average import ema_decay
 from diffpolicy.training.logging import read_metrics
-from diffpolicy.training.loop import ema_decay, keyed_generator, learning_rate_factor
+from diffpolicy.training.loop import keyed_generator, learning_rate_factor
 from diffpolicy.training.speed import Speed, choose
 
 RECORD = {"what": "a test", "training": {"lr": 1e-2}}
