@@ -2,7 +2,7 @@
 
 diffpolicy-train task=pusht_keypoints method=flow run_dir=RUN max_minutes=15 seed=0
 
-With several processes: torchrun --nproc-per-node 2 scripts/train.py …
+With several processes: torchrun --nproc-per-node 2 -m diffpolicy.scripts.train …
 """
 
 from __future__ import annotations

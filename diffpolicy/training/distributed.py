@@ -1,7 +1,8 @@
 """Several processes as one training run: torchrun's environment, who takes which rows, and who writes.
 
-    torchrun --nproc-per-node 4 scripts/train.py …                                      one machine
-    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 scripts/train.py …
+    torchrun --nproc-per-node 4 -m diffpolicy.scripts.train …
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500
+        -m diffpolicy.scripts.train …
 
 Every rank draws the same global batch and takes its own rows of it; DistributedDataParallel averages the gradients.
 So a run is the same function of its config and seed whatever the number of ranks, up to the order of summation (and

@@ -149,7 +149,8 @@ def train(
     last = folder / "last"
     if (folder.exists() or (run_dir / "metrics.jsonl").exists()) and not resume:
         raise FileExistsError(
-            f"{run_dir} holds a run already; go on with it by resume=true, or choose another run_dir"
+            f"{run_dir} holds a run already; go on with it by resume=true (anew, if it has no checkpoint yet), or "
+            "choose another run_dir"
         )
     ranks.wait()  # before the first one writes there
 
@@ -187,7 +188,7 @@ def train(
     bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=quiet)
 
     def say(line: str) -> None:
-        if ranks.writes:
+        if not quiet:
             bar.write(line)
 
     same_device = state["device"] == device.type
@@ -210,13 +211,18 @@ def train(
         value.backward()
         return value
 
+    if resume:
+        say(f"goes on from step {step}" if saved is not None else f"no checkpoint in {run_dir} yet: begins at step 0")
     if speed == "auto" and "speed" in state and same_device:
         chosen = Speed.parse(state["speed"])
+        say(f"speed: {chosen}, as before")
     elif speed == "auto" and step < config.steps:
         chosen, why = ranks.first(choose(model.train(), forward_backward, device, config.steps - step))
         say(why)
     else:
         chosen = Speed("float32", "") if speed == "auto" else Speed.parse(speed)
+    if chosen.compiled:
+        say("compiling at the first step, which takes its time: seconds for blocks, a minute or more for a network")
     state |= {"speed": str(chosen), "device": device.type}
     chosen.prepare(model, device)
     losses = ranks.parallel(losses, device)
