@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 _EPS = 1e-5  # of the group norms, torch's own
 _SATURATED = 20.0  # mish(z) = z from here on to float32's last bit; e^z must not overflow
-_WIDE = 128  # rows from which on several products are cheaper than multiplying zeros
+_MANY_ROWS = 128  # rows from which on several products are cheaper than multiplying zeros
 
 
 def gather_taps(x: Tensor, kernel: int) -> Tensor:
@@ -31,7 +31,7 @@ def gather_taps(x: Tensor, kernel: int) -> Tensor:
 def _products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution of x (B, T, C_in) with weight (K, C_in, C_out), both of one dtype: (B, T, C_out)."""
     (b, t, c), kernel = x.shape, len(weight)
-    if t < kernel and b >= _WIDE:
+    if t < kernel and b >= _MANY_ROWS:
         # Most taps of a short sequence would multiply the padding: one product for each position leaves them out.
         rows, half = x.reshape(b, t * c), kernel // 2
         spans = [(max(0, i - half), min(t, i + half + 1), half - i) for i in range(t)]
