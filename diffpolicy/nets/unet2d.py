@@ -1,0 +1,178 @@
+"""The 2D U-Net of the 6.S184 notes' lab three for images with a label, and our own blocks for it.
+
+Called as net(x, t, cond, r=None): x (B, C, H, W) the noised images, t (B,) their time in [0, 1], cond (B,) int64
+labels, r the second time of two-time methods, which this network ignores. It knows nothing of paths and digits.
+net.null(cond) is the label that stands for "none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffpolicy.nets.embeddings import time_embedding
+
+
+def _conv(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1)
+
+
+def _adapter(features: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(features, features), nn.SiLU(), nn.Linear(features, channels))
+
+
+class NotesBlock(nn.Module):
+    """The notes' residual layer: (SiLU, batch norm, convolution) twice, and between the two what adapters of their
+    own make of time and label, added to every pixel.
+
+    (B, C, H, W), time and label features (B, F) each -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.SiLU(), nn.BatchNorm2d(channels), _conv(channels, channels))
+        self.time, self.label = _adapter(features, channels), _adapter(features, channels)
+        self.second = nn.Sequential(nn.SiLU(), nn.BatchNorm2d(channels), _conv(channels, channels))
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        shift = self.time(time) + self.label(label)
+        return x + self.second(self.first(x) + shift[:, :, None, None])
+
+
+class AdaptiveBlock(nn.Module):
+    """(group norm, SiLU, convolution) twice; time and label together scale and shift what the second norm gives
+    (FiLM; Dhariwal and Nichol 2021, section 3, AdaGN), and the last convolution starts at 0, so that the block does.
+
+    (B, C, H, W), time and label features (B, F) each -> (B, C, H, W).
+    """
+
+    def __init__(self, channels: int, features: int, groups: int = 8) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels, affine=affine) for affine in (True, False))
+        self.first, self.second = _conv(channels, channels), _conv(channels, channels)
+        self.film = nn.Linear(features, 2 * channels)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        scale, shift = self.film(F.silu(time + label))[:, :, None, None].chunk(2, dim=1)
+        h = self.first(F.silu(self.norms[0](x)))
+        return x + self.second(F.silu(torch.addcmul(shift, self.norms[1](h), 1 + scale)))
+
+
+class Stage(nn.Module):
+    """Residual layers at one resolution, all given the same time and label."""
+
+    def __init__(self, block: type[nn.Module], layers: int, channels: int, features: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(block(channels, features) for _ in range(layers))
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, time, label)
+        return x
+
+
+BLOCKS = {"notes": NotesBlock, "adaptive": AdaptiveBlock}
+
+
+class ConditionalUnet2D(nn.Module):
+    """U-Net over images with skips that are added, conditioned on (time, label).
+
+    Encoder stages run residual layers and halve the resolution; the decoder's double it, after adding what their
+    encoder gave, and run residual layers.
+
+    Args:
+        channels: C of the images.
+        labels: how many labels there are; label number `labels` is the null label.
+        widths: channels per resolution, each half as fine as the one before.
+        layers: residual layers of a stage.
+        features: size of the embeddings of time (even) and of the label.
+        time: "fourier" (learned frequencies) or "sinusoidal".
+        block: "notes", the notes' own, or "adaptive".
+        patch: side of the squares of pixels that the first convolution sees as one; 1 is the notes' own.
+
+    Raises:
+        ValueError: sizes or names that do not fit together, at construction or (x, t, cond) at the call.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        labels: int,
+        widths: Sequence[int] = (32, 64, 128),
+        layers: int = 2,
+        features: int = 40,
+        time: str = "fourier",
+        block: str = "notes",
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        if min(channels, labels, layers, features, patch, *widths, len(widths)) < 1:
+            raise ValueError(
+                f"need positive sizes; given {channels=}, {labels=}, widths={list(widths)}, {layers=}, {features=}, "
+                f"{patch=}"
+            )
+        if block not in BLOCKS:
+            raise ValueError(f"unknown block {block!r}; choose one of {sorted(BLOCKS)}")
+        self.channels, self.labels, self.patch = channels, labels, patch
+        self.stride = patch * 2 ** (len(widths) - 1)
+        kind, shared, pixels = BLOCKS[block], (layers,), channels * patch**2
+        if block == "notes":
+            self.time: nn.Module = time_embedding(time, features)
+            self.stem: nn.Module = nn.Sequential(_conv(pixels, widths[0]), nn.BatchNorm2d(widths[0]), nn.SiLU())
+            self.out: nn.Module = _conv(widths[0], pixels)
+        else:
+            self.time = nn.Sequential(
+                time_embedding(time, features), nn.Linear(features, features), nn.SiLU(), nn.Linear(features, features)
+            )
+            self.stem = _conv(pixels, widths[0])
+            self.out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv(widths[0], pixels))
+        self.label = nn.Embedding(labels + 1, features)
+        steps = list(pairwise(widths))
+        self.down = nn.ModuleList(Stage(kind, *shared, fine, features) for fine, _ in steps)
+        self.downsample = nn.ModuleList(_conv(fine, coarse, stride=2) for fine, coarse in steps)
+        self.middle = Stage(kind, *shared, widths[-1], features)
+        self.upsample = nn.ModuleList(
+            nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), _conv(coarse, fine))
+            for fine, coarse in reversed(steps)
+        )
+        self.up = nn.ModuleList(Stage(kind, *shared, fine, features) for fine, _ in reversed(steps))
+        self.to(memory_format=torch.channels_last)  # how convolutions are fastest, on processors and GPUs
+
+    def null(self, cond: Tensor) -> Tensor:
+        """The labels that stand for "none", (B,)."""
+        return torch.full_like(cond, self.labels)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, r: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B,), (B,) int64 -> (B, C, H, W)."""
+        self._check(x, t, cond)
+        time, label = self.time(t), self.label(cond)
+        h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        h = self.stem(h.contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for stage, halve in zip(self.down, self.downsample, strict=True):
+            h = halve(stage(h, time, label))
+            skips.append(h)
+        h = self.middle(h, time, label)
+        for stage, double in zip(self.up, self.upsample, strict=True):
+            h = stage(double(h + skips.pop()), time, label)
+        h = self.out(h)
+        return (F.pixel_shuffle(h, self.patch) if self.patch > 1 else h).to(t.dtype)
+
+    def _check(self, x: Tensor, t: Tensor, cond: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.channels or any(side % self.stride for side in x.shape[2:]):
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; this network takes (B, {self.channels}, H, W) with H and W multiples "
+                f"of {self.stride}"
+            )
+        given = tuple(t.shape), None if cond is None else tuple(cond.shape)
+        if given != ((len(x),), (len(x),)) or cond.dtype != torch.int64:
+            raise ValueError(
+                f"t and cond have shapes {given}; this network takes one time and one int64 label for each of {len(x)} "
+                "images"
+            )
