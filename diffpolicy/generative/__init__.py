@@ -10,6 +10,9 @@ One formula, one file:
 - `sampling`     time grids and the one sampling loop
 - `guidance`     field -> field: classifier-free, classifier, clipping, inpainting
 - `likelihood`   the discrete variational bound, the density through the flow
+- `sde`          processes of any drift as flow maps: Brownian motion, Ornstein–Uhlenbeck; Langevin dynamics
+- `mixture`      the Gaussian mixture, whose field and classifier are known in closed form
+- `distances`    how far one set of samples is from another
 
 Time runs from t = 0 (noise) to t = 1 (data).
 """

@@ -106,6 +106,14 @@ class ClassifierGuidance(Wrapper):
         return Estimate(data + sigma / alpha.clamp(min=ALPHA_MIN) * push, noise - push)
 
 
+def class_log_prob(net: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    """log p(cond|x_t) (B,) of a classifier `net(x, t) -> logits (B, classes)` for labels cond (B,) int64.
+
+    `partial(class_log_prob, net)` is what ClassifierGuidance takes; `ClassifierObjective` trains such a net.
+    """
+    return torch.log_softmax(net(x, t.to(x.dtype)), 1).gather(1, cond[:, None])[:, 0]
+
+
 @final
 @dataclass(frozen=True)
 class ClipData(Wrapper):

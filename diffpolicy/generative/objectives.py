@@ -1,7 +1,8 @@
 """Training losses as rows of one table: draw of t × prediction type × weighting.
 
 An objective is `loss(net, batch, generator) -> (B,)`, one value per sample. A batch is a mapping with "data"
-(B, *shape) and optionally "cond" (whatever the network takes). Everything random comes from `generator`, in
+(B, *shape) and optionally "cond" (whatever the network takes). One more teaches the classifier that classifier
+guidance needs. Everything random comes from `generator`, in
 calls for the whole batch, so that a loss can be computed again.
 """
 
@@ -12,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from diffpolicy.generative.guidance import class_log_prob
 from diffpolicy.generative.paths import DiscretePath, Path
 from diffpolicy.generative.predictions import (
     ALPHA_MIN,
@@ -44,6 +46,25 @@ TIMES: dict[str, Callable[[Tensor, Path], Tensor]] = {
     "low_discrepancy": _low_discrepancy,
     "discrete": _discrete,
 }
+
+
+def _draw(data: Tensor, name: str, path: Path, generator: Generators) -> tuple[Tensor, Tensor]:
+    """t (B,) and the noise (B, *shape) for a batch of data, in this order."""
+
+    def times(rows: int, generator: Generators) -> Tensor:
+        # float64, as in sampling: near t = 1 float32 leaves σ few digits
+        u = rand((rows,), generator, dtype=torch.float64, device=data.device)
+        return TIMES[name](u, path)
+
+    t = for_whole_batch(times, len(data), generator)  # a draw may spread its times over the batch
+    return t, randn(data.shape, generator, dtype=data.dtype, device=data.device)
+
+
+def _entry(batch: Mapping[str, Any], name: str) -> Tensor:
+    if name not in batch:
+        raise ValueError(f"a batch needs {name!r} (B, ...); this one has {sorted(batch)}")
+    return batch[name]
+
 
 MIN_SNR_GAMMA = 5.0
 SIGMOID_BIAS = 2.0
@@ -104,20 +125,11 @@ class DenoisingObjective:
         return WEIGHTINGS[self.weighting](snr) * data_gain(self.prediction, t, self.path) ** 2
 
     def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
-        if "data" not in batch:
-            raise ValueError(f"a batch needs 'data' (B, *shape); this one has {sorted(batch)}")
-        data, cond = batch["data"], batch.get("cond")
-
-        def times(rows: int, generator: Generators) -> Tensor:
-            # float64, as in sampling: near t = 1 float32 leaves σ few digits
-            u = rand((rows,), generator, dtype=torch.float64, device=data.device)
-            return TIMES[self.times](u, self.path)
-
-        t = for_whole_batch(times, len(data), generator)  # a draw may spread its times over the batch
-        noise = randn(data.shape, generator, dtype=data.dtype, device=data.device)
+        data, cond = _entry(batch, "data"), batch.get("cond")
+        t, noise = _draw(data, self.times, self.path, generator)
         if self.condition_dropout:
             cond = self._drop(net, cond, generator)
-        x = expand(self.path.alpha(t), data) * data + expand(self.path.sigma(t), data) * noise
+        x = self.path.interpolate(data, noise, t)
         error = net(x, t.to(x.dtype), cond) - target(self.prediction, data, noise, t, self.path)
         return self.weight(t).to(data.dtype) * error.square().flatten(1).mean(1)
 
@@ -129,6 +141,28 @@ class DenoisingObjective:
             )
         u = rand(cond.shape[:1], generator, dtype=torch.float64, device=cond.device)
         return torch.where(expand(u < self.condition_dropout, cond), net.null(cond), cond)
+
+
+@final
+@dataclass(frozen=True)
+class ClassifierObjective:
+    """−log p(cond|x_t) of a classifier `net(x, t) -> logits (B, classes)`, at x_t of every noise level.
+
+    What classifier guidance needs: one that saw clean data alone has no gradient to speak of at x_t (Dhariwal &
+    Nichol 2021, section 4.2). The batch's "cond" is (B,) int64. Raises ValueError for an unknown draw of times, and
+    when called for a batch without "data" or "cond".
+    """
+
+    path: Path
+    times: str = "uniform"
+
+    def __post_init__(self) -> None:
+        check_name("draw of times", self.times, TIMES)
+
+    def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
+        data, cond = _entry(batch, "data"), _entry(batch, "cond")
+        t, noise = _draw(data, self.times, self.path, generator)
+        return -class_log_prob(net, self.path.interpolate(data, noise, t), t, cond)
 
 
 # The methods of the notes, `DenoisingObjective(path, **ROWS["flow_matching"])`.

@@ -14,7 +14,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from diffpolicy.generative.shapes import check_name
+from diffpolicy.generative.shapes import check_name, expand
 
 # Beyond |λ| = 7 (noise, or data, at a thousandth of the other) nothing is left to resolve for data of scale
 # one: where λ is infinite, grids in λ and adaptive solvers stop here.
@@ -59,6 +59,11 @@ class Path(ABC):
     def log_snr(self, t: Tensor) -> Tensor:
         """λ(t) = log(α/σ), half the logarithm of the SNR α²/σ²; infinite where α or σ is 0."""
         return self.alpha(t).log() - self.sigma(t).log()
+
+    @final
+    def interpolate(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = α·data + σ·noise, all (B, *shape), at t (B,): for noise ~ N(0, I) a sample of p_t(x|data)."""
+        return expand(self.alpha(t), data) * data + expand(self.sigma(t), noise) * noise
 
 
 def _limit_time(path: Path) -> float:

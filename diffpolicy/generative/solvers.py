@@ -20,6 +20,7 @@ from torch import Tensor
 
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Estimate, Field, score, velocity
+from diffpolicy.generative.sde import euler_maruyama_step
 from diffpolicy.generative.shapes import Generators, check_name, expand, randn
 
 
@@ -82,8 +83,7 @@ class FlowMap:
 
     def blend(self, estimate: Estimate, s: Tensor) -> Tensor:
         """α_s·data + σ_s·noise."""
-        data, noise = estimate
-        return expand(self.path.alpha(s), data) * data + expand(self.path.sigma(s), noise) * noise
+        return self.path.interpolate(*estimate, s)
 
     def finish(self, x: Tensor, stop: Tensor, s: Tensor, cond: Any) -> Tensor:
         """From `stop` to s by the data estimate, for the rows that stopped before s."""
@@ -350,7 +350,7 @@ class EulerMaruyama(Solver):
         else:
             g = self.g(t) if callable(self.g) else torch.full_like(t, self.g)
         drift = velocity(estimate, t, flow.path) + _rows((g**2 / 2, score(estimate, t, flow.path)))
-        moved = x + _rows((h, drift), (g * h.sqrt(), flow.noise_like(x)))
+        moved = euler_maruyama_step(x, drift, g, h, flow.noise_like(x))
         return torch.where(expand(flow.path.sigma(s) == 0, x), flow.blend(estimate, s), moved)
 
 

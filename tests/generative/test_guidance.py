@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from mixture import ExactField, ExactNet, ring
+from mixture import ExactNet, ring
 
 from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, ClipData, Inpaint
+from diffpolicy.generative.mixture import ExactField
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 from diffpolicy.generative.predictions import PREDICTIONS, ModelField, score, velocity
 from diffpolicy.generative.sampling import generate, sample, time_grid

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from mixture import ExactField, GaussianMixture, ring
+from mixture import ring
 
 from diffpolicy.generative.guidance import ClassifierGuidance
 from diffpolicy.generative.likelihood import log_density, variational_bound
+from diffpolicy.generative.mixture import ExactField, GaussianMixture
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 
 

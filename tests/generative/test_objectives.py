@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from mixture import ExactField, ExactNet, ring
+from mixture import ExactNet, ring
 from scipy import stats
 
+from diffpolicy.generative.mixture import ExactField
 from diffpolicy.generative.objectives import ROWS, TIMES, WEIGHTINGS, DenoisingObjective
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 from diffpolicy.generative.predictions import PREDICTIONS, Estimate, target, velocity

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from mixture import ExactField, ExactNet, ring
+from mixture import ExactNet, ring
 
+from diffpolicy.generative.mixture import ExactField
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 from diffpolicy.generative.predictions import (
     PREDICTIONS,

@@ -3,9 +3,11 @@ from functools import lru_cache
 
 import pytest
 import torch
-from mixture import ExactField, ExactNet, ring, sliced_wasserstein
+from mixture import ExactNet, ring
 
 from diffpolicy.generative import solvers as solvers_module
+from diffpolicy.generative.distances import sliced_wasserstein
+from diffpolicy.generative.mixture import ExactField
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 from diffpolicy.generative.predictions import PREDICTIONS, ModelField
 from diffpolicy.generative.sampling import GRIDS, generate, sample, time_grid

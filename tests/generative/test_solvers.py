@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from mixture import ExactField, ring
+from mixture import ring
 
 from diffpolicy.generative import solvers as solvers_module
+from diffpolicy.generative.mixture import ExactField
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 from diffpolicy.generative.predictions import Estimate, ModelField
 from diffpolicy.generative.sampling import sample, time_grid

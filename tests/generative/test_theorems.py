@@ -4,8 +4,10 @@ from functools import lru_cache
 
 import pytest
 import torch
-from mixture import ExactField, GaussianMixture, ring, sliced_wasserstein
+from mixture import ring
 
+from diffpolicy.generative.distances import sliced_wasserstein
+from diffpolicy.generative.mixture import ExactField, GaussianMixture
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 from diffpolicy.generative.predictions import Estimate, target, velocity
 from diffpolicy.generative.sampling import sample, time_grid
