@@ -11,7 +11,7 @@ from diffpolicy.nets.embeddings import time_embedding
 
 
 class MLP(nn.Module):
-    """net(x, t, cond, r=None) for points: (B, D), (B,), (B, C) or None -> (B, D). `r` is ignored.
+    """net(x, t, cond, r=None) for points: (B, D), (B,), (B, C) or None -> (B, out_dim). `r` is ignored.
 
     Args:
         dim: D, numbers per point.
@@ -19,6 +19,7 @@ class MLP(nn.Module):
         width, depth: units per hidden layer and number of hidden layers.
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
+        out_dim: numbers per output, D if None; a classifier's is its number of classes.
 
     Raises:
         ValueError: sizes that do not fit together.
@@ -32,10 +33,12 @@ class MLP(nn.Module):
         depth: int = 3,
         time_features: int = 64,
         time: str = "fourier",
+        out_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if min(dim, width, depth) < 1 or cond_dim < 0:
-            raise ValueError(f"need positive sizes; given dim={dim}, cond_dim={cond_dim}, {width=}, {depth=}")
+        out_dim = dim if out_dim is None else out_dim
+        if min(dim, width, depth, out_dim) < 1 or cond_dim < 0:
+            raise ValueError(f"need positive sizes; given {dim=}, {cond_dim=}, {width=}, {depth=}, {out_dim=}")
         self.dim, self.cond_dim = dim, cond_dim
         self.time = time_embedding(time, time_features)
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
@@ -43,7 +46,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, out_dim))
 
     def null(self, cond: Tensor) -> Tensor:
         """The condition that stands for "none", (B, C): learned, when training drops conditions."""
