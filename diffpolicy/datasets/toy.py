@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def moons(n: int, generator: torch.Generator) -> Tensor:
-    """Two interleaved half circles of radius 1, blurred by 0.08: an upper one round (−½, −¼), a lower round (½, ¼)."""
+    """Two interleaved half circles of radius 1, blurred by 0.08: an upper one round (−½, −¼), a lower (½, ¼)."""
     angle = math.pi * torch.rand(n, generator=generator)
     side = 2.0 * torch.randint(0, 2, (n,), generator=generator) - 1  # 1: the upper one
     points = torch.stack([side * (angle.cos() - 0.5), side * (angle.sin() - 0.25)], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -47,6 +48,22 @@ class MLP(nn.Module):
         for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, out_dim))
+        self._start(time_features)
+
+    def _start(self, time_features: int) -> None:
+        """First weights: each kind of input has its own fan-in, and the coordinates weigh most.
+
+        With one fan-in for all, 64 features of the time drown two coordinates, and thousands of steps go by before
+        the network sees where it is. He et al. 2015 for what follows.
+        """
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        for layer in linear:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        groups = linear[0].weight.split([self.dim, time_features, self.cond_dim], dim=1)
+        for weight, gain in zip(groups, (2.0, 1.0, 1.0), strict=True):
+            if weight.shape[1]:
+                nn.init.normal_(weight, std=gain / math.sqrt(weight.shape[1]))
 
     def null(self, cond: Tensor) -> Tensor:
         """The condition that stands for "none", (B, C): learned, when training drops conditions."""
