@@ -16,6 +16,7 @@ from typing import Any
 REGISTRY: dict[str, dict[str, str]] = {
     "net": {
         "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
+        "unet2d": "diffpolicy.nets.unet2d:ConditionalUnet2D",
     },
     "encoder": {
         "image": "diffpolicy.nets.vision:ImageEncoder",

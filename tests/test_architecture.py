@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "policies": {"generative", "nets", "datasets", "registry", "checkpoint"},
     "training": {"generative", "checkpoint"},
     "evaluation": {"policies"},
-    "scripts": {"envs", "policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
+    "images": {"generative", "nets", "datasets", "policies", "training", "registry", "checkpoint"},
+    "scripts": {"envs", "images", "policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
 }
 MAY_IMPORT["benchmarks"] = {*MAY_IMPORT, "scripts"}  # they measure any part, and nothing imports them
 THIRD_PARTY = {"generative": {"torch"}, "nets": {"torch", "einops"}}

@@ -128,7 +128,10 @@ class ConditionalUnet2D(nn.Module):
             self.out: nn.Module = _conv(widths[0], pixels)
         else:
             self.time = nn.Sequential(
-                time_embedding(time, features), nn.Linear(features, features), nn.SiLU(), nn.Linear(features, features)
+                time_embedding(time, features),
+                nn.Linear(features, features),
+                nn.SiLU(),
+                nn.Linear(features, features),
             )
             self.stem = _conv(pixels, widths[0])
             self.out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv(widths[0], pixels))
