@@ -1,5 +1,7 @@
-"""A generative method as one object: what is learned (path, prediction, objective) and how it is drawn (solver, steps,
-grid, clip). It is the section `method` of a run's config, for targets of any shape and any network."""
+"""A generative method as one object: what is learned (path, prediction, objective) and how it is drawn from.
+
+It is the section `method` of a run's config, for targets of any shape and any network.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, final

@@ -159,9 +159,9 @@ class ModelField:
 class OnPath:
     """`field`, trained on its own path, as a field on another `path`.
 
-    Two paths differ in how fast log(α/σ) rises and in scale: x on `path` at t is, up to scale, x on the field's path at
-    the time of the same log-SNR (Kingma et al. 2021, section 3.4; Karras et al. 2022, eq. 4), and what it estimates of
-    the data is the same. Where `path` goes beyond the log-SNR of the field's own path, its end is asked.
+    Two paths differ in how fast log(α/σ) rises and in scale: x on `path` at t is, up to scale, x on the field's path
+    at the time of the same log-SNR, and what it estimates of the data is the same (Kingma et al. 2021, section 5).
+    Where `path` goes beyond the log-SNR of the field's own path, its end is asked.
     """
 
     field: Field
