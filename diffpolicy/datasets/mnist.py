@@ -28,6 +28,7 @@ from diffpolicy.datasets.downloads import ENVIRONMENT_VARIABLE, data_root
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 SIDE = 32
 CLASSES = 10
+LEVEL = 2 / 255  # what one grey level is in [−1, 1]
 SPLITS = {"train": "train", "test": "t10k"}
 DIGESTS = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
-from diffpolicy.datasets.mnist import CLASSES, SIDE
+from diffpolicy.datasets.mnist import CLASSES, LEVEL, SIDE
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.method import Method
 from diffpolicy.generative.predictions import Field
-from diffpolicy.generative.shapes import Generators, randn
+from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.registry import build
 
 
@@ -26,10 +26,13 @@ class ImageConfig:
     Args:
         condition_dropout: probability with which training replaces a label by the null label.
         guidance: scale w of classifier-free guidance when sampling, unless another is asked for; 1 is none.
+        dequantize: spreads every grey level over its width while training (uniform dequantisation, Theis et al. 2016,
+            section 3.1), without which a density of images, which are all on one lattice, has no bound.
     """
 
     condition_dropout: float = 0.1
     guidance: float = 3.0
+    dequantize: bool = False
 
 
 @final
@@ -41,7 +44,7 @@ class ImageGenerator(nn.Module):
         labels: how many there are.
         net: the network's spec for the registry, {"name": ..., options}.
         method: section `method` of a run's config, {"name": "generative", "path": ..., ...}, see `generative.method`.
-        condition_dropout, guidance: see `ImageConfig`.
+        condition_dropout, guidance, dequantize: see `ImageConfig`.
 
     Raises:
         ValueError: unknown names or options, a method without a sampler, or guidance without label dropout.
@@ -55,6 +58,7 @@ class ImageGenerator(nn.Module):
         method: Mapping[str, Any],
         condition_dropout: float = 0.1,
         guidance: float = 3.0,
+        dequantize: bool = False,
     ) -> None:
         super().__init__()
         options = dict(method)
@@ -64,6 +68,7 @@ class ImageGenerator(nn.Module):
         self.net = build("net", net, channels=self.shape[0], labels=labels)
         self.method = Method(build("path", options.pop("path")), condition_dropout=condition_dropout, **options)
         self.guidance = self._checked(guidance)
+        self.dequantize = dequantize
         self.calls = 0
 
     def networks(self) -> list[nn.Module]:
@@ -71,6 +76,8 @@ class ImageGenerator(nn.Module):
 
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
         """ "data" (B, C, H, W) in [−1, 1] and "cond" (B,) int64 -> (B,)."""
+        if self.dequantize and self.training:
+            batch = {**batch, "data": dequantized(batch["data"], generator)}
         return self.method.loss(self.net, batch, generator)
 
     def field(self, guidance: float | None = None) -> Field:
@@ -113,6 +120,11 @@ class ImageGenerator(nn.Module):
                 "dropout (images.condition_dropout=0): ask for guidance 1, or train with images.condition_dropout=0.1"
             )
         return scale
+
+
+def dequantized(images: Tensor, generator: Generators) -> Tensor:
+    """Images on the lattice of grey levels, (B, C, H, W) in [−1, 1], each pixel anywhere within its level."""
+    return images + LEVEL * (rand(images.shape, generator, dtype=images.dtype, device=images.device) - 0.5)
 
 
 def build_generator(config: Mapping[str, Any]) -> ImageGenerator:
