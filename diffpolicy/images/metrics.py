@@ -1,7 +1,8 @@
 """How good generated digits are: the label a classifier reads, the Fréchet distance of its features, the diversity.
 
 Features are (N, F), one row per image, from the classifier's last hidden layer. Every number is compared with what
-real digits reach: a set of training images is assessed as a generator's would be.
+real digits reach: a set of training images is assessed as a generator's would be. A Fréchet distance has the units of
+one classifier's features, squared, and the bias of one number of images: compare it where both are the same.
 """
 
 from __future__ import annotations
