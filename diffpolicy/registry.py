@@ -21,6 +21,9 @@ REGISTRY: dict[str, dict[str, str]] = {
     "encoder": {
         "image": "diffpolicy.nets.vision:ImageEncoder",
     },
+    "classifier": {
+        "image_classifier": "diffpolicy.nets.classifier:ImageClassifier",
+    },
     "path": {
         "linear": "diffpolicy.generative.paths:LinearPath",
         "cosine": "diffpolicy.generative.paths:CosinePath",

@@ -128,7 +128,8 @@ def _parse(content: bytes, file: Path, kind: str) -> np.ndarray:
         expected = next(number for number, name in _KINDS.items() if name == kind)
         raise ValueError(f"{file} {what}; expected {kind}, magic number {expected}{swapped}; {_cure(file)}")
     axes = 3 if kind == "images" else 1
-    shape = tuple(np.frombuffer(content[4 : 4 + 4 * axes], ">u4").tolist())
+    whole = min(len(content) // 4, 1 + axes)  # numbers of the header, which may be truncated itself
+    shape = tuple(np.frombuffer(content[4 : 4 * whole], ">u4").tolist())
     values = np.frombuffer(content, np.uint8, offset=min(len(content), 4 + 4 * axes))
     if len(shape) != axes or values.size != np.prod(shape, dtype=np.int64):
         raise ValueError(
