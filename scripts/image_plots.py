@@ -31,8 +31,9 @@ def _draw_calls(path: Path, result: Mapping[str, Any]) -> None:
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     for axes, (name, (label, of)) in zip(figure.subplots(1, 3), _MEASURES.items(), strict=True):
         for marker, sampler in zip(_MARKERS, dict.fromkeys(row["sampler"] for row in rows), strict=False):
-            line = sorted((row["network_calls"], of(row)) for row in rows if row["sampler"] == sampler)
-            axes.plot([x for x, _ in line], [y["mean"] for _, y in line], marker=marker, label=sampler)
+            own = sorted((r for r in rows if r["sampler"] == sampler), key=lambda row: row["network_calls"])
+            calls, means = [row["network_calls"] for row in own], [of(row)["mean"] for row in own]
+            axes.plot(calls, means, marker=marker, label=sampler)
         floor = result["floors"][str(fewest)]
         axes.axhline(_MEASURES[name][1](floor)["mean"], color="0.6", linestyle="--", label="training digits")
         axes.set(xscale="log", xlabel="network calls (two per guided evaluation)", ylabel=label)
