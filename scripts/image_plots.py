@@ -57,8 +57,9 @@ def _draw_guidance(path: Path, result: Mapping[str, Any]) -> None:
             scales = sorted(finest)
             values = [of(finest[scale]) for scale in scales]
             means = [value["mean"] for value in values]
-            errors = [[v["mean"] - v["low"] for v in values], [v["high"] - v["mean"] for v in values]]
-            axes.errorbar(scales, means, errors if "low" in values[0] else None, marker=marker, capsize=3, label=run)
+            below = [value["mean"] - value.get("low", value["mean"]) for value in values]
+            above = [value.get("high", value["mean"]) - value["mean"] for value in values]
+            axes.errorbar(scales, means, [below, above], marker=marker, capsize=3, label=run)
         if most:
             floor = result["floors"][str(most)]
             axes.axhline(of(floor)["mean"], color="0.6", linestyle="--", label="training digits")
