@@ -50,7 +50,7 @@ def main() -> None:
     shard, shards = (int(part) for part in arguments.shard.split("/"))
     if not 0 < arguments.scale <= 1 or arguments.max_seeds < 1 or not 0 <= shard < shards:
         parser.error("--scale lies in (0, 1], --max-seeds is at least 1, and --shard I/N has 0 ≤ I < N")
-    bench = Benchmark(arguments.runs, arguments.out, arguments.precision, arguments.training)
+    bench = Benchmark(arguments.runs, arguments.out, arguments.precision, arguments.training, alone=shards == 1)
     wanted = [cell for cell in cells() if cell.run in arguments.only]
     mine = [scaled(cell, arguments.scale) for cell in wanted[shard::shards]]
     for seed in range(arguments.max_seeds):  # every cell once before any of them again
@@ -72,8 +72,8 @@ def scaled(cell: Cell, scale: float) -> Cell:
 class Benchmark:
     """The runs, what judges them, and where the results are kept."""
 
-    def __init__(self, runs: Path, out: Path, precision: str, training: list[str]) -> None:
-        self.runs, self.out, self.precision, self.training = runs, out, precision, training
+    def __init__(self, runs: Path, out: Path, precision: str, training: list[str], alone: bool) -> None:
+        self.runs, self.out, self.precision, self.training, self.alone = runs, out, precision, training, alone
         (out / "cells").mkdir(parents=True, exist_ok=True)
         self.checkpoint = cache(self._checkpoint)
         self.generator = cache(lambda run: load_generator(self.checkpoint(run).path))
@@ -86,8 +86,13 @@ class Benchmark:
         settings = [RUNS[run], f"run_dir={folder}", "resume=true", *self.training]
         saved = checkpoint.latest(folder / "checkpoints")
         if saved is None or saved.step < saved.config["training"]["steps"]:
+            self._check_alone(folder)
             subprocess.run([sys.executable, "-c", code, *settings], check=True)
         return checkpoint.read(folder / "checkpoints" / "last")
+
+    def _check_alone(self, folder: Path) -> None:
+        if not self.alone:
+            sys.exit(f"{folder} is not trained yet, and several processes would train it at once: leave --shard out")
 
     @property
     def classifier_path(self) -> Path:
@@ -95,6 +100,7 @@ class Benchmark:
 
     def classifier(self) -> nn.Module:
         if not self.classifier_path.exists():
+            self._check_alone(self.classifier_path.parents[1])
             train_classifier(self.classifier_path.parents[1], load_mnist("train"), load_mnist("test"), resume=True)
         return load_classifier(self.classifier_path)
 
