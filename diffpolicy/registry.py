@@ -16,9 +16,13 @@ from typing import Any
 REGISTRY: dict[str, dict[str, str]] = {
     "net": {
         "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
+        "unet2d": "diffpolicy.nets.unet2d:ConditionalUnet2D",
     },
     "encoder": {
         "image": "diffpolicy.nets.vision:ImageEncoder",
+    },
+    "classifier": {
+        "image_classifier": "diffpolicy.nets.classifier:ImageClassifier",
     },
     "path": {
         "linear": "diffpolicy.generative.paths:LinearPath",

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffpolicy.registry import near
 
 _GROUPS = ("task", "method", "net", "encoder")
-_OPEN = ("env.options", "method.path", "method.solver_options", "dataset.normalize", "solver_options")
+_OPEN = ("env.options", "method.path", "method.solver_options", "dataset.normalize", "solver_options", "path")
 
 
 def command(name: str, schema: type, run: Callable[[Any], None]) -> Callable[[], None]:

@@ -211,8 +211,84 @@ def time_table(results: Path) -> str:
     return _table("training seed | seconds, everything | speed | score, 200 fresh seeds | success", rows)
 
 
+def _images(results: Path) -> dict[str, Any]:
+    return json.loads((results / "images" / "benchmark.json").read_text())
+
+
+RECIPES = {"notes": "the notes'", "own": "our own"}
+
+
+def _quality(row: dict[str, Any]) -> list[str]:
+    distance, varied = row["frechet"], row["diversity"]
+    spread = "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**distance)
+    return [
+        _interval(row["accuracy"], percent=True, digits=2),
+        spread,
+        f"{varied['mean']:.2f}",
+        f"{varied['min']:.2f}",
+    ]
+
+
+def image_recipes_table(results: Path) -> str:
+    """The two recipes by guidance scale, and what real digits reach."""
+    found = _images(results)
+    most = max(row["samples"] for row in found["rows"])
+    rows = []
+    for row in sorted(found["rows"], key=lambda row: (row["run"], row["guidance"], row["network_calls"])):
+        if row["samples"] == most:
+            minutes = f"{found['training'][row['run']]['minutes']:.0f}"
+            how = [RECIPES[row["run"]], minutes, f"{row['guidance']:g}", f"{row['network_calls']}"]
+            rows.append([*how, f"{row['seeds']} × {most}", *_quality(row)])
+    rows.append(["training digits", "", "", "", str(most), *_quality(found["floors"][str(most)])])
+    head = (
+        "recipe | training, min | w | network calls | digits | accuracy | Fréchet distance | diversity | least varied"
+    )
+    return _table(head, rows)
+
+
+def image_grid_table(results: Path) -> str:
+    """Guidance scale × solver × network calls, of our own recipe."""
+    found = _images(results)
+    fewest = min(row["samples"] for row in found["rows"])
+    rows = []
+    for row in found["rows"]:
+        if row["samples"] == fewest:
+            rows.append([f"{row['guidance']:g}", row["sampler"], row["network_calls"], *_quality(row)])
+    order = {name: i for i, name in enumerate(dict.fromkeys(row[1] for row in rows))}
+    rows.sort(key=lambda row: (row[0], order[row[1]], row[2]))
+    rows.append(["", "training digits", "", *_quality(found["floors"][str(fewest)])])
+    head = "w | solver | network calls | accuracy | Fréchet distance | diversity | least varied"
+    return _table(head, [[str(cell) for cell in row] for row in rows])
+
+
+def likelihood_table(results: Path) -> str:
+    """Bits per dimension."""
+    rows = []
+    for run, name in RECIPES.items():
+        file = results / "images" / f"likelihood_{run}.json"
+        if file.exists():
+            (row,) = json.loads(file.read_text())["draws"]
+            flow, bound = row["flow"], row["ddpm_bound"]
+            through = (
+                f"{flow['mean']:.3f} ± {flow['standard_error']:.3f} (of which the estimator {flow['hutchinson']:.3f})"
+            )
+            rows.append([name, str(row["images"]), through, f"{bound['mean']:.3f} ± {bound['standard_error']:.3f}"])
+    return _table("recipe | test digits | through the flow, bits/dim | DDPM's bound, bits/dim", rows)
+
+
 PAGES = {
-    "README.md": {"results": table, "ways": ways_table, "experts": experts_table, "speed": speed_table},
+    "README.md": {
+        "images": image_recipes_table,
+        "results": table,
+        "ways": ways_table,
+        "experts": experts_table,
+        "speed": speed_table,
+    },
+    "docs/images.md": {
+        "recipes": image_recipes_table,
+        "grid": image_grid_table,
+        "likelihood": likelihood_table,
+    },
     "docs/performance.md": {
         "train_step": train_step_table,
         "changes": changes_table,

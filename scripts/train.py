@@ -1,6 +1,7 @@
-"""Train a policy from demonstrations:
+"""Train a policy from demonstrations, or a generator of images:
 
 diffpolicy-train task=pusht_keypoints method=flow run_dir=RUN max_minutes=15 seed=0
+diffpolicy-train task=mnist method=flow run_dir=RUN
 
 With several processes: torchrun --nproc-per-node 2 -m diffpolicy.scripts.train …
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ import torch
 from omegaconf import MISSING
 
 from diffpolicy.datasets.build import DatasetConfig, load_windows, open_batches
+from diffpolicy.datasets.mnist import load_mnist
 from diffpolicy.datasets.streaming import ImageWindows
-from diffpolicy.datasets.windows import WindowDataset
+from diffpolicy.datasets.windows import BatchSampler, WindowDataset
 from diffpolicy.evaluation import EnvConfig, environment, episode_resets, rollout, summarize
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_EPISODES, VALIDATION_SEED
+from diffpolicy.images import ImageConfig, build_generator
 from diffpolicy.policies import Policy, PolicyConfig, build_actor, observed_by
 from diffpolicy.scripts._hydra import command
 from diffpolicy.training import TrainConfig, train
@@ -54,6 +57,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     method: dict[str, Any] = field(default_factory=dict)
+    images: ImageConfig = field(default_factory=ImageConfig)
     net: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -61,14 +65,35 @@ class Config:
 
 def run(config: Config) -> None:
     with process_group(config.device) as (ranks, device):
-        _run(config, ranks, device)
+        ranks.rows(config.training.batch_size)  # refused here, before anything is opened
+        (_images if config.dataset.name == "mnist" else _policy)(config, ranks, device)
 
 
-def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
+def _images(config: Config, ranks: Ranks, device: torch.device) -> None:
+    digits, held_out = (load_mnist(split, config.data_root).to(device) for split in ("train", "test"))
+    torch.manual_seed(config.seed)
+    record = dataclasses.asdict(config)
+    for unused in ("policy", "env", "encoder", "evaluation_episodes", "evaluation_workers"):
+        del record[unused]
+    generator = build_generator(record)
+    batches = BatchSampler(len(digits), config.training.batch_size, config.seed, device)
+    rows = ranks.rows(config.training.batch_size)
+
+    def batch_at(step: int) -> dict[str, torch.Tensor]:
+        return digits.batch(batches[step][rows])
+
+    def some_held_out() -> dict[str, torch.Tensor]:
+        return held_out.batch(torch.arange(1024, device=device))
+
+    _train(config, ranks, device, f"{len(digits)} images", generator, batch_at, record, validation=some_held_out)
+
+
+def _policy(config: Config, ranks: Ranks, device: torch.device) -> None:
     horizons = dataclasses.asdict(config.policy)
     windows = load_windows(config.dataset, **horizons, data_root=config.data_root, device=device)
     torch.manual_seed(config.seed)
     record = dataclasses.asdict(config)
+    del record["images"]
     cameras = windows.train.image_shapes if isinstance(windows.train, ImageWindows) else {}
     if cameras:
         record["cameras"] = {name: list(shape) for name, shape in cameras.items()}
@@ -90,12 +115,6 @@ def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
         return {name: value["mean"] for name, value in summarize(found).items()}
 
     held_out = windows.validation
-    if ranks.writes:
-        print(
-            f"{len(windows.train)} windows, {sum(p.numel() for p in actor.parameters()) / 1e6:.1f} million "
-            f"parameters, on {ranks.world} × {device.type}, into {config.run_dir}"
-        )
-    run_dir = Path(config.run_dir)
 
     @functools.cache  # pictures are read from disk once
     def some_held_out() -> dict[str, torch.Tensor]:
@@ -103,27 +122,54 @@ def _run(config: Config, ranks: Ranks, device: torch.device) -> None:
         return batch(held_out.batch(torch.linspace(0, len(held_out) - 1, count).long().to(device)))
 
     share = (ranks.rank, ranks.world)
-    ranks.rows(config.training.batch_size)  # refused here, before anything is opened
     with open_batches(
         windows, config.training.batch_size, config.seed, config.dataset.stream, share, device
     ) as batch_at:
-        last = train(
+        _train(
+            config,
+            ranks,
+            device,
+            f"{len(windows.train)} windows",
             actor,
-            lambda model, samples, generator: model.loss(samples, generator),
             lambda step: batch(batch_at(step)),
-            config.training,
-            run_dir,
-            seed=config.seed,
-            record=record,
+            record,
             extras={"normalizer": windows.normalizer.to_tensors()},
             validation=held_out and some_held_out,
             evaluate=evaluate if config.env.id else None,
-            device=device,
-            speed=config.speed,
-            ranks=ranks,
-            resume=config.resume,
-            max_minutes=config.max_minutes,
         )
+
+
+def _train(
+    config: Config,
+    ranks: Ranks,
+    device: torch.device,
+    data: str,
+    model: torch.nn.Module,
+    batch_at: Callable[[int], dict[str, torch.Tensor]],
+    record: dict[str, Any],
+    **watched: Any,
+) -> None:
+    if ranks.writes:
+        print(
+            f"{data}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters, on {ranks.world} × "
+            f"{device.type}, into {config.run_dir}"
+        )
+    run_dir = Path(config.run_dir)
+    last = train(
+        model,
+        lambda model, batch, generator: model.loss(batch, generator),
+        batch_at,
+        config.training,
+        run_dir,
+        seed=config.seed,
+        record=record,
+        device=device,
+        speed=config.speed,
+        ranks=ranks,
+        resume=config.resume,
+        max_minutes=config.max_minutes,
+        **watched,
+    )
     if ranks.writes:
         draw_training(run_dir / "training.png", read_metrics(run_dir / "metrics.jsonl"))
         best = last.parent / "best"

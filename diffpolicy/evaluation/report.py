@@ -108,19 +108,21 @@ def draw_scores(path: Path, result: Mapping[str, Any]) -> None:
 
 def draw_training(path: Path, metrics: Sequence[Mapping[str, float]]) -> None:
     """Draw losses and validation scores against steps, from the rows of a metrics file."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
+    rolled_out = any("evaluation/score" in row for row in metrics)
+    figure = Figure(figsize=(9 if rolled_out else 4.5, 3.2), layout="constrained")
+    losses, *others = figure.subplots(1, 1 + rolled_out, squeeze=False)[0]
     for name in ("loss", "validation_loss"):
         rows = [(row["step"], row[name]) for row in metrics if name in row]
         if rows:
             losses.plot(*zip(*rows, strict=True), label=name.replace("_", " "))
-    for name in ("score", "success"):
-        rows = [(row["step"], row[key]) for row in metrics if (key := f"evaluation/{name}") in row]
-        if rows:
-            scores.plot(*zip(*rows, strict=True), marker="o", label=name)
     losses.set(xlabel="step", ylabel="loss", yscale="log")
-    scores.set(xlabel="step", ylim=(0, 1.02), title="validation rollouts")
-    for axes in (losses, scores):
+    for scores in others:
+        for name in ("score", "success"):
+            rows = [(row["step"], row[key]) for row in metrics if (key := f"evaluation/{name}") in row]
+            if rows:
+                scores.plot(*zip(*rows, strict=True), marker="o", label=name)
+        scores.set(xlabel="step", ylim=(0, 1.02), title="validation rollouts")
+    for axes in (losses, *others):
         if axes.lines:
             axes.legend()
     figure.savefig(path, dpi=110)

@@ -152,3 +152,33 @@ class ModelField:
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         return estimate(self.prediction, self.net(x, t.to(x.dtype), cond), x, t, self.path)
+
+
+@final
+@dataclass(frozen=True)
+class OnPath:
+    """`field`, trained on its own path, as a field on another `path`.
+
+    Two paths differ in how fast log(α/σ) rises and in scale: x on `path` at t is, up to scale, x on the field's path
+    at the time of the same log-SNR, and what it estimates of the data is the same (Kingma et al. 2021, section 5).
+    Where `path` goes beyond the log-SNR of the field's own path, its end is asked.
+    """
+
+    field: Field
+    path: Path
+
+    @property
+    def calls(self) -> int:
+        return self.field.calls
+
+    @property
+    def needs_grad(self) -> bool:
+        return self.field.needs_grad
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        own = self.field.path
+        at = own.time_at_log_snr(self.path.log_snr(t))
+        # By the larger of α and σ, which is never 0.
+        noisy = self.path.sigma(t) > self.path.alpha(t)
+        scale = torch.where(noisy, own.sigma(at) / self.path.sigma(t), own.alpha(at) / self.path.alpha(t))
+        return estimate("data", self.field(expand(scale, x) * x, at, cond).data, x, t, self.path)

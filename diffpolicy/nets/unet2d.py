@@ -127,9 +127,7 @@ class ConditionalUnet2D(nn.Module):
             self.stem: nn.Module = nn.Sequential(_conv(pixels, widths[0]), nn.BatchNorm2d(widths[0]), nn.SiLU())
             self.out: nn.Module = _conv(widths[0], pixels)
         else:
-            self.time = nn.Sequential(
-                time_embedding(time, features), nn.Linear(features, features), nn.SiLU(), nn.Linear(features, features)
-            )
+            self.time = nn.Sequential(time_embedding(time, features), _adapter(features, features))
             self.stem = _conv(pixels, widths[0])
             self.out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv(widths[0], pixels))
         self.label = nn.Embedding(labels + 1, features)
@@ -173,6 +171,6 @@ class ConditionalUnet2D(nn.Module):
         given = tuple(t.shape), None if cond is None else tuple(cond.shape)
         if given != ((len(x),), (len(x),)) or cond.dtype != torch.int64:
             raise ValueError(
-                f"t and cond have shapes {given}; this network takes one time and one int64 label for each of {len(x)} "
-                "images"
+                f"t and cond have shapes {given}; this network takes one time and one int64 label for each of the "
+                f"{len(x)} images"
             )

@@ -20,13 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffpolicy.generative.guidance import ClipData
-from diffpolicy.generative.objectives import DenoisingObjective
-from diffpolicy.generative.paths import DiscretePath, Path
-from diffpolicy.generative.predictions import ModelField
-from diffpolicy.generative.sampling import sample, time_grid
+from diffpolicy.generative.method import Method
 from diffpolicy.generative.shapes import Generators, randn
-from diffpolicy.generative.solvers import make_solver
 from diffpolicy.registry import build
 
 
@@ -81,10 +76,8 @@ class GenerativeActor(Actor):
         net: the network's spec for the registry, {"name": ..., options}.
         path: the probability path's spec.
         prediction: what the network outputs, see `generative.predictions`.
-        times, weighting: of the objective, see `generative.objectives`.
-        solver, steps, grid: of the sampler, see `generative.solvers` and `generative.sampling`.
-        solver_options: options of the solver, for example {"eta": 0.5}.
-        clip: bound of the data estimate in normalised units while sampling; None does not clip.
+        times, weighting, solver, steps, grid, solver_options, clip: see `generative.method`; the clip in normalised
+            units.
 
     Raises:
         ValueError: unknown names or options that do not fit together.
@@ -109,17 +102,8 @@ class GenerativeActor(Actor):
         super().__init__()
         self.shape = (horizon, dim)
         self.net = build("net", net, dim=dim, cond_dim=cond_dim)
-        self.path: Path = build("path", path)
-        self.objective = DenoisingObjective(self.path, prediction, times, weighting)
-        field = ModelField(self.net, self.path, prediction)
-        self.field = field if clip is None else ClipData(field, -clip, clip)
-        self._sampler: dict[str, Any] = {
-            "solver": solver,
-            "steps": steps,
-            "grid": grid,
-            "options": dict(solver_options or {}),
-        }
-        self.configure(None, None, None, None)
+        drawn = {"solver": solver, "steps": steps, "grid": grid, "solver_options": solver_options, "clip": clip}
+        self.method = Method(build("path", path), prediction, times, weighting, **drawn)
 
     def networks(self) -> list[nn.Module]:
         return [self.net]
@@ -127,34 +111,19 @@ class GenerativeActor(Actor):
     @property
     def sampler(self) -> dict[str, Any]:
         """The sampler's settings: solver, steps, grid, options."""
-        return dict(self._sampler)
+        return self.method.sampler
 
     def configure(
         self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
     ) -> None:
-        chosen = dict(self._sampler)
-        if solver is not None and solver != chosen["solver"]:
-            chosen |= {"solver": solver, "options": {}}  # another solver's options mean nothing to this one
-        if options is not None:
-            chosen["options"] = dict(options)
-        if steps is not None:
-            chosen["steps"] = steps
-        if grid is not None:
-            chosen["grid"] = grid
-        elif isinstance(self.path, DiscretePath) and chosen["steps"] > self.path.steps:
-            chosen["grid"] = "uniform"  # DDPM's own indices are too few; between them the path interpolates
-        self.solver = make_solver(chosen["solver"], **chosen["options"])
-        self.times = time_grid(chosen["grid"], chosen["steps"], self.path)
-        self._sampler = chosen
+        self.method.configure(solver, steps, grid, options)
 
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
-        return self.objective(self.net, batch, generator)
+        return self.method.loss(self.net, batch, generator)
 
     def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         x = randn((len(cond), *self.shape), generators, dtype=cond.dtype, device=cond.device)
-        flow = self.solver.bind(self.field, self.path, generators)
-        x = sample(flow, x, self.times, cond)
-        self.calls = flow.calls
+        x, self.calls = self.method.draw(self.method.field(self.net), x, cond, generators)
         return x
 
 

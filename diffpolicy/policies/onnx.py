@@ -158,16 +158,16 @@ class _Chunk(nn.Module):
         super().__init__()
         self.net = _Network(policy.actor.net)
         self.policy = policy
-        self.field = _with_net(policy.actor.field, self.net)
+        self.field = _with_net(policy.actor.method.field(policy.actor.net), self.net)
 
     def forward(self, noise: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         policy, actor = self.policy, self.policy.actor
         cond = policy.normalizer.normalize("obs", obs).flatten(1)
-        flow = actor.solver.bind(self.field, actor.path)
+        flow = actor.method.solver.bind(self.field, actor.method.path)
         x = noise
         # Not `sample`, which gives every row its time: one time for all makes the solver's coefficients constants,
         # so that what it decides by them while traced holds for any batch and no float64 is left in the file.
-        for t, s in pairwise(actor.times[:, None]):
+        for t, s in pairwise(actor.method.times[:, None]):
             x = flow(x, t, s, cond)
         trajectory = policy.normalizer.unnormalize("action", x)
         return trajectory[:, policy.obs_horizon - 1 :][:, : policy.action_horizon], trajectory
@@ -184,7 +184,7 @@ def _check_exportable(policy: Policy, what: str) -> None:
         raise ValueError("policies that see pictures are not exported yet: only those that observe numbers are")
     if not isinstance(policy.actor, GenerativeActor):
         raise ValueError("only flow matching and diffusion policies are exported; this checkpoint is of regression")
-    solver = policy.actor.solver
+    solver = policy.actor.method.solver
     if what == "chunk" and (solver.stochastic or isinstance(solver, DormandPrince)):
         why = "draws noise at every step" if solver.stochastic else "chooses its steps while it runs"
         raise ValueError(
@@ -227,9 +227,9 @@ def _metadata(policy: Policy, saved: checkpoint.Checkpoint, what: str) -> dict[s
         "path": method["path"],
         "clip": method.get("clip"),
         "sampler": actor.sampler,
-        "times": actor.times.tolist(),
-        "alpha": actor.path.alpha(actor.times).tolist(),
-        "sigma": actor.path.sigma(actor.times).tolist(),
+        "times": actor.method.times.tolist(),
+        "alpha": actor.method.path.alpha(actor.method.times).tolist(),
+        "sigma": actor.method.path.sigma(actor.method.times).tolist(),
         "horizons": {"T_o": policy.obs_horizon, "T_p": policy.horizon, "T_a": policy.action_horizon},
         "normalizer": {
             key: {part: stats[f"{key}.{part}"].tolist() for part in ("center", "scale")} for key in ("obs", "action")

@@ -14,7 +14,7 @@ def ema_decay(step: int, power: float, maximum: float) -> float:
 
 
 class Average:
-    """An exponential moving average of a model's weights, `module`; buffers stay the model's.
+    """An exponential moving average of a model's weights, `module`; its buffers are the model's.
 
     torch's own keeps its count on the device and reads it in every step, which would stop a GPU.
     """
@@ -23,8 +23,11 @@ class Average:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self._power, self._maximum = power, maximum
         self._pairs = list(self.module.parameters()), list(model.parameters())
+        self._buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, count: int) -> None:
         """After the step that makes it `count` updates: the first one copies."""
         torch._foreach_lerp_(*self._pairs, 1 - ema_decay(count - 1, self._power, self._maximum))
+        for own, models in self._buffers:
+            own.copy_(models)

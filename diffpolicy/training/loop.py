@@ -32,6 +32,8 @@ from diffpolicy.training.speed import Speed, choose
 Batch = Mapping[str, Tensor]
 Loss = Callable[[nn.Module, Batch, Generators], Tensor]
 
+SCHEDULES = ("cosine", "constant")
+
 _NOISE, _VALIDATION = 1, 2  # keys that keep the streams of random numbers apart
 
 
@@ -43,7 +45,8 @@ class TrainConfig:
         steps: optimisation steps; the learning-rate schedule runs over them whatever stops the run.
         batch_size: samples per step.
         lr, weight_decay, betas: of AdamW.
-        warmup_steps: steps of linear warm-up before the cosine that ends at 0 after `steps`.
+        warmup_steps: steps of linear warm-up before the schedule.
+        schedule: of the learning rate: "cosine", which ends at 0 after `steps`, or "constant".
         grad_clip: bound of the gradient's norm.
         ema_power, ema_max: the average's decay at step k is min(ema_max, 1 - (1 + k)^-ema_power).
         evaluate_every, checkpoint_every, validate_every, log_every: steps; 0 for never, but a checkpoint is
@@ -58,6 +61,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     warmup_steps: int = 200
+    schedule: str = "cosine"
     grad_clip: float = 1.0
     ema_power: float = 0.75
     ema_max: float = 0.9999
@@ -73,10 +77,12 @@ class NonFiniteLossError(RuntimeError):
     """The gradient became NaN or infinite; the last good checkpoint is kept."""
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up to 1 over `warmup` steps, then half a cosine down to 0 at `steps`."""
+def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str = "cosine") -> float:
+    """Linear warm-up to 1 over `warmup` steps, then 1 ("constant") or half a cosine down to 0 at `steps`."""
     if step < warmup:
         return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
     progress = (step - warmup) / max(steps - warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
@@ -144,6 +150,8 @@ def train(
     device, ranks = device or torch.device("cpu"), ranks or Ranks()
     if speed != "auto":
         Speed.parse(speed)
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"training.schedule must be one of {SCHEDULES}; given {config.schedule!r}")
     share = ranks.rows(config.batch_size)
     folder = run_dir / "checkpoints"
     last = folder / "last"
@@ -275,7 +283,7 @@ def train(
             if max_minutes is not None and ranks.first(late):
                 say(f"stopped at step {step} after {max_minutes:g} minutes; resume=true goes on")
                 break
-            factor = learning_rate_factor(step, config.steps, config.warmup_steps)
+            factor = learning_rate_factor(step, config.steps, config.warmup_steps, config.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * factor
             model.train()

@@ -103,6 +103,15 @@ def choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tup
     Args:
         run: one forward pass under the context it is given, and the backward pass.
     """
+    before = [buffer.clone() for buffer in model.buffers()]  # a batch norm counts what it sees
+    try:
+        return _choose(model, run, device, steps)
+    finally:
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+
+def _choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tuple[Speed, str]:
     if device.type == "cuda":
         precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
         seconds = _seconds(run, Speed(precision, ""), device)

@@ -1,0 +1,183 @@
+"""The reference benchmark of guided image generation: trains, samples, and writes the table and its plots:
+
+python scripts/benchmark_images.py --runs runs --out docs/results/images
+
+Digits by the 6.S184 notes' recipe and by our own, judged by a classifier that is trained first: guidance scale ×
+solver × network calls. What is there already, a run or a cell of the table, is not made again; stopped anywhere, the
+same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import asdict
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from diffpolicy import checkpoint
+from diffpolicy.datasets.mnist import CLASSES, load_mnist
+from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.images import load_generator
+from diffpolicy.images.benchmark import Cell, cells, combined, kept, measure_seed
+from diffpolicy.images.classifier import load_classifier, train_classifier
+from diffpolicy.images.density import bits_per_dimension
+from diffpolicy.images.metrics import Reference
+from diffpolicy.scripts.image_plots import draw_benchmark
+from diffpolicy.training.logging import read_metrics
+
+RUNS = {"notes": "task=mnist_notes", "own": "task=mnist"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the trained runs: RUNS/mnist_own …")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="leave the other recipe out")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the samples of a cell, for a quick look")
+    parser.add_argument("--max-seeds", type=int, default=3, help="sampling seeds of the main cells, at most")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="while sampling")
+    parser.add_argument("--training", nargs="*", default=[], help="settings of both trainings, as diffpolicy-train's")
+    parser.add_argument("--shard", default="0/1", help="I/N: measure every N-th cell only, with N processes at once")
+    arguments = parser.parse_args()
+    shard, shards = (int(part) for part in arguments.shard.split("/"))
+    if not 0 < arguments.scale <= 1 or arguments.max_seeds < 1 or not 0 <= shard < shards:
+        parser.error("--scale lies in (0, 1], --max-seeds is at least 1, and --shard I/N has 0 ≤ I < N")
+    bench = Benchmark(arguments.runs, arguments.out, arguments.precision, arguments.training, alone=shards == 1)
+    wanted = [cell for cell in cells() if cell.run in arguments.only]
+    mine = [scaled(cell, arguments.scale) for cell in wanted[shard::shards]]
+    for seed in range(arguments.max_seeds):  # every cell once before any of them again
+        for cell in mine:
+            if seed < cell.seeds:
+                bench.measure(cell, seed)
+    if shards == 1:
+        for run in arguments.only:
+            bench.likelihood(run)
+        print(f"the table: {bench.report([scaled(cell, arguments.scale) for cell in wanted])}")
+
+
+def scaled(cell: Cell, scale: float) -> Cell:
+    """The cell with a share of its samples, as many of each digit."""
+    samples = max(CLASSES, round(scale * cell.samples / CLASSES) * CLASSES)
+    return Cell(**{**asdict(cell), "samples": samples})
+
+
+class Benchmark:
+    """The runs, what judges them, and where the results are kept."""
+
+    def __init__(self, runs: Path, out: Path, precision: str, training: list[str], alone: bool) -> None:
+        self.runs, self.out, self.precision, self.training, self.alone = runs, out, precision, training, alone
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+        self.checkpoint = cache(self._checkpoint)
+        self.generator = cache(lambda run: load_generator(self.checkpoint(run).path))
+        self.reference = cache(self._reference)
+
+    def _checkpoint(self, run: str) -> checkpoint.Checkpoint:
+        """The trained run's last checkpoint; it is trained, or its training gone on with, first."""
+        folder = self.runs / f"mnist_{run}"
+        code = "from diffpolicy.scripts.train import main; main()"
+        settings = [RUNS[run], f"run_dir={folder}", "resume=true", *self.training]
+        saved = checkpoint.latest(folder / "checkpoints")
+        if saved is None or saved.step < saved.config["training"]["steps"]:
+            self._check_alone(folder)
+            subprocess.run([sys.executable, "-c", code, *settings], check=True)
+        return checkpoint.read(folder / "checkpoints" / "last")
+
+    def _check_alone(self, folder: Path) -> None:
+        if not self.alone:
+            sys.exit(f"{folder} is not trained yet, and several processes would train it at once: leave --shard out")
+
+    @property
+    def classifier_path(self) -> Path:
+        return self.runs / "mnist_classifier" / "checkpoints" / "last"
+
+    def classifier(self) -> nn.Module:
+        if not self.classifier_path.exists():
+            self._check_alone(self.classifier_path.parents[1])
+            train_classifier(self.classifier_path.parents[1], load_mnist("train"), load_mnist("test"), resume=True)
+        return load_classifier(self.classifier_path)
+
+    def _reference(self, samples: int) -> tuple[nn.Module, Reference]:
+        classifier = self.classifier()
+        digits = load_mnist("test"), load_mnist("train")
+        return classifier, Reference.draw(classifier, *digits, per_class=samples // CLASSES)
+
+    def measure(self, cell: Cell, seed: int) -> None:
+        """One draw of a cell, unless it was measured before."""
+        classifier, reference = self.reference(cell.samples)
+        file = self.out / "cells" / f"{cell.name}.json"
+        of = self._identity(cell)
+        draws = kept(file, of)
+        if any(draw["seed"] == seed for draw in draws):
+            return
+        row = measure_seed(
+            cell, seed, self.generator(cell.run), classifier, reference, self.precision, f"{cell.name}, seed {seed}"
+        )
+        draws = sorted([*draws, row], key=lambda draw: draw["seed"])
+        write_json(file, {"of": of, "cell": asdict(cell), "draws": draws, "floor": reference.floor, **provenance()})
+
+    def _identity(self, cell: Cell) -> dict[str, Any]:
+        judge = checkpoint.read(self.classifier_path).sha256["ema.safetensors"]
+        made = self.checkpoint(cell.run).sha256["ema.safetensors"]
+        return {"generator": made, "classifier": judge, "precision": self.precision}
+
+    def likelihood(self, run: str) -> None:
+        """Bits per dimension of 100 test digits, unless measured before."""
+        file = self.out / f"likelihood_{run}.json"
+        of = {"generator": self.checkpoint(run).sha256["ema.safetensors"]}
+        if kept(file, of):
+            return
+        found = bits_per_dimension(self.generator(run), load_mnist("test").per_class(10))
+        write_json(file, {"of": of, "draws": [found], **provenance()})
+
+    def report(self, wanted: list[Cell]) -> Path:
+        """`benchmark.json`, `table.md` and the plots, of all cells that are measured."""
+        rows, floors = [], {}
+        for cell in wanted:
+            file = self.out / "cells" / f"{cell.name}.json"
+            if draws := kept(file, self._identity(cell)):
+                rows.append(combined(cell, draws))
+                floors[cell.samples] = self.reference(cell.samples)[1].floor
+        training = {run: self._training(run) for run in OrderedDict.fromkeys(cell.run for cell in wanted)}
+        judge = checkpoint.read(self.classifier_path)
+        result = {
+            "rows": rows,
+            "floors": {str(n): floor for n, floor in floors.items()},
+            "training": training,
+            "classifier": {"test_accuracy": judge.state["best"][0][0], "steps": judge.step},
+            "precision": self.precision,
+            **provenance(),
+        }
+        write_json(self.out / "benchmark.json", result)
+        draw_benchmark(self.out, result)
+        return self.out / "benchmark.json"
+
+    def _training(self, run: str) -> dict[str, Any]:
+        saved = self.checkpoint(run)
+        log = read_metrics(self.runs / f"mnist_{run}" / "metrics.jsonl")
+        parameters = sum(p.numel() for p in self.generator(run).parameters())
+        return {
+            "steps": saved.step,
+            "speed": saved.state["speed"],
+            "minutes": _minutes([row["seconds"] for row in log]),
+            "parameters": parameters,
+            "config": saved.config,
+        }
+
+
+def _minutes(seconds: list[float]) -> float:
+    """What a log's times come to, without the pauses: an interval of over five times the median counts as it."""
+    gaps = [later - earlier for earlier, later in pairwise(sorted(seconds)) if later > earlier]
+    usual = median(gaps)
+    return (seconds[0] + sum(usual if gap > 5 * usual else gap for gap in gaps)) / 60
+
+
+if __name__ == "__main__":
+    main()
