@@ -36,6 +36,8 @@ MAY_IMPORT = {
     "scripts": {"envs", "images", "policies", "training", "evaluation", "datasets", "registry", "checkpoint"},
 }
 MAY_IMPORT["benchmarks"] = {*MAY_IMPORT, "scripts"}  # they measure any part, and nothing imports them
+# the gallery's figures show the formulas themselves, and only the command that draws them imports them
+MAY_IMPORT["figures"] = {"generative", "nets", "datasets", "training", "images", "checkpoint", "scripts"}
 THIRD_PARTY = {"generative": {"torch"}, "nets": {"torch", "einops"}}
 
 
@@ -46,8 +48,8 @@ def _files():
 
 def _package(file):
     parts = file.relative_to(ROOT).with_suffix("").parts
-    if parts[:2] == ("scripts", "benchmarks"):
-        return "benchmarks"
+    if parts[:2] in (("scripts", "benchmarks"), ("scripts", "figures")):
+        return parts[1]
     return parts[1] if parts[0] == "diffpolicy" else parts[0]
 
 

@@ -17,7 +17,7 @@ from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.sampling import generate
 from diffpolicy.generative.solvers import make_solver
 from diffpolicy.nets import MLP
-from diffpolicy.scripts.figures.learn import learn
+from diffpolicy.scripts.figures.learn import Attenuated, learn
 from diffpolicy.scripts.figures.paths import mixture, rows
 from diffpolicy.scripts.figures.style import CYCLE, Exhibit, Settings, canvas, cloud, plane, shade
 
@@ -48,9 +48,12 @@ def guidance_on_points(settings: Settings) -> Figure:
 
     loss = DenoisingObjective(path, **ROWS["flow_matching"], condition_dropout=0.2)
     net = learn(lambda: Labelled(_CLASSES), loss, batch, settings)
-    # two inputs, three logits: the classifier knows x_t and t alone
     classifier = learn(
-        lambda: MLP(dim=2, width=64, depth=2, out_dim=_CLASSES), ClassifierObjective(path), batch, settings
+        lambda: Attenuated(MLP(dim=2, width=64, depth=2, time_features=8, out_dim=_CLASSES), path),
+        ClassifierObjective(path),
+        batch,
+        settings,
+        batch_size=1024,
     )
     exact, learned = ExactField(data, path), ModelField(net, path, "velocity")
 
@@ -84,16 +87,18 @@ EXHIBITS = (
         "Classifier guidance and classifier-free guidance, on points",
         r"\tilde u_t(x \mid y) = (1 - w)\, u_t(x \mid \varnothing) + w\, u_t(x \mid y), \qquad"
         r" \nabla \log p_t(x) + w\, \nabla \log p_t(y \mid x)",
-        "classifier-free: ũ(x|y) = (1 − w)·u(x|∅) + w·u(x|y);   with a classifier: score ∇ log p_t(x) + w·∇ log p_t(y|x)",
+        "classifier-free: ũ(x|y) = (1 − w)·u(x|∅) + w·u(x|y);   with a classifier: score ∇ log p_t(x) + w·∇ log "
+        "p_t(y|x)",
         (
             "diffpolicy.generative.guidance:ClassifierFree",
             "diffpolicy.generative.guidance:ClassifierGuidance",
             "diffpolicy.generative.objectives:ClassifierObjective",
             "diffpolicy.generative.objectives:DenoisingObjective",
         ),
-        "Three overlapping classes, one colour for each class asked for. w = 0 ignores it, w = 1 samples the class, and "
-        "beyond that samples leave the overlap for where the class is beyond doubt. With exact fields (above) the two "
-        "ways are one; learned, with one network and one more for the classifier, they nearly are.",
+        "Three overlapping classes, one colour for each class asked for. w = 0 ignores it, w = 1 samples the class, "
+        "and beyond that samples leave the overlap for where the class is beyond doubt. With exact fields (above) "
+        "the two ways are one; learned, they nearly are. (The classifier is given α·x: see `Attenuated` in "
+        "scripts/figures/learn.py.)",
         guidance_on_points,
         "One line of the notes' derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
     ),

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
+from diffpolicy.generative.paths import Path as ProbabilityPath
+from diffpolicy.generative.shapes import expand
 from diffpolicy.nets import MLP
 from diffpolicy.scripts.figures.style import Settings
 from diffpolicy.training.loop import Batch, Loss, TrainConfig, train
@@ -75,3 +77,18 @@ def points(draw: Callable[[int, torch.Generator], Tensor]) -> Callable[[int, tor
 def mlp() -> MLP:
     """The network of every figure in the plane."""
     return MLP(dim=2, width=128, depth=3)
+
+
+class Attenuated(nn.Module):
+    """A classifier net(α·x, t) of noised x: (B, *shape), (B,) -> logits.
+
+    Guidance multiplies its gradient by σ/α. The true one vanishes as α does, and so does that of a function of α·x;
+    of a function of x it does not quite, and what is left of it tears the first steps apart.
+    """
+
+    def __init__(self, net: nn.Module, path: ProbabilityPath) -> None:
+        super().__init__()
+        self.net, self.path = net, path
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.net(expand(self.path.alpha(t), x) * x, t)

@@ -129,8 +129,8 @@ EXHIBITS = (
             "diffpolicy.datasets.toy:moons",
             "diffpolicy.training.loop:train",
         ),
-        "One small network for each row, 4,000 steps of training: Heun's method carries noise to the data; sharp edges "
-        "and gaps come last, as t nears 1.",
+        "One small network for each row, 4,000 steps of training: Heun's method carries noise to the data; sharp "
+        "edges and gaps come last, as t nears 1.",
         flow_matching,
     ),
     Exhibit(
@@ -152,16 +152,16 @@ EXHIBITS = (
     Exhibit(
         "weightings",
         "Three weightings of the loss",
-        r"\mathcal L(\theta) = \mathbb E\, w(\lambda_t)\, \lVert \hat z^\theta(x_t) - z\rVert^2, \qquad w = 1,\quad w ="
-        r" \mathrm{SNR} = \alpha_t^2/\sigma_t^2, \quad w = \min(\mathrm{SNR}, 5)",
+        r"\mathcal L(\theta) = \mathbb E\, w(\lambda_t)\, \lVert \hat z^\theta(x_t) - z\rVert^2, \qquad w = 1,\quad"
+        r" w = \mathrm{SNR} = \alpha_t^2/\sigma_t^2, \quad w = \min(\mathrm{SNR}, 5)",
         "L(θ) = E w(λ_t)·‖ẑ^θ(x_t) − z‖²  with  w = 1 (uniform),  w = SNR = α²/σ² (the noise loss),  w = min(SNR, 5)",
         (
             "diffpolicy.generative.objectives:WEIGHTINGS",
             "diffpolicy.generative.objectives:DenoisingObjective.weight",
             "diffpolicy.generative.predictions:data_gain",
         ),
-        "The same network and training under three weights. SNR spends itself on the cleanest inputs and is the worst "
-        "where the noise is high, uniform the other way round; min-SNR stands between.",
+        "The same network and training under three weights. SNR spends itself on the cleanest inputs and is the "
+        "worst where the noise is high, uniform the other way round; min-SNR stands between.",
         weightings,
     ),
 )

@@ -163,8 +163,8 @@ EXHIBITS = (
             "diffpolicy.generative.paths:Path.interpolate",
             "diffpolicy.generative.mixture:ExactField.log_density",
         ),
-        "Both start at the same noise, N(0, I). Given one data point the path contracts into it; over all of the data "
-        "it becomes their density. Dots are samples, the shade is the density in closed form.",
+        "Both start at the same noise, N(0, I). Given one data point the path contracts into it; over all of the "
+        "data it becomes their density. Dots are samples, the shade is the density in closed form.",
         probability_paths,
     ),
     Exhibit(
@@ -179,9 +179,9 @@ EXHIBITS = (
             "diffpolicy.generative.mixture:ExactField",
             "diffpolicy.generative.solvers:RK4",
         ),
-        "The conditional field points at its one data point from everywhere, and its flow is straight. Their mean over "
-        "the data that may have led to x first points at the middle, then parts towards the five modes. (Long arrows "
-        "are shortened.)",
+        "The conditional field points at its one data point from everywhere, and its flow is straight. Their mean "
+        "over the data that may have led to x first points at the middle, then parts towards the five modes. (Long "
+        "arrows are shortened.)",
         velocity_fields,
         "“u = −σ²·s” holds on no path here; the line above is the relation of velocity and score.",
     ),
@@ -189,8 +189,8 @@ EXHIBITS = (
         "schedules",
         "Linear, cosine and variance-preserving schedules",
         r"\text{linear: } \alpha = t,\ \sigma = 1 - t; \quad \text{cosine: } \alpha = \sin\tfrac{\pi t}{2},\ \sigma ="
-        r" \cos\tfrac{\pi t}{2}; \quad \text{variance preserving: } \alpha = e^{-\frac12\int_0^{1-t}\beta},\ \alpha^2 +"
-        r" \sigma^2 = 1",
+        r" \cos\tfrac{\pi t}{2}; \quad \text{variance preserving: } \alpha = e^{-\frac12\int_0^{1-t}\beta},\"
+        r" \alpha^2 + \sigma^2 = 1",
         "linear: α = t, σ = 1 − t;   cosine: α = sin(πt/2), σ = cos(πt/2);   "
         "variance preserving: α = exp(−½ ∫₀^(1−t) β(τ) dτ), α² + σ² = 1",
         (
@@ -203,7 +203,7 @@ EXHIBITS = (
         "variance-preserving one little happens in the first third of the time, and the flow is curved at the end, "
         "where the linear path's is nearly straight.",
         schedules,
-        "Tables of DDPM: √ᾱ_k, the root of the product of all 1 − β_j up to k, is the path's α; the notes print α for "
-        "ᾱ in places.",
+        "Tables of DDPM: √ᾱ_k, the root of the product of all 1 − β_j up to k, is the path's α; the notes print α "
+        "for ᾱ in places.",
     ),
 )

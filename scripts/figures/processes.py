@@ -130,8 +130,8 @@ EXHIBITS = (
             "diffpolicy.generative.predictions:ModelField",
             "diffpolicy.generative.sampling:sample",
         ),
-        "Euler's method follows the flow for small steps, overshoots from θh = 1 on and runs away beyond θh = 2; halving "
-        "the step halves its error, quarters Heun's, and divides that of RK4 by sixteen.",
+        "Euler's method follows the flow for small steps, overshoots from θh = 1 on and runs away beyond θh = 2; "
+        "halving the step halves its error, quarters Heun's, and divides that of RK4 by sixteen.",
         linear_ode,
         "A loop “for i = 1 … n − 1” with h = 1/n stops one step short of t = 1: n steps are n calls.",
     ),
@@ -152,8 +152,8 @@ EXHIBITS = (
         r" x_\infty \sim \mathcal N\!\left(0, \tfrac{\sigma^2}{2\theta}\right)",
         "dx = −θx·dτ + σ·dW,   stationary law N(0, σ²/(2θ))",
         ("diffpolicy.generative.sde:SDE", "diffpolicy.generative.sde:euler_maruyama_step"),
-        "Without noise all paths die out; with it they forget where they began and settle in the stationary law, whose "
-        "±2 standard deviations are shaded.",
+        "Without noise all paths die out; with it they forget where they began and settle in the stationary law, "
+        "whose ±2 standard deviations are shaded.",
         ornstein_uhlenbeck,
     ),
 )

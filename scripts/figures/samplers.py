@@ -164,8 +164,8 @@ EXHIBITS = (
             "diffpolicy.generative.solvers:EulerMaruyama",
             "diffpolicy.generative.mixture:ExactField",
         ),
-        "Paths from smooth to jagged, and all end (bars) in the same law (line), which the shade shows at every t. The "
-        "last column follows the drift that the notes print, and misses it.",
+        "Paths from smooth to jagged, and all end (bars) in the same law (line), which the shade shows at every t. "
+        "The last column follows the drift that the notes print, and misses it.",
         same_marginals,
         "The drift −½σ²·s alone has not these marginals; the velocity must be there, and the sign is plus.",
     ),
@@ -174,8 +174,8 @@ EXHIBITS = (
         "DDPM, DDIM and DPM-Solver++ from one network",
         r"x_s = \alpha_s \hat z + \sqrt{\sigma_s^2 - \tau^2}\,\hat\varepsilon + \tau\xi, \qquad \tau^2 = \eta^2"
         r" \frac{\sigma_s^2}{\sigma_t^2}\left(\sigma_t^2 - \frac{\alpha_t^2}{\alpha_s^2} \sigma_s^2\right)",
-        "x_s = α_s·ẑ + √(σ_s² − τ²)·ε̂ + τ·ξ,   τ² = η²·(σ_s²/σ_t²)·(σ_t² − (α_t/α_s)²·σ_s²);   DDPM: η = 1, DDIM: η = "
-        "0.   DPM-Solver++ 2M: second order in λ",
+        "x_s = α_s·ẑ + √(σ_s² − τ²)·ε̂ + τ·ξ,   τ² = η²·(σ_s²/σ_t²)·(σ_t² − (α_t/α_s)²·σ_s²);   DDPM: η = 1, DDIM: η "
+        "= 0.   DPM-Solver++ 2M: second order in λ",
         (
             "diffpolicy.generative.solvers:DDIM",
             "diffpolicy.generative.solvers:DPMSolverMultistep",

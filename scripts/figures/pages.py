@@ -1,0 +1,88 @@
+"""The gallery's files: small pictures, and from one list of figures a README for GitHub and a page for a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffpolicy.scripts.figures.style import Exhibit
+
+_TITLE = "The notes in figures"
+_INTRODUCTION = (
+    "Every figure is made by the library's own functions: its paths, fields, solvers, objectives and guidance, its "
+    "one sampling loop, and its one training loop for whatever is learned. Time runs from t = 0 (noise) to t = 1 "
+    "(data); α and σ are the scales of data and noise, x = α·data + σ·noise. Where the lecture notes (MIT 6.S184) "
+    "print a formula wrongly, it is said below it."
+)
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin: 3rem 0 .4rem }
+img { max-width: 100%; background: white; border-radius: 4px; display: block; margin: .6rem 0 }
+.formula { background: #8882; padding: .6rem 1rem; border-radius: 4px; font-family: Cambria, "STIX Two Text", serif;
+  font-size: 1.08rem; white-space: pre-wrap }
+.erratum { border-left: 4px solid #d9480f; padding-left: .8rem }
+.small { font-size: .85rem; opacity: .85 } code { font-size: .85em }
+nav { columns: 2; font-size: .9rem }
+"""
+
+
+def save_picture(file: Path, figure: Figure) -> None:
+    """Write a figure as a PNG of 256 colours, a third of the size and to the eye the same."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    small = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    _write(file, small.getvalue())
+
+
+def write_pages(folder: Path, exhibits: Sequence[Exhibit], command: str) -> None:
+    """README.md, which shows the PNG files beside it, and index.html, which holds them, of figures in `folder`.
+
+    `command` is what makes them.
+    """
+    _write(folder / "README.md", _readme(exhibits, command).encode())
+    _write(folder / "index.html", _page(folder, exhibits, command).encode())
+
+
+def _readme(exhibits: Sequence[Exhibit], command: str) -> str:
+    parts = [f"# {_TITLE}", _INTRODUCTION, f"All of them are made by\n\n```bash\n{command}\n```"]
+    for exhibit in exhibits:
+        parts += [f"## {exhibit.title}", f"```math\n{exhibit.latex}\n```"]
+        if exhibit.erratum:
+            parts.append(f"> In the notes printed otherwise: {exhibit.erratum}")
+        parts += [f"![{exhibit.title}]({exhibit.name}.png)", exhibit.see]
+        parts.append("By " + ", ".join(f"`{name}`" for name in exhibit.functions) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def _page(folder: Path, exhibits: Sequence[Exhibit], command: str) -> str:
+    links = "".join(f'<div><a href="#{e.name}">{escape(e.title)}</a></div>' for e in exhibits)
+    parts = [
+        f"<h1>{_TITLE}</h1><p>{escape(_INTRODUCTION)}</p>",
+        f"<p>All of them are made by <code>{escape(command)}</code>.</p><nav>{links}</nav>",
+    ]
+    for e in exhibits:
+        source = base64.b64encode((folder / f"{e.name}.png").read_bytes()).decode()
+        functions = ", ".join(f"<code>{escape(name)}</code>" for name in e.functions)
+        parts += [f'<h2 id="{e.name}">{escape(e.title)}</h2>', f'<div class="formula">{escape(e.formula)}</div>']
+        if e.erratum:
+            parts.append(f'<p class="erratum">In the notes printed otherwise: {escape(e.erratum)}</p>')
+        parts += [f'<img alt="{escape(e.title)}" src="data:image/png;base64,{source}">', f"<p>{escape(e.see)}</p>"]
+        parts.append(f'<p class="small">By {functions}.</p>')
+    head = f'<meta charset="utf-8"><title>{_TITLE}</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Beside it, then renamed, so that a reader never sees half a file."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, file)
