@@ -189,8 +189,8 @@ EXHIBITS = (
         "schedules",
         "Linear, cosine and variance-preserving schedules",
         r"\text{linear: } \alpha = t,\ \sigma = 1 - t; \quad \text{cosine: } \alpha = \sin\tfrac{\pi t}{2},\ \sigma ="
-        r" \cos\tfrac{\pi t}{2}; \quad \text{variance preserving: } \alpha = e^{-\frac12\int_0^{1-t}\beta},\"
-        r" \alpha^2 + \sigma^2 = 1",
+        r" \cos\tfrac{\pi t}{2}; \quad \text{variance preserving: } \alpha = e^{-\frac12\int_0^{1-t}\beta},"
+        r"\ \alpha^2 + \sigma^2 = 1",
         "linear: α = t, σ = 1 − t;   cosine: α = sin(πt/2), σ = cos(πt/2);   "
         "variance preserving: α = exp(−½ ∫₀^(1−t) β(τ) dτ), α² + σ² = 1",
         (

@@ -1,0 +1,120 @@
+"""The gallery, small: every figure is drawn, the pages name them all, and what they name exists."""
+
+import functools
+import importlib
+import re
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from diffpolicy.datasets.mnist import Digits
+from diffpolicy.scripts import gallery
+from diffpolicy.scripts.figures import EXHIBITS, digits
+from diffpolicy.scripts.figures.learn import learn, mlp, points
+from diffpolicy.scripts.figures.style import Settings
+
+
+def bars(split, root=None):
+    """Ten classes of pictures, a bar each, so that no test downloads."""
+    labels = torch.arange(40) % 10
+    levels = torch.zeros(40, 1, 32, 32, dtype=torch.uint8)
+    for i, label in enumerate(labels.tolist()):
+        levels[i, :, 2 + 3 * label : 4 + 3 * label, 4:28] = 255
+    return Digits(levels, labels)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(digits, "load_mnist", bars)
+    monkeypatch.setattr(gallery, "load_mnist", bars)
+    monkeypatch.setattr(sys, "argv", ["diffpolicy-gallery", *map(str, arguments)])
+    gallery.main()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        run(monkeypatch, "--small")
+    return folder / "docs" / "gallery"
+
+
+def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
+    names = {exhibit.name for exhibit in EXHIBITS}
+    assert len(names) == len(EXHIBITS) == 14
+    assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {"README.md", "index.html"}
+    for name in names:
+        with Image.open(drawn / f"{name}.png") as picture:
+            assert picture.width > 600 and picture.height > 200
+            assert len(picture.convert("RGB").getcolors(2**16)) > 50, f"{name} is nearly blank"
+
+
+def test_pages_hold_every_figure_with_formula_and_function(drawn):
+    readme, page = (drawn / "README.md").read_text(), (drawn / "index.html").read_text()
+    assert re.findall(r"!\[.*\]\((.*)\)", readme) == [f"{exhibit.name}.png" for exhibit in EXHIBITS]
+    assert readme.count("```math") == page.count("data:image/png;base64,") == len(EXHIBITS)
+    assert not re.search(r'(src|href)="(?!data:|#)', page), "a page that needs other files"
+    for exhibit in EXHIBITS:
+        assert exhibit.latex in readme and exhibit.see in readme
+        assert f'id="{exhibit.name}"' in page and f'href="#{exhibit.name}"' in page
+        assert (exhibit.erratum in readme) and exhibit.latex.count("{") == exhibit.latex.count("}")
+        for function in exhibit.functions:
+            assert f"`{function}`" in readme and f"<code>{function}</code>" in page
+    assert "diffpolicy-gallery --small" in readme
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
+def test_named_functions_exist(exhibit):
+    for function in exhibit.functions:
+        module, name = function.split(":")
+        functools.reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def test_only_draws_those_anew_and_the_same_again(drawn, monkeypatch, capsys):
+    file, other = drawn / "brownian_motion.png", drawn / "schedules.png"
+    before, untouched = file.read_bytes(), other.stat().st_mtime_ns
+    file.write_bytes(b"")
+    run(monkeypatch, "--small", "--out", drawn, "--only", "brownian_motion")
+    assert file.read_bytes() == before and other.stat().st_mtime_ns == untouched
+    assert (drawn / "README.md").read_text().count("```math") == len(EXHIBITS)
+    assert "brownian_motion.png" in capsys.readouterr().out
+
+
+def test_a_part_has_a_page_of_its_own(tmp_path, monkeypatch):
+    run(monkeypatch, "--small", "--seed", 3, "--out", tmp_path / "a" / "b", "--only", "linear_ode")
+    assert {file.name for file in (tmp_path / "a" / "b").iterdir()} == {"linear_ode.png", "README.md", "index.html"}
+    assert "diffpolicy-gallery --seed 3 --small" in (tmp_path / "a" / "b" / "README.md").read_text()
+
+
+def test_what_is_learned_is_the_same_again():
+    def line(n, generator):
+        return torch.randn(n, 1, generator=generator).expand(n, 2)
+
+    def loss(net, batch, generator):
+        return (net(batch["data"], torch.rand(len(batch["data"]), generator=generator)) - 1).square().mean(1)
+
+    first, second = (learn(mlp, loss, points(line), Settings(small=True)) for _ in range(2))
+    other = learn(mlp, loss, points(line), Settings(seed=1, small=True))
+    x, t = torch.zeros(1, 2), torch.zeros(1)
+    assert torch.equal(first(x, t), second(x, t)) and not torch.equal(first(x, t), other(x, t))
+    assert not first.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "linear_odes"], "--only knows no linear_odes; choose from linear_ode, brownian_motion"),
+        (["--seed", "-1"], "--seed is at least 0, given -1"),
+        (["--out", "FILE"], "takes a folder, and FILE is a file"),
+        (["--digits", "nowhere"], "no checkpoint at nowhere"),
+    ],
+)
+def test_refusals_say_what_to_do(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").touch()
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "--small", *arguments)
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"FILE"}
