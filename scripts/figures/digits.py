@@ -109,8 +109,9 @@ EXHIBITS = (
             "diffpolicy.generative.guidance:ClassifierGuidance",
             "diffpolicy.generative.objectives:ClassifierObjective",
         ),
-        "In every panel the columns ask for 0 to 9, from the same noise. w = 0 draws any digit; w = 1 mostly the one "
-        "asked for; from 3 on they are clear, and more alike.",
+        "In every panel the columns ask for 0 to 9, from the same noise. w = 0 draws any digit, w = 1 mostly the one "
+        "asked for, and beyond that they get clearer and more alike. A small classifier of noised images pushes the "
+        "same way, but turns fewer of them into what was asked for.",
         guidance_on_digits,
         "One line of the notes' derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
     ),

@@ -147,7 +147,6 @@ EXHIBITS = (
         "Above with the exact score, below with the learned one: the dynamics leaves its start for the density p_t "
         "(shaded) and stays there. Between the modes it changes only slowly, which is why one anneals the noise.",
         score_and_langevin,
-        "The conditional score is −ε/σ, with the minus; the loss adds ε/σ to the network's output.",
     ),
     Exhibit(
         "weightings",
