@@ -1,6 +1,6 @@
 """The reference benchmark of guided image generation: trains, samples, and writes the table and its plots:
 
-python scripts/benchmark_images.py --runs runs --out docs/results/images
+diffpolicy-benchmark-images --runs runs --out docs/results/images
 
 Digits by the 6.S184 notes' recipe and by our own, judged by a classifier that is trained first: guidance scale ×
 solver × network calls. What is there already, a run or a cell of the table, is not made again; stopped anywhere, the
