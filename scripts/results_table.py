@@ -261,6 +261,16 @@ def image_grid_table(results: Path) -> str:
     return _table(head, [[str(cell) for cell in row] for row in rows])
 
 
+def ablation_table(results: Path) -> str:
+    """Short trainings by parts of our recipe."""
+    file = results / "images" / "ablation.json"
+    rows = [
+        [row["run"].replace("_", " "), str(row["steps"]), *_quality(row)[:2]]
+        for row in json.loads(file.read_text())["rows"]
+    ]
+    return _table("short training | steps | accuracy | Fréchet distance", rows)
+
+
 def likelihood_table(results: Path) -> str:
     """Bits per dimension."""
     rows = []
@@ -287,6 +297,7 @@ PAGES = {
     "docs/images.md": {
         "recipes": image_recipes_table,
         "grid": image_grid_table,
+        "ablation": ablation_table,
         "likelihood": likelihood_table,
     },
     "docs/performance.md": {
