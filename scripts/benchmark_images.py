@@ -31,6 +31,7 @@ from diffpolicy.images.classifier import load_classifier, train_classifier
 from diffpolicy.images.density import bits_per_dimension
 from diffpolicy.images.metrics import Reference
 from diffpolicy.scripts.image_plots import draw_benchmark
+from diffpolicy.scripts.image_tables import grid, recipes
 from diffpolicy.training.logging import read_metrics
 
 RUNS = {"notes": ["task=mnist_notes"], "own": ["task=mnist"]}
@@ -187,7 +188,8 @@ class Benchmark:
         }
         write_json(self.out / "benchmark.json", result)
         draw_benchmark(self.out, result)
-        return self.out / "benchmark.json"
+        (self.out / "table.md").write_text(f"{recipes(result)}\n\n{grid(result)}\n")
+        return self.out / "table.md"
 
     def _training(self, run: str) -> dict[str, Any]:
         saved = self.checkpoint(run)
