@@ -10,7 +10,7 @@ import pytest
 
 from diffpolicy.datasets import data_root
 
-if not (data_root() / "mnist").exists():
+if not (data_root() / "mnist" / "train-images-idx3-ubyte.gz").exists():
     pytest.skip("needs MNIST: set DIFFPOLICY_DATA to the folder that holds mnist/", allow_module_level=True)
 
 BIN = Path(sys.executable).parent
