@@ -1,6 +1,6 @@
 """The reference benchmark of guided image generation: trains, samples, and writes the table and its plots:
 
-python scripts/benchmark_images.py --runs runs --out docs/results/images
+diffpolicy-benchmark-images --runs runs --out docs/results/images
 
 Digits by the 6.S184 notes' recipe and by our own, judged by a classifier that is trained first: guidance scale ×
 solver × network calls. What is there already, a run or a cell of the table, is not made again; stopped anywhere, the
@@ -31,9 +31,24 @@ from diffpolicy.images.classifier import load_classifier, train_classifier
 from diffpolicy.images.density import bits_per_dimension
 from diffpolicy.images.metrics import Reference
 from diffpolicy.scripts.image_plots import draw_benchmark
+from diffpolicy.scripts.image_tables import grid, recipes
 from diffpolicy.training.logging import read_metrics
 
-RUNS = {"notes": "task=mnist_notes", "own": "task=mnist"}
+RUNS = {"notes": ["task=mnist_notes"], "own": ["task=mnist"]}
+
+# What each part of our recipe is worth, at about two minutes of one core each: runs of RUNS' kind, cut short.
+_SHORT = ["task=mnist", "images.dequantize=false", "training.warmup_steps=50"]
+_PLAIN = [*_SHORT, "method=flow"]
+_PATCH_2 = ["net.patch=2", "net.widths=[64,128]"]
+ABLATION = {
+    "notes_network": [*_PLAIN, "net=unet2d_notes", "training.steps=200"],
+    "patch_2": [*_PLAIN, *_PATCH_2, "training.steps=265"],
+    "patch_2_one_layer": [*_PLAIN, *_PATCH_2, "net.layers=1", "training.steps=520"],
+    "patch_4": [*_PLAIN, "training.steps=440"],
+    "patch_4_rate_1e-3": [*_PLAIN, "training.steps=440", "training.lr=1e-3"],
+    "patch_4_logit_normal": [*_SHORT, "training.steps=440"],
+}
+ABLATION_CELL = {"guidance": 3.0, "sampler": "Euler", "evaluations": 20, "samples": 500, "seeds": 1}
 
 
 def main() -> None:
@@ -45,12 +60,16 @@ def main() -> None:
     parser.add_argument("--max-seeds", type=int, default=3, help="sampling seeds of the main cells, at most")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="while sampling")
     parser.add_argument("--training", nargs="*", default=[], help="settings of both trainings, as diffpolicy-train's")
+    parser.add_argument("--ablation", action="store_true", help="measure what our recipe's parts are worth instead")
     parser.add_argument("--shard", default="0/1", help="I/N: measure every N-th cell only, with N processes at once")
     arguments = parser.parse_args()
     shard, shards = (int(part) for part in arguments.shard.split("/"))
     if not 0 < arguments.scale <= 1 or arguments.max_seeds < 1 or not 0 <= shard < shards:
         parser.error("--scale lies in (0, 1], --max-seeds is at least 1, and --shard I/N has 0 ≤ I < N")
     bench = Benchmark(arguments.runs, arguments.out, arguments.precision, arguments.training, alone=shards == 1)
+    if arguments.ablation:
+        print(f"the ablation: {bench.ablation()}")
+        return
     wanted = [cell for cell in cells() if cell.run in arguments.only]
     mine = [scaled(cell, arguments.scale) for cell in wanted[shard::shards]]
     for seed in range(arguments.max_seeds):  # every cell once before any of them again
@@ -83,7 +102,8 @@ class Benchmark:
         """The trained run's last checkpoint; it is trained, or its training gone on with, first."""
         folder = self.runs / f"mnist_{run}"
         code = "from diffpolicy.scripts.train import main; main()"
-        settings = [RUNS[run], f"run_dir={folder}", "resume=true", *self.training]
+        recipe = (RUNS | ABLATION)[run]
+        settings = [*recipe, f"run_dir={folder}", "resume=true", *self.training]
         saved = checkpoint.latest(folder / "checkpoints")
         if saved is None or saved.step < saved.config["training"]["steps"]:
             self._check_alone(folder)
@@ -137,6 +157,17 @@ class Benchmark:
         found = bits_per_dimension(self.generator(run), load_mnist("test").per_class(10))
         write_json(file, {"of": of, "draws": [found], **provenance()})
 
+    def ablation(self) -> Path:
+        """`ablation.json`, one row for each of `ABLATION`."""
+        rows = []
+        for run, recipe in ABLATION.items():
+            cell = Cell(run=run, **ABLATION_CELL)
+            self.measure(cell, 0)
+            draws = kept(self.out / "cells" / f"{cell.name}.json", self._identity(cell))
+            rows.append({**combined(cell, draws), "settings": recipe, "steps": self.checkpoint(run).step})
+        write_json(self.out / "ablation.json", {"rows": rows, "cell": ABLATION_CELL, **provenance()})
+        return self.out / "ablation.json"
+
     def report(self, wanted: list[Cell]) -> Path:
         """`benchmark.json`, `table.md` and the plots, of all cells that are measured."""
         rows, floors = [], {}
@@ -157,7 +188,8 @@ class Benchmark:
         }
         write_json(self.out / "benchmark.json", result)
         draw_benchmark(self.out, result)
-        return self.out / "benchmark.json"
+        (self.out / "table.md").write_text(f"{recipes(result)}\n\n{grid(result)}\n")
+        return self.out / "table.md"
 
     def _training(self, run: str) -> dict[str, Any]:
         saved = self.checkpoint(run)

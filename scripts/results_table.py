@@ -10,8 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from diffpolicy.scripts import image_tables
+from diffpolicy.scripts.image_tables import interval, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 HUMAN_DEMONSTRATIONS = 206
@@ -36,20 +40,14 @@ def table(results: Path) -> str:
             str(data["episodes"] or f"{HUMAN_DEMONSTRATIONS - held_out} (+{held_out} held out)"),
             "yes" if data.get("mirror") else "no",
             STATES[file.parent.name],
-            _interval(result["score"]),
-            _interval(result["final_coverage"]),
-            _interval(result["success"], percent=True),
+            interval(result["score"]),
+            interval(result["final_coverage"]),
+            interval(result["success"], percent=True),
             str(result["network_calls"]),
             f"{json.loads(log[-1])['seconds'] / 60:.1f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _interval(value: dict[str, Any], percent: bool = False, digits: int = 0) -> str:
-    form = f"{{:.{digits}%}}" if percent else "{:.3f}"
-    mean, low, high = (form.format(value[key]) for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
 
 
 def ways_table(results: Path) -> str:
@@ -63,7 +61,7 @@ def ways_table(results: Path) -> str:
         link = f"[{file.parent.name.replace('_', ', ')}](docs/results/ways/{file.parent.name}/ways.json)"
         for where, starts in (("all_starts", "all"), ("fixed_start", "one")):
             found = result[where]
-            success = _interval(found["success"], percent=True)
+            success = interval(found["success"], percent=True)
             shares = [_shares(found[who]["shares"]) for who in ("demonstrations", "rollouts")]
             cells = [link, starts, success, *shares, f"{found['total_variation']:.3f}"]
             lines.append("| " + " | ".join(cells) + " |")
@@ -77,7 +75,7 @@ def experts_table(results: Path) -> str:
     for name, row in experts.items():
         steps = row["steps"]
         spread = f"{steps['50%']:.0f} [{steps['5%']:.0f}, {steps['95%']:.0f}]"
-        lines.append(f"| `{name}` | {_interval(row['success'], percent=True, digits=1)} | {spread} |")
+        lines.append(f"| `{name}` | {interval(row['success'], percent=True, digits=1)} | {spread} |")
     return "\n".join(lines)
 
 
@@ -107,11 +105,6 @@ def _ratio(row: dict[str, Any]) -> str:
     return "{median:.2f} [{low:.2f}, {high:.2f}]".format(**row["ratio"])
 
 
-def _table(header: str, rows: list[list[str]]) -> str:
-    columns = header.count("|") + 1
-    return "\n".join([f"| {header} |", "|" + "---|" * columns, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def train_step_table(results: Path) -> str:
     """One optimisation step beside the Conv1d peer."""
     rows = []
@@ -119,7 +112,7 @@ def train_step_table(results: Path) -> str:
         widths, speed = case.split(", ")
         ours, peer = (f"{1e3 * row['seconds'][who]:.0f}" for who in ("ours", "peer"))
         rows.append([widths, f"`{speed}`", ours, peer, _ratio(row), f"{row['first_step_seconds']:.1f}"])
-    return _table("widths | speed | ms | Conv1d, ms | ratio [range] | first step, s", rows)
+    return markdown("widths | speed | ms | Conv1d, ms | ratio [range] | first step, s", rows)
 
 
 def changes_table(results: Path) -> str:
@@ -137,7 +130,7 @@ def changes_table(results: Path) -> str:
             row = next(row for case, row in found.items() if case.removesuffix(" (auto)") == widths + end)
             cells.append(f"{1e3 * row['seconds']['ours']:.0f} ms, {_ratio(row)}")
         rows.append(cells)
-    return _table("step | 64/128/256: time, ratio to Conv1d | 256/512/1024", rows)
+    return markdown("step | 64/128/256: time, ratio to Conv1d | 256/512/1024", rows)
 
 
 def profile_table(results: Path) -> str:
@@ -149,13 +142,13 @@ def profile_table(results: Path) -> str:
         times = row["milliseconds_by_kind"]
         floor = f"{row['roofline_milliseconds']:.0f}"
         rows.append([case, *(f"{times[kind]:.1f}" for kind in kinds), f"{sum(times.values()):.0f}", floor])
-    return _table(" | ".join(["case", *kinds, "sum", "roofline"]), rows)
+    return markdown(" | ".join(["case", *kinds, "sum", "roofline"]), rows)
 
 
 def machine_table(results: Path) -> str:
     """The measured peaks."""
     row = next(iter(_benchmark(results, "profile").values()))
-    return _table("peak | measured", [[name, f"{value:.0f}"] for name, value in row["machine"].items()])
+    return markdown("peak | measured", [[name, f"{value:.0f}"] for name, value in row["machine"].items()])
 
 
 def latency_table(results: Path) -> str:
@@ -166,7 +159,7 @@ def latency_table(results: Path) -> str:
         peer = f"{1e3 * row['seconds']['peer']:.1f}" if "peer" in row["seconds"] else ""
         rate = f"{row['chunks_per_second']:.0f}"
         rows.append([case, str(row["network_calls"]), *quantiles, rate, peer, _ratio(row)])
-    return _table("case | calls | p50, ms | p95 | p99 | chunks/s | Conv1d + DDIM, ms | ratio [range]", rows)
+    return markdown("case | calls | p50, ms | p95 | p99 | chunks/s | Conv1d + DDIM, ms | ratio [range]", rows)
 
 
 def evaluate_table(results: Path) -> str:
@@ -181,7 +174,7 @@ def evaluate_table(results: Path) -> str:
         ]
         for case, row in _benchmark(results, "evaluate").items()
     ]
-    return _table("case | sharded, s | one process, s | ratio [range] | episodes equal", rows)
+    return markdown("case | sharded, s | one process, s | ratio [range] | episodes equal", rows)
 
 
 def loader_table(results: Path) -> str:
@@ -195,98 +188,50 @@ def loader_table(results: Path) -> str:
             rates = row["windows_per_second"]
             said = f"{rates['loader']:,.0f} windows/s; the training step takes {rates['training']:,.0f}"
         rows.append([case, said, _ratio(row)])
-    return _table("case | measured | ratio [range]", rows)
+    return markdown("case | measured | ratio [range]", rows)
 
 
 def time_table(results: Path) -> str:
     """From the command to a policy."""
     found = json.loads((results / "time_to_score.json").read_text())
     rows = [
-        [str(row["seed"]), f"{row['seconds']:.0f}", f"`{row['speed']}`", _interval(row["score"]),
-         _interval(row["success"], percent=True)]
+        [str(row["seed"]), f"{row['seconds']:.0f}", f"`{row['speed']}`", interval(row["score"]),
+         interval(row["success"], percent=True)]
         for row in found["runs"]
     ]  # fmt: skip
     median = found["median"]
     rows.append(["median", f"{median['seconds']:.0f}", "", f"{median['score']:.3f}", ""])
-    return _table("training seed | seconds, everything | speed | score, 200 fresh seeds | success", rows)
+    return markdown("training seed | seconds, everything | speed | score, 200 fresh seeds | success", rows)
 
 
-def _images(results: Path) -> dict[str, Any]:
-    return json.loads((results / "images" / "benchmark.json").read_text())
-
-
-RECIPES = {"notes": "the notes'", "own": "our own"}
-
-
-def _quality(row: dict[str, Any]) -> list[str]:
-    distance, varied = row["frechet"], row["diversity"]
-    spread = "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**distance)
-    return [
-        _interval(row["accuracy"], percent=True, digits=2),
-        spread,
-        f"{varied['mean']:.2f}",
-        f"{varied['min']:.2f}",
-    ]
-
-
-def image_recipes_table(results: Path) -> str:
-    """The two recipes by guidance scale, and what real digits reach."""
-    found = _images(results)
-    most = max(row["samples"] for row in found["rows"])
-    rows = []
-    for row in sorted(found["rows"], key=lambda row: (row["run"], row["guidance"], row["network_calls"])):
-        if row["samples"] == most:
-            minutes = f"{found['training'][row['run']]['minutes']:.0f}"
-            how = [RECIPES[row["run"]], minutes, f"{row['guidance']:g}", f"{row['network_calls']}"]
-            rows.append([*how, f"{row['seeds']} × {most}", *_quality(row)])
-    rows.append(["training digits", "", "", "", str(most), *_quality(found["floors"][str(most)])])
-    head = (
-        "recipe | training, min | w | network calls | digits | accuracy | Fréchet distance | diversity | least varied"
-    )
-    return _table(head, rows)
-
-
-def image_grid_table(results: Path) -> str:
-    """Guidance scale × solver × network calls, of our own recipe."""
-    found = _images(results)
-    fewest = min(row["samples"] for row in found["rows"])
-    rows = []
-    for row in found["rows"]:
-        if row["samples"] == fewest:
-            rows.append([f"{row['guidance']:g}", row["sampler"], row["network_calls"], *_quality(row)])
-    order = {name: i for i, name in enumerate(dict.fromkeys(row[1] for row in rows))}
-    rows.sort(key=lambda row: (row[0], order[row[1]], row[2]))
-    rows.append(["", "training digits", "", *_quality(found["floors"][str(fewest)])])
-    head = "w | solver | network calls | accuracy | Fréchet distance | diversity | least varied"
-    return _table(head, [[str(cell) for cell in row] for row in rows])
+def _images(name: str, make: Callable[[Any], str]) -> Callable[[Path], str]:
+    """A table of what the image benchmark left."""
+    return lambda results: make(json.loads((results / "images" / f"{name}.json").read_text()))
 
 
 def likelihood_table(results: Path) -> str:
     """Bits per dimension."""
-    rows = []
-    for run, name in RECIPES.items():
-        file = results / "images" / f"likelihood_{run}.json"
-        if file.exists():
-            (row,) = json.loads(file.read_text())["draws"]
-            flow, bound = row["flow"], row["ddpm_bound"]
-            through = (
-                f"{flow['mean']:.3f} ± {flow['standard_error']:.3f} (of which the estimator {flow['hutchinson']:.3f})"
-            )
-            rows.append([name, str(row["images"]), through, f"{bound['mean']:.3f} ± {bound['standard_error']:.3f}"])
-    return _table("recipe | test digits | through the flow, bits/dim | DDPM's bound, bits/dim", rows)
+    return image_tables.likelihood(
+        {
+            run: json.loads(file.read_text())["draws"][0]
+            for run in image_tables.RECIPES
+            if (file := results / "images" / f"likelihood_{run}.json").exists()
+        }
+    )
 
 
 PAGES = {
     "README.md": {
-        "images": image_recipes_table,
+        "images": _images("benchmark", image_tables.recipes),
         "results": table,
         "ways": ways_table,
         "experts": experts_table,
         "speed": speed_table,
     },
     "docs/images.md": {
-        "recipes": image_recipes_table,
-        "grid": image_grid_table,
+        "recipes": _images("benchmark", image_tables.recipes),
+        "grid": _images("benchmark", image_tables.grid),
+        "ablation": _images("ablation", image_tables.ablation),
         "likelihood": likelihood_table,
     },
     "docs/performance.md": {

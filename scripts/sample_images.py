@@ -65,7 +65,6 @@ def run(config: Config) -> None:
     generator.method.configure(config.solver, config.steps, config.grid, config.solver_options or None, path)
     for scale in config.guidance:
         generator.field(scale)  # refused here, before anything is drawn
-    out.mkdir(parents=True, exist_ok=True)
 
     labels = torch.tensor(config.labels).repeat_interleave(config.samples)
     panels, rows = [], []
@@ -75,6 +74,7 @@ def run(config: Config) -> None:
         drawn = draw_images(generator, labels, config.seed, scale, config.precision, last, f"w = {scale:g}")
         rows.append({"guidance": scale, "network_calls": generator.calls, "seconds": time.perf_counter() - began})
         panels.append((f"w = {scale:g}, {generator.calls} network calls", drawn[-1] if last else drawn))
+    out.mkdir(parents=True, exist_ok=True)
     save_grid(out / "digits.png", panels, config.samples)
     if config.animation:
         save_animation(out / "digits.gif", drawn, config.samples)

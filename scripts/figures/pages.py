@@ -37,14 +37,13 @@ nav { columns: 2; font-size: .9rem }
 def save_picture(file: Path, figure: Figure) -> None:
     """Write a figure as a PNG of 256 colours, a third of the size and to the eye the same.
 
-    Chosen to cover all colours: chosen by how frequent they are, they turn the rare ones, of lines and letters, into others.
+    They are chosen to cover all colours: chosen by frequency, they would change the rare ones of lines and letters.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     small = io.BytesIO()
-    Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
-        small, format="png", optimize=True
-    )
+    picture = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    picture.save(small, format="png", optimize=True)
     _write(file, small.getvalue())
 
 

@@ -199,8 +199,8 @@ EXHIBITS = (
             "diffpolicy.generative.distances:sliced_wasserstein",
         ),
         "Two networks of one size, trained equally long on the same data. With a first-order step the straight path "
-        "needs fewer calls (Euler against DDIM). The second-order ones, Heun and DPM-Solver++ 2M, come as near as one "
-        "set of data is to another in 16 to 32 calls; DDPM is still on its way after 128.",
+        "needs fewer calls (Euler against DDIM). The second-order ones, Heun and DPM-Solver++ 2M, come as near as "
+        "one set of data is to another in 16 to 32 calls; DDPM is still on its way after 128.",
         flow_against_diffusion,
     ),
 )

@@ -81,6 +81,37 @@ def test_resumed_equals_unbroken(tmp_path):
     assert losses[0][-8:] == losses[1][-8:]
 
 
+def _normed():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Mish(), nn.Linear(16, 2))
+
+
+def test_batch_statistics_are_resumed_averaged_models_and_untouched_by_measuring(tmp_path):
+    """Buffers are the model's, in the average too; and what is run to choose a speed is not counted."""
+    config = TrainConfig(steps=8, warmup_steps=3, checkpoint_every=4)
+
+    def interrupt(step):
+        if step == 6:
+            raise KeyboardInterrupt
+        return _batch(step)
+
+    def run(name, batch_at=_batch, **options):
+        arguments = {"seed": 1, "record": RECORD, "progress": False, "speed": "float32"} | options
+        return train(_normed(), _loss, batch_at, config, tmp_path / name, **arguments)
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("broken", interrupt)
+    assert _digests(run("broken", resume=True)) == _digests(whole)
+    tensors = [checkpoint.read(whole).tensors(group) for group in ("model", "ema")]
+    for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
+        assert torch.equal(tensors[0][name], tensors[1][name])
+    assert tensors[0]["1.num_batches_tracked"] == 8
+    assert not torch.equal(tensors[0]["0.weight"], tensors[1]["0.weight"])
+    chosen = checkpoint.read(run("chosen", speed="auto"))
+    assert chosen.tensors("model")["1.num_batches_tracked"] == 8
+
+
 _CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -227,6 +258,15 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert factors[0] == pytest.approx(0.1) and factors[10] == 1.0 and factors[100] == pytest.approx(0.0)
     assert factors[55] == pytest.approx(0.5)
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_a_constant_rate_after_the_warm_up(tmp_path):
+    factors = [learning_rate_factor(step, 100, 10, "constant") for step in range(101)]
+    assert factors[:10] == [learning_rate_factor(step, 100, 10) for step in range(10)]
+    assert set(factors[10:]) == {1.0}
+    with pytest.raises(ValueError, match="'cosine', 'constant'.*'linear'"):
+        _train(tmp_path, settings={"schedule": "linear"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_speed_is_chosen_once_kept_and_may_be_changed(tmp_path):
