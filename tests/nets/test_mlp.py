@@ -21,4 +21,4 @@ def test_at_first_the_coordinates_weigh_as_much_as_the_time_however_many_feature
         first, rest = net.layers[0], torch.zeros(200, features)
         of_x = first(torch.cat([x, rest], dim=1)).var()
         of_t = first(torch.cat([0 * x, net.time(t)], dim=1)).square().mean()
-        assert 3 < float(of_x) < 5 and 0.6 < float(of_t) < 1.6
+        assert 3 < of_x.item() < 5 and 0.6 < of_t.item() < 1.6
