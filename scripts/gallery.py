@@ -31,7 +31,8 @@ def _command(settings: Settings) -> str:
         "--small": settings.small,
         "--digits RUN/checkpoints/last": settings.digits is not None,
     }
-    return " ".join(["diffpolicy-gallery", *(option for option, given in options.items() if given)])
+    command = " ".join(["diffpolicy-gallery", *(option for option, given in options.items() if given)])
+    return f"diffpolicy-train task=mnist run_dir=RUN\n{command}" if settings.digits else command
 
 
 def main() -> None:

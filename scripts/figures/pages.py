@@ -90,7 +90,7 @@ def _page(folder: Path, exhibits: Sequence[Exhibit], command: str) -> str:
     links = "".join(f'<div><a href="#{e.name}">{escape(e.title)}</a></div>' for e in exhibits)
     parts = [
         f"<h1>{_TITLE}</h1><p>{escape(_INTRODUCTION)}</p>",
-        f"<p>All of them are made by <code>{escape(command)}</code>.</p><nav>{links}</nav>",
+        f"<p>All of them are made by</p><pre>{escape(command)}</pre><nav>{links}</nav>",
     ]
     for e in exhibits:
         source = base64.b64encode((folder / f"{e.name}.png").read_bytes()).decode()
