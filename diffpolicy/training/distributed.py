@@ -85,6 +85,11 @@ class Ranks:
         """`module` with its gradients averaged over the ranks after every backward pass."""
         if self.world == 1:
             return module
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+            raise ValueError(
+                "a batch norm of several processes would count each one's own rows: train this network with one, or "
+                "take one with group norm"
+            )
         # Static, since every step uses the same parameters: those it never uses need no search in each.
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=ids, static_graph=True, gradient_as_bucket_view=True)
