@@ -6,7 +6,8 @@
 
 Every rank draws the same global batch and takes its own rows of it; DistributedDataParallel averages the gradients.
 So a run is the same function of its config and seed whatever the number of ranks, up to the order of summation (and
-dropout, which every rank draws by itself). All ranks read `run_dir` and the first one writes it: all must see it.
+dropout, which every rank draws by itself; batch norms, which would see a rank's rows alone, are refused). All ranks
+read `run_dir` and the first one writes it: all must see it.
 """
 
 from __future__ import annotations
