@@ -73,4 +73,9 @@ def build(kind: str, spec: Mapping[str, Any], **given: Any) -> Any:
             raise ValueError(
                 f"{kind} {name!r} has no option {key!r}{near(key, accepted)}; it takes {sorted(accepted)}"
             )
-    return cls(**options, **given)
+    if foreign := [key for key in given if key not in inspect.signature(cls).parameters]:
+        raise ValueError(f"{kind} {name!r} does not take {', '.join(foreign)}: it is for something else; see --help")
+    try:
+        return cls(**options, **given)
+    except TypeError as error:  # a value of a type that the class cannot work with
+        raise ValueError(f"{kind} {name!r} cannot be made with {options}: {error}") from error

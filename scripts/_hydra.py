@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sys
@@ -40,15 +41,15 @@ def command(name: str, schema: type, run: Callable[[Any], None]) -> Callable[[],
             sys.exit(2)
 
     def main() -> None:
-        _check_overrides(name, sys.argv[1:])
+        _check_overrides(name, schema, sys.argv[1:])
         # Maps that take any key are closed to hydra unless it is told "++".
-        sys.argv[1:] = [f"++{a}" if _parent(a) in _OPEN else a for a in sys.argv[1:]]
+        sys.argv[1:] = [f"++{a}" if _is_open(a, schema) else a for a in sys.argv[1:]]
         inner()
 
     return main
 
 
-def _check_overrides(name: str, arguments: list[str]) -> None:
+def _check_overrides(name: str, schema: type, arguments: list[str]) -> None:
     """Refuse an unknown key with the near ones, which hydra does not name. All else is left to hydra."""
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./]*=", argument)]
     try:
@@ -60,10 +61,16 @@ def _check_overrides(name: str, arguments: list[str]) -> None:
     known = set(_keys(OmegaConf.to_container(composed))) | set(_GROUPS)
     for override in overrides:
         key = override.split("=")[0]
-        if key.startswith(("hydra.", "hydra/")) or key in known or _parent(override) in _OPEN:
+        if key.startswith(("hydra.", "hydra/")) or key in known or _is_open(override, schema):
             continue
         print(f"{name}: unknown key {key!r}{near(key, known)}; `--cfg job` prints all of them", file=sys.stderr)
         sys.exit(2)
+
+
+def _is_open(override: str, schema: type) -> bool:
+    """Whether an override goes into a map of this command that takes any key."""
+    parent = _parent(override)
+    return parent in _OPEN and parent.split(".")[0] in {field.name for field in dataclasses.fields(schema)}
 
 
 def _parent(override: str) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections import OrderedDict
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
@@ -26,10 +25,10 @@ from diffpolicy import checkpoint
 from diffpolicy.datasets.mnist import CLASSES, load_mnist
 from diffpolicy.evaluation.report import provenance, write_json
 from diffpolicy.images import load_generator
-from diffpolicy.images.benchmark import Cell, cells, combined, kept, measure_seed
+from diffpolicy.images.benchmark import FEWEST, SAMPLERS, Cell, cells, combined, kept, measure_seed
 from diffpolicy.images.classifier import load_classifier, train_classifier
 from diffpolicy.images.density import bits_per_dimension
-from diffpolicy.images.metrics import Reference
+from diffpolicy.images.metrics import Reference, shuffled
 from diffpolicy.scripts.image_plots import draw_benchmark
 from diffpolicy.scripts.image_tables import grid, recipes
 from diffpolicy.training.logging import read_metrics
@@ -41,13 +40,15 @@ _SHORT = ["task=mnist", "images.dequantize=false", "training.warmup_steps=50"]
 _PLAIN = [*_SHORT, "method=flow"]
 _PATCH_2 = ["net.patch=2", "net.widths=[64,128]"]
 ABLATION = {
-    "notes_network": [*_PLAIN, "net=unet2d_notes", "training.steps=200"],
+    # without an average, whose weights a batch norm's statistics are not of
+    "notes_network": [*_PLAIN, "net=unet2d_notes", "training.steps=200", "training.ema_max=0", "training.lr=1e-3"],
     "patch_2": [*_PLAIN, *_PATCH_2, "training.steps=265"],
     "patch_2_one_layer": [*_PLAIN, *_PATCH_2, "net.layers=1", "training.steps=520"],
     "patch_4": [*_PLAIN, "training.steps=440"],
     "patch_4_rate_1e-3": [*_PLAIN, "training.steps=440", "training.lr=1e-3"],
     "patch_4_logit_normal": [*_SHORT, "training.steps=440"],
 }
+DENSITY = {"steps": 50, "probes": 4, "indices": 1000}
 ABLATION_CELL = {"guidance": 3.0, "sampler": "Euler", "evaluations": 20, "samples": 500, "seeds": 1}
 
 
@@ -60,26 +61,47 @@ def main() -> None:
     parser.add_argument("--max-seeds", type=int, default=3, help="sampling seeds of the main cells, at most")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="while sampling")
     parser.add_argument("--training", nargs="*", default=[], help="settings of both trainings, as diffpolicy-train's")
+    parser.add_argument("--device", default="cpu", help="where networks run while sampling (default cpu)")
     parser.add_argument("--ablation", action="store_true", help="measure what our recipe's parts are worth instead")
     parser.add_argument("--shard", default="0/1", help="I/N: measure every N-th cell only, with N processes at once")
     arguments = parser.parse_args()
-    shard, shards = (int(part) for part in arguments.shard.split("/"))
-    if not 0 < arguments.scale <= 1 or arguments.max_seeds < 1 or not 0 <= shard < shards:
-        parser.error("--scale lies in (0, 1], --max-seeds is at least 1, and --shard I/N has 0 ≤ I < N")
-    bench = Benchmark(arguments.runs, arguments.out, arguments.precision, arguments.training, alone=shards == 1)
-    if arguments.ablation:
-        print(f"the ablation: {bench.ablation()}")
-        return
-    wanted = [cell for cell in cells() if cell.run in arguments.only]
-    mine = [scaled(cell, arguments.scale) for cell in wanted[shard::shards]]
-    for seed in range(arguments.max_seeds):  # every cell once before any of them again
-        for cell in mine:
-            if seed < cell.seeds:
-                bench.measure(cell, seed)
-    if shards == 1:
-        for run in arguments.only:
-            bench.likelihood(run)
-        print(f"the table: {bench.report([scaled(cell, arguments.scale) for cell in wanted])}")
+    shard, shards = _shard(parser, arguments.shard)
+    if not 0 < arguments.scale <= 1 or arguments.max_seeds < 1:
+        parser.error("--scale lies in (0, 1], and --max-seeds is at least 1")
+    every = [scaled(cell, arguments.scale) for cell in cells()]
+    if (fewest := min(cell.samples for cell in every)) < FEWEST:
+        parser.error(
+            f"--scale {arguments.scale:g} leaves {fewest} digits in a cell; a Fréchet distance takes {FEWEST}"
+        )
+    if arguments.ablation and (shards > 1 or arguments.scale < 1):
+        parser.error("--ablation is made whole, by one process: leave --scale and --shard out")
+    settings = {"precision": arguments.precision, "device": arguments.device, "training": arguments.training}
+    bench = Benchmark(arguments.runs, arguments.out, alone=shards == 1, **settings)
+    try:
+        if arguments.ablation:
+            print(f"the ablation: {bench.ablation()}")
+            return
+        mine = [cell for cell in every if cell.run in arguments.only][shard::shards]
+        for seed in range(arguments.max_seeds):  # every cell once before any of them again
+            for cell in mine:
+                if seed < cell.seeds:
+                    bench.measure(cell, seed)
+        if shards == 1:
+            for run in arguments.only:
+                bench.likelihood(run)
+            print(f"the table: {bench.report(every)}")
+    except (ValueError, OSError, checkpoint.CheckpointError, subprocess.CalledProcessError) as error:
+        sys.exit(f"benchmark_images: {type(error).__name__}: {error}")
+
+
+def _shard(parser: argparse.ArgumentParser, text: str) -> tuple[int, int]:
+    try:
+        shard, shards = (int(part) for part in text.split("/"))
+    except ValueError:
+        shard, shards = 0, 0
+    if not 0 <= shard < shards:
+        parser.error(f"--shard takes I/N with 0 ≤ I < N, 0/2 and 1/2 for example; given {text}")
+    return shard, shards
 
 
 def scaled(cell: Cell, scale: float) -> Cell:
@@ -91,11 +113,12 @@ def scaled(cell: Cell, scale: float) -> Cell:
 class Benchmark:
     """The runs, what judges them, and where the results are kept."""
 
-    def __init__(self, runs: Path, out: Path, precision: str, training: list[str], alone: bool) -> None:
-        self.runs, self.out, self.precision, self.training, self.alone = runs, out, precision, training, alone
+    def __init__(self, runs: Path, out: Path, precision: str, device: str, training: list[str], alone: bool) -> None:
+        self.runs, self.out, self.precision, self.device = runs, out, precision, device
+        self.training, self.alone = training, alone
         (out / "cells").mkdir(parents=True, exist_ok=True)
         self.checkpoint = cache(self._checkpoint)
-        self.generator = cache(lambda run: load_generator(self.checkpoint(run).path))
+        self.generator = cache(lambda run: load_generator(self.checkpoint(run).path, device=device))
         self.reference = cache(self._reference)
 
     def _checkpoint(self, run: str) -> checkpoint.Checkpoint:
@@ -104,11 +127,14 @@ class Benchmark:
         code = "from diffpolicy.scripts.train import main; main()"
         recipe = (RUNS | ABLATION)[run]
         settings = [*recipe, f"run_dir={folder}", "resume=true", *self.training]
-        saved = checkpoint.latest(folder / "checkpoints")
-        if saved is None or saved.step < saved.config["training"]["steps"]:
+        if not self._trained(run):
             self._check_alone(folder)
             subprocess.run([sys.executable, "-c", code, *settings], check=True)
         return checkpoint.read(folder / "checkpoints" / "last")
+
+    def _trained(self, run: str) -> bool:
+        saved = checkpoint.latest(self.runs / f"mnist_{run}" / "checkpoints")
+        return saved is not None and saved.step >= saved.config["training"]["steps"]
 
     def _check_alone(self, folder: Path) -> None:
         if not self.alone:
@@ -122,12 +148,11 @@ class Benchmark:
         if not self.classifier_path.exists():
             self._check_alone(self.classifier_path.parents[1])
             train_classifier(self.classifier_path.parents[1], load_mnist("train"), load_mnist("test"), resume=True)
-        return load_classifier(self.classifier_path)
+        return load_classifier(self.classifier_path, self.device)
 
     def _reference(self, samples: int) -> tuple[nn.Module, Reference]:
         classifier = self.classifier()
-        digits = load_mnist("test"), load_mnist("train")
-        return classifier, Reference.draw(classifier, *digits, per_class=samples // CLASSES)
+        return classifier, Reference.draw(classifier, load_mnist("test"), samples // CLASSES)
 
     def measure(self, cell: Cell, seed: int) -> None:
         """One draw of a cell, unless it was measured before."""
@@ -146,15 +171,16 @@ class Benchmark:
     def _identity(self, cell: Cell) -> dict[str, Any]:
         judge = checkpoint.read(self.classifier_path).sha256["ema.safetensors"]
         made = self.checkpoint(cell.run).sha256["ema.safetensors"]
-        return {"generator": made, "classifier": judge, "precision": self.precision}
+        sampler = asdict(SAMPLERS[cell.sampler]) | {"steps": SAMPLERS[cell.sampler].steps(cell.evaluations)}
+        return {"generator": made, "classifier": judge, "precision": self.precision, "sampler": sampler}
 
     def likelihood(self, run: str) -> None:
         """Bits per dimension of 100 test digits, unless measured before."""
         file = self.out / f"likelihood_{run}.json"
-        of = {"generator": self.checkpoint(run).sha256["ema.safetensors"]}
+        of = {"generator": self.checkpoint(run).sha256["ema.safetensors"], **DENSITY}
         if kept(file, of):
             return
-        found = bits_per_dimension(self.generator(run), load_mnist("test").per_class(10))
+        found = bits_per_dimension(self.generator(run), shuffled(load_mnist("test")).per_class(10), **DENSITY)
         write_json(file, {"of": of, "draws": [found], **provenance()})
 
     def ablation(self) -> Path:
@@ -173,10 +199,10 @@ class Benchmark:
         rows, floors = [], {}
         for cell in wanted:
             file = self.out / "cells" / f"{cell.name}.json"
-            if draws := kept(file, self._identity(cell)):
+            if self._trained(cell.run) and (draws := kept(file, self._identity(cell))):
                 rows.append(combined(cell, draws))
                 floors[cell.samples] = self.reference(cell.samples)[1].floor
-        training = {run: self._training(run) for run in OrderedDict.fromkeys(cell.run for cell in wanted)}
+        training = {run: self._training(run) for run in dict.fromkeys(row["run"] for row in rows)}
         judge = checkpoint.read(self.classifier_path)
         result = {
             "rows": rows,
@@ -200,14 +226,14 @@ class Benchmark:
             "speed": saved.state["speed"],
             "minutes": _minutes([row["seconds"] for row in log]),
             "parameters": parameters,
-            "config": saved.config,
+            "config": {name: saved.config[name] for name in ("net", "method", "images")},
         }
 
 
 def _minutes(seconds: list[float]) -> float:
     """What a log's times come to, without the pauses: an interval of over five times the median counts as it."""
     gaps = [later - earlier for earlier, later in pairwise(sorted(seconds)) if later > earlier]
-    usual = median(gaps)
+    usual = median(gaps) if gaps else 0.0
     return (seconds[0] + sum(usual if gap > 5 * usual else gap for gap in gaps)) / 60
 
 

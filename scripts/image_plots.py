@@ -35,7 +35,7 @@ def _draw_calls(path: Path, result: Mapping[str, Any]) -> None:
             calls, means = [row["network_calls"] for row in own], [of(row)["mean"] for row in own]
             axes.plot(calls, means, marker=marker, label=sampler)
         floor = result["floors"][str(fewest)]
-        axes.axhline(_MEASURES[name][1](floor)["mean"], color="0.6", linestyle="--", label="training digits")
+        axes.axhline(_MEASURES[name][1](floor)["mean"], color="0.6", linestyle="--", label="other test digits")
         axes.set(xscale="log", xlabel="network calls (two per guided evaluation)", ylabel=label)
         axes.grid(alpha=0.25)
         if name == "frechet":
@@ -62,7 +62,7 @@ def _draw_guidance(path: Path, result: Mapping[str, Any]) -> None:
             axes.errorbar(scales, means, [below, above], marker=marker, capsize=3, label=run)
         if most:
             floor = result["floors"][str(most)]
-            axes.axhline(of(floor)["mean"], color="0.6", linestyle="--", label="training digits")
+            axes.axhline(of(floor)["mean"], color="0.6", linestyle="--", label="other test digits")
         axes.set(xlabel="guidance scale w", ylabel=label)
         axes.grid(alpha=0.25)
         if name == "frechet":

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/performance.md from the raw results: `python scripts/results_table.py`.
+"""Write the tables of README.md and docs from the raw results: `python scripts/results_table.py`.
 
 The minutes are those of the training, from its log beside them.
 

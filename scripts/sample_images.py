@@ -60,7 +60,8 @@ def run(config: Config) -> None:
         raise ValueError(f"need samples ≥ 1, labels and guidance; given {config.samples}, {config.labels}, "
                          f"{config.guidance}")  # fmt: skip
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    generator = load_generator(config.checkpoint, config.weights, device)
+    saved = checkpoint.read(config.checkpoint)  # resolved once: "last" may move on meanwhile
+    generator = load_generator(saved.path, config.weights, device)
     path = build("path", config.path) if config.path else None
     generator.method.configure(config.solver, config.steps, config.grid, config.solver_options or None, path)
     for scale in config.guidance:
@@ -78,7 +79,6 @@ def run(config: Config) -> None:
     save_grid(out / "digits.png", panels, config.samples)
     if config.animation:
         save_animation(out / "digits.gif", drawn, config.samples)
-    saved = checkpoint.read(config.checkpoint)
     result = {"rows": rows, "sampler": generator.method.sampler, "settings": asdict(config), **provenance()}
     write_json(out / "digits.json", result | {"checkpoint": {"step": saved.step, "sha256": saved.sha256}})
     print(f"{len(labels)} digits for each of {len(rows)} scales: {out / 'digits.png'}")

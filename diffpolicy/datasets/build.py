@@ -35,7 +35,8 @@ class DatasetConfig:
 
     Args:
         name: "pusht", the human Push-T demonstrations; "expert_pusht", the expert's, "pushblocks" or "detour", which
-            ship with the package; or "zarr", one's own replay buffer at `path`.
+            ship with the package; or "zarr", one's own replay buffer at `path`. ("mnist" is of `task=mnist` and reads
+            none of the settings below.)
         obs: of Push-T: "keypoints" (the human ones only), "corners", "state", or "pixels" (the human ones only): the
             agent's position, and images "image" that stay on disk.
         path, obs_keys, action_key: where one's own is, and which arrays make up observation and action.

@@ -102,31 +102,22 @@ def load_mnist(split: str, root: str | os.PathLike[str] | None = None) -> Digits
     return Digits(resized.round().to(torch.uint8), torch.from_numpy(labels.astype(np.int64)))
 
 
-def read_idx(file: Path, kind: str) -> np.ndarray:
-    """The array of a gzipped idx file of "images", (N, 28, 28) uint8, or "labels", (N,) uint8.
-
-    Raises:
-        ValueError: not gzip, truncated, of the other kind, of other sizes, or labels outside 0 to 9.
-    """
-    return _parse(_decompress(file), file, kind)
-
-
-def _decompress(file: Path) -> bytes:
+def _decompress(file: Path, cure: str) -> bytes:
     try:
         with gzip.open(file) as stream:
             return stream.read()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file} is no whole gzip file ({error}); {_cure(file)}") from None
+        raise ValueError(f"{file} is no whole gzip file ({error}); {cure}") from None
 
 
-def _parse(content: bytes, file: Path, kind: str) -> np.ndarray:
+def _parse(content: bytes, file: Path, kind: str, cure: str) -> np.ndarray:
     magic = int.from_bytes(content[:4], "big")
     found = _KINDS.get(magic)
     if found != kind:
         what = f"holds {found}" if found else f"is no idx file of bytes (its magic number is {magic})"
         swapped = "; it seems to be swapped with its neighbour" if found else ""
         expected = next(number for number, name in _KINDS.items() if name == kind)
-        raise ValueError(f"{file} {what}; expected {kind}, magic number {expected}{swapped}; {_cure(file)}")
+        raise ValueError(f"{file} {what}; expected {kind}, magic number {expected}{swapped}; {cure}")
     axes = 3 if kind == "images" else 1
     whole = min(len(content) // 4, 1 + axes)  # numbers of the header, which may be truncated itself
     shape = tuple(np.frombuffer(content[4 : 4 * whole], ">u4").tolist())
@@ -134,13 +125,13 @@ def _parse(content: bytes, file: Path, kind: str) -> np.ndarray:
     if len(shape) != axes or values.size != np.prod(shape, dtype=np.int64):
         raise ValueError(
             f"{file} announces an array of {shape or 'unknown size'} and goes on for {values.size} bytes: it is "
-            f"truncated or damaged; {_cure(file)}"
+            f"truncated or damaged; {cure}"
         )
     if kind == "images" and shape[1:] != (28, 28):
-        raise ValueError(f"{file} holds images of {shape[1:]} pixels; MNIST's have (28, 28); {_cure(file)}")
+        raise ValueError(f"{file} holds images of {shape[1:]} pixels; MNIST's have (28, 28); {cure}")
     if kind == "labels" and values.size and values.max() >= CLASSES:
         raise ValueError(
-            f"{file} holds the label {values.max()}, at {int(values.argmax())}; MNIST's lie in 0 to 9; {_cure(file)}"
+            f"{file} holds the label {values.max()}, at {int(values.argmax())}; MNIST's lie in 0 to 9; {cure}"
         )
     return values.reshape(shape).copy()
 
@@ -148,19 +139,23 @@ def _parse(content: bytes, file: Path, kind: str) -> np.ndarray:
 def _published(name: str, root: str | os.PathLike[str] | None) -> np.ndarray:
     file = data_root(root) / "mnist" / f"{name}.gz"
     if not file.exists():
-        _download(file)
-    content = _decompress(file)
-    values = _parse(content, file, name.split("-")[1])
+        _download(file, name)
+    return _read(file, name, _cure(file))
+
+
+def _read(file: Path, name: str, cure: str) -> np.ndarray:
+    """The array of the published file called `name`, from the gzipped `file`."""
+    content = _decompress(file, cure)
+    values = _parse(content, file, name.split("-")[1], cure)
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[name]:
         raise ValueError(
-            f"{file} is not the published {name}: SHA-256 of its content {digest}, expected {DIGESTS[name]}; "
-            f"{_cure(file)}"
+            f"{file} is not the published {name}: SHA-256 of its content {digest}, expected {DIGESTS[name]}; {cure}"
         )
     return values
 
 
-def _download(file: Path) -> None:
+def _download(file: Path, name: str) -> None:
     """Put the published file there, whole or not at all."""
     url = URL + file.name
     by_hand = (
@@ -183,6 +178,8 @@ def _download(file: Path) -> None:
             raise ConnectionError(
                 f"MNIST is not at {file}, and downloading {url} failed ({error}). {by_hand}"
             ) from error
+        _read(Path(partial), name, f"that is what {url} gave; try again")  # before others find it
+        os.chmod(partial, 0o644)  # a temporary file is its owner's alone
         os.replace(partial, file)
     finally:
         Path(partial).unlink(missing_ok=True)

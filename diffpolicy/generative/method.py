@@ -88,22 +88,26 @@ class Method:
         path = path or self.sampling_path
         if grid is not None:
             chosen["grid"] = grid
-        elif isinstance(path, DiscretePath) and chosen["steps"] > path.steps:
+        elif isinstance(path, DiscretePath) and chosen["steps"] > path.steps and chosen["grid"].startswith("ddpm"):
             chosen["grid"] = "uniform"  # DDPM's own indices are too few; between them the path interpolates
-        self.solver = make_solver(chosen["solver"], **chosen["options"])
-        self.times = time_grid(chosen["grid"], chosen["steps"], path)
-        self.sampling_path, self._sampler = path, chosen
+        made = make_solver(chosen["solver"], **chosen["options"])
+        try:
+            times = time_grid(chosen["grid"], chosen["steps"], path)
+        except TypeError as error:  # a grid of another path's
+            raise ValueError(str(error)) from None
+        self.solver, self.times, self.sampling_path, self._sampler = made, times, path, chosen
 
     def loss(self, net: nn.Module, batch: Mapping[str, Any], generator: Generators) -> Tensor:
         """(B,), see `DenoisingObjective`."""
         return self.objective(net, batch, generator)
 
-    def field(self, net: nn.Module, guide: Callable[[Field], Field] | None = None) -> Field:
-        """The network's field on the sampling path, guided and then clipped, so that what guidance overshoots is
-        clipped too."""
+    def field(self, net: nn.Module, guide: Callable[[Field], Field] | None = None, path: Path | None = None) -> Field:
+        """The network's field on `path` (None: the sampling path), guided and then clipped, so that what guidance
+        overshoots is clipped too."""
         field: Field = ModelField(net, self.path, self.prediction)
-        if self.sampling_path != self.path:
-            field = OnPath(field, self.sampling_path)
+        path = path or self.sampling_path
+        if path != self.path:
+            field = OnPath(field, path)
         field = field if guide is None else guide(field)
         return field if self.clip is None else ClipData(field, -self.clip, self.clip)
 

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any, final
 
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 from diffpolicy.datasets.mnist import CLASSES
 from diffpolicy.images.drawing import draw_images
 from diffpolicy.images.generator import ImageGenerator
-from diffpolicy.images.metrics import Reference, accuracy, assess
+from diffpolicy.images.metrics import Reference, assess, pooled
 from diffpolicy.registry import build
 
 
 @final
 @dataclass(frozen=True)
 class Sampler:
-    """A column of the table: a solver as its users run it.
+    """What a row of the table is drawn with: a solver as its users run it.
 
     Attributes:
         solver, grid: see `generative.solvers` and `generative.sampling`.
@@ -37,6 +36,7 @@ class Sampler:
     path: Mapping[str, Any] | None = None
 
 
+FEWEST = 70  # digits of a cell: more than the classifier has features, and as many of each
 _DDPM = {"name": "ddpm", "steps": 1000, "schedule": "squared_cosine"}
 
 SAMPLERS = {
@@ -68,23 +68,23 @@ class Cell:
         return "_".join(words).replace(" ", "-").replace("–", "-").replace("+", "p").lower()
 
 
-def cells(reference: str = "notes", own: str = "own") -> Iterator[Cell]:
+def cells() -> Iterator[Cell]:
     """Of the whole table, the most telling first: the runs' main cells, then the grid at w = 3, then w = 1 and 5."""
     for evaluations in (10, 100):
-        yield Cell(own, 3.0, "Euler", evaluations, 2000, 3)
+        yield Cell("own", 3.0, "Euler", evaluations, 2000, 3)
     for guidance in (1.0, 5.0):
-        yield Cell(own, guidance, "Euler", 50, 2000, 3)
+        yield Cell("own", guidance, "Euler", 50, 2000, 3)
     for guidance in (1.0, 3.0, 5.0):
-        yield Cell(reference, guidance, "Euler", 99, 2000, 3)
+        yield Cell("notes", guidance, "Euler", 99, 2000, 3)
     for sampler in SAMPLERS:
         for evaluations in (5, 10, 20, 50):
-            yield Cell(own, 3.0, sampler, evaluations, 1000, 1)
+            yield Cell("own", 3.0, sampler, evaluations, 1000, 1)
     for guidance in (1.0, 5.0):
         for sampler in SAMPLERS:
             for evaluations in (10, 20):
-                yield Cell(own, guidance, sampler, evaluations, 1000, 1)
+                yield Cell("own", guidance, sampler, evaluations, 1000, 1)
     for sampler in SAMPLERS:
-        yield Cell(own, 3.0, sampler, 100, 1000, 1)
+        yield Cell("own", 3.0, sampler, 100, 1000, 1)
 
 
 def balanced(samples: int) -> Tensor:
@@ -129,26 +129,13 @@ def measure_seed(
 
 
 def combined(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A row of the table from the draws of a cell.
-
-    The accuracy is of all images together (Wilson); the Fréchet distance and the diversities are means over the
-    draws, and the distance's interval is that of a mean of independent draws.
-    """
-    n = sum(row["n"] for row in rows)
-    right = round(sum(row["accuracy"]["mean"] * row["n"] for row in rows))
-    distance = sum(row["frechet"]["mean"] for row in rows) / len(rows)
-    halves = [(row["frechet"]["high"] - row["frechet"]["mean"]) for row in rows]
-    half = sqrt(sum(h**2 for h in halves)) / len(rows)
-    read = torch.zeros(n, dtype=torch.int64)
-    read[:right] = 1
+    """A row of the table from the draws of a cell, see `pooled`."""
     return {
         **asdict(cell),
         "seeds": len(rows),
         "network_calls": rows[0]["network_calls"],
         "seconds": sum(row["seconds"] for row in rows) / len(rows),
-        "accuracy": accuracy(read, torch.ones_like(read)),
-        "frechet": {"mean": distance, "low": max(0.0, distance - half), "high": distance + half},
-        "diversity": {key: sum(row["diversity"][key] for row in rows) / len(rows) for key in ("mean", "min")},
+        **pooled(rows),
     }
 
 

@@ -13,7 +13,7 @@ from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.images.generator import ImageGenerator, dequantized
 from diffpolicy.training.loop import keyed_generator
 
-_FLOW, _SIGNS, _BOUND = 0, 1, 2  # keys of the draws
+_LEVELS, _SIGNS, _BOUND = 7, 8, 9  # keys of the draws, next to those of the training loop
 
 
 def to_bits(nats: Tensor, dimensions: int) -> Tensor:
@@ -39,10 +39,10 @@ def bits_per_dimension(
         estimator of the trace adds, "steps", "probes"}, "ddpm_bound": {"mean", "standard_error", "prior", "steps",
         "reconstruction", "indices"}}, all in bits per dimension.
     """
-    generator.method.configure(path=generator.method.path)
-    data = dequantized(from_levels(digits.levels), keyed_generator(seed, _FLOW))
+    digits = digits.to(next(generator.parameters()).device)
+    data = dequantized(from_levels(digits.levels), keyed_generator(seed, _LEVELS))
     d = data[0].numel()
-    field = generator.field(1.0)
+    field = generator.field(1.0, generator.method.path)
     density = log_density(
         field,
         data,
@@ -55,9 +55,8 @@ def bits_per_dimension(
     )
     flow = to_bits(density.value, d)
 
-    generator.method.configure(steps=1, grid="uniform", path=DiscretePath(indices))
-    bound = variational_bound(generator.field(1.0), data, digits.labels, keyed_generator(seed, _BOUND))
-    generator.method.configure(path=generator.method.path)
+    table = generator.field(1.0, DiscretePath(indices))
+    bound = variational_bound(table, data, digits.labels, keyed_generator(seed, _BOUND))
     parts = {"prior": bound.prior, "steps": bound.steps.sum(0), "reconstruction": bound.reconstruction}
     total = to_bits(-bound.total, d)
     scale = d * math.log(2)

@@ -19,6 +19,7 @@ from diffpolicy.training.loop import keyed_generator
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BLOCK = 250
+_IMAGES = 3  # key of the draws, next to those of the training loop
 
 
 def draw_images(
@@ -50,7 +51,7 @@ def draw_images(
     blocks = range(0, len(labels), BLOCK)
     for start in tqdm(blocks, desc=progress, unit="block", disable=progress is None):
         block = labels[start : start + BLOCK].to(device)
-        noises = [keyed_generator(seed, start + row) for row in range(len(block))]
+        noises = [keyed_generator(seed, _IMAGES, start + row) for row in range(len(block))]
         with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32"):
             parts.append(generator.draw(block, noises, guidance, trajectory).cpu())
     return torch.cat(parts, dim=1 if trajectory else 0)

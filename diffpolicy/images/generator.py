@@ -14,6 +14,7 @@ from diffpolicy import checkpoint
 from diffpolicy.datasets.mnist import CLASSES, LEVEL, SIDE
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.method import Method
+from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.registry import build
@@ -80,16 +81,17 @@ class ImageGenerator(nn.Module):
             batch = {**batch, "data": dequantized(batch["data"], generator)}
         return self.method.loss(self.net, batch, generator)
 
-    def field(self, guidance: float | None = None) -> Field:
-        """The field on the sampling path, guided by scale `guidance`; at 1 the conditional one alone, in one call.
+    def field(self, guidance: float | None = None, path: Path | None = None) -> Field:
+        """The field on `path` (None: the sampling path), guided by scale `guidance`; at 1 the conditional one alone,
+        in one call.
 
         Raises:
             ValueError: guidance, of a network that never saw the null label.
         """
         scale = self._checked(self.guidance if guidance is None else guidance)
         if scale == 1:
-            return self.method.field(self.net)
-        return self.method.field(self.net, lambda field: ClassifierFree(field, scale, self.net.null))
+            return self.method.field(self.net, path=path)
+        return self.method.field(self.net, lambda field: ClassifierFree(field, scale, self.net.null), path)
 
     def draw(
         self,
@@ -117,7 +119,8 @@ class ImageGenerator(nn.Module):
         if scale != 1 and dropout == 0:
             raise ValueError(
                 f"guidance {scale:g} needs the unconditional field, and this network was trained without label "
-                "dropout (images.condition_dropout=0): ask for guidance 1, or train with images.condition_dropout=0.1"
+                "dropout (images.condition_dropout=0): ask for guidance 1 (in training, images.guidance=1), or train "
+                "with images.condition_dropout=0.1"
             )
         return scale
 
@@ -154,6 +157,9 @@ def load_generator(path: str | FilePath, weights: str = "ema", device: str | tor
         raise checkpoint.CheckpointError(
             f"{path} draws no images, it is {kind}; give the checkpoint of a run with task=mnist"
         )
-    generator = build_generator(saved.config)
+    try:
+        generator = build_generator(saved.config)
+    except (KeyError, ValueError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"the config of {saved.path} describes no generator: {error}") from error
     checkpoint.load_weights(generator, saved.tensors(weights), path)
     return generator.to(device).eval().requires_grad_(False)

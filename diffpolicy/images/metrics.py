@@ -1,12 +1,14 @@
 """How good generated digits are: the label a classifier reads, the Fréchet distance of its features, the diversity.
 
 Features are (N, F), one row per image, from the classifier's last hidden layer. Every number is compared with what
-real digits reach: a set of training images is assessed as a generator's would be. A Fréchet distance has the units of
+real digits reach: other test images are assessed as a generator's would be. A Fréchet distance has the units of
 one classifier's features, squared, and the bias of one number of images: compare it where both are the same.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -18,7 +20,8 @@ from diffpolicy.evaluation.metrics import Interval, wilson
 from diffpolicy.images.classifier import logits_and_features
 from diffpolicy.training.loop import keyed_generator
 
-_SPLITS = {"test": 0, "train": 1}  # keys of the draws
+_ORDER, _REPLICATES = 5, 6  # keys of the draws, next to those of the training loop
+_FLOORS = 4  # sets of other test images, at most
 
 
 def accuracy(predictions: Tensor, labels: Tensor) -> Interval:
@@ -63,32 +66,39 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     return _distance(*_moments(a), *_moments(b))
 
 
-def frechet_interval(generated: Tensor, reference: Tensor, replicates: int = 100, seed: int = 0) -> Interval:
+def frechet_interval(
+    generated: Tensor, reference: Tensor, labels: Tensor | None = None, replicates: int = 100, seed: int = 0
+) -> Interval:
     """`frechet_distance` with its 95% interval, value ± 1.96 standard errors, over the draw of the generated images.
 
-    The standard error is the standard deviation over bootstrap replicates of the generated side (Efron 1979). Not
-    their mean and no percentiles: a replicate holds about 63% distinct images, and the distance's bias grows as the
-    samples become fewer, so that replicates lie above the value itself. The bias of the value is not in the interval
-    either: `Reference.floor` shows it.
+    The standard error is the standard deviation over bootstrap replicates of the generated side (Efron 1979), drawn
+    within each class where as many of each were asked for. Not their mean and no percentiles: a replicate holds
+    about 63% distinct images, and the distance's bias grows as the samples become fewer, so that replicates lie above
+    the value itself. The bias of the value is not in the interval either: `Reference.floor` shows it.
 
     Args:
         generated, reference: (N, F) each, as `frechet_distance`.
+        labels: (N,) the classes of the generated side, whose numbers were fixed; None if nothing was.
         replicates: how many, at least 2.
         seed: of the replicates.
 
     Raises:
-        ValueError: as `frechet_distance`, or fewer than 2 replicates.
+        ValueError: as `frechet_distance`, other labels than one per image, or fewer than 2 replicates.
     """
     if replicates < 2:
         raise ValueError(f"a standard deviation needs at least 2 replicates; given {replicates}")
     a, b = _features(generated, reference)
+    strata = torch.zeros(len(a), dtype=torch.int64) if labels is None else labels.cpu()
+    if strata.shape != a.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(strata.shape)}; expected one for each of {len(a)} images")
+    classes = [(strata == label).nonzero().flatten() for label in strata.unique()]
     mean_b, covariance_b = _moments(b)
     value = _distance(*_moments(a), mean_b, covariance_b)
-    generator = keyed_generator(seed, replicates)
+    generator = keyed_generator(seed, _REPLICATES)
     drawn = torch.empty(replicates, dtype=torch.float64)
     for replicate in range(replicates):
-        rows = torch.randint(len(a), (len(a),), generator=generator)
-        drawn[replicate] = _distance(*_moments(a[rows]), mean_b, covariance_b)
+        rows = [own[torch.randint(len(own), (len(own),), generator=generator)] for own in classes]
+        drawn[replicate] = _distance(*_moments(a[torch.cat(rows)]), mean_b, covariance_b)
     half = 1.96 * float(drawn.std())
     return {"mean": value, "low": max(0.0, value - half), "high": value + half}
 
@@ -145,8 +155,8 @@ class Reference:
     Attributes:
         features: (N, F) of one classifier.
         labels: (N,) int64, N a multiple of 10.
-        floor: what `assess` says of as many training images. No generator should be expected below its Fréchet
-            distance, and what it has is the bias of so few samples.
+        floor: what `assess` says of other test images, as many, pooled over as many sets as there are, up to four.
+            Its Fréchet distance is what real digits have by being so few.
     """
 
     features: Tensor
@@ -154,15 +164,33 @@ class Reference:
     floor: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def draw(cls, classifier: nn.Module, test: Digits, train: Digits, per_class: int) -> Reference:
+    def draw(cls, classifier: nn.Module, test: Digits, per_class: int) -> Reference:
         """The reference of `per_class` images of each class, drawn without replacement, always the same ones.
 
         Raises:
-            ValueError: `per_class` is more than a class has, or too few for a distance of the classifier's features.
+            ValueError: `per_class` is more than half of what a class has, or too small for the classifier's features.
         """
-        images, labels = _draw(test, "test", per_class)
-        bare = cls(logits_and_features(classifier, images)[1], labels)
-        return cls(bare.features, bare.labels, assess(classifier, *_draw(train, "train", per_class), bare))
+        order = shuffled(test)
+        fewest = int(torch.bincount(order.labels, minlength=CLASSES).min())
+        if not 1 <= per_class <= fewest // 2:
+            raise ValueError(
+                f"asked for {per_class} images of each class; need 1 to {fewest // 2}, half of the {fewest} of one "
+                "class, since the other half is compared with it"
+            )
+        sets = min(1 + _FLOORS, fewest // per_class)
+        drawn = order.per_class(sets * per_class)
+        member = torch.arange(len(drawn)) // per_class % sets
+        own, *others = [Digits(drawn.levels[member == i], drawn.labels[member == i]) for i in range(sets)]
+        bare = cls(logits_and_features(classifier, from_levels(own.levels))[1], own.labels)
+        floors = [assess(classifier, from_levels(other.levels), other.labels, bare) for other in others]
+        return cls(bare.features, bare.labels, pooled(floors))
+
+
+def shuffled(digits: Digits) -> Digits:
+    """The digits in a drawn order, always the same: the first half of MNIST's test images was written by other people
+    than the second, more legibly."""
+    order = torch.randperm(len(digits), generator=keyed_generator(0, _ORDER))
+    return Digits(digits.levels[order], digits.labels[order])
 
 
 def assess(classifier: nn.Module, images: Tensor, labels: Tensor, reference: Reference) -> dict[str, Any]:
@@ -197,16 +225,28 @@ def assess(classifier: nn.Module, images: Tensor, labels: Tensor, reference: Ref
     return {
         "n": len(labels),
         "accuracy": accuracy(logits, labels),
-        "frechet": frechet_interval(features, reference.features),
+        "frechet": frechet_interval(features, reference.features, labels),
         "diversity": varied,
     }
 
 
-def _draw(digits: Digits, split: str, per_class: int) -> tuple[Tensor, Tensor]:
-    # Not the first of each class: the first half of MNIST's test images was written by other people, more legibly.
-    order = torch.randperm(len(digits), generator=keyed_generator(_SPLITS[split]))
-    drawn = Digits(digits.levels[order], digits.labels[order]).per_class(per_class)
-    return from_levels(drawn.levels), drawn.labels
+def pooled(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several independent sets of as many images come to, from what `assess` says of each.
+
+    The accuracy is of all images together (Wilson); the Fréchet distance and the diversities are means over the
+    draws, and the distance's interval is that of a mean of independent draws.
+    """
+    n = sum(draw["n"] for draw in draws)
+    right = round(sum(draw["accuracy"]["mean"] * draw["n"] for draw in draws))
+    distance = sum(draw["frechet"]["mean"] for draw in draws) / len(draws)
+    halves = [draw["frechet"]["high"] - draw["frechet"]["mean"] for draw in draws]
+    half = math.hypot(*halves) / len(draws)
+    return {
+        "n": n,
+        "accuracy": wilson(right, n),
+        "frechet": {"mean": distance, "low": max(0.0, distance - half), "high": distance + half},
+        "diversity": {key: sum(draw["diversity"][key] for draw in draws) / len(draws) for key in ("mean", "min")},
+    }
 
 
 def _features(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from diffpolicy.nets.embeddings import time_embedding
 
+GROUPS = 8
+
 
 def _conv(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1)
@@ -50,9 +52,9 @@ class AdaptiveBlock(nn.Module):
     (B, C, H, W), time and label features (B, F) each -> (B, C, H, W).
     """
 
-    def __init__(self, channels: int, features: int, groups: int = 8) -> None:
+    def __init__(self, channels: int, features: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(groups, channels, affine=affine) for affine in (True, False))
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, channels, affine=affine) for affine in (True, False))
         self.first, self.second = _conv(channels, channels), _conv(channels, channels)
         self.film = nn.Linear(features, 2 * channels)
         nn.init.zeros_(self.second.weight)
@@ -121,7 +123,9 @@ class ConditionalUnet2D(nn.Module):
             raise ValueError(f"unknown block {block!r}; choose one of {sorted(BLOCKS)}")
         self.channels, self.labels, self.patch = channels, labels, patch
         self.stride = patch * 2 ** (len(widths) - 1)
-        kind, shared, pixels = BLOCKS[block], (layers,), channels * patch**2
+        kind, pixels = BLOCKS[block], channels * patch**2
+        if block == "adaptive" and any(width % GROUPS for width in widths):
+            raise ValueError(f"widths must be multiples of {GROUPS}, the groups of the norms; given {list(widths)}")
         if block == "notes":
             self.time: nn.Module = time_embedding(time, features)
             self.stem: nn.Module = nn.Sequential(_conv(pixels, widths[0]), nn.BatchNorm2d(widths[0]), nn.SiLU())
@@ -129,17 +133,17 @@ class ConditionalUnet2D(nn.Module):
         else:
             self.time = nn.Sequential(time_embedding(time, features), _adapter(features, features))
             self.stem = _conv(pixels, widths[0])
-            self.out = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), _conv(widths[0], pixels))
+            self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), _conv(widths[0], pixels))
         self.label = nn.Embedding(labels + 1, features)
         steps = list(pairwise(widths))
-        self.down = nn.ModuleList(Stage(kind, *shared, fine, features) for fine, _ in steps)
+        self.down = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in steps)
         self.downsample = nn.ModuleList(_conv(fine, coarse, stride=2) for fine, coarse in steps)
-        self.middle = Stage(kind, *shared, widths[-1], features)
+        self.middle = Stage(kind, layers, widths[-1], features)
         self.upsample = nn.ModuleList(
             nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), _conv(coarse, fine))
             for fine, coarse in reversed(steps)
         )
-        self.up = nn.ModuleList(Stage(kind, *shared, fine, features) for fine, _ in reversed(steps))
+        self.up = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in reversed(steps))
         self.to(memory_format=torch.channels_last)  # how convolutions are fastest, on processors and GPUs
 
     def null(self, cond: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ class _Chunk(nn.Module):
     def forward(self, noise: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         policy, actor = self.policy, self.policy.actor
         cond = policy.normalizer.normalize("obs", obs).flatten(1)
-        flow = actor.method.solver.bind(self.field, actor.method.path)
+        flow = actor.method.solver.bind(self.field, actor.method.sampling_path)
         x = noise
         # Not `sample`, which gives every row its time: one time for all makes the solver's coefficients constants,
         # so that what it decides by them while traced holds for any batch and no float64 is left in the file.

@@ -6,7 +6,8 @@
 
 Every rank draws the same global batch and takes its own rows of it; DistributedDataParallel averages the gradients.
 So a run is the same function of its config and seed whatever the number of ranks, up to the order of summation (and
-dropout, which every rank draws by itself). All ranks read `run_dir` and the first one writes it: all must see it.
+dropout, which every rank draws by itself; batch norms, which would see a rank's rows alone, are refused). All ranks
+read `run_dir` and the first one writes it: all must see it.
 """
 
 from __future__ import annotations
@@ -85,6 +86,11 @@ class Ranks:
         """`module` with its gradients averaged over the ranks after every backward pass."""
         if self.world == 1:
             return module
+        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+            raise ValueError(
+                "a batch norm of several processes would count each one's own rows: train this network with one, or "
+                "take one with group norm"
+            )
         # Static, since every step uses the same parameters: those it never uses need no search in each.
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=ids, static_graph=True, gradient_as_bucket_view=True)

@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -383,8 +383,7 @@ _FREE = (
 
 
 def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]) -> None:
-    plain = json.loads(json.dumps(dict(record)))
-    before = json.loads(json.dumps(saved.config))
+    plain, before = _whole(record), _whole(saved.config)
     changed = [
         f"{name}: was {old!r}, now {new!r}"
         for name, old, new in _differences(before, plain)
@@ -395,6 +394,12 @@ def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]
             f"{saved.path} was made with another config: {'; '.join(changed)}. "
             "Resume with the same one, or begin a new run_dir."
         )
+
+
+def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config, with the defaults of settings of the loop that it was saved without, in an earlier release."""
+    filled = {"training": {**asdict(TrainConfig()), **config["training"]}} if "training" in config else {}
+    return json.loads(json.dumps({**config, **filled}))
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffpolicy.datasets import mnist
-from diffpolicy.datasets.mnist import Digits, from_levels, load_mnist, read_idx, to_levels
+from diffpolicy.datasets.mnist import Digits, from_levels, load_mnist, to_levels
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
 LABELS = np.arange(20, dtype=np.uint8) % 10
@@ -165,7 +165,6 @@ def test_one_pixel_changed(root):
     expected = hashlib.sha256(idx(PIXELS)).hexdigest()
     with pytest.raises(ValueError, match=rf"is not the published t10k-images.*SHA-256.*expected {expected}; delete"):
         load_mnist("test", root)
-    np.testing.assert_array_equal(read_idx(images_file(root), "images"), pixels)  # read, if it need not be MNIST
 
 
 def test_a_missing_file_without_a_network(root):

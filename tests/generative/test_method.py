@@ -80,6 +80,13 @@ def test_configure_keeps_and_refuses():
     assert method.sampler["options"] == {}
     with pytest.raises(ValueError, match="did you mean heun"):
         method.configure(solver="heum")
-    with pytest.raises(TypeError, match="DiscretePath"):
-        method.configure(grid="ddpm_trailing")
-    assert method.sampler["solver"] == "heun" and method.sampler["grid"] == "uniform"
+    before = method.solver, method.sampler
+    with pytest.raises(ValueError, match="DiscretePath"):
+        method.configure(solver="euler", grid="ddpm_trailing")
+    assert (method.solver, method.sampler) == before
+    method.configure(steps=30, grid="log_snr", path=DiscretePath(20))
+    method.configure(steps=40)
+    assert method.sampler["grid"] == "log_snr"
+    method.configure(steps=20, grid="ddpm_trailing")
+    method.configure(steps=40)
+    assert method.sampler["grid"] == "uniform"  # more steps than the path has indices

@@ -90,12 +90,10 @@ def test_plots_of_the_table(tmp_path):
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("calls.png", "guidance.png"))
 
 
-def test_levels_go_there_and_back():
-    levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_levels(from_levels(levels)), levels)
-    images = from_levels(levels).expand(100, -1).reshape(100, 1, 16, 16)
+def test_dequantised_images_stay_within_their_levels():
+    images = from_levels(torch.arange(256, dtype=torch.uint8)).expand(100, -1).reshape(100, 1, 16, 16)
     spread = dequantized(images, torch.Generator().manual_seed(0))
-    assert torch.equal(to_levels(spread)[:, 0], to_levels(images)[:, 0])  # within its level
+    assert torch.equal(to_levels(spread), to_levels(images))
     assert (spread - images).std().item() == pytest.approx(LEVEL / math.sqrt(12), rel=0.02)
 
 
@@ -112,9 +110,12 @@ def test_bits_of_a_gaussian_by_the_flow_and_by_the_bound():
         return data - noise
 
     generator = _generator(velocity)
+    configure(generator, "DDIM", 5)  # how it samples is no part of what it finds probable
+    before = generator.method.sampler
     pixels = m + s * torch.randn(10, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     digits = Digits(to_levels(pixels), torch.arange(10))
     found = bits_per_dimension(generator, digits, steps=40, probes=2, indices=300)
+    assert generator.method.sampler == before
     entropy = (0.5 * math.log(2 * math.pi * math.e * s**2) - math.log(LEVEL)) / math.log(2)
     assert found["flow"]["mean"] == pytest.approx(entropy, abs=0.03)
     assert entropy < found["ddpm_bound"]["mean"] < entropy + 1

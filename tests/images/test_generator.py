@@ -41,9 +41,9 @@ def generator():
 
 
 def test_drawing_is_the_librarys_sampling_of_the_guided_field(generator):
-    drawn = generator.draw(LABELS, [keyed_generator(7, row) for row in range(4)], 2.5)
+    drawn = generator.draw(LABELS, [keyed_generator(7, 3, row) for row in range(4)], 2.5)
     field = ClassifierFree(ModelField(generator.net, generator.method.path, "velocity"), 2.5, generator.net.null)
-    x = torch.stack([torch.randn((1, 32, 32), generator=keyed_generator(7, row)) for row in range(4)])
+    x = torch.stack([torch.randn((1, 32, 32), generator=keyed_generator(7, 3, row)) for row in range(4)])
     flow = make_solver("euler").bind(field, generator.method.path)
     by_hand = sample(flow, x, time_grid("uniform", 3, generator.method.path), LABELS)
     assert torch.equal(drawn, by_hand)
@@ -51,11 +51,11 @@ def test_drawing_is_the_librarys_sampling_of_the_guided_field(generator):
 
 
 def test_scale_one_is_the_conditional_field_at_half_the_calls(generator):
-    noise = [keyed_generator(7, row) for row in range(4)]
+    noise = [keyed_generator(7, 3, row) for row in range(4)]
     drawn = generator.draw(LABELS, noise, 1.0)
     assert generator.calls == 3
     field = ClassifierFree(ModelField(generator.net, generator.method.path, "velocity"), 1.0, generator.net.null)
-    x = torch.stack([torch.randn((1, 32, 32), generator=keyed_generator(7, row)) for row in range(4)])
+    x = torch.stack([torch.randn((1, 32, 32), generator=keyed_generator(7, 3, row)) for row in range(4)])
     flow = make_solver("euler").bind(field, generator.method.path)
     assert torch.allclose(drawn, sample(flow, x, time_grid("uniform", 3, generator.method.path), LABELS), atol=1e-6)
 

@@ -62,6 +62,7 @@ def test_draw_with_another_solver_on_another_path(runs):
         ("labels=[11]", "integers from 0 to 9"),
         ("solver=eulr", "did you mean euler"),
         ("precision=half", "bfloat16"),
+        ("grid=ddpm_trailing", "needs a DiscretePath"),
         ("checkpoint=POLICY", "a policy's"),
         ("checkpoint=NOWHERE", "no checkpoint at NOWHERE"),
     ],
@@ -89,6 +90,14 @@ def test_guidance_without_label_dropout_is_refused_before_training(runs):
     options = ["task=mnist", *TINY, "images.condition_dropout=0", "run_dir=C"]
     assert "without label dropout" in _run("train", *options, cwd=runs, ok=False)
     assert not (runs / "C").exists()
+
+
+def test_a_network_for_something_else_and_a_path_where_none_is_taken_are_refused(runs):
+    error = _run("train", "task=mnist", "net=unet1d", "run_dir=E", cwd=runs, ok=False)
+    assert "net 'unet1d' does not take channels, labels" in error
+    error = _run("train", "task=mnist", "path.name=cosine", "run_dir=E", cwd=runs, ok=False)
+    assert "unknown key 'path.name' (did you mean 'method.path.name'" in error
+    assert not (runs / "E").exists()
 
 
 def test_an_image_checkpoint_is_no_policy(runs):

@@ -119,3 +119,8 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(tmp_path, demonstrations):
     run = _start(demonstrations, tmp_path / "run", 2, "training.batch_size=15", "training.steps=2")
     assert run.wait() != 0 and "15 cannot be dealt out evenly to 2" in run.stdout.read()
     assert not (tmp_path / "run").exists()
+
+
+def test_batch_norms_of_several_processes_are_refused():
+    with pytest.raises(ValueError, match="group norm"):
+        Ranks(0, 2).parallel(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), torch.device("cpu"))

@@ -81,6 +81,17 @@ def test_resumed_equals_unbroken(tmp_path):
     assert losses[0][-8:] == losses[1][-8:]
 
 
+def test_a_run_saved_before_a_setting_existed_goes_on_with_its_default(tmp_path):
+    _train(tmp_path, steps=4)
+    config = tmp_path / "checkpoints/last/config.yaml"
+    assert "schedule" not in config.read_text()  # the record of these tests names the rate alone
+    full = {"what": "a test", "training": {"lr": 1e-2, "schedule": "cosine"}}
+    _train(tmp_path, steps=8, resume=True, record=full)
+    with pytest.raises(ValueError, match=r"training\.schedule: was 'cosine', now 'constant'"):
+        other = {"what": "a test", "training": {"lr": 1e-2, "schedule": "constant"}}
+        _train(tmp_path, steps=12, resume=True, record=other)
+
+
 def _normed():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Mish(), nn.Linear(16, 2))
