@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +48,21 @@ def command(name: str, schema: type, run: Callable[[Any], None]) -> Callable[[],
         inner()
 
     return main
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called "auto" (a GPU where there is one), "cpu", "cuda" …
+
+    Raises:
+        ValueError: there is none of that name here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # how torch says so depends on how it was built
+        says = str(error).splitlines()[0]
+        raise ValueError(f"device={name} is not to be had here ({says}): device=auto takes what there is") from None
 
 
 def _check_overrides(name: str, schema: type, arguments: list[str]) -> None:

@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the trained runs: RUNS/mnist_own …")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="leave the other recipe out")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the samples of a cell, for a quick look")
-    parser.add_argument("--max-seeds", type=int, default=3, help="sampling seeds of the main cells, at most")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the samples of a cell (default 1)")
+    parser.add_argument("--max-seeds", type=int, default=3, help="of sampling, at most (default 3)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="while sampling")
     parser.add_argument("--training", nargs="*", default=[], help="settings of both trainings, as diffpolicy-train's")
     parser.add_argument("--device", default="cpu", help="where networks run while sampling (default cpu)")
@@ -75,6 +75,9 @@ def main() -> None:
         )
     if arguments.ablation and (shards > 1 or arguments.scale < 1):
         parser.error("--ablation is made whole, by one process: leave --scale and --shard out")
+    for folder in (arguments.runs, arguments.out):
+        if folder.exists() and not folder.is_dir():
+            parser.error(f"--runs and --out take folders, and {folder} is a file; choose another name")
     settings = {"precision": arguments.precision, "device": arguments.device, "training": arguments.training}
     bench = Benchmark(arguments.runs, arguments.out, alone=shards == 1, **settings)
     try:

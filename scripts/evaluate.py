@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import MISSING
 
 from diffpolicy import checkpoint, load_policy
@@ -21,7 +20,7 @@ from diffpolicy.evaluation.page import write_page
 from diffpolicy.evaluation.report import draw_fan, draw_scores, draw_training, evaluation, write_json, write_video
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED, Episode
 from diffpolicy.policies import Policy
-from diffpolicy.scripts._hydra import command
+from diffpolicy.scripts._hydra import command, pick_device
 from diffpolicy.training.logging import read_metrics
 
 
@@ -66,7 +65,7 @@ def run(config: Config) -> None:
     other = json.loads(Path(config.compare_to).read_text()) if config.compare_to else None
     if other is not None:
         check_comparable(config.seeds, [seed for seed, _ in resets], other)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    device = pick_device(config.device)
     policy = load_policy(
         config.checkpoint,
         config.solver,

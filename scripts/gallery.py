@@ -10,6 +10,7 @@ downloaded where it is missing (12 MB).
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ import matplotlib
 
 from diffpolicy.checkpoint import CheckpointError
 from diffpolicy.datasets.mnist import load_mnist
+from diffpolicy.evaluation.report import write_json
 from diffpolicy.images import load_generator
 from diffpolicy.scripts.figures import EXHIBITS
 from diffpolicy.scripts.figures.pages import save_picture, write_pages
@@ -44,7 +46,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("docs/gallery"), help="folder to write (default: docs/gallery)"
+        "--out", type=Path, help="folder to write (default: docs/gallery, and with --small gallery_small)"
     )
     parser.add_argument(
         "--only",
@@ -62,6 +64,8 @@ def main() -> None:
         help="digits from this run of task=mnist, RUN/checkpoints/last for example, rather than from a brief one",
     )
     arguments = parser.parse_args()
+    if arguments.out is None:  # a quick look does not take the place of what was drawn with care
+        arguments.out = Path("gallery_small" if arguments.small else "docs/gallery")
     if unknown := set(arguments.only) - set(names):
         parser.error(f"--only knows no {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
     if arguments.seed < 0:
@@ -75,14 +79,18 @@ def main() -> None:
         if "guidance_on_digits" in arguments.only:
             load_mnist("train")  # likewise
         arguments.out.mkdir(parents=True, exist_ok=True)
+        record = arguments.out / "commands.json"  # what made which figure
+        commands = json.loads(record.read_text()) if record.exists() else {}
         for exhibit in EXHIBITS:
             if exhibit.name in arguments.only:
                 began = time.perf_counter()
                 with matplotlib.rc_context(RC):
                     save_picture(arguments.out / f"{exhibit.name}.png", exhibit.draw(settings))
+                commands[exhibit.name] = _command(settings)
+                write_json(record, commands)
                 print(f"{exhibit.name}.png  {time.perf_counter() - began:.0f} s", flush=True)
-        drawn = [exhibit for exhibit in EXHIBITS if (arguments.out / f"{exhibit.name}.png").exists()]
-        write_pages(arguments.out, drawn, _command(settings))
+        drawn = [e for e in EXHIBITS if (arguments.out / f"{e.name}.png").exists() and e.name in commands]
+        write_pages(arguments.out, drawn, commands)
     except (ValueError, OSError, CheckpointError) as error:
         print(f"gallery: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -18,7 +18,7 @@ from diffpolicy.evaluation.report import provenance, write_json
 from diffpolicy.images import load_generator
 from diffpolicy.images.drawing import draw_images, save_animation, save_grid
 from diffpolicy.registry import build
-from diffpolicy.scripts._hydra import command
+from diffpolicy.scripts._hydra import command, pick_device
 
 
 @dataclass
@@ -54,12 +54,15 @@ class Config:
 
 def run(config: Config) -> None:
     out = Path(config.out)
-    if (out / "digits.json").exists() and not config.overwrite:
-        raise FileExistsError(f"{out / 'digits.json'} exists; choose another out, or say overwrite=true")
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out takes a folder, and {out} is a file; choose another name")
+    for name in ("digits.json", "digits.png", "digits.gif"):
+        if (out / name).exists() and not config.overwrite:
+            raise FileExistsError(f"{out / name} exists; choose another out, or say overwrite=true")
     if config.samples < 1 or not config.labels or not config.guidance:
         raise ValueError(f"need samples ≥ 1, labels and guidance; given {config.samples}, {config.labels}, "
                          f"{config.guidance}")  # fmt: skip
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    device = pick_device(config.device)
     saved = checkpoint.read(config.checkpoint)  # resolved once: "last" may move on meanwhile
     generator = load_generator(saved.path, config.weights, device)
     path = build("path", config.path) if config.path else None

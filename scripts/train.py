@@ -70,6 +70,10 @@ def run(config: Config) -> None:
 
 
 def _images(config: Config, ranks: Ranks, device: torch.device) -> None:
+    if config.dataset.path is not None:
+        raise ValueError(
+            "MNIST is read from mnist/ below data_root (or DIFFPOLICY_DATA); dataset.path is for task=own"
+        )
     digits, held_out = (load_mnist(split, config.data_root).to(device) for split in ("train", "test"))
     torch.manual_seed(config.seed)
     record = dataclasses.asdict(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -115,6 +116,8 @@ class ImageGenerator(nn.Module):
         return images
 
     def _checked(self, scale: float) -> float:
+        if not math.isfinite(scale):
+            raise ValueError(f"guidance is a finite scale, 1 for none; given {scale}")
         dropout = self.method.objective.condition_dropout
         if scale != 1 and dropout == 0:
             raise ValueError(

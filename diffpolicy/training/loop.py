@@ -150,12 +150,15 @@ def train(
     device, ranks = device or torch.device("cpu"), ranks or Ranks()
     if speed != "auto":
         Speed.parse(speed)
+    if config.steps < 1:
+        raise ValueError(f"training.steps is at least 1; given {config.steps}")
     if config.schedule not in SCHEDULES:
         raise ValueError(f"training.schedule must be one of {SCHEDULES}; given {config.schedule!r}")
     share = ranks.rows(config.batch_size)
     folder = run_dir / "checkpoints"
     last = folder / "last"
-    if (folder.exists() or (run_dir / "metrics.jsonl").exists()) and not resume:
+    log_file = run_dir / "metrics.jsonl"  # empty, where a first step was refused
+    if (folder.exists() or (log_file.exists() and log_file.stat().st_size > 0)) and not resume:
         raise FileExistsError(
             f"{run_dir} holds a run already; go on with it by resume=true (anew, if it has no checkpoint yet), or "
             "choose another run_dir"

@@ -129,8 +129,8 @@ EXHIBITS = (
             "diffpolicy.datasets.toy:moons",
             "diffpolicy.training.loop:train",
         ),
-        "One small network for each row, 4,000 steps of training: Heun's method carries noise to the data; sharp "
-        "edges and gaps come last, as t nears 1.",
+        "One small network for each row, 4,000 steps of training: Heun's method carries noise to the data; edges "
+        "and gaps come last, as t nears 1, and those of the checkerboard stay blurred for so small a network.",
         flow_matching,
     ),
     Exhibit(
@@ -160,7 +160,8 @@ EXHIBITS = (
             "diffpolicy.generative.predictions:data_gain",
         ),
         "The same network and training under three weights. SNR spends itself on the cleanest inputs and is the "
-        "worst where the noise is high, uniform the other way round; min-SNR stands between.",
+        "worst where the noise is high, uniform the other way round, whose samples run together into a ring; min-SNR "
+        "lies between the two where the noise is high, and near SNR in the middle.",
         weightings,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -20,8 +20,9 @@ _TITLE = "The notes in figures"
 _INTRODUCTION = (
     "Every figure is made by the library's own functions: its paths, fields, solvers, objectives and guidance, its "
     "one sampling loop, and its one training loop for whatever is learned. Time runs from t = 0 (noise) to t = 1 "
-    "(data); α and σ are the scales of data and noise, x = α·data + σ·noise. Where the lecture notes (MIT 6.S184) "
-    "print a formula wrongly, it is said below it."
+    "(data); α and σ are the scales of data and noise, x = α·data + σ·noise, and λ = log(α/σ), half the logarithm of "
+    "the signal-to-noise ratio SNR = α²/σ², is the log-SNR. Where the lecture notes that this project began from "
+    "print a formula in another way, what holds is said below it."
 )
 _STYLE = """
 :root { color-scheme: light dark }
@@ -66,17 +67,28 @@ def _over_white(color: str, opacity: float) -> list[int]:
     return [round(255 * (1 - opacity * (1 - channel))) for channel in to_rgb(color)]
 
 
-def write_pages(folder: Path, exhibits: Sequence[Exhibit], command: str) -> None:
+def write_pages(folder: Path, exhibits: Sequence[Exhibit], commands: Mapping[str, str]) -> None:
     """README.md, which shows the PNG files beside it, and index.html, which holds them, of figures in `folder`.
 
-    `command` is what makes them.
+    `commands` are what made each of them, by name.
     """
-    _write(folder / "README.md", _readme(exhibits, command).encode())
-    _write(folder / "index.html", _page(folder, exhibits, command).encode())
+    _write(folder / "README.md", _readme(exhibits, commands).encode())
+    _write(folder / "index.html", _page(folder, exhibits, commands).encode())
 
 
-def _readme(exhibits: Sequence[Exhibit], command: str) -> str:
-    parts = [f"# {_TITLE}", _INTRODUCTION, f"All of them are made by\n\n```bash\n{command}\n```"]
+def _made_by(exhibits: Sequence[Exhibit], commands: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What was typed, and for which figures."""
+    names: dict[str, list[str]] = {}
+    for exhibit in exhibits:
+        names.setdefault(commands[exhibit.name], []).append(exhibit.name)
+    if len(names) == 1:
+        return [("All of them are made by", next(iter(names)))]
+    return [(f"Made by the following: {', '.join(of)}", command) for command, of in names.items()]
+
+
+def _readme(exhibits: Sequence[Exhibit], commands: Mapping[str, str]) -> str:
+    made = [f"{what}\n\n```bash\n{command}\n```" for what, command in _made_by(exhibits, commands)]
+    parts = [f"# {_TITLE}", _INTRODUCTION, *made]
     for exhibit in exhibits:
         parts += [f"## {exhibit.title}", f"```math\n{exhibit.latex}\n```"]
         if exhibit.erratum:
@@ -86,11 +98,12 @@ def _readme(exhibits: Sequence[Exhibit], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _page(folder: Path, exhibits: Sequence[Exhibit], command: str) -> str:
+def _page(folder: Path, exhibits: Sequence[Exhibit], commands: Mapping[str, str]) -> str:
     links = "".join(f'<div><a href="#{e.name}">{escape(e.title)}</a></div>' for e in exhibits)
     parts = [
         f"<h1>{_TITLE}</h1><p>{escape(_INTRODUCTION)}</p>",
-        f"<p>All of them are made by</p><pre>{escape(command)}</pre><nav>{links}</nav>",
+        *(f"<p>{escape(what)}</p><pre>{escape(command)}</pre>" for what, command in _made_by(exhibits, commands)),
+        f"<nav>{links}</nav>",
     ]
     for e in exhibits:
         source = base64.b64encode((folder / f"{e.name}.png").read_bytes()).decode()

@@ -173,15 +173,16 @@ EXHIBITS = (
         r"u_t(x \mid z) = \dot\alpha_t z + \dot\sigma_t \varepsilon, \qquad u_t(x) = \mathbb E[u_t(x \mid z) \mid x_t"
         r" = x] = \tfrac{\dot\alpha_t}{\alpha_t} x + \left(\tfrac{\sigma_t^2 \dot\alpha_t}{\alpha_t} -"
         r" \sigma_t\dot\sigma_t\right) \nabla \log p_t(x)",
-        "u_t(x|z) = α̇·z + σ̇·ε,   u_t(x) = E[u_t(x|z) | x_t = x] = (α̇/α)·x + (σ²·α̇/α − σ·σ̇)·∇ log p_t(x)",
+        "u_t(x|z) = α̇·z + σ̇·ε with ε = (x − α·z)/σ,   "
+        "u_t(x) = E[u_t(x|z) | x_t = x] = (α̇/α)·x + (σ²·α̇/α − σ·σ̇)·∇ log p_t(x)",
         (
             "diffpolicy.generative.predictions:velocity",
             "diffpolicy.generative.mixture:ExactField",
             "diffpolicy.generative.solvers:RK4",
         ),
-        "The conditional field points at its one data point from everywhere, and its flow is straight. Their mean "
-        "over the data that may have led to x first points at the middle, then parts towards the five modes. (Long "
-        "arrows are shortened.)",
+        "On the linear path, the conditional field points at its one data point from everywhere, and its flow is "
+        "straight. Their mean over the data that may have led to x first points at the middle, then parts towards "
+        "the five modes. (Long arrows are shortened.)",
         velocity_fields,
         "“u = −σ²·s” holds on no path here; the line above is the relation of velocity and score.",
     ),
@@ -192,14 +193,15 @@ EXHIBITS = (
         r" \cos\tfrac{\pi t}{2}; \quad \text{variance preserving: } \alpha = e^{-\frac12\int_0^{1-t}\beta},"
         r"\ \alpha^2 + \sigma^2 = 1",
         "linear: α = t, σ = 1 − t;   cosine: α = sin(πt/2), σ = cos(πt/2);   "
-        "variance preserving: α = exp(−½ ∫₀^(1−t) β(τ) dτ), α² + σ² = 1",
+        "variance preserving: α = exp(−½ ∫₀^(1−t) β(τ) dτ), α² + σ² = 1 as for the cosine",
         (
             "diffpolicy.generative.paths:LinearPath",
             "diffpolicy.generative.paths:CosinePath",
             "diffpolicy.generative.paths:VariancePreservingPath",
             "diffpolicy.generative.paths:DiscretePath",
         ),
-        "All lead from noise to data; they differ in how long they stay at each noise level. With the "
+        "All lead from noise to data; they differ in how long they stay at each noise level: cosine and "
+        "variance preserving lie on one circle and differ in nothing else. With the "
         "variance-preserving one little happens in the first third of the time, and the flow is curved at the end, "
         "where the linear path's is nearly straight.",
         schedules,

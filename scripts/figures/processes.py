@@ -130,7 +130,7 @@ EXHIBITS = (
             "diffpolicy.generative.predictions:ModelField",
             "diffpolicy.generative.sampling:sample",
         ),
-        "Euler's method follows the flow for small steps, overshoots from θh = 1 on and runs away beyond θh = 2; "
+        "Euler's method follows the flow for small steps, overshoots beyond θh = 1 and runs away beyond θh = 2; "
         "halving the step halves its error, quarters Heun's, and divides that of RK4 by sixteen.",
         linear_ode,
         "A loop “for i = 1 … n − 1” with h = 1/n stops one step short of t = 1: n steps are n calls.",

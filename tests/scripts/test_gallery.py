@@ -38,13 +38,17 @@ def drawn(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         run(monkeypatch, "--small")
-    return folder / "docs" / "gallery"
+    return folder / "gallery_small"
 
 
 def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
     names = {exhibit.name for exhibit in EXHIBITS}
     assert len(names) == len(EXHIBITS) == 14
-    assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {"README.md", "index.html"}
+    assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {
+        "README.md",
+        "index.html",
+        "commands.json",
+    }
     for name in names:
         with Image.open(drawn / f"{name}.png") as picture:
             assert picture.width > 600 and picture.height > 200
@@ -82,9 +86,21 @@ def test_only_draws_those_anew_and_the_same_again(drawn, monkeypatch, capsys):
     assert "brownian_motion.png" in capsys.readouterr().out
 
 
+def test_pages_tell_apart_what_was_made_by_different_commands(tmp_path, monkeypatch):
+    run(monkeypatch, "--small", "--out", tmp_path, "--only", "linear_ode", "schedules")
+    assert "All of them are made by" in (tmp_path / "README.md").read_text()
+    run(monkeypatch, "--small", "--seed", 3, "--out", tmp_path, "--only", "linear_ode")
+    for name in ("README.md", "index.html"):
+        text = (tmp_path / name).read_text()
+        assert "Made by the following: linear_ode" in text and "diffpolicy-gallery --seed 3 --small" in text
+        assert "Made by the following: schedules" in text
+
+
 def test_a_part_has_a_page_of_its_own(tmp_path, monkeypatch):
     run(monkeypatch, "--small", "--seed", 3, "--out", tmp_path / "a" / "b", "--only", "linear_ode")
-    assert {file.name for file in (tmp_path / "a" / "b").iterdir()} == {"linear_ode.png", "README.md", "index.html"}
+    assert {file.name for file in (tmp_path / "a" / "b").iterdir()} == {
+        "linear_ode.png", "README.md", "index.html", "commands.json",
+    }  # fmt: skip
     assert "diffpolicy-gallery --seed 3 --small" in (tmp_path / "a" / "b" / "README.md").read_text()
 
 

@@ -62,6 +62,8 @@ def test_draw_with_another_solver_on_another_path(runs):
         ("labels=[11]", "integers from 0 to 9"),
         ("solver=eulr", "did you mean euler"),
         ("precision=half", "bfloat16"),
+        ("device=abacus", "device=auto takes what there is"),
+        ("guidance=[nan]", "finite scale"),
         ("grid=ddpm_trailing", "needs a DiscretePath"),
         ("checkpoint=POLICY", "a policy's"),
         ("checkpoint=NOWHERE", "no checkpoint at NOWHERE"),
