@@ -29,10 +29,10 @@ def recipes(found: Mapping[str, Any]) -> str:
     for row in sorted(found["rows"], key=lambda row: (row["run"], row["guidance"], row["network_calls"])):
         if row["samples"] == most:
             minutes = f"{found['training'][row['run']]['minutes']:.0f}"
-            how = [RECIPES[row["run"]], minutes, f"{row['guidance']:g}", f"{row['network_calls']}"]
+            how = [RECIPES[row["run"]], minutes, f"{row['guidance']:g}", row["sampler"], f"{row['network_calls']}"]
             rows.append([*how, f"{row['seeds']} × {most}", *_quality(row)])
-    rows.append(["other test digits", "", "", "", str(most), *_quality(found["floors"][str(most)])])
-    return markdown(f"recipe | training, min | w | network calls | digits | {_QUALITY}", rows)
+    rows.append(["other test digits", "", "", "", "", str(most), *_quality(found["floors"][str(most)])])
+    return markdown(f"recipe | training, min | w | solver | network calls | digits | {_QUALITY}", rows)
 
 
 def grid(found: Mapping[str, Any]) -> str:

@@ -70,10 +70,10 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """Of the whole table, the most telling first: the runs' main cells, then the grid at w = 3, then w = 1 and 5."""
-    for evaluations in (10, 100):
-        yield Cell("own", 3.0, "Euler", evaluations, 2000, 3)
-    for guidance in (1.0, 5.0):
-        yield Cell("own", guidance, "Euler", 50, 2000, 3)
+    for guidance, evaluations in ((1.0, 20), (1.5, 10), (3.0, 10), (5.0, 10), (3.0, 100)):
+        yield Cell("own", guidance, "DPM-Solver++ 2M", evaluations, 2000, 3)
+    for guidance, evaluations in ((1.0, 50), (3.0, 10), (3.0, 100), (5.0, 50)):
+        yield Cell("own", guidance, "Euler", evaluations, 2000, 1)
     for guidance in (1.0, 3.0, 5.0):
         yield Cell("notes", guidance, "Euler", 99, 2000, 3)
     for sampler in SAMPLERS:
