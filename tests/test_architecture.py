@@ -25,9 +25,7 @@ MAY_IMPORT = {
     "evaluation": {"policies"},
     "images": {
         "generative",
-        "nets",
         "datasets",
-        "policies",
         "training",
         "evaluation.metrics",
         "registry",
@@ -76,6 +74,14 @@ def test_imports_point_one_way(file):
         assert not (package == "envs" and top == "diffpolicy"), "the environments stand alone"
         if package in THIRD_PARTY and top != "diffpolicy":
             assert top in THIRD_PARTY[package] | set(sys.stdlib_module_names), f"{package} imports {name}"
+
+
+def test_images_are_composition():
+    """No training loop, path, solver or guidance of their own: what these would be made of does not occur."""
+    made_of = r"torch\.optim|\.backward\(|\balpha\b|\bsigma\b|\((?:Solver|Path|Wrapper)\)|^\s*while "
+    for file in (ROOT / "diffpolicy" / "images").glob("*.py"):
+        own = re.findall(made_of, file.read_text(), re.MULTILINE)
+        assert not own, f"{file.name}: {own}"
 
 
 def test_the_rule_sees_a_breach(tmp_path):
