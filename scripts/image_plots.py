@@ -57,8 +57,9 @@ def _draw_guidance(path: Path, result: Mapping[str, Any]) -> None:
             scales = sorted(best)
             values = [of(best[scale]) for scale in scales]
             means = [value["mean"] for value in values]
-            below = [value["mean"] - value.get("low", value["mean"]) for value in values]
-            above = [value.get("high", value["mean"]) - value["mean"] for value in values]
+            # Not below 0: Wilson's interval of all or nothing ends there but for rounding.
+            below = [max(0.0, value["mean"] - value.get("low", value["mean"])) for value in values]
+            above = [max(0.0, value.get("high", value["mean"]) - value["mean"]) for value in values]
             axes.errorbar(scales, means, [below, above], marker=marker, capsize=3, label=run)
         if most:
             floor = result["floors"][str(most)]

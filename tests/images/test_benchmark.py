@@ -82,7 +82,7 @@ def test_what_another_checkpoint_made_is_not_kept(tmp_path):
 
 def test_plots_of_the_table(tmp_path):
     rows = [
-        combined(Cell("own", w, sampler, n, samples, 1), [_draw(9, 4.0 / n, 0.1)])
+        combined(Cell("own", w, sampler, n, samples, 1), [_draw(10 if w == 3 else 9, 4.0 / n, 0.1)])
         for w in (1.0, 3.0) for sampler in ("Euler", "DDIM") for n in (5, 10) for samples in (10, 20)
     ]  # fmt: skip
     floors = {n: {k: rows[0][k] for k in ("accuracy", "frechet", "diversity")} for n in ("10", "20")}
