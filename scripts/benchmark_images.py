@@ -40,8 +40,6 @@ _SHORT = ["task=mnist", "images.dequantize=false", "training.warmup_steps=50"]
 _PLAIN = [*_SHORT, "method=flow"]
 _PATCH_2 = ["net.patch=2", "net.widths=[64,128]"]
 ABLATION = {
-    # without an average, whose weights a batch norm's statistics are not of
-    "notes_network": [*_PLAIN, "net=unet2d_notes", "training.steps=200", "training.ema_max=0", "training.lr=1e-3"],
     "patch_2": [*_PLAIN, *_PATCH_2, "training.steps=265"],
     "patch_2_one_layer": [*_PLAIN, *_PATCH_2, "net.layers=1", "training.steps=520"],
     "patch_4": [*_PLAIN, "training.steps=440"],
