@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _MEASURES = {
@@ -34,19 +35,15 @@ def _draw_calls(path: Path, result: Mapping[str, Any]) -> None:
             own = sorted((r for r in rows if r["sampler"] == sampler), key=lambda row: row["network_calls"])
             calls, means = [row["network_calls"] for row in own], [of(row)["mean"] for row in own]
             axes.plot(calls, means, marker=marker, label=sampler)
-        floor = result["floors"][str(fewest)]
-        axes.axhline(_MEASURES[name][1](floor)["mean"], color="0.6", linestyle="--", label="other test digits")
         axes.set(xscale="log", xlabel="network calls (two per guided evaluation)", ylabel=label)
-        axes.grid(alpha=0.25)
-        if name == "frechet":
-            axes.set_yscale("log")
+        _finish(axes, name, of(result["floors"][str(fewest)])["mean"])
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(f"w = 3, {fewest} digits a point")
     figure.savefig(path, dpi=110)
 
 
 def _draw_guidance(path: Path, result: Mapping[str, Any]) -> None:
-    most = max((row["samples"] for row in result["rows"]), default=0)
+    most = max(row["samples"] for row in result["rows"])
     rows = [row for row in result["rows"] if row["samples"] == most]
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     for axes, (name, (label, of)) in zip(figure.subplots(1, 3), _MEASURES.items(), strict=True):
@@ -61,13 +58,16 @@ def _draw_guidance(path: Path, result: Mapping[str, Any]) -> None:
             below = [max(0.0, value["mean"] - value.get("low", value["mean"])) for value in values]
             above = [max(0.0, value.get("high", value["mean"]) - value["mean"]) for value in values]
             axes.errorbar(scales, means, [below, above], marker=marker, capsize=3, label=run)
-        if most:
-            floor = result["floors"][str(most)]
-            axes.axhline(of(floor)["mean"], color="0.6", linestyle="--", label="other test digits")
         axes.set(xlabel="guidance scale w", ylabel=label)
-        axes.grid(alpha=0.25)
-        if name == "frechet":
-            axes.set_yscale("log")
+        _finish(axes, name, of(result["floors"][str(most)])["mean"])
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(f"{most} digits a draw, by the solver and number of calls with the least distance")
     figure.savefig(path, dpi=110)
+
+
+def _finish(axes: Axes, name: str, floor: float) -> None:
+    """What both pictures show beside the rows: what real digits reach."""
+    axes.axhline(floor, color="0.6", linestyle="--", label="other test digits")
+    axes.grid(alpha=0.25)
+    if name == "frechet":
+        axes.set_yscale("log")

@@ -14,7 +14,8 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import final
@@ -102,23 +103,8 @@ def fetch(source: ZarrSource, root: str | os.PathLike[str] | None = None) -> Pat
         f"To do it by hand: download {source.url} on a machine with a network and unpack it in {base}, so "
         f"that {place} exists; or set {ENVIRONMENT_VARIABLE} to a folder that holds {source.folder}."
     )
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=base))
-    except OSError as error:
-        raise PermissionError(
-            f"{source.title} are not at {place}, and nothing can be written to {base} ({error}). {by_hand}"
-        ) from error
-    try:
-        _log.warning("%s are not at %s: downloading %s into %s", source.title, place, source.url, base)
-        packed = temporary / "download.zip"
-        try:
-            pooch.HTTPDownloader(progressbar=True, chunk_size=2**16)(source.url, str(packed), None)
-        except OSError as error:  # what requests raises derives from it
-            raise ConnectionError(
-                f"{source.title} are not at {place}, and downloading {source.url} failed ({error}). {by_hand}"
-            ) from error
-        unpacked = temporary / "unpacked"
+    with downloaded(f"{source.title} are", source.url, place, base, by_hand) as packed:
+        unpacked = packed.parent / "unpacked"
         _unpack(packed, source, unpacked)
         _log.warning("checking the content of %s", source.folder)
         with ZarrArchive(unpacked / source.folder) as archive:
@@ -131,6 +117,37 @@ def fetch(source: ZarrSource, root: str | os.PathLike[str] | None = None) -> Pat
             if not place.exists():
                 raise  # otherwise another process was faster, and what it put there is the same
         return place
+
+
+@contextmanager
+def downloaded(what: str, url: str, place: Path, base: Path, by_hand: str) -> Iterator[Path]:
+    """A file from `url`, with a progress bar, in a temporary folder of `base` that is gone afterwards.
+
+    Args:
+        what, place: what is missing, as "MNIST is", and where it was looked for: for the messages.
+        by_hand: how to do without, likewise.
+
+    Raises:
+        ConnectionError: the download failed.
+        PermissionError: `base` cannot be written to.
+    """
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=base))
+    except OSError as error:
+        raise PermissionError(
+            f"{what} not at {place}, and nothing can be written to {base} ({error}). {by_hand}"
+        ) from error
+    try:
+        _log.warning("%s not at %s: downloading %s into %s", what, place, url, base)
+        file = temporary / PurePosixPath(url).name
+        try:
+            pooch.HTTPDownloader(progressbar=True, chunk_size=2**16)(url, str(file), None)
+        except OSError as error:  # what requests raises derives from it
+            raise ConnectionError(
+                f"{what} not at {place}, and downloading {url} failed ({error}). {by_hand}"
+            ) from error
+        yield file
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import logging
 import os
-import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 import numpy as np
-import pooch
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffpolicy.datasets.downloads import ENVIRONMENT_VARIABLE, data_root
+from diffpolicy.datasets.downloads import ENVIRONMENT_VARIABLE, data_root, downloaded
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 SIDE = 32
@@ -37,8 +34,6 @@ DIGESTS = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 _KINDS = {2051: "images", 2049: "labels"}  # the magic numbers: unsigned bytes along three axes, and along one
-
-_log = logging.getLogger(__name__)
 
 
 @final
@@ -162,27 +157,9 @@ def _download(file: Path, name: str) -> None:
         f"To do it by hand: download {url} to {file}, or set {ENVIRONMENT_VARIABLE} to a folder that holds "
         f"mnist/{file.name}."
     )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=".download-", dir=file.parent)
-        os.close(handle)
-    except OSError as error:
-        raise PermissionError(
-            f"MNIST is not at {file}, and nothing can be written there ({error}). {by_hand}"
-        ) from error
-    try:
-        _log.warning("MNIST is not at %s: downloading %s", file, url)
-        try:
-            pooch.HTTPDownloader(progressbar=True, chunk_size=2**16)(url, partial, None)
-        except OSError as error:  # what requests raises derives from it
-            raise ConnectionError(
-                f"MNIST is not at {file}, and downloading {url} failed ({error}). {by_hand}"
-            ) from error
-        _read(Path(partial), name, f"that is what {url} gave; try again")  # before others find it
-        os.chmod(partial, 0o644)  # a temporary file is its owner's alone
-        os.replace(partial, file)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    with downloaded("MNIST is", url, file, file.parent, by_hand) as packed:
+        _read(packed, name, f"that is what {url} gave; try again")  # before others find it
+        os.replace(packed, file)
 
 
 def _cure(file: Path) -> str:

@@ -22,12 +22,11 @@ from diffpolicy.images.drawing import tiled
 from diffpolicy.nets.classifier import ImageClassifier
 from diffpolicy.scripts.figures.learn import Attenuated, learn
 from diffpolicy.scripts.figures.style import Exhibit, Settings, canvas
-from diffpolicy.training.loop import Batch, keyed_generator
+from diffpolicy.training.loop import Batch
 
 
 class NoisedImageClassifier(nn.Module):
-    """The classifier of images with the time as a second channel: net(x, t) -> logits (B, 10) at every noise "
-    "level."""
+    """The classifier of images with the time as a second channel: net(x, t) -> logits (B, 10), for noised images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +86,7 @@ def guidance_on_digits(settings: Settings) -> Figure:
         zip(grid, (("classifier-free", generator.field), ("classifier", by_classifier)), strict=True)
     ):
         for axes, w in zip(line, scales, strict=True):
-            noises = [keyed_generator(settings.seed, 12, row) for row in range(len(labels))]
+            noises = [settings.generator(12, row) for row in range(len(labels))]
             x = randn((len(labels), *generator.shape), noises, dtype=torch.float32, device="cpu")
             images, _ = generator.method.draw(at_scale(w), x, labels, noises)
             axes.imshow(tiled(images, CLASSES), cmap="gray", vmin=0, vmax=255)

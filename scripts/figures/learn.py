@@ -25,15 +25,12 @@ def learn(
     steps: int = 2500,
     batch_size: int = 256,
     lr: float = 3e-3,
-    speed: str = "float32",
-    max_minutes: float | None = None,
 ) -> nn.Module:
     """A network trained for `steps` (30 in a small gallery), with its averaged weights.
 
     Args:
         make_net: builds the network; its weights come from the seed.
         batch: (n, generator) -> a batch of n rows.
-        speed, max_minutes: of the training loop.
     """
     steps = settings.size(steps, 30)
     torch.manual_seed(settings.seed)
@@ -58,8 +55,7 @@ def learn(
             Path(folder) / "run",
             seed=settings.seed,
             record={},
-            speed=speed,
-            max_minutes=max_minutes,
+            speed="float32",
             progress=False,
         )
         checkpoint.load_weights(net, checkpoint.read(last).tensors("ema"), last)

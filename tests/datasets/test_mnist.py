@@ -180,7 +180,9 @@ def test_a_missing_file_without_a_network(root):
 
 def test_a_place_that_cannot_be_written_to(root):
     (root / "file").write_text("no folder")
-    with pytest.raises(PermissionError, match=r"MNIST is not at .*nothing can be written there.*To do it by hand"):
+    with pytest.raises(
+        PermissionError, match=r"MNIST is not at .*nothing can be written to .*mnist.*To do it by hand"
+    ):
         load_mnist("train", root / "file")
 
 

@@ -1,32 +1,20 @@
 """The two commands, as a user types them: from any folder, with their errors."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from typed import typed
 
 from diffpolicy.datasets import ReplayBuffer
 
-BIN = Path(sys.executable).parent
 OWN = ["dataset.name=zarr", "dataset.mirror=false"]
 TINY = ["net.widths=[8,16]", "net.time_features=8"]
 TINY += ["training.batch_size=16", "training.steps=6", "training.log_every=2"]
-
-
-def _run(command, *arguments, cwd, ok=True):
-    done = subprocess.run(
-        [str(BIN / f"diffpolicy-{command}"), *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    return done.stdout if ok else done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +33,7 @@ def demonstrations(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, demonstrations):
     folder = tmp_path_factory.mktemp("elsewhere")
-    out = _run(
+    out = typed(
         "train", *OWN, f"dataset.path={demonstrations}", "method=ddpm", "run_dir=RUN",
         "training.evaluate_every=3", "training.evaluate_from=0", "evaluation_episodes=2", *TINY, cwd=folder,
     )  # fmt: skip
@@ -58,7 +46,7 @@ def test_train_then_evaluate_then_compare(trained):
     steps = [json.loads(line)["step"] for line in (trained / "RUN" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 6
     best = "checkpoint=RUN/checkpoints/best"
-    out = _run(
+    out = typed(
         "evaluate", best, "episodes=3", "seeds=paper", "solver=ddim", "steps=2", "out=A", "videos=1", cwd=trained
     )
     assert "3 episodes, 2 network calls a chunk" in out
@@ -73,7 +61,7 @@ def test_train_then_evaluate_then_compare(trained):
     assert f"{result['score']['mean']:.3f}" in page and "data:video/mp4;base64," in page
     assert page.count("data:image/png;base64,") == 3 and "Failures: 3 of 3" in page
     assert not re.search(r'(src|href)="(?!data:)', page), "a page that needs other files"
-    other = _run(
+    other = typed(
         "evaluate", best, "episodes=3", "seeds=paper", "solver=ddim", "steps=2", "out=B", "videos=0", "envs=1",
         "compare_to=A/evaluation.json", cwd=trained,
     )  # fmt: skip
@@ -83,7 +71,7 @@ def test_train_then_evaluate_then_compare(trained):
 
 
 def test_maps_take_options_without_ceremony(trained):
-    out = _run(
+    out = typed(
         "evaluate", "checkpoint=RUN/checkpoints/last", "episodes=1", "solver=ddim", "solver_options.eta=0.5",
         "out=D", "videos=0", "envs=1", cwd=trained,
     )  # fmt: skip
@@ -96,16 +84,16 @@ def test_maps_take_options_without_ceremony(trained):
 def test_a_comparison_that_cannot_be_is_refused_first(trained):
     (trained / "other.json").write_text('{"settings": {"seeds": 5}, "episodes": [{"seed": 5}]}')
     options = ("checkpoint=RUN/checkpoints/last", "seeds=paper", "out=E", "compare_to=other.json")
-    assert "no initial states in common" in _run("evaluate", *options, cwd=trained, ok=False)
+    assert "no initial states in common" in typed("evaluate", *options, cwd=trained, ok=False)
     assert not (trained / "E").exists()
 
 
 def test_nothing_finished_is_overwritten(trained, demonstrations):
     own = ["task=own", f"dataset.path={demonstrations}"]
-    assert "resume=true" in _run("train", "run_dir=RUN", *own, *TINY, cwd=trained, ok=False)
+    assert "resume=true" in typed("train", "run_dir=RUN", *own, *TINY, cwd=trained, ok=False)
     (trained / "C").mkdir(exist_ok=True)
     (trained / "C" / "evaluation.json").write_text("{}")
-    error = _run("evaluate", "checkpoint=RUN/checkpoints/best", "out=C", cwd=trained, ok=False)
+    error = typed("evaluate", "checkpoint=RUN/checkpoints/best", "out=C", cwd=trained, ok=False)
     assert "overwrite=true" in error and (trained / "C" / "evaluation.json").read_text() == "{}"
 
 
@@ -133,15 +121,15 @@ def test_nothing_finished_is_overwritten(trained, demonstrations):
 def test_bad_arguments_are_refused_before_any_work(tmp_path, demonstrations, arguments, says):
     given = [argument.split("=")[0] for argument in arguments]
     own = [] if "dataset.name" in given else [*OWN, f"dataset.path={demonstrations}"]
-    error = _run("train", "run_dir=RUN", *own, *arguments, cwd=tmp_path, ok=False)
+    error = typed("train", "run_dir=RUN", *own, *arguments, cwd=tmp_path, ok=False)
     assert all(word in error for word in says), error
     assert "Traceback" not in error and not (tmp_path / "RUN").exists()
 
 
 def test_a_policy_is_exported_and_runs_as_the_readme_says(trained, monkeypatch):
     command = ("export-onnx", "checkpoint=RUN/checkpoints/best", "out=policy.onnx", "solver=ddim", "steps=2")
-    assert "largest difference between onnxruntime and torch: " in _run(*command, cwd=trained)
-    error = _run(*command, cwd=trained, ok=False)
+    assert "largest difference between onnxruntime and torch: " in typed(*command, cwd=trained)
+    error = typed(*command, cwd=trained, ok=False)
     assert "overwrite=true" in error and "Traceback" not in error
     readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in block]
@@ -152,18 +140,18 @@ def test_a_policy_is_exported_and_runs_as_the_readme_says(trained, monkeypatch):
 
 
 def test_help_lists_the_choices(tmp_path):
-    text = _run("train", "--help", cwd=tmp_path)
+    text = typed("train", "--help", cwd=tmp_path)
     assert text.startswith("diffpolicy-train") and "Hydra" not in text
     assert "flow" in text and "ddpm" in text and "pusht_keypoints" in text
-    assert "checkpoint" in _run("evaluate", "--help", cwd=tmp_path)
+    assert "checkpoint" in typed("evaluate", "--help", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("method", ["flow", "regression"])
 def test_ways_of_a_policy_beside_its_demonstrations(tmp_path, method):
     tiny = [*TINY, "evaluation_episodes=1", "training.evaluate_from=6"]
-    _run("train", "task=detour", f"method={method}", "run_dir=RUN", *tiny, cwd=tmp_path)
+    typed("train", "task=detour", f"method={method}", "run_dir=RUN", *tiny, cwd=tmp_path)
     command = ("measure-ways", "checkpoint=RUN/checkpoints/last", "episodes=3", "out=W")
-    assert "total variation" in _run(*command, cwd=tmp_path)
+    assert "total variation" in typed(*command, cwd=tmp_path)
     result = json.loads((tmp_path / "W" / "ways.json").read_text())
     for where in ("all_starts", "fixed_start"):
         found = result[where]
@@ -171,11 +159,11 @@ def test_ways_of_a_policy_beside_its_demonstrations(tmp_path, method):
             assert found[who]["episodes"] == episodes and sum(found[who]["shares"].values()) == pytest.approx(1)
     assert result["all_starts"]["demonstrations"]["entropy"] > 0.99  # left and right, evenly
     assert result["fixed_start"]["state"][2:] != [0.0, 0.0] and (tmp_path / "W" / "ways.png").stat().st_size > 1000
-    assert "overwrite=true" in _run(*command, cwd=tmp_path, ok=False)
+    assert "overwrite=true" in typed(*command, cwd=tmp_path, ok=False)
 
 
 def test_a_task_without_ways_is_refused(trained):
-    error = _run("measure-ways", "checkpoint=RUN/checkpoints/last", "out=W", cwd=trained, ok=False)
+    error = typed("measure-ways", "checkpoint=RUN/checkpoints/last", "out=W", cwd=trained, ok=False)
     assert "no known ways" in error and not (trained / "W").exists()
 
 
@@ -194,17 +182,17 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
     data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3", "encoder.widths=[8,8]"]
     data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "evaluation_episodes=1", *TINY]
     data += ["training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
-    _run("train", *data, "run_dir=A", cwd=tmp_path)
-    _run("train", *data, "run_dir=B", cwd=tmp_path)
+    typed("train", *data, "run_dir=A", cwd=tmp_path)
+    typed("train", *data, "run_dir=B", cwd=tmp_path)
     last = tmp_path / "B/checkpoints/last"
     shutil.rmtree(last.resolve())
     last.unlink()
     (tmp_path / "B/checkpoints/best").unlink()
-    _run("train", *data, "run_dir=B", "resume=true", cwd=tmp_path)
+    typed("train", *data, "run_dir=B", "resume=true", cwd=tmp_path)
     weights = [(tmp_path / run / "checkpoints/last/ema.safetensors").read_bytes() for run in "AB"]
     assert weights[0] == weights[1]
     shards = ["episodes=2", "workers=2", "out=OUT", "steps=1"]
-    out = _run("evaluate", "checkpoint=A/checkpoints/last", *shards, cwd=tmp_path)
+    out = typed("evaluate", "checkpoint=A/checkpoints/last", *shards, cwd=tmp_path)
     assert "2 episodes, 1 network calls a chunk" in out and (tmp_path / "OUT/fan.png").exists()
-    error = _run("train", *data[:-1], "env.options.obs_mode=state", "run_dir=C", cwd=tmp_path, ok=False)
+    error = typed("train", *data[:-1], "env.options.obs_mode=state", "run_dir=C", cwd=tmp_path, ok=False)
     assert "'image': (96, 96, 3)" in error and "obs_mode agree" in error

@@ -1,38 +1,25 @@
 """The image commands, as a user types them: train, draw, and what they refuse."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from typed import typed
 
 from diffpolicy.datasets import data_root
 
 if not (data_root() / "mnist" / "train-images-idx3-ubyte.gz").exists():
     pytest.skip("needs MNIST: set DIFFPOLICY_DATA to the folder that holds mnist/", allow_module_level=True)
 
-BIN = Path(sys.executable).parent
 TINY = ["training.batch_size=20", "training.steps=6", "training.log_every=2", "training.checkpoint_every=3"]
 TINY += ["training.validate_every=0", "net.widths=[8,16]", "net.layers=1", "net.features=8", "speed=float32"]
-
-
-def _run(command, *arguments, cwd, ok=True):
-    done = subprocess.run(
-        [str(BIN / f"diffpolicy-{command}"), *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    return done.stdout if ok else done.stderr
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
-    out = _run("train", "task=mnist_notes", *TINY, "run_dir=runs/mnist_notes", cwd=folder)
+    out = typed("train", "task=mnist_notes", *TINY, "run_dir=runs/mnist_notes", cwd=folder)
     assert "60000 images" in out and out.rstrip().endswith("step_00000006")
-    _run("train", "task=mnist", *TINY, "run_dir=runs/mnist_own", cwd=folder)
+    typed("train", "task=mnist", *TINY, "run_dir=runs/mnist_own", cwd=folder)
     return folder
 
 
@@ -47,12 +34,12 @@ def test_draw_with_another_solver_on_another_path(runs):
         "steps=4",
     ]
     options = ["checkpoint=runs/mnist_own/checkpoints/last", *how, "grid=ddpm_trailing"]
-    out = _run("sample-images", *options, "out=A", cwd=runs)
+    out = typed("sample-images", *options, "out=A", cwd=runs)
     assert "4 digits for each of 2 scales" in out
     assert {file.name for file in (runs / "A").iterdir()} == {"digits.png", "digits.gif", "digits.json"}
     found = json.loads((runs / "A/digits.json").read_text())
     assert [row["network_calls"] for row in found["rows"]] == [4, 8] and found["checkpoint"]["step"] == 6
-    assert "overwrite=true" in _run("sample-images", *options, "out=A", cwd=runs, ok=False)
+    assert "overwrite=true" in typed("sample-images", *options, "out=A", cwd=runs, ok=False)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +62,7 @@ def test_what_cannot_be_drawn_is_refused(runs, option, says):
 
         made = checkpoint.write(runs / "made", 1, {}, {"policy": {}}, {})
         (runs / "POLICY").symlink_to(made)
-    error = _run(
+    error = typed(
         "sample-images",
         "checkpoint=runs/mnist_own/checkpoints/last",
         "out=B",
@@ -90,18 +77,18 @@ def test_what_cannot_be_drawn_is_refused(runs, option, says):
 
 def test_guidance_without_label_dropout_is_refused_before_training(runs):
     options = ["task=mnist", *TINY, "images.condition_dropout=0", "run_dir=C"]
-    assert "without label dropout" in _run("train", *options, cwd=runs, ok=False)
+    assert "without label dropout" in typed("train", *options, cwd=runs, ok=False)
     assert not (runs / "C").exists()
 
 
 def test_a_network_for_something_else_and_a_path_where_none_is_taken_are_refused(runs):
-    error = _run("train", "task=mnist", "net=unet1d", "run_dir=E", cwd=runs, ok=False)
+    error = typed("train", "task=mnist", "net=unet1d", "run_dir=E", cwd=runs, ok=False)
     assert "net 'unet1d' does not take channels, labels" in error
-    error = _run("train", "task=mnist", "path.name=cosine", "run_dir=E", cwd=runs, ok=False)
+    error = typed("train", "task=mnist", "path.name=cosine", "run_dir=E", cwd=runs, ok=False)
     assert "unknown key 'path.name' (did you mean 'method.path.name'" in error
     assert not (runs / "E").exists()
 
 
 def test_an_image_checkpoint_is_no_policy(runs):
-    error = _run("evaluate", "checkpoint=runs/mnist_own/checkpoints/last", "out=D", cwd=runs, ok=False)
+    error = typed("evaluate", "checkpoint=runs/mnist_own/checkpoints/last", "out=D", cwd=runs, ok=False)
     assert "no policy's checkpoint" in error and not (runs / "D").exists()
