@@ -7,11 +7,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.datasets.pusht import load_expert_pusht, load_pusht, pusht_images
+from diffpolicy.datasets.pusht import load_expert_pusht, load_pusht, mirror_windows, pusht_images
 from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
 from diffpolicy.datasets.shipped import SHIPPED, open_shipped
 from diffpolicy.datasets.streaming import ImageWindows, WindowStream
@@ -44,7 +45,8 @@ class DatasetConfig:
         stream: how images are read.
         episodes: how many training episodes, drawn with `seed`; None takes all.
         validation: share of the episodes held out for the validation loss.
-        mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`.
+        mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`; where images stream
+            from disk, every window of a batch is mirrored with probability 1/2 instead.
         normalize: "limits" or "gaussian" for "obs" and "action"; limits unless named.
     """
 
@@ -64,11 +66,15 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class Windows:
-    """Training and validation windows, and the normaliser fitted on the training episodes."""
+    """Training and validation windows, and the normaliser fitted on the training episodes (and mirror images).
+
+    `mirror`: half of the windows of every training batch, drawn at random, are to be mirrored.
+    """
 
     train: WindowDataset | ImageWindows
     validation: WindowDataset | ImageWindows | None
     normalizer: Normalizer
+    mirror: bool = False
 
 
 def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: bool = False) -> ReplayBuffer:
@@ -117,13 +123,14 @@ def load_windows(
         return ImageWindows(part, path, cameras, *keys) if path else WindowDataset(part, *keys, device)
 
     training = buffer.subset(chosen)
-    if config.mirror:
-        training = training.joined(load_buffer(config, data_root, mirrored=True).subset(chosen))
-    train = windows(training)
-    frames = {"obs": train.all_obs(), "action": train.all_actions()}
-    return Windows(
-        train, windows(buffer.subset(held_out)) if len(held_out) else None, Normalizer.fit(frames, config.normalize)
+    seen = (
+        training.joined(load_buffer(config, data_root, mirrored=True).subset(chosen)) if config.mirror else training
     )
+    train = windows(training if path else seen)
+    of_all = WindowDataset(seen, *keys) if path else train
+    normalizer = Normalizer.fit({"obs": of_all.all_obs(), "action": of_all.all_actions()}, config.normalize)
+    validation = windows(buffer.subset(held_out)) if len(held_out) else None
+    return Windows(train, validation, normalizer, mirror=bool(path) and config.mirror)
 
 
 @contextmanager
@@ -144,6 +151,8 @@ def open_batches(
     Raises:
         ValueError: as these two.
     """
+    rank, world = share
+    rows = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
     if isinstance(windows.train, ImageWindows):
         with ExitStack() as opened:
             for source in (windows.train, windows.validation):
@@ -152,20 +161,27 @@ def open_batches(
             batches = opened.enter_context(
                 WindowStream(windows.train, batch_size, seed, stream.pool, stream.run, stream.memory, share)
             )
-            yield batches.__getitem__
+            yield _half_mirrored(batches, batch_size, seed, rows) if windows.mirror else batches.__getitem__
     else:
-        sampler, (rank, world) = BatchSampler(len(windows.train), batch_size, seed, device), share
-        rows = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        sampler = BatchSampler(len(windows.train), batch_size, seed, device)
         yield lambda step: windows.train.batch(sampler[step][rows])
+
+
+def _half_mirrored(
+    batches: WindowStream, batch_size: int, seed: int, rows: slice
+) -> Callable[[int], dict[str, Tensor]]:
+    """Batches in which every row is mirrored with probability 1/2, by the seed and the step."""
+
+    def at(step: int) -> dict[str, Tensor]:
+        chosen = np.random.default_rng([seed, step]).random(batch_size) < 0.5
+        return mirror_windows(batches[step], torch.from_numpy(chosen[rows]))
+
+    return at
 
 
 def _images(config: DatasetConfig, data_root: str | None) -> tuple[str | Path | None, dict[str, str]]:
     """The recording that holds the images a config names, and which, by their names in a batch; or none."""
     if config.name == "pusht" and config.obs == "pixels":
-        if config.mirror:
-            raise ValueError(
-                "images are not mirrored as they stream: dataset.mirror=false, as task=pusht_pixels has it"
-            )
         return pusht_images(data_root), {"image": "img"}
     if config.image_keys and config.name != "zarr":
         raise ValueError(

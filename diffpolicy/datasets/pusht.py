@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from diffpolicy.datasets.downloads import PUSHT, check_digest, resolve
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
@@ -129,6 +130,22 @@ def mirror(frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         turn = _rotation(to[:, 2].astype(np.float64) - pose[:, 2])
         moved = to[:, None, :2] + np.einsum("nij,nkj->nki", turn, points - pose[:, None, :2].astype(np.float64))
         reflected["keypoint"] = moved.astype(points.dtype)
+    return reflected
+
+
+def mirror_windows(batch: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """A batch of windows with the `chosen` rows, (B,) bool, reflected as by `mirror`.
+
+    Args:
+        batch: "obs" (B, T_o, 2) the agent's position, "action" (B, T_p, 2), and images (B, T_o, H, W, C) of any name,
+            square ones.
+    """
+    at = chosen.nonzero()[:, 0]
+    reflected = {}
+    for name, values in batch.items():
+        images = values.ndim == 5
+        seen = values[at].transpose(2, 3).flip(2, 3) if images else _WORLD - values[at].flip(-1)
+        reflected[name] = values.index_copy(0, at, seen)
     return reflected
 
 

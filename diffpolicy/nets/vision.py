@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from diffpolicy.nets.temporal import NormMish
+
 
 class SpatialSoftmax(nn.Module):
     """Keypoints: for each of K learned maps the expected position under its softmax (Finn et al. 2016, section 5).
@@ -32,6 +34,32 @@ class SpatialSoftmax(nn.Module):
         return points.flatten(1)
 
 
+class ConvBlock2D(nn.Module):
+    """Convolution of kernel 3, group norm and Mish: (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
+
+    def __init__(self, c_in: int, c_out: int, groups: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
+        self.norm = NormMish(groups, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        # A picture in channels-last memory is a sequence of its pixels.
+        flat = self.norm(rearrange(h, "n c h w -> n (h w) c"))
+        return rearrange(flat, "n (h w) c -> n c h w", h=h.shape[2])
+
+
+class ResidualBlock2D(nn.Module):
+    """Two convolution blocks round which the picture is passed on: (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(ConvBlock2D(channels, channels, groups, stride=1) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.blocks(x)
+
+
 class ImageEncoder(nn.Module):
     """Images as a camera gives them to features: uint8 (B, T_o, H, W, C) -> float32 (B, T_o·F), F = 2·keypoints.
 
@@ -42,6 +70,7 @@ class ImageEncoder(nn.Module):
         shape: (H, W, C) of an image.
         crop: side of the square that is cut out, px; at most H and W.
         widths: channels of the convolutions, of kernel 3 and stride 2 each.
+        blocks: residual blocks at the last resolution; each lets a pixel see 4 of that resolution further.
         groups: groups of the group norms; divides every width.
         keypoints: K of the spatial softmax.
 
@@ -54,7 +83,8 @@ class ImageEncoder(nn.Module):
         self,
         shape: Sequence[int],
         crop: int = 84,
-        widths: Sequence[int] = (32, 64, 128),
+        widths: Sequence[int] = (32, 64, 96),
+        blocks: int = 1,
         groups: int = 8,
         keypoints: int = 32,
     ) -> None:
@@ -69,10 +99,17 @@ class ImageEncoder(nn.Module):
         self.crop, self.features = crop, 2 * keypoints
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise((self.shape[2], *widths)):
-            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.GroupNorm(groups, c_out), nn.Mish()]
+            layers.append(ConvBlock2D(c_in, c_out, groups, stride=2))
+        layers += [ResidualBlock2D(widths[-1], groups) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers, SpatialSoftmax(widths[-1], keypoints))
         # The layout in which images arrive, and in which a processor's convolutions are fast.
         self.layers.to(memory_format=torch.channels_last)
+
+    def fuse(self) -> None:
+        """As of `ConditionalUnet1D`."""
+        for module in self.modules():
+            if isinstance(module, NormMish):
+                module.fused = True
 
     def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """`places` (B, 2) in [0, 1): where to crop, from the top left to the bottom right of what room there is."""
@@ -84,7 +121,7 @@ class ImageEncoder(nn.Module):
         pixels = rearrange(
             self._cropped(images, places), "b t h w c -> (b t) c h w"
         )  # channels-last in memory already
-        x = pixels.to(self.layers[0].weight.dtype) / 127.5 - 1
+        x = pixels.to(self.layers[0].conv.weight.dtype) / 127.5 - 1
         return rearrange(self.layers(x), "(b t) f -> b (t f)", t=steps)
 
     def _cropped(self, images: Tensor, places: Tensor | None) -> Tensor:

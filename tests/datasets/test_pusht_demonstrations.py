@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffpolicy.datasets.build import DatasetConfig, load_windows
+from diffpolicy.datasets.build import DatasetConfig, load_windows, open_batches
 from diffpolicy.datasets.downloads import PUSHT, check_digest
 from diffpolicy.datasets.pusht import CORNERS, block_corners, load_pusht, mirror
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
@@ -174,8 +174,6 @@ def test_pixels(tmp_path, monkeypatch):
     assert buffer.keys() == ["image", "agent", "action"]
     np.testing.assert_array_equal(buffer["image"], data["img"])
     np.testing.assert_array_equal(buffer["agent"], data["state"][:, :2])
-    with pytest.raises(ValueError, match=r"mirror=false, as task=pusht_pixels"):
-        load_windows(DatasetConfig(obs="pixels", obs_keys=["agent"], mirror=True), 3, 1, 2, str(tmp_path))
     checked.clear()
     windows = load_windows(
         DatasetConfig(obs="pixels", obs_keys=["agent"], validation=0), 3, 1, 2, str(tmp_path)
@@ -185,3 +183,40 @@ def test_pixels(tmp_path, monkeypatch):
     batch = windows.batch(torch.arange(len(windows)))
     np.testing.assert_array_equal(batch["image"][:, 0], data["img"][[0, 1, 2, 4, 5, 6, 7]])
     np.testing.assert_array_equal(batch["obs"][:, 0], data["state"][[0, 1, 2, 4, 5, 6, 7], :2])
+
+
+def test_half_of_the_windows_with_images_are_mirrored(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    data = {
+        "img": rng.integers(0, 256, (9, 96, 96, 3)).astype(np.uint8),
+        "state": rng.uniform(0, 512, (9, 5)).astype(np.float32),
+        "action": rng.uniform(0, 512, (9, 2)).astype(np.float32),
+    }
+    ReplayBuffer(data, np.array([4, 9])).save(tmp_path / PUSHT.folder)
+    monkeypatch.setattr("diffpolicy.datasets.pusht.check_digest", lambda *_: None)
+    config = DatasetConfig(obs="pixels", obs_keys=["agent"], mirror=True, validation=0)
+    loaded = load_windows(config, 3, 1, 2, str(tmp_path))
+    with open_batches(loaded, 14, 0, config.stream) as at:
+        batch = at(0)
+        again = at(1), at(0)
+    for name, values in batch.items():
+        assert torch.equal(again[1][name], values)
+
+    def mirrored(of):
+        seen = mirror({"state": of["state"], "action": of["action"], "img": of["img"]})
+        return {"obs": seen["state"][:, :2], "action": seen["action"], "image": seen["img"]}
+
+    plain = {"obs": data["state"][:, :2], "action": data["action"], "image": data["img"]}
+    kinds = (plain, mirrored(data))
+    found = []
+    for row in range(14):
+        first = {name: values[row, 0].numpy() for name, values in batch.items()}
+        is_it = [[all(np.allclose(kind[n][f], first[n]) for n in first) for f in range(9)] for kind in kinds]
+        assert np.sum(is_it) == 1  # one frame of one kind, in picture, numbers and action alike
+        found.append(int(np.any(is_it[1])))
+    assert 2 <= sum(found) <= 12
+    # the normaliser knows both
+    seen = np.concatenate([kind["action"] for kind in kinds])
+    low, high = loaded.normalizer.unnormalize("action", torch.tensor([[-1.0, -1.0], [1.0, 1.0]])).numpy()
+    np.testing.assert_allclose(low, seen.min(0), rtol=1e-5)
+    np.testing.assert_allclose(high, seen.max(0), rtol=1e-5)

@@ -78,7 +78,7 @@ def test_images_stay_channels_last(places):
     encoder(_images(), places)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
     assert seen[0].min() >= -1 and seen[0].max() <= 1
-    assert encoder.layers[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert encoder.layers[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_spatial_softmax_finds_a_peak():

@@ -100,7 +100,7 @@ def test_the_encoders_are_trained_with_the_rest():
     assert value.shape == (4,)
     value.mean().backward()
     for encoder in policy.actor.encoders.values():
-        assert encoder.layers[0].weight.grad.abs().max() > 0
+        assert encoder.layers[0].conv.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(
