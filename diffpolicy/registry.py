@@ -33,6 +33,12 @@ REGISTRY: dict[str, dict[str, str]] = {
     "actor": {
         "generative": "diffpolicy.policies.actors:GenerativeActor",
         "regression": "diffpolicy.policies.actors:RegressionActor",
+        "flow_map": "diffpolicy.policies.few_step:FlowMapActor",
+        "two_step": "diffpolicy.policies.few_step:TwoStepActor",
+    },
+    "flow_map_objective": {
+        "shortcut": "diffpolicy.generative.flow_maps:ShortcutObjective",
+        "mean_flow": "diffpolicy.generative.flow_maps:MeanFlowObjective",
     },
 }
 

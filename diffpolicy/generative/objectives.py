@@ -60,7 +60,7 @@ def _draw(data: Tensor, name: str, path: Path, generator: Generators) -> tuple[T
     return t, randn(data.shape, generator, dtype=data.dtype, device=data.device)
 
 
-def _entry(batch: Mapping[str, Any], name: str) -> Tensor:
+def entry(batch: Mapping[str, Any], name: str) -> Tensor:
     if name not in batch:
         raise ValueError(f"a batch needs {name!r} (B, ...); this one has {sorted(batch)}")
     return batch[name]
@@ -125,7 +125,7 @@ class DenoisingObjective:
         return WEIGHTINGS[self.weighting](snr) * data_gain(self.prediction, t, self.path) ** 2
 
     def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
-        data, cond = _entry(batch, "data"), batch.get("cond")
+        data, cond = entry(batch, "data"), batch.get("cond")
         t, noise = _draw(data, self.times, self.path, generator)
         if self.condition_dropout:
             cond = self._drop(net, cond, generator)
@@ -160,7 +160,7 @@ class ClassifierObjective:
         check_name("draw of times", self.times, TIMES)
 
     def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
-        data, cond = _entry(batch, "data"), _entry(batch, "cond")
+        data, cond = entry(batch, "data"), entry(batch, "cond")
         t, noise = _draw(data, self.times, self.path, generator)
         return -class_log_prob(net, self.path.interpolate(data, noise, t), t, cond)
 

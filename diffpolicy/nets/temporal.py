@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 _EPS = 1e-5  # of the group norms, torch's own
@@ -255,6 +256,11 @@ class _NormMish(torch.autograd.Function):
             return *_call(_norm_mish_gradient, grad.contiguous(), *ctx.saved_tensors, ctx.groups), None
 
 
+def _has_tangent(x: Tensor) -> bool:
+    """Whether a forward-mode derivative is being taken, which the compiled passes do not give."""
+    return forward_ad.unpack_dual(x).tangent is not None
+
+
 class NormMish(nn.Module):
     """Group normalisation (Wu and He 2018) over time and the channels of each group, Mish, and FiLM where given.
 
@@ -272,11 +278,12 @@ class NormMish(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
-        if self.fused or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or (self.fused and not _has_tangent(x)):
             with torch.autocast(x.device.type, enabled=False):  # the statistics in float32
                 return _NormMish.apply(x.contiguous(), self.weight, self.bias, film, self.groups)
         # As a (B, C, 1, T) image in channels-last memory, which torch normalises without a copy.
         image = x.permute(0, 2, 1)[:, :, None]
+        image = image.contiguous() if _has_tangent(x) else image  # torch's forward derivative asks for it
         h = F.mish(F.group_norm(image, self.groups, self.weight, self.bias, _EPS)[:, :, 0].permute(0, 2, 1))
         if film is None:
             return h

@@ -1,8 +1,9 @@
 """The 1D temporal conditional U-Net of Diffusion Policy (Chi et al. 2023, CNN-based; after Janner et al. 2022).
 
 A network is called as net(x, t, cond, r=None): x (B, T, D) the noised trajectory, t (B,) its time in [0, 1],
-cond (B, C) the encoded condition or None, r the second time of two-time methods, which this network ignores.
-It knows nothing of paths and policies. net.null(cond) is the unconditional condition.
+cond (B, C) the encoded condition or None, r (B,) the second time of two-time methods, r >= t, which this network
+ignores unless it is built for it. It knows nothing of paths and policies. net.null(cond) is the unconditional
+condition.
 """
 
 from __future__ import annotations
@@ -91,18 +92,19 @@ class _Frozen:
     def __init__(self, net: ConditionalUnet1D, compiled: tuple[int, int, int] | None) -> None:
         films = [block.film for block in net._blocks]
         features = net.time[-1].out_features
+        self._two_times = net.span is not None
         weight = torch.cat([film.weight.detach() for film in films])
-        self._time, self._shape = net.time, compiled
+        self._time, self._shape = net.time_features, compiled
         self._bias = torch.cat([film.bias.detach() for film in films])
         self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
         self._trunk = _Trunk(net, [film.out_features for film in films])
-        self._times: dict[float, Tensor] = {}
+        self._times: dict[tuple[float, float], Tensor] = {}
         self._cond: tuple[Tensor, Tensor] | None = None
         if compiled is not None:
             self._compiled = self._compile(weight.new_zeros(compiled), weight.new_zeros((compiled[0], len(weight))))
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        films = self._time_part(t)
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None, r: Tensor | None) -> Tensor:
+        films = self._time_part(t, r if self._two_times and r is not None else t)
         if cond is not None:
             films = films + self._cond_part(cond)
         films = films.expand(len(t), -1).contiguous()
@@ -119,18 +121,18 @@ class _Frozen:
             graph = torch.export.export(self._trunk, (x, films)).module()
             return compile_graph(graph, [x, films], options=_ACTING)
 
-    def _time_part(self, t: Tensor) -> Tensor:
-        if t.device.type != "cpu" or len(t) == 0 or not bool((t == t[0]).all()):
-            return self._of(t)  # reading a GPU's time would wait for it
-        at = float(t[0])  # one time for all rows, as the sampling loop gives it
+    def _time_part(self, t: Tensor, r: Tensor) -> Tensor:
+        if t.device.type != "cpu" or len(t) == 0 or not bool(((t == t[0]) & (r == r[0])).all()):
+            return self._of(t, r)  # reading a GPU's time would wait for it
+        at = float(t[0]), float(r[0])  # one time for all rows, as the sampling loop gives it
         if at not in self._times:
             if len(self._times) == _TIMES:
                 self._times.clear()
-            self._times[at] = self._of(t[:1])
+            self._times[at] = self._of(t[:1], r[:1])
         return self._times[at]
 
-    def _of(self, t: Tensor) -> Tensor:
-        return F.linear(F.mish(self._time(t)), self._of_time, self._bias)
+    def _of(self, t: Tensor, r: Tensor) -> Tensor:
+        return F.linear(F.mish(self._time(t, r)), self._of_time, self._bias)
 
     def _cond_part(self, cond: Tensor) -> Tensor:
         if cond.device.type != "cpu":  # comparing on a GPU would wait for it
@@ -144,6 +146,15 @@ def _thaw(net: ConditionalUnet1D, _: object) -> None:
     net._frozen = None  # of the weights as they were
 
 
+def _time_mlp(kind: str, features: int) -> nn.Sequential:
+    return nn.Sequential(
+        time_embedding(kind, features),
+        nn.Linear(features, 4 * features),
+        nn.Mish(),
+        nn.Linear(4 * features, features),
+    )
+
+
 class ConditionalUnet1D(nn.Module):
     """U-Net over time with FiLM conditioning on (time, condition).
 
@@ -155,6 +166,7 @@ class ConditionalUnet1D(nn.Module):
         groups: groups of the group norms; divides every width.
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
+        two_times: embed the span r - t as well (r = None is r = t), for methods of two times.
 
     Any horizon T is accepted: one that the strides do not divide is padded by repeating its last step and cut
     again.
@@ -172,6 +184,7 @@ class ConditionalUnet1D(nn.Module):
         groups: int = 8,
         time_features: int = 128,
         time: str = "sinusoidal",
+        two_times: bool = False,
     ) -> None:
         super().__init__()
         if dim < 1 or cond_dim < 0 or not widths:
@@ -180,12 +193,8 @@ class ConditionalUnet1D(nn.Module):
             )
         self.dim, self.cond_dim = dim, cond_dim
         self.stride = 2 ** (len(widths) - 1)
-        self.time = nn.Sequential(
-            time_embedding(time, time_features),
-            nn.Linear(time_features, 4 * time_features),
-            nn.Mish(),
-            nn.Linear(4 * time_features, time_features),
-        )
+        self.time = _time_mlp(time, time_features)
+        self.span = _time_mlp(time, time_features) if two_times else None
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
         shared = (time_features + cond_dim, kernel, groups)
         self.down = nn.ModuleList(Level(i, o, *shared) for i, o in pairwise((dim, *widths)))
@@ -227,13 +236,18 @@ class ConditionalUnet1D(nn.Module):
         return self.null_cond.expand_as(cond)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,), (B, C) -> (B, T, D)."""
+        """(B, T, D), (B,), (B, C), (B,) -> (B, T, D)."""
         self._check(x, t, cond)
         if self._frozen is not None:
-            return self._frozen(x, t, cond).to(t.dtype)
-        features = self.time(t)
+            return self._frozen(x, t, cond, r).to(t.dtype)
+        features = self.time_features(t, r)
         features = F.mish(features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1))
         return self._trunk(x, (block.film(features) for block in self._blocks)).to(t.dtype)
+
+    def time_features(self, t: Tensor, r: Tensor | None) -> Tensor:
+        """The features of t (B,) and, with two times, of r - t: (B, time_features)."""
+        features = self.time(t)
+        return features if self.span is None else features + self.span((t if r is None else r) - t)
 
     def _trunk(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
         """All but the FiLM, whose values come block by block, in the order in which the blocks are run."""

@@ -203,3 +203,35 @@ def test_errors_name_both_sides():
         ConditionalUnet1D(2, time="sinus")
     with pytest.raises(ValueError, match=r"\(4, 3\).*\(4, 2\)"):
         MLP(2)(torch.randn(4, 3), torch.rand(4))
+
+
+def test_two_times():
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
+    x, cond = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 8, 2), (3, 5)))
+    t, r = (torch.full((3,), value, dtype=torch.float64) for value in (0.2, 0.9))
+    far, near = net(x, t, cond, r=r), net(x, t, cond)
+    torch.testing.assert_close(net(x, t, cond, r=t), near, rtol=0, atol=0)
+    assert (far - near).abs().max() > 1e-3
+    net.freeze()
+    for _ in range(2):  # what is kept for a pair of times is not given for another
+        torch.testing.assert_close(net(x, t, cond, r=r), far, rtol=0, atol=1e-12)
+        torch.testing.assert_close(net(x, t, cond), near, rtol=0, atol=1e-12)
+    one = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8).double()
+    torch.testing.assert_close(one(x, t, cond, r=r), one(x, t, cond), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_forward_derivative_is_the_finite_difference(fused):
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
+    if fused:
+        net.fuse()
+    x, v, cond = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 8, 2), (3, 8, 2), (3, 5)))
+    t, r = (torch.full((3,), value, dtype=torch.float64) for value in (0.2, 0.9))
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual
+        found = torch.autograd.forward_ad.unpack_dual(net(dual(x, v), dual(t, torch.ones_like(t)), cond, r=r)).tangent
+    h = 1e-6
+    ahead, behind = (net(x + sign * h * v, t + sign * h, cond, r=r) for sign in (1, -1))
+    torch.testing.assert_close(found, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-7)

@@ -1,0 +1,150 @@
+"""Flow maps against the closed form that Gaussian data have."""
+
+import pytest
+import torch
+from torch import nn
+
+from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective, ShortcutObjective, _rate
+from diffpolicy.generative.paths import CosinePath, LinearPath
+from diffpolicy.generative.sampling import sample
+from diffpolicy.generative.shapes import expand
+
+MEAN, STD = 0.7, 0.3
+
+
+class Exact(nn.Module):
+    """The average velocity of the linear path's flow for data from N(MEAN, STD²), any shape, plus a bias.
+
+    The marginals are N(t·MEAN, (t·STD)² + (1 − t)²), and the flow keeps a point's place in units of their width.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(2, dtype=torch.float64))  # of the velocity, and of longer spans
+
+    @staticmethod
+    def width(t):
+        return torch.sqrt((t * STD) ** 2 + (1 - t) ** 2)
+
+    def velocity(self, x, t):
+        slope = (t * STD**2 - (1 - t)) / self.width(t) ** 2
+        return MEAN + expand(slope, x) * (x - expand(t * MEAN, x))
+
+    def forward(self, x, t, cond=None, r=None):
+        place = (x - expand(t * MEAN, x)) / expand(self.width(t), x)
+        there = expand(r * MEAN, x) + expand(self.width(r), x) * place
+        span = r - t
+        jump = (there - x) / expand(torch.where(span > 0, span, torch.ones_like(span)), x)
+        is_jump = expand(span > 0, x)
+        return torch.where(is_jump, jump + self.bias[1], self.velocity(x, t) + self.bias[0])
+
+
+def _points(rows=512, shape=(3, 2)):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((rows, *shape), generator=generator, dtype=torch.float64), generator
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_any_number_of_steps_gives_the_data(steps):
+    noise, _ = _points()
+    flow = AverageVelocity(Exact())
+    data = sample(flow, noise, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    torch.testing.assert_close(data, MEAN + STD * noise, rtol=0, atol=1e-12)
+    assert flow.calls == steps
+
+
+def test_the_mean_flow_identity():
+    """u = v + (s − t)·du/dt along the flow, with the forward-mode derivative."""
+    x, generator = _points()
+    u = torch.rand((len(x), 2), generator=generator, dtype=torch.float64)
+    t, s = u.amin(1), u.amax(1)
+    net = Exact()
+    v = net.velocity(x, t)
+    found = v + expand(s - t, x) * _rate(net, x, t, s, None, v)
+    torch.testing.assert_close(found, net(x, t, r=s), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [MeanFlowObjective(LinearPath(), share=0.5, power=0.0), ShortcutObjective(LinearPath(), share=0.5, halvings=7)],
+    ids=["mean_flow", "shortcut"],
+)
+def test_the_flow_map_is_where_the_gradient_is_zero(objective):
+    noise, generator = _points(rows=20_000)
+    net = Exact()
+    gradients = []
+    for shift in ((0.0, 0.0), (0.2, 0.0), (0.0, 0.2)):
+        net.bias.data = torch.tensor(shift, dtype=torch.float64)
+        net.zero_grad()
+        objective(net, {"data": MEAN + STD * noise}, generator.manual_seed(1)).mean().backward()
+        gradients.append(net.bias.grad)
+    # of 20,000·6 draws with a spread of order 1: 0.02 is five standard errors
+    assert gradients[0].abs().max() < 0.02
+    assert gradients[1][0] > 0.1 and gradients[2][1] > 0.01
+
+
+def test_a_jump_is_taught_by_two_halves_and_the_shortest_by_euler_steps():
+    noise, generator = _points(rows=64)
+    asked = []
+
+    def net(x, t, cond, r):
+        asked.append((t, r, x, torch.is_grad_enabled()))
+        return torch.zeros_like(x) + expand(1 + r, x)
+
+    loss = ShortcutObjective(LinearPath(), share=1.0, halvings=3)(net, {"data": noise}, generator)
+    (t, to, x, with_gradient), (middle, end, moved, _), (start, s, _, last) = asked
+    assert not with_gradient and last
+    length = s - start
+    assert set(length.tolist()) == {1.0, 0.5, 0.25}
+    assert bool((start / length == (start / length).round()).all()) and float(s.max()) == 1.0
+    torch.testing.assert_close(t, start)
+    torch.testing.assert_close(middle, t + length / 2)
+    seen = torch.where(length > 0.25, length / 2, 0.0)
+    torch.testing.assert_close((to, end), (t + seen, middle + seen))
+    torch.testing.assert_close(moved, x + expand(length / 2 * (1 + to), x))
+    torch.testing.assert_close(loss, ((1 + s) - (1 + (to + end) / 2)).square())
+
+
+def test_mean_flow_weights_large_errors_down():
+    noise, generator = _points()
+    batch = {"data": MEAN + STD * noise}
+    plain, weighted = (
+        MeanFlowObjective(LinearPath(), 0.25, power)(Exact(), batch, generator.manual_seed(3)) for power in (0.0, 1.0)
+    )
+    torch.testing.assert_close(weighted, plain / (plain + 1e-3))
+
+
+def test_a_small_network_learns_to_jump_to_two_modes():
+    torch.manual_seed(0)
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+
+        def forward(self, x, t, cond=None, r=None):
+            return self.layers(torch.cat([x, t[:, None], r[:, None]], dim=1))
+
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randint(0, 2, (256, 1), generator=generator) * 2.0 - 1
+    noise = torch.randn(1000, 1, generator=generator)
+    for objective in (ShortcutObjective(LinearPath(), 0.5, 5), MeanFlowObjective(LinearPath(), 0.5, 1.0)):
+        net = Small()
+        optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+        for _ in range(600):
+            optimizer.zero_grad()
+            objective(net, {"data": data}, generator).mean().backward()
+            optimizer.step()
+        drawn = sample(AverageVelocity(net), noise, [0.0, 1.0])
+        # one step of plain flow matching would answer with the mean, 0, everywhere
+        assert (drawn.abs() - 1).abs().median() < 0.45
+        assert 0.3 < float((drawn > 0).float().mean()) < 0.7
+
+
+def test_what_makes_no_objective():
+    with pytest.raises(ValueError, match=r"share is a probability.*1\.5"):
+        ShortcutObjective(LinearPath(), share=1.5)
+    with pytest.raises(ValueError, match=r"halvings.*at least 1; got 0"):
+        ShortcutObjective(LinearPath(), halvings=0)
+    with pytest.raises(ValueError, match=r"linear path, got CosinePath"):
+        MeanFlowObjective(CosinePath())
