@@ -77,7 +77,7 @@ class ShortcutObjective:
         rows = jumps.nonzero()[:, 0]
         with torch.no_grad():
             half = length / 2
-            seen = torch.where(length > 0.5 ** (self.halvings - 0.5), half, torch.zeros_like(half))
+            seen = torch.where(length > 0.5 ** (self.halvings - 1), half, torch.zeros_like(half))
             parts = (x[rows], t[rows], half[rows], seen[rows], None if cond is None else cond[rows])
             wanted[rows] = _two_halves(net, *parts)
         error = net(x, t.to(x.dtype), cond, r=s.to(x.dtype)) - wanted
