@@ -64,8 +64,8 @@ def test_rows_do_not_depend_on_their_batch():
 
 def test_the_queue_keeps_the_history():
     policy, asked = _policy(), []
-    predict = policy.trajectories
-    object.__setattr__(policy, "trajectories", lambda obs, slots=None: asked.append(obs) or predict(obs, slots))
+    predict = policy.predict
+    object.__setattr__(policy, "predict", lambda obs, slots=None: asked.append(obs) or predict(obs, slots))
     queue = ActionQueue(policy)
     queue.reset()
     seen = [_obs(2, None, seed) for seed in range(T_A + 1)]
