@@ -34,7 +34,7 @@ class Actor(ABC, nn.Module):
 
     calls: int = 0
     shape: tuple[int, int]  # (T_p, A) of what it draws
-    takes: frozenset[str] = frozenset()  # the settings of `execution.Execution` that its `act` can follow
+    takes: frozenset[str] = frozenset()  # what of `execution.Execution` its `act` can follow; it is told of no more
 
     @abstractmethod
     def networks(self) -> list[nn.Module]:
