@@ -19,7 +19,7 @@ from diffpolicy.evaluation import check_comparable, compare, environment, episod
 from diffpolicy.evaluation.page import write_page
 from diffpolicy.evaluation.report import draw_fan, draw_scores, draw_training, evaluation, write_json, write_video
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED, Episode
-from diffpolicy.policies import Policy
+from diffpolicy.policies import Execution, Policy
 from diffpolicy.scripts._hydra import command, pick_device
 from diffpolicy.training.logging import read_metrics
 
@@ -31,6 +31,9 @@ class Config:
     checkpoint, out: a checkpoint's folder, and the folder for the results.
     episodes, seeds: how many, and "paper" or the first of consecutive seeds.
     solver, steps, grid, solver_options, action_horizon: of the policy; null keeps the training's.
+    execution: what binds a chunk to those before it, see `diffpolicy.policies.execution`. noise: random, episode or
+        zero; ensemble: a number or a list of weights, newest first; warm_start: a time between 0 and 1; inpaint: a
+        number of control steps. With a warm start the reported network calls are a chunk's that follows another.
     envs: environments side by side, in each process.
     workers: processes that the episodes are dealt out to; null is as many as pay on this machine, 0 none. Neither
         this nor `envs` changes a result.
@@ -47,6 +50,7 @@ class Config:
     grid: str | None = None
     solver_options: dict[str, Any] = field(default_factory=dict)
     action_horizon: int | None = None
+    execution: dict[str, Any] = field(default_factory=lambda: asdict(Execution()))
     weights: str = "ema"
     device: str = "auto"
     envs: int = 64
@@ -62,6 +66,7 @@ def run(config: Config) -> None:
     if result_file.exists() and not config.overwrite:
         raise FileExistsError(f"{result_file} exists; choose another out, or say overwrite=true")
     resets = episode_resets(config.seeds, config.episodes)
+    execution = Execution(**config.execution)
     other = json.loads(Path(config.compare_to).read_text()) if config.compare_to else None
     if other is not None:
         check_comparable(config.seeds, [seed for seed, _ in resets], other)
@@ -76,6 +81,7 @@ def run(config: Config) -> None:
         config.weights,
         device,
         INFERENCE_BLOCK,
+        execution=execution,
     )
     saved = checkpoint.read(config.checkpoint)
     env = saved.config["env"]
@@ -89,7 +95,7 @@ def run(config: Config) -> None:
     minutes = (time.monotonic() - began) / 60
     settings = asdict(config) | {"sampler": policy.actor.sampler}
     measured = {
-        "network_calls": policy.actor.calls,
+        "network_calls": policy.calls,
         "minutes": minutes,
         "checkpoint": {"step": saved.step, "sha256": saved.sha256, "config": saved.config},
     }

@@ -6,7 +6,7 @@ diffpolicy-measure-ways checkpoint=RUN/checkpoints/best episodes=500 out=OUT
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from diffpolicy.envs.experts import EXPERTS
 from diffpolicy.evaluation import compare_ways, environment, episode_resets, rollout, wilson
 from diffpolicy.evaluation.report import provenance, write_json
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED, Episode
+from diffpolicy.policies import Execution
 from diffpolicy.scripts._hydra import command
 from diffpolicy.scripts.make_demos import demonstrate
 
@@ -37,6 +38,7 @@ class Config:
         demonstrates as often.
     seeds: the first of consecutive seeds.
     action_horizon: null keeps the training's.
+    execution: what binds a chunk to those before it, as of `diffpolicy-evaluate`.
     workers: processes that the episodes are dealt out to; null is as many as pay on this machine, 0 none. It changes
         no result.
     """
@@ -46,6 +48,7 @@ class Config:
     episodes: int = 500
     seeds: int = REPORT_SEED
     action_horizon: int | None = None
+    execution: dict[str, Any] = field(default_factory=lambda: asdict(Execution()))
     workers: int | None = None
     overwrite: bool = False
 
@@ -63,7 +66,8 @@ def run(config: Config) -> None:
     buffer = load_buffer(DatasetConfig(**saved.config["dataset"]))
     if "state" not in buffer:
         raise ValueError("which way a demonstration took follows from its states: the data set has no array 'state'")
-    policy = load_policy(config.checkpoint, action_horizon=config.action_horizon, block=INFERENCE_BLOCK)
+    horizon, execution = config.action_horizon, Execution(**config.execution)
+    policy = load_policy(config.checkpoint, action_horizon=horizon, block=INFERENCE_BLOCK, execution=execution)
     out.mkdir(parents=True, exist_ok=True)
 
     how = {"workers": config.workers, "progress": True}

@@ -148,7 +148,7 @@ def rollout(
     episodes = [Episode(seed) for seed, _ in resets]
     for k, (own, _) in enumerate(shards):
         episodes[k::workers] = own
-    policy.actor.calls = max(calls for _, calls in shards)  # as if it had acted here
+    policy.calls = max(calls for _, calls in shards)  # as if it had acted here
     return episodes
 
 
@@ -205,7 +205,7 @@ def _roll(
                     if number < film:
                         _keep(episodes[number], obs[slot], slots[slot])
             if not running:
-                return episodes, policy.actor.calls
+                return episodes, policy.calls
             active = sorted(running)
             actions = queue.act(stack([obs[slot] for slot in active]), active)
             for slot, action in zip(active, actions, strict=True):

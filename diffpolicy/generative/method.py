@@ -112,8 +112,17 @@ class Method:
         return field if self.clip is None else ClipData(field, -self.clip, self.clip)
 
     def draw(
-        self, field: Field, x: Tensor, cond: Any, generators: Generators, trajectory: bool = False
+        self,
+        field: Field,
+        x: Tensor,
+        cond: Any,
+        generators: Generators,
+        trajectory: bool = False,
+        times: Tensor | None = None,
     ) -> tuple[Tensor, int]:
-        """From noise x (B, *shape) to data, and the number of network calls; see `sample`."""
+        """From noise x (B, *shape) to data, and the number of network calls; see `sample`.
+
+        `times` other than the sampler's own are for an x on the sampling path at the first of them.
+        """
         flow = self.solver.bind(field, self.sampling_path, generators)
-        return sample(flow, x, self.times, cond, trajectory), flow.calls
+        return sample(flow, x, self.times if times is None else times, cond, trajectory), flow.calls

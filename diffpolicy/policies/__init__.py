@@ -2,12 +2,14 @@
 
 from diffpolicy.policies.actors import Actor, GenerativeActor
 from diffpolicy.policies.build import PolicyConfig, build_actor, load_policy, observed_by
+from diffpolicy.policies.execution import Execution
 from diffpolicy.policies.observations import stack
 from diffpolicy.policies.policy import ActionQueue, Policy
 
 __all__ = [
     "ActionQueue",
     "Actor",
+    "Execution",
     "GenerativeActor",
     "Policy",
     "PolicyConfig",

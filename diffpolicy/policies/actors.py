@@ -2,8 +2,9 @@
 
 An actor works in normalised units and knows nothing of robots, observations' meaning or files:
 
-    loss(batch, generator) -> (B,)        batch: "data" (B, T_p, A) and "cond" (B, C)
-    act(cond, generators)  -> (B, T_p, A) one generator per row, so that a row does not depend on its batch
+    loss(batch, generator)       -> (B,)        batch: "data" (B, T_p, A) and "cond" (B, C)
+    act(cond, generators, plan)  -> (B, T_p, A) one generator per row, so that a row does not depend on its batch;
+                                                the plan says what is known of the chunks (`execution.Plan`)
 
 With cameras (`vision.VisionActor`) batch and cond are mappings that hold "cond" and the cameras' pictures.
 
@@ -12,6 +13,7 @@ With cameras (`vision.VisionActor`) batch and cond are mappings that hold "cond"
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -20,8 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffpolicy.generative.guidance import Inpaint
 from diffpolicy.generative.method import Method
-from diffpolicy.generative.shapes import Generators, randn
+from diffpolicy.generative.shapes import Generators
+from diffpolicy.policies.execution import FROM_NOISE, Plan
 from diffpolicy.registry import build
 
 
@@ -30,6 +34,7 @@ class Actor(ABC, nn.Module):
 
     calls: int = 0
     shape: tuple[int, int]  # (T_p, A) of what it draws
+    takes: frozenset[str] = frozenset()  # what of `execution.Execution` its `act` can follow; it is told of no more
 
     @abstractmethod
     def networks(self) -> list[nn.Module]:
@@ -44,7 +49,9 @@ class Actor(ABC, nn.Module):
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor: ...
 
     @abstractmethod
-    def act(self, cond: Tensor | Mapping[str, Tensor], generators: Sequence[torch.Generator]) -> Tensor: ...
+    def act(
+        self, cond: Tensor | Mapping[str, Tensor], generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE
+    ) -> Tensor: ...
 
     @abstractmethod
     def configure(
@@ -82,6 +89,8 @@ class GenerativeActor(Actor):
     Raises:
         ValueError: unknown names or options that do not fit together.
     """
+
+    takes = frozenset({"noise", "warm_start", "inpaint"})
 
     def __init__(
         self,
@@ -121,9 +130,13 @@ class GenerativeActor(Actor):
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
         return self.method.loss(self.net, batch, generator)
 
-    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        x = randn((len(cond), *self.shape), generators, dtype=cond.dtype, device=cond.device)
-        x, self.calls = self.method.draw(self.method.field(self.net), x, cond, generators)
+    def act(self, cond: Tensor, generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE) -> Tensor:
+        method, shape = self.method, (len(cond), *self.shape)
+        x, times = plan.begin(
+            shape, method.times, method.sampling_path, generators, dtype=cond.dtype, device=cond.device
+        )
+        hold = None if plan.held is None else functools.partial(Inpaint, known=plan.expected, mask=plan.held)
+        x, self.calls = method.draw(method.field(self.net, hold), x, cond, generators, times=times)
         return x
 
 
@@ -157,7 +170,7 @@ class RegressionActor(Actor):
         return error.flatten(1).mean(1)
 
     @torch.no_grad()
-    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, cond: Tensor, generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE) -> Tensor:
         self.calls = 1
         return self._mean(cond)
 

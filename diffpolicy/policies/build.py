@@ -13,6 +13,7 @@ import torch
 from diffpolicy import checkpoint
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.execution import Execution
 from diffpolicy.policies.observations import Cameras
 from diffpolicy.policies.policy import Policy
 from diffpolicy.policies.vision import VisionActor
@@ -67,6 +68,7 @@ def load_policy(
     block: int | None = None,
     freeze: bool = False,
     compile: bool = False,
+    execution: Execution | None = None,
 ) -> Policy:
     """The trained policy of a checkpoint, ready to act. Nothing is unpickled.
 
@@ -80,6 +82,7 @@ def load_policy(
         freeze: lay the network out for acting: faster for one robot, equal up to rounding.
         compile: freeze, and compile calls of `block` rows (one, without a block). Takes a minute or two here, and
             half of it once the compiler has seen the network; a chunk then takes a fourth.
+        execution: how chunks are executed beside T_a, see `Policy`.
 
     Raises:
         CheckpointError: a missing, half-written or damaged checkpoint, or one whose weights do not fit.
@@ -98,11 +101,7 @@ def load_policy(
     actor.configure(solver, steps, grid, solver_options)
     horizons = saved.config["policy"]
     actor.to(device).eval().requires_grad_(False)
-    if compile:
-        print("compiling the policy for acting, which takes a minute or two", file=sys.stderr)
-    if freeze or compile:
-        actor.freeze((block or 1) if compile else None)
-    return Policy(
+    policy = Policy(
         actor,
         normalizer,
         horizons["obs_horizon"],
@@ -110,4 +109,10 @@ def load_policy(
         horizons["action_horizon"] if action_horizon is None else action_horizon,
         block,
         observed_by(saved.config),
+        execution,
     )
+    if compile:
+        print("compiling the policy for acting, which takes a minute or two", file=sys.stderr)
+    if freeze or compile:
+        actor.freeze((block or 1) if compile else None)
+    return policy

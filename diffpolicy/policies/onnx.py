@@ -2,7 +2,9 @@
 
     what="chunk"     noise (B, T_p, A), obs (B, T_o, D) -> actions (B, T_a, A), trajectory (B, T_p, A)
                      what `Policy.predict` and `Policy.trajectories` do, in the environment's units: normaliser,
-                     network and the sampler's steps. The caller draws the noise from N(0, I).
+                     network and the sampler's steps. The caller draws the noise from N(0, I), and what binds a
+                     chunk to those before it (`execution.Execution`) is the caller's too: zero noise, one noise for
+                     an episode, ensembles of the trajectories. Warm starts and inpainting take what="network".
     what="network"   x (B, T_p, A), t (B,), cond (B, T_o·D) -> output (B, T_p, A)
                      the network alone, in normalised units, for a sampler of one's own; cond is the normalised
                      observation history, oldest first.

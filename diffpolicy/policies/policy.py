@@ -7,7 +7,8 @@ An observation with pictures is a mapping: under each name (B, T_o, ...), pictur
 Row i of a call belongs to slot slots[i] (0 … B − 1 unless said otherwise). The noise of a chunk is a function of
 its episode's seed and of its number within the episode alone, so that an episode does not depend on which others
 were run beside it. A policy predicts T_p actions from T_o − 1 steps ago on, of which the T_a from now on are
-returned to be executed before it is asked again (receding horizon control; Chi et al. 2023, section 2.3).
+returned to be executed before it is asked again (receding horizon control; Chi et al. 2023, section 2.3). What else
+binds a chunk to those before it in its episode is said by an `execution.Execution`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.execution import Execution, Executor
 from diffpolicy.policies.observations import Cameras, Observation, stack
 
 
@@ -36,6 +38,10 @@ class Policy:
         block: rows per network call, the last block padded; None takes all rows at once. Arithmetic can differ
             in the last bit between batch sizes; with a fixed block it does not.
         cameras: what it sees beside numbers; None if that is nothing.
+        execution: how chunks are executed beside T_a; None executes each as it was drawn.
+
+    Raises:
+        ValueError: horizons, or an execution, that do not fit together or the actor.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Policy:
         action_horizon: int = 8,
         block: int | None = None,
         cameras: Cameras | None = None,
+        execution: Execution | None = None,
     ) -> None:
         if min(obs_horizon, action_horizon) < 1 or obs_horizon - 1 + action_horizon > horizon:
             raise ValueError(
@@ -58,7 +65,15 @@ class Policy:
         self.actor, self.normalizer = actor, normalizer
         self.obs_horizon, self.horizon, self.action_horizon = obs_horizon, horizon, action_horizon
         self.block, self.cameras = block, cameras
+        # network calls of the last chunk; with a warm start, once there was one, of the last that followed another
+        self.calls = 0
+        self._executor = Executor(execution or Execution(), actor.takes, obs_horizon, horizon, action_horizon)
         self._episodes: dict[int, tuple[tuple[int, ...], int]] = {}  # slot -> (key of its episode, chunks so far)
+
+    @property
+    def execution(self) -> Execution:
+        """How chunks are executed beside T_a."""
+        return self._executor.execution
 
     @property
     def obs_dim(self) -> int:
@@ -81,15 +96,20 @@ class Policy:
         if seeds is None:
             for slot in list(self._episodes) if slots is None else slots:
                 (*_, count), _ = self._episodes.get(slot, ((slot, -1), 0))
-                self._episodes[slot] = ((slot, count + 1), 0)
+                self._begin(slot, (slot, count + 1))
             return
         slots = range(len(seeds)) if slots is None else slots
         if len(seeds) != len(slots) or any(seed < 0 for seed in seeds):
             raise ValueError(f"need one seed >= 0 per slot; given {len(slots)} slots and seeds {list(seeds)[:8]}")
-        self._episodes.update((slot, ((int(seed),), 0)) for slot, seed in zip(slots, seeds, strict=True))
+        for slot, seed in zip(slots, seeds, strict=True):
+            self._begin(slot, (int(seed),))
+
+    def _begin(self, slot: int, key: tuple[int, ...]) -> None:
+        self._episodes[slot] = (key, 0)
+        self._executor.forget(slot)
 
     def predict(self, obs: Observation, slots: Sequence[int] | None = None) -> np.ndarray:
-        """The next chunk of actions for each row.
+        """The next chunk of actions for each row, all of which are to be executed before the call that follows.
 
         Args:
             obs: the last T_o observations, oldest first, (B, T_o, D), in the environment's units, or a mapping. At
@@ -103,10 +123,16 @@ class Policy:
             ValueError: a wrong shape, or NaN or infinity in `obs`.
             TypeError: pictures that are not uint8, or numbers alone where there are cameras.
         """
-        return self.trajectories(obs, slots)[:, self.obs_horizon - 1 :][:, : self.action_horizon]
+        _, actions = self._next(obs, slots)
+        return self._in_units(actions)
 
     def trajectories(self, obs: Observation, slots: Sequence[int] | None = None) -> np.ndarray:
-        """As `predict`, but all T_p actions, (B, T_p, A): the first T_o - 1 of them are of steps gone by."""
+        """As `predict`, but the new chunk as drawn, (B, T_p, A): the first T_o - 1 actions are of steps gone by."""
+        chunks, _ = self._next(obs, slots)
+        return self._in_units(chunks)
+
+    def _next(self, obs: Observation, slots: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+        """New chunks (B, T_p, A) and the actions to execute (B, T_a, A), normalised."""
         numbers, pictures = self.split(obs, self.obs_horizon)
         slots = range(len(numbers)) if slots is None else slots
         if len(slots) != len(numbers):
@@ -115,25 +141,31 @@ class Policy:
         device = next(self.actor.parameters()).device
         cond = self.normalizer.normalize("obs", torch.from_numpy(numbers).to(device)).flatten(1)
         seen = {"cond": cond} | {name: torch.from_numpy(values).to(device) for name, values in pictures.items()}
-        block = self.block or max(len(cond), 1)
-        parts = []
-        for i in range(0, len(cond), block):
-            rows = {name: values[i : i + block] for name, values in seen.items()}
-            parts.append(self._act(rows, generators[i : i + block], block))
-        if not parts:
-            return np.empty((0, self.horizon, self.action_dim), np.float32)
-        return self.normalizer.unnormalize("action", torch.cat(parts)).cpu().numpy()
+        chunks = cond.new_empty((len(cond), self.horizon, self.action_dim))
+        for rows in self._executor.parts(slots):
+            block = self.block or len(rows)
+            for i in range(0, len(rows), block):
+                part = rows[i : i + block]
+                padded = part + part[:1] * (block - len(part))
+                spare = [torch.Generator().manual_seed(0) for _ in padded[len(part) :]]
+                plan = self._executor.plan([slots[row] for row in padded])
+                given = {name: values[padded] for name, values in seen.items()}
+                drawn = self.actor.act(
+                    given if self.cameras else given["cond"], [generators[row] for row in part] + spare, plan
+                )
+                chunks[part] = drawn[: len(part)]
+                if plan.start == self.execution.warm_start or not self.calls:
+                    self.calls = self.actor.calls
+        return chunks, self._executor.execute(slots, chunks)
 
-    def _act(self, seen: dict[str, Tensor], generators: list[torch.Generator], block: int) -> Tensor:
-        rows = len(generators)
-        if missing := block - rows:
-            seen = {k: torch.cat([v, v[:1].expand(missing, *v.shape[1:])]) for k, v in seen.items()}
-            generators = generators + [torch.Generator().manual_seed(0) for _ in range(missing)]
-        return self.actor.act(seen if self.cameras else seen["cond"], generators)[:rows]
+    def _in_units(self, actions: Tensor) -> np.ndarray:
+        return self.normalizer.unnormalize("action", actions).cpu().numpy()
 
     def _next_generator(self, slot: int) -> torch.Generator:
         episode, chunk = self._episodes.get(slot, ((slot, 0), 0))
         self._episodes[slot] = (episode, chunk + 1)
+        if self.execution.noise == "episode":
+            chunk = 0
         key = int(np.random.SeedSequence([*episode, chunk]).generate_state(1, np.uint64)[0])
         return torch.Generator().manual_seed(key)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.execution import FROM_NOISE, Plan
 
 
 @final
@@ -47,6 +48,10 @@ class VisionActor(Actor):
         self.actor.calls = number
 
     @property
+    def takes(self) -> frozenset[str]:
+        return self.actor.takes
+
+    @property
     def sampler(self) -> dict[str, Any]:
         return self.actor.sampler
 
@@ -62,10 +67,12 @@ class VisionActor(Actor):
             places = {name: rand(shape, generator, dtype=torch.float32, device=device) for name in self.encoders}
         return self.actor.loss({"data": batch["data"], "cond": self._encoded(batch, places)}, generator)
 
-    def act(self, cond: Mapping[str, Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+    def act(
+        self, cond: Mapping[str, Tensor], generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE
+    ) -> Tensor:
         with torch.no_grad():
             encoded = self._encoded(cond, {})
-        return self.actor.act(encoded, generators)
+        return self.actor.act(encoded, generators, plan)
 
     def _encoded(self, observed: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
         features = [encoder(observed[name], places.get(name)) for name, encoder in self.encoders.items()]

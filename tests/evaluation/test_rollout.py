@@ -12,7 +12,7 @@ from scipy import stats
 
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.evaluation import bootstrap, compare, environment, episode_resets, rollout, shards, summarize, wilson
-from diffpolicy.policies import Policy, build_actor
+from diffpolicy.policies import Execution, Policy, build_actor
 
 rollout_module = sys.modules[rollout.__module__]  # the package's name for it is the function
 
@@ -55,6 +55,18 @@ def test_episodes_do_not_depend_on_batch_processes_or_threads():
         torch.set_num_threads(threads)
     for workers in (0, 1):
         assert _rows(rollout(_policy(), make_env, resets[10:20], workers=workers)) == base[10:20]
+
+
+def test_nor_do_episodes_whose_chunks_are_bound_to_each_other():
+    bound = Execution(noise="episode", ensemble=0.1, warm_start=0.5, inpaint=1)
+    policy, plain = (
+        Policy(_policy().actor, _policy().normalizer, block=16, execution=execution) for execution in (bound, None)
+    )
+    resets = episode_resets(200_000, 5)
+    base = _rows(rollout(policy, make_env, resets))
+    assert policy.calls == 1 and _rows(rollout(plain, make_env, resets)) != base and plain.calls == 2
+    policy.calls = 0
+    assert _rows(rollout(policy, make_env, resets, envs=2, workers=2)) == base and policy.calls == 1
 
 
 def test_film_and_score(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from diffpolicy import checkpoint, load_policy
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.policies import ActionQueue, Policy, build_actor, observed_by
+from diffpolicy.policies import ActionQueue, Execution, Policy, build_actor, observed_by
 
 T_O, T_P, T_A = 2, 16, 8
 CONFIG = {
@@ -64,8 +64,8 @@ def test_rows_do_not_depend_on_their_batch():
 
 def test_the_queue_keeps_the_history():
     policy, asked = _policy(), []
-    predict = policy.trajectories
-    object.__setattr__(policy, "trajectories", lambda obs, slots=None: asked.append(obs) or predict(obs, slots))
+    predict = policy.predict
+    object.__setattr__(policy, "predict", lambda obs, slots=None: asked.append(obs) or predict(obs, slots))
     queue = ActionQueue(policy)
     queue.reset()
     seen = [_obs(2, None, seed) for seed in range(T_A + 1)]
@@ -78,6 +78,13 @@ def test_the_queue_keeps_the_history():
     for name in ("front", "agent"):
         np.testing.assert_array_equal(asked[0][name], np.stack([seen[0][name]] * 2, axis=1))
         np.testing.assert_array_equal(asked[1][name], np.stack([seen[-2][name], seen[-1][name]], axis=1))
+
+
+def test_the_actor_inside_is_told_of_the_last_chunk():
+    policy, obs = _policy(execution=Execution(noise="zero", warm_start=0.5, inpaint=2)), _obs(1)
+    first, second = policy.trajectories(obs)[0], policy.trajectories(obs)[0]
+    np.testing.assert_array_equal(second[: T_O + 1], first[T_A:][: T_O + 1])
+    assert policy.calls == 1
 
 
 def test_saved_and_loaded(tmp_path):

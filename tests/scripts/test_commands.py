@@ -81,6 +81,25 @@ def test_maps_take_options_without_ceremony(trained):
     assert result["checkpoint"]["step"] == 6 and result["checkpoint"]["sha256"]["ema.safetensors"]
 
 
+def test_how_chunks_are_executed(trained):
+    best = "checkpoint=RUN/checkpoints/best"
+    bound = ["action_horizon=4", "execution.noise=zero", "execution.ensemble=[0.7,0.3]", "execution.warm_start=0.5"]
+    out = typed(
+        "evaluate", best, "episodes=1", "solver=ddim", "steps=4", "grid=uniform", *bound, "out=F", "videos=0",
+        cwd=trained,
+    )  # fmt: skip
+    assert "1 episodes, 2 network calls a chunk" in out
+    expected = {"noise": "zero", "ensemble": [0.7, 0.3], "warm_start": 0.5, "inpaint": None}
+    assert json.loads((trained / "F" / "evaluation.json").read_text())["settings"]["execution"] == expected
+    for setting, says in (
+        ("execution.nois=zero", "'execution.noise'"),
+        ("execution.ensemble=[0.7,0.7]", "sum to 1.4"),
+        ("execution.inpaint=8", "inpaint can be up to 7"),
+    ):
+        assert says in typed("evaluate", best, "out=G", setting, cwd=trained, ok=False)
+    assert not (trained / "G").exists()
+
+
 def test_a_comparison_that_cannot_be_is_refused_first(trained):
     (trained / "other.json").write_text('{"settings": {"seeds": 5}, "episodes": [{"seed": 5}]}')
     options = ("checkpoint=RUN/checkpoints/last", "seeds=paper", "out=E", "compare_to=other.json")
