@@ -13,6 +13,7 @@ from diffpolicy.generative.flow_maps import AverageVelocity
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators, randn
 from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.execution import FROM_NOISE, Plan
 from diffpolicy.registry import build
 
 
@@ -29,6 +30,8 @@ class FlowMapActor(Actor):
     Raises:
         ValueError: unknown names or options that do not fit together.
     """
+
+    takes = frozenset({"noise", "warm_start"})
 
     def __init__(
         self,
@@ -70,10 +73,11 @@ class FlowMapActor(Actor):
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
         return self.objective(self.net, batch, generator)
 
-    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        x = randn((len(cond), *self.shape), generators, dtype=cond.dtype, device=cond.device)
+    def act(self, cond: Tensor, generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE) -> Tensor:
+        shape = (len(cond), *self.shape)
+        x, times = plan.begin(shape, self.times, self.path, generators, dtype=cond.dtype, device=cond.device)
         flow = AverageVelocity(self.net)
-        x = sample(flow, x, self.times, cond)
+        x = sample(flow, x, times, cond)
         self.calls = flow.calls
         return x
 
@@ -125,7 +129,7 @@ class TwoStepActor(Actor):
         return first / self.time**2 + second / (1 - self.time) ** 2
 
     @torch.no_grad()
-    def act(self, cond: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def act(self, cond: Tensor, generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE) -> Tensor:
         self.calls = 2
         x = torch.zeros((len(cond), *self.shape), dtype=cond.dtype, device=cond.device)
         for time in (0.0, self.time):

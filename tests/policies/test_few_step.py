@@ -8,6 +8,7 @@ from torch import nn
 from diffpolicy import checkpoint, load_policy
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.policies import build_actor
+from diffpolicy.policies.execution import Execution
 
 CONFIG = {
     "policy": {"obs_horizon": 2, "horizon": 16, "action_horizon": 8},
@@ -70,6 +71,17 @@ def test_a_flow_map_takes_any_number_of_steps_and_no_solver(tmp_path):
             load_policy(path, **refused)
     with pytest.raises(ValueError, match="steps must be an integer >= 1, got 0"):
         load_policy(path, steps=0)
+
+
+def test_a_flow_map_can_begin_from_the_last_chunk_or_without_noise(tmp_path):
+    path = _saved("shortcut", tmp_path)
+    silent = load_policy(path, execution=Execution(noise="zero"))
+    np.testing.assert_array_equal(silent.predict(_obs()), silent.predict(_obs()))
+    warm = load_policy(path, steps=4, execution=Execution(warm_start=0.5))
+    calls = [(warm.predict(_obs()), warm.actor.calls)[1] for _ in range(2)]
+    assert calls == [4, 2]
+    with pytest.raises(ValueError, match="inpaint=0: this policy's actor cannot follow that"):
+        load_policy(path, execution=Execution(inpaint=0))
 
 
 def test_two_steps_draw_nothing(tmp_path):
