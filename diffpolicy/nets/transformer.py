@@ -44,6 +44,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, expansion: int, features: int, dropout: float) -> None:
         super().__init__()
+        self.norm = _norm(width)
         self.film = _zero(nn.Linear(features, 6 * width))
         self.attention = SelfAttention(width, heads)
         self.mlp = nn.Sequential(
@@ -53,9 +54,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
         scale, shift, gate, *mlp = self.film(features)[:, None].chunk(6, dim=-1)
-        x = torch.addcmul(x, gate, self.dropout(self.attention(_norm(x, scale, shift))))
+        x = torch.addcmul(x, gate, self.dropout(self.attention(_modulated(self.norm(x), scale, shift))))
         scale, shift, gate = mlp
-        return torch.addcmul(x, gate, self.dropout(self.mlp(_norm(x, scale, shift))))
+        return torch.addcmul(x, gate, self.dropout(self.mlp(_modulated(self.norm(x), scale, shift))))
 
 
 class ConditionalTransformer(nn.Module):
@@ -112,6 +113,7 @@ class ConditionalTransformer(nn.Module):
         self.cond = _embedder(nn.Identity(), cond_dim, features) if cond_dim else None
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
         self.blocks = nn.ModuleList(Block(width, heads, expansion, features, dropout) for _ in range(layers))
+        self.norm = _norm(width)
         self.film = _zero(nn.Linear(features, 2 * width))
         self.out = _zero(nn.Linear(width, dim))
 
@@ -134,7 +136,7 @@ class ConditionalTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, features)
         scale, shift = self.film(features)[:, None].chunk(2, dim=-1)
-        return self.out(_norm(h, scale, shift)).to(t.dtype)
+        return self.out(_modulated(self.norm(h), scale, shift)).to(t.dtype)
 
     def _check(self, x: Tensor, t: Tensor, cond: Tensor | None, r: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[2] != self.dim or x.shape[1] > self.horizon:
@@ -153,9 +155,12 @@ class ConditionalTransformer(nn.Module):
             raise ValueError(f"cond has shape {given}; this network takes {expected}")
 
 
-def _norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Layer norm (Ba et al. 2016) with the scale and shift of the features, (B, 1, W)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+def _norm(width: int) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)  # scale and shift come from the features
+
+
+def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 def _embedder(first: nn.Module, size: int, features: int) -> nn.Sequential:
