@@ -17,6 +17,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "net": {
         "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
         "unet2d": "diffpolicy.nets.unet2d:ConditionalUnet2D",
+        "transformer": "diffpolicy.nets.transformer:ConditionalTransformer",
     },
     "encoder": {
         "image": "diffpolicy.nets.vision:ImageEncoder",
@@ -62,8 +63,10 @@ def lookup(kind: str, name: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
-def build(kind: str, spec: Mapping[str, Any], **given: Any) -> Any:
+def build(kind: str, spec: Mapping[str, Any], offered: Mapping[str, Any] | None = None, /, **given: Any) -> Any:
     """The object that `spec` describes: its `name` and constructor arguments, with `given` added.
+
+    What is `offered` goes only to a class whose constructor has such an argument, and is not left to the spec.
 
     Raises:
         ValueError: no name, an unknown name or an argument the constructor does not take, with the near ones.
@@ -73,13 +76,15 @@ def build(kind: str, spec: Mapping[str, Any], **given: Any) -> Any:
         raise ValueError(f"a {kind} needs a 'name', one of {sorted(REGISTRY[kind])}; given {dict(spec)}")
     name = options.pop("name")
     cls = lookup(kind, name)
-    accepted = [parameter for parameter in inspect.signature(cls).parameters if parameter not in given]
+    parameters = inspect.signature(cls).parameters
+    given |= {key: value for key, value in (offered or {}).items() if key in parameters}
+    accepted = [parameter for parameter in parameters if parameter not in given]
     for key in options:
         if key not in accepted:
             raise ValueError(
                 f"{kind} {name!r} has no option {key!r}{near(key, accepted)}; it takes {sorted(accepted)}"
             )
-    if foreign := [key for key in given if key not in inspect.signature(cls).parameters]:
+    if foreign := [key for key in given if key not in parameters]:
         raise ValueError(f"{kind} {name!r} does not take {', '.join(foreign)}: it is for something else; see --help")
     try:
         return cls(**options, **given)

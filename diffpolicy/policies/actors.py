@@ -110,7 +110,7 @@ class GenerativeActor(Actor):
     ) -> None:
         super().__init__()
         self.shape = (horizon, dim)
-        self.net = build("net", net, dim=dim, cond_dim=cond_dim)
+        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim)
         drawn = {"solver": solver, "steps": steps, "grid": grid, "solver_options": solver_options, "clip": clip}
         self.method = Method(build("path", path), prediction, times, weighting, **drawn)
 
@@ -154,7 +154,7 @@ class RegressionActor(Actor):
     def __init__(self, dim: int, cond_dim: int, horizon: int, net: Mapping[str, Any]) -> None:
         super().__init__()
         self.shape = (horizon, dim)
-        self.net = build("net", net, dim=dim, cond_dim=cond_dim)
+        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim)
 
     def networks(self) -> list[nn.Module]:
         return [self.net]

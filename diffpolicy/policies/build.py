@@ -79,7 +79,8 @@ def load_policy(
         weights: "ema" (the moving average, the better one) or "model" (the last step's).
         device: where the network runs.
         block: rows per network call, see `Policy`.
-        freeze: lay the network out for acting: faster for one robot, equal up to rounding.
+        freeze: lay the network out for acting, where it has a way to (`ConditionalUnet1D.freeze`): faster for one
+            robot, equal up to rounding.
         compile: freeze, and compile calls of `block` rows (one, without a block). Takes a minute or two here, and
             half of it once the compiler has seen the network; a chunk then takes a fourth.
         execution: how chunks are executed beside T_a, see `Policy`.
@@ -112,7 +113,9 @@ def load_policy(
         execution,
     )
     if compile:
-        print("compiling the policy for acting, which takes a minute or two", file=sys.stderr)
+        can = any(hasattr(net, "freeze") for net in actor.networks())
+        says = "compiling the policy for acting, which takes a minute or two"
+        print(says if can else "this network is not compiled for acting: it acts as it is", file=sys.stderr)
     if freeze or compile:
         actor.freeze((block or 1) if compile else None)
     return policy

@@ -45,7 +45,7 @@ class FlowMapActor(Actor):
     ) -> None:
         super().__init__()
         self.shape = (horizon, dim)
-        self.net = build("net", net, dim=dim, cond_dim=cond_dim, two_times=True)
+        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim, two_times=True)
         self.path = build("path", path)
         self.objective = build("flow_map_objective", objective, path=self.path)
         self._objective = objective["name"]
@@ -104,7 +104,7 @@ class TwoStepActor(Actor):
         if not 0 < time < 1:
             raise ValueError(f"time lies between the first answer's 0 and the data's 1; given {time}")
         self.shape, self.time = (horizon, dim), time
-        self.net = build("net", net, dim=dim, cond_dim=cond_dim)
+        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim)
 
     def networks(self) -> list[nn.Module]:
         return [self.net]

@@ -37,19 +37,28 @@ METHODS = {
 }
 
 
+NETS = {
+    "unet1d": {"name": "unet1d", "widths": [8, 16], "time_features": 8},
+    "transformer": {"name": "transformer", "width": 16, "layers": 2, "features": 16, "time_features": 8},
+}
+
+
 @pytest.fixture
 def saved(tmp_path):
-    def save(method="flow", horizon=16):
+    def save(method="flow", horizon=16, net="unet1d"):
         config = {
             "policy": {"obs_horizon": T_O, "horizon": horizon, "action_horizon": T_A},
             "method": METHODS[method],
-            "net": {"name": "unet1d", "widths": [8, 16], "time_features": 8},
+            "net": NETS[net],
             "env": {"id": None, "options": {}},
         }
         torch.manual_seed(0)
         rng = np.random.default_rng(0)
         normalizer = Normalizer.fit({"obs": rng.uniform(0, 512, (99, D)), "action": rng.uniform(100, 400, (99, A))})
-        weights = build_actor(config, D, A).state_dict()
+        actor = build_actor(config, D, A)
+        for parameter in actor.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)  # a transformer's output starts at 0
+        weights = actor.state_dict()
         groups = {"model": weights, "ema": weights, "normalizer": normalizer.to_tensors()}
         return checkpoint.write(tmp_path / method, 7, groups, config, {})
 
@@ -71,9 +80,10 @@ def _draws(policy, rows):
     return obs, randn((rows, policy.horizon, A), generators, dtype=torch.float32, device="cpu").numpy()
 
 
-@pytest.mark.parametrize("horizon", [16, 11])  # the network's stride of 2 does not divide 11
-def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, horizon):
-    path, file = saved(horizon=horizon), tmp_path / "new" / "net.onnx"
+# the U-Net's stride of 2 does not divide 11
+@pytest.mark.parametrize(("net", "horizon"), [("unet1d", 16), ("unet1d", 11), ("transformer", 11)])
+def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, horizon):
+    path, file = saved(horizon=horizon, net=net), tmp_path / "new" / "net.onnx"
     assert export_onnx(path, file, "network") < 1e-5
     session, _ = _session(file)
     assert [(i.name, i.shape) for i in session.get_inputs()] == [
@@ -88,9 +98,17 @@ def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, horiz
         torch.testing.assert_close(torch.from_numpy(output), net(x, t, cond), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("method", "solver"), [("flow", None), ("ddpm", None), ("ddpm", "dpmpp_2m")])
-def test_chunk_is_what_the_policy_predicts_from_the_same_noise(saved, tmp_path, method, solver):
-    path, file = saved(method), tmp_path / "chunk.onnx"
+@pytest.mark.parametrize(
+    ("net", "method", "solver"),
+    [
+        ("unet1d", "flow", None),
+        ("unet1d", "ddpm", None),
+        ("unet1d", "ddpm", "dpmpp_2m"),
+        ("transformer", "ddpm", None),
+    ],
+)
+def test_chunk_is_what_the_policy_predicts_from_the_same_noise(saved, tmp_path, net, method, solver):
+    path, file = saved(method, net=net), tmp_path / "chunk.onnx"
     assert export_onnx(path, file, solver=solver, action_horizon=5) < 1e-3
     session, meta = _session(file)
     assert meta["sampler"]["solver"] == (solver or METHODS[method]["solver"])

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from typed import typed
 
+from diffpolicy import load_policy
 from diffpolicy.datasets import ReplayBuffer
+from diffpolicy.nets import ConditionalTransformer
 
 OWN = ["dataset.name=zarr", "dataset.mirror=false"]
 TINY = ["net.widths=[8,16]", "net.time_features=8"]
@@ -68,6 +70,14 @@ def test_train_then_evaluate_then_compare(trained):
     assert "paired difference: +0.000  [+0.000, +0.000]" in other
     again = json.loads((trained / "B" / "evaluation.json").read_text())
     assert again["episodes"] == result["episodes"]
+
+
+def test_train_a_transformer_over_the_horizon_that_is_predicted(tmp_path, demonstrations):
+    tiny = ["net.width=16", "net.layers=1", "net.features=16", "policy.horizon=20", "training.batch_size=16"]
+    own = [*OWN, f"dataset.path={demonstrations}", "env.id=null", "training.steps=2"]
+    typed("train", "net=transformer", *own, *tiny, "run_dir=RUN", cwd=tmp_path)
+    policy = load_policy(tmp_path / "RUN/checkpoints/last")
+    assert isinstance(policy.actor.net, ConditionalTransformer) and policy.actor.net.horizon == 20
 
 
 def test_maps_take_options_without_ceremony(trained):

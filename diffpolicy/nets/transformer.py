@@ -1,0 +1,173 @@
+"""A transformer over action steps: the diffusion transformer (DiT) of Peebles and Xie 2023 with one token per step.
+
+For actions so used by Dasari et al. 2024 (DiT-Policy). Time and condition reach every block by adaptive layer norm
+that starts at zero (AdaLN-zero): a block starts as the identity and the network's output at 0.
+
+A network is called as net(x, t, cond, r=None): x (B, T, D) the noised trajectory, t (B,) its time in [0, 1],
+cond (B, C) the encoded condition or None, r (B,) the second time of two-time methods. It knows nothing of paths and
+policies. net.null(cond) is the unconditional condition.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffpolicy.nets.embeddings import time_embedding
+
+
+class SelfAttention(nn.Module):
+    """softmax(QKᵀ/√d)·V over all steps, in every head (Vaswani et al. 2017, equation 1): (B, T, W) -> (B, T, W)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # Written out: torch's fused attention has no forward-mode derivative, and over the few steps of a chunk it
+        # is hardly faster in float32 and several times slower in bfloat16 on a processor.
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Self-attention, then a perceptron for every step, each as x -> x + gate·f((1 + scale)·norm(x) + shift).
+
+    (B, T, W), features of time and condition (B, F) -> (B, T, W). Gates, scales and shifts start at 0.
+    """
+
+    def __init__(self, width: int, heads: int, expansion: int, features: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = _norm(width)
+        self.film = _zero(nn.Linear(features, 6 * width))
+        self.attention = SelfAttention(width, heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, expansion * width), nn.GELU(approximate="tanh"), nn.Linear(expansion * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        scale, shift, gate, *mlp = self.film(features)[:, None].chunk(6, dim=-1)
+        x = torch.addcmul(x, gate, self.dropout(self.attention(_modulated(self.norm(x), scale, shift))))
+        scale, shift, gate = mlp
+        return torch.addcmul(x, gate, self.dropout(self.mlp(_modulated(self.norm(x), scale, shift))))
+
+
+class ConditionalTransformer(nn.Module):
+    """Transformer over the steps of a trajectory, conditioned on (time, condition) by AdaLN-zero.
+
+    Args:
+        dim: D, numbers per time step of the trajectory.
+        cond_dim: C, numbers of the condition; 0 for none.
+        horizon: the longest T that it takes; every step has its learned position.
+        width: W, numbers per token.
+        layers, heads: blocks, and heads of their attention; the heads divide the width.
+        expansion: how much wider than the tokens the blocks' perceptrons are.
+        features: F, size of what the blocks are told of time and condition. All that is known of the observation
+            goes through it, at a cost per trajectory and not per step.
+        time_features: size of the time embedding, even.
+        time: "sinusoidal" or "fourier" (learned frequencies).
+        dropout: share of each branch's outputs that training drops, drawn by torch's global generator.
+        two_times: whether r matters: features of r - t are then added to those of t, and r=None stands for r = t.
+            Without it r is ignored.
+
+    Raises:
+        ValueError: sizes that do not fit together, at construction or (x, t, cond, r) at the call.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        cond_dim: int = 0,
+        horizon: int = 16,
+        width: int = 256,
+        layers: int = 3,
+        heads: int = 4,
+        expansion: int = 2,
+        features: int = 512,
+        time_features: int = 128,
+        time: str = "sinusoidal",
+        dropout: float = 0.0,
+        two_times: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = {"dim": dim, "horizon": horizon, "width": width, "layers": layers, "heads": heads}
+        sizes |= {"expansion": expansion, "features": features}
+        if min(sizes.values()) < 1 or cond_dim < 0:
+            raise ValueError(f"need positive sizes and cond_dim >= 0; given {sizes | {'cond_dim': cond_dim}}")
+        if width % heads:
+            raise ValueError(f"a width of {width} cannot be split into {heads} heads; change one of the two")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a share in [0, 1); given {dropout}")
+        self.dim, self.cond_dim, self.horizon = dim, cond_dim, horizon
+        self.token = nn.Linear(dim, width)
+        self.position = nn.Parameter(0.02 * torch.randn(horizon, width))
+        self.time = _embedder(time_embedding(time, time_features), time_features, features)
+        self.span = _embedder(time_embedding(time, time_features), time_features, features) if two_times else None
+        self.cond = _embedder(nn.Identity(), cond_dim, features) if cond_dim else None
+        self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
+        self.blocks = nn.ModuleList(Block(width, heads, expansion, features, dropout) for _ in range(layers))
+        self.norm = _norm(width)
+        self.film = _zero(nn.Linear(features, 2 * width))
+        self.out = _zero(nn.Linear(width, dim))
+
+    def null(self, cond: Tensor) -> Tensor:
+        """The condition that stands for "none", (B, C): learned, when training drops conditions."""
+        if self.null_cond is None:
+            raise ValueError("this network was built without a condition (cond_dim=0): there is none to drop")
+        return self.null_cond.expand_as(cond)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
+        """(B, T, D), (B,), (B, C), (B,) -> (B, T, D)."""
+        self._check(x, t, cond, r)
+        features = self.time(t)
+        if self.span is not None:
+            features = features + self.span(torch.zeros_like(t) if r is None else r - t)
+        if cond is not None:
+            features = features + self.cond(cond)
+        features = F.silu(features)
+        h = self.token(x) + self.position[: x.shape[1]]
+        for block in self.blocks:
+            h = block(h, features)
+        scale, shift = self.film(features)[:, None].chunk(2, dim=-1)
+        return self.out(_modulated(self.norm(h), scale, shift)).to(t.dtype)
+
+    def _check(self, x: Tensor, t: Tensor, cond: Tensor | None, r: Tensor | None) -> None:
+        if x.ndim != 3 or x.shape[2] != self.dim or x.shape[1] > self.horizon:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; this network takes (B, T, {self.dim}) with T up to its horizon, "
+                f"{self.horizon}"
+            )
+        for name, times in {"t": t, "r": t if r is None else r}.items():
+            if times.shape != x.shape[:1]:
+                raise ValueError(
+                    f"{name} has shape {tuple(times.shape)}; expected ({x.shape[0]},), one time per row of x"
+                )
+        given = None if cond is None else tuple(cond.shape)
+        expected = (x.shape[0], self.cond_dim) if self.cond_dim else None
+        if given != expected:
+            raise ValueError(f"cond has shape {given}; this network takes {expected}")
+
+
+def _norm(width: int) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)  # scale and shift come from the features
+
+
+def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def _embedder(first: nn.Module, size: int, features: int) -> nn.Sequential:
+    return nn.Sequential(first, nn.Linear(size, features), nn.SiLU(), nn.Linear(features, features))
+
+
+def _zero(linear: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
