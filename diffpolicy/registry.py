@@ -33,6 +33,8 @@ REGISTRY: dict[str, dict[str, str]] = {
     "actor": {
         "generative": "diffpolicy.policies.actors:GenerativeActor",
         "regression": "diffpolicy.policies.actors:RegressionActor",
+        "lstm_gmm": "diffpolicy.policies.baselines:LSTMGMMActor",
+        "nearest": "diffpolicy.policies.baselines:NearestActor",
     },
 }
 
@@ -56,17 +58,24 @@ def lookup(kind: str, name: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
+def takes(kind: str, spec: Mapping[str, Any], argument: str) -> bool:
+    """Whether what `spec` describes is made with an argument of that name.
+
+    Raises:
+        ValueError: no name, or an unknown one.
+    """
+    return argument in inspect.signature(_named(kind, spec)).parameters
+
+
 def build(kind: str, spec: Mapping[str, Any], **given: Any) -> Any:
     """The object that `spec` describes: its `name` and constructor arguments, with `given` added.
 
     Raises:
         ValueError: no name, an unknown name or an argument the constructor does not take, with the near ones.
     """
+    cls = _named(kind, spec)
     options = {str(key): value for key, value in spec.items()}
-    if "name" not in options:
-        raise ValueError(f"a {kind} needs a 'name', one of {sorted(REGISTRY[kind])}; given {dict(spec)}")
     name = options.pop("name")
-    cls = lookup(kind, name)
     accepted = [parameter for parameter in inspect.signature(cls).parameters if parameter not in given]
     for key in options:
         if key not in accepted:
@@ -79,3 +88,9 @@ def build(kind: str, spec: Mapping[str, Any], **given: Any) -> Any:
         return cls(**options, **given)
     except TypeError as error:  # a value of a type that the class cannot work with
         raise ValueError(f"{kind} {name!r} cannot be made with {options}: {error}") from error
+
+
+def _named(kind: str, spec: Mapping[str, Any]) -> type:
+    if "name" not in spec:
+        raise ValueError(f"a {kind} needs a 'name', one of {sorted(REGISTRY[kind])}; given {dict(spec)}")
+    return lookup(kind, spec["name"])

@@ -1,6 +1,7 @@
 """Policies: what a robot calls."""
 
 from diffpolicy.policies.actors import Actor, GenerativeActor
+from diffpolicy.policies.baselines import LSTMGMMActor, NearestActor
 from diffpolicy.policies.build import PolicyConfig, build_actor, load_policy, observed_by
 from diffpolicy.policies.observations import stack
 from diffpolicy.policies.policy import ActionQueue, Policy
@@ -9,6 +10,8 @@ __all__ = [
     "ActionQueue",
     "Actor",
     "GenerativeActor",
+    "LSTMGMMActor",
+    "NearestActor",
     "Policy",
     "PolicyConfig",
     "build_actor",

@@ -16,7 +16,7 @@ from diffpolicy.policies.actors import Actor
 from diffpolicy.policies.observations import Cameras
 from diffpolicy.policies.policy import Policy
 from diffpolicy.policies.vision import VisionActor
-from diffpolicy.registry import build
+from diffpolicy.registry import build, takes
 
 
 @dataclass
@@ -32,20 +32,28 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int) -> Act
     """The untrained actor that a run's config describes (its sections `method`, `net` and `policy`).
 
     With `cameras`, name -> (H, W, C) of the pictures, it has an encoder for each, built from the section `encoder`.
+    Methods with a network of their own do without the section `net`; one that remembers its training data reads
+    `windows`, how many they are.
 
     Raises:
-        ValueError: unknown names or options, with the near ones.
+        ValueError: unknown names or options, with the near ones, or cameras of a method that learns nothing.
     """
     policy, cameras = config["policy"], config.get("cameras") or {}
     encoders = {name: build("encoder", config["encoder"], shape=shape) for name, shape in cameras.items()}
+    offered = {"obs_horizon": policy["obs_horizon"], "net": config.get("net"), "windows": config.get("windows")}
     actor = build(
         "actor",
         config["method"],
         dim=action_dim,
         cond_dim=policy["obs_horizon"] * (obs_dim + sum(encoder.features for encoder in encoders.values())),
         horizon=policy["horizon"],
-        net=config["net"],
+        **{k: v for k, v in offered.items() if v is not None and takes("actor", config["method"], k)},
     )
+    if encoders and not any(weights.requires_grad for weights in actor.parameters()):
+        raise ValueError(
+            f"method {config['method']['name']!r} learns nothing, and so no encoder of the pictures of "
+            f"{sorted(encoders)}: observe numbers alone, or choose another method"
+        )
     return VisionActor(actor, encoders) if encoders else actor
 
 
