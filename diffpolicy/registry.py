@@ -36,6 +36,8 @@ REGISTRY: dict[str, dict[str, str]] = {
         "regression": "diffpolicy.policies.actors:RegressionActor",
         "flow_map": "diffpolicy.policies.few_step:FlowMapActor",
         "two_step": "diffpolicy.policies.few_step:TwoStepActor",
+        "lstm_gmm": "diffpolicy.policies.baselines:LSTMGMMActor",
+        "nearest": "diffpolicy.policies.baselines:NearestActor",
     },
     "flow_map_objective": {
         "shortcut": "diffpolicy.generative.flow_maps:ShortcutObjective",
@@ -63,6 +65,15 @@ def lookup(kind: str, name: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
+def takes(kind: str, spec: Mapping[str, Any], argument: str) -> bool:
+    """Whether what `spec` describes is made with an argument of that name.
+
+    Raises:
+        ValueError: no name, or an unknown one.
+    """
+    return argument in inspect.signature(_named(kind, spec)).parameters
+
+
 def build(kind: str, spec: Mapping[str, Any], offered: Mapping[str, Any] | None = None, /, **given: Any) -> Any:
     """The object that `spec` describes: its `name` and constructor arguments, with `given` added.
 
@@ -71,11 +82,9 @@ def build(kind: str, spec: Mapping[str, Any], offered: Mapping[str, Any] | None 
     Raises:
         ValueError: no name, an unknown name or an argument the constructor does not take, with the near ones.
     """
+    cls = _named(kind, spec)
     options = {str(key): value for key, value in spec.items()}
-    if "name" not in options:
-        raise ValueError(f"a {kind} needs a 'name', one of {sorted(REGISTRY[kind])}; given {dict(spec)}")
     name = options.pop("name")
-    cls = lookup(kind, name)
     parameters = inspect.signature(cls).parameters
     given |= {key: value for key, value in (offered or {}).items() if key in parameters}
     accepted = [parameter for parameter in parameters if parameter not in given]
@@ -90,3 +99,9 @@ def build(kind: str, spec: Mapping[str, Any], offered: Mapping[str, Any] | None 
         return cls(**options, **given)
     except TypeError as error:  # a value of a type that the class cannot work with
         raise ValueError(f"{kind} {name!r} cannot be made with {options}: {error}") from error
+
+
+def _named(kind: str, spec: Mapping[str, Any]) -> type:
+    if "name" not in spec:
+        raise ValueError(f"a {kind} needs a 'name', one of {sorted(REGISTRY[kind])}; given {dict(spec)}")
+    return lookup(kind, spec["name"])

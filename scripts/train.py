@@ -28,7 +28,8 @@ from diffpolicy.evaluation import EnvConfig, environment, episode_resets, rollou
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_EPISODES, VALIDATION_SEED
 from diffpolicy.images import ImageConfig, build_generator
-from diffpolicy.policies import Policy, PolicyConfig, build_actor, observed_by
+from diffpolicy.policies import NearestActor, Policy, PolicyConfig, build_actor, observed_by
+from diffpolicy.registry import takes
 from diffpolicy.scripts._hydra import command
 from diffpolicy.training import TrainConfig, train
 from diffpolicy.training.distributed import Ranks, process_group
@@ -101,6 +102,10 @@ def _policy(config: Config, ranks: Ranks, device: torch.device) -> None:
     cameras = windows.train.image_shapes if isinstance(windows.train, ImageWindows) else {}
     if cameras:
         record["cameras"] = {name: list(shape) for name, shape in cameras.items()}
+    if not takes("actor", config.method, "net"):
+        del record["net"]
+    if takes("actor", config.method, "windows"):
+        record["windows"] = len(windows.train)
     if config.env.id:
         _check_fit(config, windows.train, cameras)
     actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim)
@@ -108,6 +113,10 @@ def _policy(config: Config, ranks: Ranks, device: torch.device) -> None:
     def batch(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         obs, action = (windows.normalizer.normalize(key, raw[key]) for key in ("obs", "action"))
         return {"data": action, "cond": obs.flatten(1), **{name: raw[name] for name in cameras}}
+
+    if isinstance(actor, NearestActor):
+        every = torch.arange(len(windows.train), device=device)
+        actor.remember(batch(windows.train.batch(part)) for part in every.split(4096))
 
     def evaluate(averaged: Any, step: int) -> dict[str, float]:
         policy = Policy(averaged, windows.normalizer, **horizons, block=INFERENCE_BLOCK, cameras=observed_by(record))

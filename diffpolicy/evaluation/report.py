@@ -115,7 +115,9 @@ def draw_training(path: Path, metrics: Sequence[Mapping[str, float]]) -> None:
         rows = [(row["step"], row[name]) for row in metrics if name in row]
         if rows:
             losses.plot(*zip(*rows, strict=True), label=name.replace("_", " "))
-    losses.set(xlabel="step", ylabel="loss", yscale="log")
+    # a negative log-likelihood passes 0
+    positive = all(row.get(name, 1.0) > 0 for row in metrics for name in ("loss", "validation_loss"))
+    losses.set(xlabel="step", ylabel="loss", yscale="log" if positive else "linear")
     for scores in others:
         for name in ("score", "success"):
             rows = [(row["step"], row[key]) for row in metrics if (key := f"evaluation/{name}") in row]

@@ -153,7 +153,7 @@ def rollout(
 
 
 def _workers_that_pay(policy: Policy, episodes: int) -> int:
-    if next(policy.actor.parameters()).device.type != "cpu":
+    if policy.actor.device.type != "cpu":
         return 0  # the GPU does most of the work, and every process would take its share of the GPU's memory
     workers = min(usable_cores(), math.ceil(episodes / INFERENCE_BLOCK))
     return workers if workers > 1 else 0

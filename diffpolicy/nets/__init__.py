@@ -1,5 +1,5 @@
-"""Networks, called as net(x, t, cond, r=None), and encoders of conditions. They know nothing of paths, policies or
-tasks."""
+"""Networks, called as net(x, t, cond, r=None), encoders of conditions, and baselines' networks, called as net(cond).
+They know nothing of paths, policies or tasks."""
 
 from diffpolicy.nets.mlp import MLP
 from diffpolicy.nets.transformer import ConditionalTransformer

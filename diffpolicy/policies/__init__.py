@@ -1,6 +1,7 @@
 """Policies: what a robot calls."""
 
 from diffpolicy.policies.actors import Actor, GenerativeActor
+from diffpolicy.policies.baselines import LSTMGMMActor, NearestActor
 from diffpolicy.policies.build import PolicyConfig, build_actor, load_policy, observed_by
 from diffpolicy.policies.execution import Execution
 from diffpolicy.policies.observations import stack
@@ -11,6 +12,8 @@ __all__ = [
     "Actor",
     "Execution",
     "GenerativeActor",
+    "LSTMGMMActor",
+    "NearestActor",
     "Policy",
     "PolicyConfig",
     "build_actor",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, final
 
 import torch
@@ -64,6 +65,12 @@ class Actor(ABC, nn.Module):
         """
 
     @final
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are: weights, or the buffers of one that has no weights."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    @final
     def freeze(self, compile_rows: int | None = None) -> None:
         """Prepare the network for acting, where it knows how to, and compile it for so many rows.
 
@@ -72,6 +79,12 @@ class Actor(ABC, nn.Module):
         for net in self.networks():
             if hasattr(net, "freeze"):
                 net.freeze(compile_rows and (compile_rows, *self.shape))
+
+
+def refuse_solver(why: str, *settings: object) -> None:
+    """Raise ValueError, saying `why`, where any of the settings that `Actor.configure` takes was given."""
+    if any(setting is not None for setting in settings):
+        raise ValueError(f"{why}: leave solver, steps, grid and solver_options as they are")
 
 
 @final
@@ -162,8 +175,7 @@ class RegressionActor(Actor):
     def configure(
         self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
     ) -> None:
-        if any(setting is not None for setting in (solver, steps, grid, options)):
-            raise ValueError("regression draws nothing: leave solver, steps, grid and solver_options as they are")
+        refuse_solver("regression draws nothing", solver, steps, grid, options)
 
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
         error = functional.mse_loss(self._mean(batch["cond"]), batch["data"], reduction="none")

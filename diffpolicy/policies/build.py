@@ -33,20 +33,28 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int) -> Act
     """The untrained actor that a run's config describes (its sections `method`, `net` and `policy`).
 
     With `cameras`, name -> (H, W, C) of the pictures, it has an encoder for each, built from the section `encoder`.
+    Methods with a network of their own do without the section `net`; one that remembers its training data reads
+    `windows`, how many they are.
 
     Raises:
-        ValueError: unknown names or options, with the near ones.
+        ValueError: unknown names or options, with the near ones, or cameras of a method that learns nothing.
     """
     policy, cameras = config["policy"], config.get("cameras") or {}
     encoders = {name: build("encoder", config["encoder"], shape=shape) for name, shape in cameras.items()}
+    offered = {"obs_horizon": policy["obs_horizon"], "net": config.get("net"), "windows": config.get("windows")}
     actor = build(
         "actor",
         config["method"],
+        {name: value for name, value in offered.items() if value is not None},
         dim=action_dim,
         cond_dim=policy["obs_horizon"] * (obs_dim + sum(encoder.features for encoder in encoders.values())),
         horizon=policy["horizon"],
-        net=config["net"],
     )
+    if encoders and not any(weights.requires_grad for weights in actor.parameters()):
+        raise ValueError(
+            f"method {config['method']['name']!r} learns nothing, and so no encoder of the pictures of "
+            f"{sorted(encoders)}: observe numbers alone, or choose another method"
+        )
     return VisionActor(actor, encoders) if encoders else actor
 
 

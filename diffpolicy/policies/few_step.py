@@ -12,7 +12,7 @@ from torch.nn import functional
 from diffpolicy.generative.flow_maps import AverageVelocity
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators, randn
-from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.actors import Actor, refuse_solver
 from diffpolicy.policies.execution import FROM_NOISE, Plan
 from diffpolicy.registry import build
 
@@ -112,11 +112,7 @@ class TwoStepActor(Actor):
     def configure(
         self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
     ) -> None:
-        if any(setting is not None for setting in (solver, steps, grid, options)):
-            raise ValueError(
-                "a two-step policy makes its two calls and draws nothing: leave solver, steps, grid and "
-                "solver_options as they are"
-            )
+        refuse_solver("a two-step policy makes its two calls and draws nothing", solver, steps, grid, options)
 
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
         data, cond = batch["data"], batch["cond"]

@@ -99,9 +99,10 @@ def export_onnx(
     except ModuleNotFoundError as error:
         raise ExportError(f'{error}; pip install "diffpolicy[onnx]" brings what the export needs') from None
     policy = load_policy(path, solver, steps, grid, solver_options, action_horizon, weights)
-    _check_exportable(policy, what)
+    saved = checkpoint.read(path)
+    _check_exportable(policy, saved.config["method"]["name"], what)
     model = onnx.load_from_string(_trace(policy, what))
-    for key, value in _metadata(policy, checkpoint.read(path), what).items():
+    for key, value in _metadata(policy, saved, what).items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
@@ -181,11 +182,11 @@ def _with_net(field: Field, net: nn.Module) -> Field:
     return replace(field, field=_with_net(field.field, net))
 
 
-def _check_exportable(policy: Policy, what: str) -> None:
+def _check_exportable(policy: Policy, method: str, what: str) -> None:
     if policy.cameras:
         raise ValueError("policies that see pictures are not exported yet: only those that observe numbers are")
     if not isinstance(policy.actor, GenerativeActor):
-        raise ValueError("only flow matching and diffusion policies are exported; this checkpoint is of regression")
+        raise ValueError(f"only flow matching and diffusion policies are exported; this checkpoint is of {method}")
     solver = policy.actor.method.solver
     if what == "chunk" and (solver.stochastic or isinstance(solver, DormandPrince)):
         why = "draws noise at every step" if solver.stochastic else "chooses its steps while it runs"

@@ -138,7 +138,7 @@ class Policy:
         if len(slots) != len(numbers):
             raise ValueError(f"{len(slots)} slots for {len(numbers)} rows of obs; give one slot per row")
         generators = [self._next_generator(slot) for slot in slots]
-        device = next(self.actor.parameters()).device
+        device = self.actor.device
         cond = self.normalizer.normalize("obs", torch.from_numpy(numbers).to(device)).flatten(1)
         seen = {"cond": cond} | {name: torch.from_numpy(values).to(device) for name, values in pictures.items()}
         chunks = cond.new_empty((len(cond), self.horizon, self.action_dim))

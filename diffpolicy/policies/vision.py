@@ -15,7 +15,7 @@ from diffpolicy.policies.execution import FROM_NOISE, Plan
 
 @final
 class VisionActor(Actor):
-    """Gives `actor` the condition (numbers, features of camera 1, features of camera 2, ...).
+    """Gives `actor` as its condition, step by step, (numbers, features of camera 1, features of camera 2, ...).
 
     In training the pictures are cropped at random, by the generator of the loss.
 
@@ -76,4 +76,6 @@ class VisionActor(Actor):
 
     def _encoded(self, observed: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
         features = [encoder(observed[name], places.get(name)) for name, encoder in self.encoders.items()]
-        return torch.cat([observed["cond"], *features], dim=1)
+        steps = next(observed[name] for name in self.encoders).shape[1]
+        parts = [part.unflatten(1, (steps, -1)) for part in (observed["cond"], *features)]
+        return torch.cat(parts, dim=2).flatten(1)

@@ -125,6 +125,8 @@ def train(
 ) -> Path:
     """Train `model` and return the path of the last checkpoint; see `TrainConfig` for the settings.
 
+    A model without weights to train (its buffers were filled before) is evaluated and written, at step 0.
+
     Args:
         model: any module; changed in place.
         loss: (model, batch, generator) -> (B,), one value per sample.
@@ -174,8 +176,10 @@ def train(
         checkpoint.prune(folder, _kept(state, step))
 
     model.to(device)
+    learns = any(weights.requires_grad for weights in model.parameters())
+    steps = config.steps if learns else 0
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        [{"params": list(model.parameters())}],  # a group, which may be empty
         lr=config.lr,
         betas=tuple(config.betas),
         weight_decay=config.weight_decay,
@@ -196,7 +200,7 @@ def train(
         link(step)
     log = MetricsLog(run_dir, step) if ranks.writes else None
     quiet = not (progress and ranks.writes)
-    bar = tqdm(total=config.steps, initial=step, desc="train", unit="step", disable=quiet)
+    bar = tqdm(total=steps, initial=step, desc="train", unit="step", disable=quiet)
 
     def say(line: str) -> None:
         if not quiet:
@@ -227,8 +231,8 @@ def train(
     if speed == "auto" and "speed" in state and same_device:
         chosen = Speed.parse(state["speed"])
         say(f"speed: {chosen}, as before")
-    elif speed == "auto" and step < config.steps:
-        chosen, why = ranks.first(choose(model.train(), forward_backward, device, config.steps - step))
+    elif speed == "auto" and step < steps:
+        chosen, why = ranks.first(choose(model.train(), forward_backward, device, steps - step))
         say(why)
     else:
         chosen = Speed("float32", "") if speed == "auto" else Speed.parse(speed)
@@ -236,7 +240,7 @@ def train(
         say("compiling at the first step, which takes its time: seconds for blocks, a minute or more for a network")
     state |= {"speed": str(chosen), "device": device.type}
     chosen.prepare(model, device)
-    losses = ranks.parallel(losses, device)
+    losses = ranks.parallel(losses, device) if learns else losses
 
     def log_row(values: Mapping[str, float]) -> None:
         if log is not None:
@@ -258,6 +262,10 @@ def train(
             checkpoint.write(folder, step, groups, record, state)
             link(step)
         ranks.wait()
+
+    def validate() -> None:
+        if validation is not None:
+            log_row({"validation_loss": _validate(average, loss, validation(), device, seed)})
 
     def evaluate_and_rank() -> None:
         """Evaluate, and note the score: always before the step's checkpoint, which carries the ranking."""
@@ -281,7 +289,7 @@ def train(
     look_every = 1 if device.type == "cpu" else config.log_every or config.steps
     autocast = chosen.autocast(device)
     try:
-        while step < config.steps:
+        while step < steps:
             late = max_minutes is not None and time.monotonic() - began > 60 * max_minutes
             if max_minutes is not None and ranks.first(late):
                 say(f"stopped at step {step} after {max_minutes:g} minutes; resume=true goes on")
@@ -307,15 +315,17 @@ def train(
                 mean = ranks.mean(value.detach()).item()
                 bar.set_postfix(loss=f"{mean:.4f}")
                 log_row({"loss": mean, "grad_norm": norm.item(), "lr": config.lr * factor})
-            if validation is not None and _due(step, config.validate_every, config.steps):
-                log_row({"validation_loss": _validate(average, loss, validation(), device, seed)})
+            if _due(step, config.validate_every, config.steps):
+                validate()
             if due or step == config.steps:
                 evaluate_and_rank()
             if saving:
                 save()
-        if written != step:  # stopped by the clock between two checkpoints
+        if written != step:  # stopped by the clock between two checkpoints, or nothing to train
             check()
-            if step > 0:
+            if not learns:
+                validate()
+            if step > 0 or not learns:
                 evaluate_and_rank()
             save()
         return folder / checkpoint.step_name(step)

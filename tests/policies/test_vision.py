@@ -62,6 +62,18 @@ def test_rows_do_not_depend_on_their_batch():
     np.testing.assert_allclose(np.stack(apart), together, atol=1e-3)  # px
 
 
+def test_the_condition_is_laid_out_step_by_step():
+    policy, obs = _policy(), _obs(3)
+    seen = {name: torch.from_numpy(obs[name]) for name in ("front", "wrist")}
+    seen["cond"] = torch.randn(3, T_O * 3)
+    steps = policy.actor._encoded(seen, {}).unflatten(1, (T_O, -1))
+    assert steps.shape == (3, T_O, 3 + 6 + 6)
+    for t in range(T_O):
+        apart = [encoder(seen[name][:, t : t + 1]) for name, encoder in policy.actor.encoders.items()]
+        expected = torch.cat([seen["cond"][:, 3 * t : 3 * t + 3], *apart], dim=1)
+        torch.testing.assert_close(steps[:, t], expected)
+
+
 def test_the_queue_keeps_the_history():
     policy, asked = _policy(), []
     predict = policy.predict

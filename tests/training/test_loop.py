@@ -92,6 +92,40 @@ def test_a_run_saved_before_a_setting_existed_goes_on_with_its_default(tmp_path)
         _train(tmp_path, steps=12, resume=True, record=other)
 
 
+class _Memory(nn.Module):
+    """Learns nothing: what it knows was put into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("known", torch.tensor([3.0]))
+
+
+def test_a_model_without_weights_is_evaluated_and_written_once(tmp_path):
+    evaluated = []
+
+    def evaluate(model, step):
+        evaluated.append((model.known.item(), step))
+        return {"score": 0.5}
+
+    def refuse(step):
+        raise AssertionError("a batch to learn from")
+
+    def run(name, **options):
+        arguments = {"seed": 1, "record": RECORD, "progress": False} | options
+        return train(_Memory(), lambda m, b, g: (b["x"] - m.known) ** 2, refuse, TrainConfig(), name, **arguments)
+
+    last = run(tmp_path / "a", evaluate=evaluate, validation=lambda: {"x": torch.ones(1)})
+    assert last.name == "step_00000000" and evaluated == [(3.0, 0)]
+    assert (tmp_path / "a/checkpoints/best").resolve() == last == (tmp_path / "a/checkpoints/last").resolve()
+    for group in ("model", "ema"):
+        assert checkpoint.read(last).tensors(group)["known"] == 3
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(tmp_path / "a/metrics.jsonl")]
+    assert rows == [{"step": 0, "validation_loss": 4.0}, {"step": 0, "evaluation/score": 0.5}]
+    before = _digests(last)
+    assert _digests(run(tmp_path / "a", evaluate=evaluate, resume=True)) == before and len(evaluated) == 1
+    assert run(tmp_path / "b").is_dir()  # nor is it required to be evaluated
+
+
 def _normed():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Mish(), nn.Linear(16, 2))
