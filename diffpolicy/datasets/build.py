@@ -61,7 +61,6 @@ class DatasetConfig:
     seed: int = 42
     validation: float = 0.05
     mirror: bool = False
-    pad: str = "hold"
     normalize: dict[str, str] = field(default_factory=dict)
 
 
@@ -121,11 +120,7 @@ def load_windows(
     path, cameras = _images(config, data_root)
 
     def windows(part: ReplayBuffer) -> WindowDataset | ImageWindows:
-        return (
-            ImageWindows(part, path, cameras, *keys, config.pad)
-            if path
-            else WindowDataset(part, *keys, device, config.pad)
-        )
+        return ImageWindows(part, path, cameras, *keys) if path else WindowDataset(part, *keys, device)
 
     training = buffer.subset(chosen)
     seen = (

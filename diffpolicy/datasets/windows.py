@@ -4,9 +4,8 @@ With observation horizon T_o, prediction horizon T_p and action horizon T_a, a w
 frames of one episode that begin T_o − 1 frames before "now". Its first T_o observations are the condition,
 its T_p actions the target, and a policy executes `actions[T_o − 1 : T_o − 1 + T_a]`, the first of which is
 the action of now. Windows may hang over an episode's ends by T_o − 1 frames before (the first frame is
-repeated) and T_a − 1 after (the last frame is repeated, or its motion goes on), as in Diffusion Policy (Chi et
-al., 2023), so that "now" and the executed chunk can lie anywhere in the episode. They never reach into another
-episode.
+repeated) and T_a − 1 after (the last frame is repeated), as in Diffusion Policy (Chi et al., 2023), so that
+"now" and the executed chunk can lie anywhere in the episode. They never reach into another episode.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ import torch
 from torch import Tensor
 
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
-
-PADS = ("hold", "continue")
 
 
 @final
@@ -40,12 +37,10 @@ class WindowDataset:
         obs_horizon: T_o, frames.
         action_horizon: T_a, frames; T_o − 1 + T_a ≤ T_p.
         device: where the tensors live.
-        pad: the actions after an episode's end: "hold", the last one repeated, or "continue", as far from each other
-            as the last two.
 
     Raises:
-        ValueError: an unknown `pad`, horizons that do not fit, an episode too short for one window, images among the
-            keys, or values too large for float32.
+        ValueError: horizons that do not fit, an episode too short for one window, images among the keys, or
+            values too large for float32.
         KeyError: a key the buffer lacks.
     """
 
@@ -58,10 +53,7 @@ class WindowDataset:
         obs_horizon: int,
         action_horizon: int,
         device: str | torch.device = "cpu",
-        pad: str = "hold",
     ) -> None:
-        if pad not in PADS:
-            raise ValueError(f"pad must be one of {PADS}, got {pad!r}")
         if isinstance(obs_keys, str) or not obs_keys:
             raise ValueError(f"obs_keys must be a list of at least one name, got {obs_keys!r}")
         if min(horizon, obs_horizon, action_horizon) < 1:
@@ -74,7 +66,7 @@ class WindowDataset:
                 f"the executed chunk must lie inside the window: obs_horizon − 1 + action_horizon = "
                 f"{obs_horizon - 1 + action_horizon} exceeds horizon={horizon}"
             )
-        self.horizon, self.obs_horizon, self.pad = horizon, obs_horizon, pad
+        self.horizon, self.obs_horizon = horizon, obs_horizon
         self._obs = torch.cat([_frames(buffer, key, device) for key in obs_keys], dim=1)
         self._action = _frames(buffer, action_key, device)
         lengths = buffer.episode_lengths
@@ -106,12 +98,8 @@ class WindowDataset:
         Returns:
             `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device.
         """
-        frames, beyond = self._index.frames_and_beyond(indices, self.horizon)
-        action = self._action[frames]
-        if self.pad == "continue":
-            last = frames[:, -1]  # the episode's last frame, where any lie beyond it
-            action = action + beyond[:, :, None] * (self._action[last] - self._action[last - 1])[:, None]
-        return {"obs": self._obs[frames[:, : self.obs_horizon]], "action": action}
+        frames = self._index.frames(indices, self.horizon)
+        return {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}
 
     def all_obs(self) -> Tensor:
         """(N, D) float32: every frame's observation once, without padding; what a normaliser is fitted on."""
@@ -158,10 +146,6 @@ class WindowIndex:
         Raises:
             IndexError: a window that does not exist.
         """
-        return self.frames_and_beyond(windows, count)[0]
-
-    def frames_and_beyond(self, windows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """As `frames`, and how many frames beyond the end of its episode each would lie, (B, count) int64."""
         if len(windows) and windows.device.type == "cpu":  # looking at a GPU's numbers would wait for it
             lowest, highest = int(windows.min()), int(windows.max())
             if lowest < 0 or highest >= self._n:
@@ -171,9 +155,8 @@ class WindowIndex:
         places = (windows - self._starts[episode] - self._before)[:, None] + torch.arange(
             count, device=windows.device
         )
-        last = self._last[episode][:, None]
-        clamped = torch.minimum(places.clamp_min(0), last)
-        return self._firsts[episode][:, None] + clamped, (places - last).clamp_min(0)
+        clamped = torch.minimum(places.clamp_min(0), self._last[episode][:, None])
+        return self._firsts[episode][:, None] + clamped
 
 
 def _frames(buffer: ReplayBuffer, key: str, device: str | torch.device) -> Tensor:

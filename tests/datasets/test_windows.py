@@ -169,28 +169,3 @@ def test_bad_orders():
         BatchSampler(4, 0, 0)
     with pytest.raises(IndexError, match=r"-1"):
         BatchSampler(4, 2, 0)[-1]
-
-
-def test_actions_that_go_on_after_the_end():
-    buffer = make_buffer([20, 15])
-    held, continued = (WindowDataset(buffer, ["agent"], "action", 8, 2, 6, pad=pad) for pad in ("hold", "continue"))
-    everything = torch.arange(len(held))
-    one, other = held.batch(everything), continued.batch(everything)
-    torch.testing.assert_close(one["obs"], other["obs"])
-    start, seen = 0, 0
-    for length in (20, 15):
-        action = torch.from_numpy(buffer["action"][start : start + length]).float()
-        step = action[-1] - action[-2]
-        for first in range(-1, length - 8 + 6):
-            wanted = [
-                action[max(at, 0)] if at < length else action[-1] + (at - length + 1) * step
-                for at in range(first, first + 8)
-            ]
-            torch.testing.assert_close(other["action"][seen], torch.stack(wanted))
-            seen += 1
-        start += length
-    assert seen == len(continued)
-    inside = (one["action"] == other["action"]).flatten(1).all(1)
-    assert int(inside.sum()) == len(held) - 2 * 5  # T_a − 1 windows of each episode reach beyond its end
-    with pytest.raises(ValueError, match="pad must be one of"):
-        WindowDataset(buffer, ["agent"], "action", 8, 2, 6, pad="repeat")
