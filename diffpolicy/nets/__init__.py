@@ -2,7 +2,8 @@
 tasks."""
 
 from diffpolicy.nets.mlp import MLP
+from diffpolicy.nets.resnet import ResNetEncoder
 from diffpolicy.nets.unet1d import ConditionalUnet1D
 from diffpolicy.nets.vision import ImageEncoder
 
-__all__ = ["MLP", "ConditionalUnet1D", "ImageEncoder"]
+__all__ = ["MLP", "ConditionalUnet1D", "ImageEncoder", "ResNetEncoder"]

@@ -126,7 +126,7 @@ def train(
     """Train `model` and return the path of the last checkpoint; see `TrainConfig` for the settings.
 
     Args:
-        model: any module; changed in place.
+        model: any module; changed in place, but for parameters that require no gradient.
         loss: (model, batch, generator) -> (B,), one value per sample.
         batch_at: the batch of a step, counted from 0; of several ranks, this one's rows of it.
         run_dir: gets `checkpoints/` and `metrics.jsonl`.
@@ -174,8 +174,9 @@ def train(
         checkpoint.prune(folder, _kept(state, step))
 
     model.to(device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # all but what is frozen
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        trained,
         lr=config.lr,
         betas=tuple(config.betas),
         weight_decay=config.weight_decay,
@@ -291,7 +292,7 @@ def train(
                 group["lr"] = config.lr * factor
             model.train()
             value = forward_backward(autocast)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            norm = nn.utils.clip_grad_norm_(trained, config.grad_clip)
             # Noted on the device and looked at now and then: reading a GPU's numbers in every step would stop it. The
             # gradient is the same on all ranks, so they stop together.
             first_bad = torch.where((first_bad == 0) & ~norm.isfinite(), step + 1, first_bad)
@@ -408,5 +409,6 @@ def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [(prefix, old, new)]
-    keys = sorted(old.keys() | new.keys())
+    # A switch that an earlier release did not have was off there.
+    keys = sorted(key for key in old.keys() | new.keys() if key in old or new[key] is not False)
     return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}.{k}" if prefix else k)]
