@@ -95,7 +95,7 @@ class ResNetEncoder(CameraEncoder):
     """
 
     def __init__(self, shape: Sequence[int], crop: int = 84, width: int = 64, keypoints: int = 32) -> None:
-        super().__init__(shape, crop)
+        super().__init__(shape, crop, 32)
         self.features = 2 * keypoints
         self.trunk = ResNet18(self.shape[2], width)
         self.pool = SpatialSoftmax(8 * width, keypoints)

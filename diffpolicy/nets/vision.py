@@ -50,6 +50,7 @@ class CameraEncoder(ABC, nn.Module):
     Args:
         shape: (H, W, C) of an image.
         crop: side of the square that is cut out, px; at most H and W.
+        stride: px from one place that the spatial softmax weighs to the next; smaller than the crop.
 
     Raises:
         ValueError: sizes that do not fit together; images of another shape at the call.
@@ -59,13 +60,18 @@ class CameraEncoder(ABC, nn.Module):
     features: int  # F, numbers per image
     trunk: nn.Module  # all of the network but its last layer, the spatial softmax: what can be pretrained and frozen
 
-    def __init__(self, shape: Sequence[int], crop: int) -> None:
+    def __init__(self, shape: Sequence[int], crop: int, stride: int) -> None:
         super().__init__()
         self.shape = tuple(shape)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"shape must be (height, width, channels) of an image, got {self.shape}")
         if not 1 <= crop <= min(self.shape[:2]):
             raise ValueError(f"crop={crop} must lie within an image of {self.shape[0]} × {self.shape[1]} px")
+        if crop <= stride:
+            raise ValueError(
+                f"of crop={crop} this network leaves the spatial softmax one place, which is always the same: it "
+                f"would see nothing; take more than {stride} px"
+            )
         self.crop = crop
 
     @abstractmethod
@@ -118,9 +124,9 @@ class ImageEncoder(CameraEncoder):
         groups: int = 8,
         keypoints: int = 32,
     ) -> None:
-        super().__init__(shape, crop)
         if not widths or any(width % groups for width in widths):
             raise ValueError(f"need at least one width, each divisible by groups={groups}; got {list(widths)}")
+        super().__init__(shape, crop, 2 ** len(widths))
         self.features = 2 * keypoints
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise((self.shape[2], *widths)):

@@ -48,7 +48,9 @@ class Cameras:
             ValueError: an entry that is missing or of another shape.
         """
         if not isinstance(obs, Mapping):
-            raise TypeError(f"this policy sees pictures: give a mapping with the {self._trained()}, not {described(obs)}")
+            raise TypeError(
+                f"this policy sees pictures: give a mapping with the {self._trained()}, not {described(obs)}"
+            )
         for name in [*self.shapes, *self.numbers]:
             if name not in obs:
                 raise ValueError(
