@@ -1,14 +1,19 @@
 """Policies that see: the same contract with mappings of pictures and numbers."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from diffpolicy import checkpoint, load_policy
+from diffpolicy.datasets.build import DatasetConfig
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.evaluation import rollout
+from diffpolicy.evaluation import EnvConfig, rollout
 from diffpolicy.policies import ActionQueue, Policy, build_actor, observed_by
+from diffpolicy.scripts.train import Config, _check_fit
 
 T_O, T_P, T_A = 2, 16, 8
 CONFIG = {
@@ -222,6 +227,26 @@ def test_an_environment_that_shows_other_pictures():
     ]:
         with pytest.raises(kind, match=message):
             rollout(_policy(), lambda obs=other: _Room(obs), [(0, None), (1, None)])
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        ({"front": ((16, 16, 3), np.uint8), "agent": ((3,), np.float32)}, None),
+        ({"front": ((16, 16, 3), np.float32), "agent": ((3,), np.float32)}, r"'front' as float32 from 0 to 1.*uint8"),
+        ({"front": ((24, 16, 3), np.uint8), "agent": ((3,), np.float32)}, r"\(16, 16, 3\).*has .*\(24, 16, 3\)"),
+        ({"agent": ((3,), np.float32)}, r"'front': \(16, 16, 3\).*has \{'agent': \(3,\)\}"),
+    ],
+)
+def test_environments_are_compared_with_the_demonstrations_before_training(monkeypatch, shown, message):
+    env, top = _Room(None), {np.uint8: 255, np.float32: 1}
+    boxes = {name: gym.spaces.Box(0, top[kind], shape, kind) for name, (shape, kind) in shown.items()}
+    env.observation_space = gym.spaces.Dict(boxes)
+    monkeypatch.setattr("diffpolicy.scripts.train.environment", lambda id, options: lambda: env)
+    config = Config(dataset=DatasetConfig(obs_keys=["agent"]), env=EnvConfig("diffpolicy/Room-v0"))
+    demonstrations = SimpleNamespace(obs_dim=3, action_dim=2)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        _check_fit(config, demonstrations, {"front": (16, 16, 3)})
 
 
 def test_what_the_queue_refuses():
