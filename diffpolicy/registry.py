@@ -21,6 +21,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "encoder": {
         "image": "diffpolicy.nets.vision:ImageEncoder",
+        "resnet18": "diffpolicy.nets.resnet:ResNetEncoder",
     },
     "classifier": {
         "image_classifier": "diffpolicy.nets.classifier:ImageClassifier",

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from omegaconf import MISSING
 
+from diffpolicy import checkpoint
 from diffpolicy.datasets.build import DatasetConfig, load_windows, open_batches
 from diffpolicy.datasets.mnist import load_mnist
 from diffpolicy.datasets.streaming import ImageWindows
@@ -108,7 +110,8 @@ def _policy(config: Config, ranks: Ranks, device: torch.device) -> None:
         record["windows"] = len(windows.train)
     if config.env.id:
         _check_fit(config, windows.train, cameras)
-    actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim)
+    begins = not config.resume or checkpoint.latest(Path(config.run_dir) / "checkpoints") is None
+    actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim, pretrained=begins)
 
     def batch(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         obs, action = (windows.normalizer.normalize(key, raw[key]) for key in ("obs", "action"))
@@ -214,6 +217,12 @@ def _check_fit(config: Config, windows: WindowDataset | ImageWindows, cameras: M
             f"{config.env.id} with {config.env.options} has {shown} and {action_shape}: let dataset.obs and "
             "env.options.obs_mode agree, or roll nothing out with env.id=null"
         )
+    for name in cameras:
+        if (part := space[name]).dtype != np.uint8:
+            raise ValueError(
+                f"{config.env.id} shows {name!r} as {part.dtype} from {part.low.min():g} to {part.high.max():g}, and "
+                "pictures are uint8, 0 to 255: let the environment give them so, or roll nothing out with env.id=null"
+            )
 
 
 main = command("train", Config, run)

@@ -2,8 +2,9 @@
 They know nothing of paths, policies or tasks."""
 
 from diffpolicy.nets.mlp import MLP
+from diffpolicy.nets.resnet import ResNetEncoder
 from diffpolicy.nets.transformer import ConditionalTransformer
 from diffpolicy.nets.unet1d import ConditionalUnet1D
 from diffpolicy.nets.vision import ImageEncoder
 
-__all__ = ["MLP", "ConditionalTransformer", "ConditionalUnet1D", "ImageEncoder"]
+__all__ = ["MLP", "ConditionalTransformer", "ConditionalUnet1D", "ImageEncoder", "ResNetEncoder"]

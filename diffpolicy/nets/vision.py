@@ -1,9 +1,16 @@
-"""A small image encoder that trains on a processor: strided convolutions and a spatial softmax."""
+"""From the pictures of a camera to features: what all encoders share, and a small one that trains on a processor.
+
+The calling contract of an encoder, uint8 in and float32 out:
+
+    encoder(images, places=None) -> features         (B, T_o, H, W, C) -> (B, T_o·F), F = encoder.features
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import final
 
 import torch
 from einops import rearrange
@@ -60,69 +67,56 @@ class ResidualBlock2D(nn.Module):
         return x + self.blocks(x)
 
 
-class ImageEncoder(nn.Module):
-    """Images as a camera gives them to features: uint8 (B, T_o, H, W, C) -> float32 (B, T_o·F), F = 2·keypoints.
+class CameraEncoder(ABC, nn.Module):
+    """The contract stated at the top of this file: crops and scales pictures for `encode`, which a network fills in.
 
     Every row is cropped at a place of its own, the same for its T_o frames, so that what moves between them is what
-    moved: training gives random places, and without places the centre is taken.
+    moved: training gives random places, and without places the centre is taken (Chi et al. 2023: 84 of 96 px).
+    Pixels are scaled to [-1, 1], for pretrained weights too: group norm divides another scale out again, and the mean
+    of ImageNet's pixels is within 0.2 of 0.
 
     Args:
         shape: (H, W, C) of an image.
         crop: side of the square that is cut out, px; at most H and W.
-        widths: channels of the convolutions, of kernel 3 and stride 2 each.
-        blocks: residual blocks at the last resolution; each lets a pixel see 4 of that resolution further.
-        groups: groups of the group norms; divides every width.
-        keypoints: K of the spatial softmax.
+        stride: px from one place that the spatial softmax weighs to the next; smaller than the crop.
 
     Raises:
         ValueError: sizes that do not fit together; images of another shape at the call.
         TypeError: images that are not uint8.
     """
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        crop: int = 84,
-        widths: Sequence[int] = (32, 64, 96),
-        blocks: int = 1,
-        groups: int = 8,
-        keypoints: int = 32,
-    ) -> None:
+    features: int  # F, numbers per image
+    trunk: nn.Module  # all of the network but its last layer, the spatial softmax: what can be pretrained and frozen
+
+    def __init__(self, shape: Sequence[int], crop: int, stride: int) -> None:
         super().__init__()
         self.shape = tuple(shape)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"shape must be (height, width, channels) of an image, got {self.shape}")
         if not 1 <= crop <= min(self.shape[:2]):
             raise ValueError(f"crop={crop} must lie within an image of {self.shape[0]} × {self.shape[1]} px")
-        if not widths or any(width % groups for width in widths):
-            raise ValueError(f"need at least one width, each divisible by groups={groups}; got {list(widths)}")
-        self.crop, self.features = crop, 2 * keypoints
-        layers: list[nn.Module] = []
-        for c_in, c_out in pairwise((self.shape[2], *widths)):
-            layers.append(ConvBlock2D(c_in, c_out, groups, stride=2))
-        layers += [ResidualBlock2D(widths[-1], groups) for _ in range(blocks)]
-        self.layers = nn.Sequential(*layers, SpatialSoftmax(widths[-1], keypoints))
-        # The layout in which images arrive, and in which a processor's convolutions are fast.
-        self.layers.to(memory_format=torch.channels_last)
+        if crop <= stride:
+            raise ValueError(
+                f"of crop={crop} this network leaves the spatial softmax one place, which is always the same: it "
+                f"would see nothing; take more than {stride} px"
+            )
+        self.crop = crop
 
-    def fuse(self) -> None:
-        """As of `ConditionalUnet1D`."""
-        for module in self.modules():
-            if isinstance(module, NormMish):
-                module.fused = True
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(N, C, crop, crop) in [-1, 1] -> (N, F) float32."""
 
+    @final
     def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """`places` (B, 2) in [0, 1): where to crop, from the top left to the bottom right of what room there is."""
         if images.dtype != torch.uint8:
             raise TypeError(f"images are {images.dtype}; give them as uint8, 0 to 255: they are normalised in here")
         if images.ndim != 5 or images.shape[2:] != self.shape:
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, T_o, {str(self.shape)[1:-1]})")
-        steps = images.shape[1]
-        pixels = rearrange(
-            self._cropped(images, places), "b t h w c -> (b t) c h w"
-        )  # channels-last in memory already
-        x = pixels.to(self.layers[0].conv.weight.dtype) / 127.5 - 1
-        return rearrange(self.layers(x), "(b t) f -> b (t f)", t=steps)
+        # channels-last in memory already
+        pixels = rearrange(self._cropped(images, places), "b t h w c -> (b t) c h w")
+        x = pixels.to(next(self.parameters()).dtype) / 127.5 - 1
+        return rearrange(self.encode(x), "(b t) f -> b (t f)", t=images.shape[1])
 
     def _cropped(self, images: Tensor, places: Tensor | None) -> Tensor:
         spare = [size - self.crop for size in self.shape[:2]]
@@ -137,3 +131,50 @@ class ImageEncoder(nn.Module):
         down, across = (corner + inside for corner in corners)  # (B, crop) each
         lines = images.transpose(1, 2)[rows, down]  # (B, crop, T_o, W, C): whole lines first, which are long copies
         return lines.transpose(1, 3)[rows, across].permute(0, 2, 3, 1, 4).contiguous()
+
+
+@final
+class ImageEncoder(CameraEncoder):
+    """A small encoder that trains on a processor: strided convolutions and a spatial softmax, F = 2·keypoints.
+
+    Args:
+        shape, crop: as of `CameraEncoder`.
+        widths: channels of the convolutions, of kernel 3 and stride 2 each.
+        blocks: residual blocks at the last resolution; each lets a pixel see 4 of that resolution further.
+        groups: groups of the group norms; divides every width.
+        keypoints: K of the spatial softmax.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        crop: int = 84,
+        widths: Sequence[int] = (32, 64, 96),
+        blocks: int = 1,
+        groups: int = 8,
+        keypoints: int = 32,
+    ) -> None:
+        if not widths or any(width % groups for width in widths):
+            raise ValueError(f"need at least one width, each divisible by groups={groups}; got {list(widths)}")
+        super().__init__(shape, crop, 2 ** len(widths))
+        self.features = 2 * keypoints
+        layers: list[nn.Module] = []
+        for c_in, c_out in pairwise((self.shape[2], *widths)):
+            layers.append(ConvBlock2D(c_in, c_out, groups, stride=2))
+        layers += [ResidualBlock2D(widths[-1], groups) for _ in range(blocks)]
+        self.layers = nn.Sequential(*layers, SpatialSoftmax(widths[-1], keypoints))
+        # The layout in which images arrive, and in which a processor's convolutions are fast.
+        self.layers.to(memory_format=torch.channels_last)
+
+    @property
+    def trunk(self) -> nn.Module:
+        return self.layers[:-1]
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels)
+
+    def fuse(self) -> None:
+        """As of `ConditionalUnet1D`."""
+        for module in self.modules():
+            if isinstance(module, NormMish):
+                module.fused = True

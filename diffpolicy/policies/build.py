@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 
 from diffpolicy import checkpoint
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.nets.vision import CameraEncoder
 from diffpolicy.policies.actors import Actor
 from diffpolicy.policies.execution import Execution
 from diffpolicy.policies.observations import Cameras
 from diffpolicy.policies.policy import Policy
+from diffpolicy.policies.pretrained import load_pretrained
 from diffpolicy.policies.vision import VisionActor
 from diffpolicy.registry import build
 
@@ -29,18 +31,32 @@ class PolicyConfig:
     action_horizon: int = 8
 
 
-def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int) -> Actor:
+def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretrained: bool = False) -> Actor:
     """The untrained actor that a run's config describes (its sections `method`, `net` and `policy`).
 
-    With `cameras`, name -> (H, W, C) of the pictures, it has an encoder for each, built from the section `encoder`.
+    With `cameras`, name -> (H, W, C) of the pictures, it has an encoder for each, built from the section `encoder`,
+    in which may stand beside what the encoder is made of:
+
+        weights   where training begins, see `load_pretrained`
+        frozen    the trunk keeps these weights; its last layer, the spatial softmax, is trained
+        shared    one encoder for all cameras, whose pictures must have one shape
+
     Methods with a network of their own do without the section `net`; one that remembers its training data reads
     `windows`, how many they are.
 
+    Args:
+        pretrained: read `weights`, for a training that begins; later ones are in its checkpoints.
+
     Raises:
-        ValueError: unknown names or options, with the near ones, or cameras of a method that learns nothing.
+        ValueError: unknown names or options, with the near ones; sizes or options that do not fit together;
+            cameras of a method that learns nothing.
+        FileNotFoundError, CheckpointError: as `load_pretrained`.
     """
     policy, cameras = config["policy"], config.get("cameras") or {}
-    encoders = {name: build("encoder", config["encoder"], shape=shape) for name, shape in cameras.items()}
+    encoders = _encoders(config["encoder"], cameras) if cameras else {}
+    weights = config.get("encoder", {}).get("weights")
+    if weights and not cameras:
+        raise ValueError(f"encoder.weights={weights} is for pictures, and these observations have none")
     offered = {"obs_horizon": policy["obs_horizon"], "net": config.get("net"), "windows": config.get("windows")}
     actor = build(
         "actor",
@@ -50,12 +66,41 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int) -> Act
         cond_dim=policy["obs_horizon"] * (obs_dim + sum(encoder.features for encoder in encoders.values())),
         horizon=policy["horizon"],
     )
-    if encoders and not any(weights.requires_grad for weights in actor.parameters()):
+    if not encoders:
+        return actor
+    if not any(parameter.requires_grad for parameter in actor.parameters()):
         raise ValueError(
             f"method {config['method']['name']!r} learns nothing, and so no encoder of the pictures of "
             f"{sorted(encoders)}: observe numbers alone, or choose another method"
         )
-    return VisionActor(actor, encoders) if encoders else actor
+    seeing = VisionActor(actor, encoders)
+    if pretrained and weights:
+        load_pretrained(seeing.encoders, weights)
+    return seeing
+
+
+def _encoders(section: Mapping[str, Any], cameras: Mapping[str, Sequence[int]]) -> dict[str, CameraEncoder]:
+    """Camera -> its encoder, which is the same for all where they share one."""
+    spec = {key: value for key, value in section.items() if key not in ("weights", "frozen", "shared")}
+    shapes = {name: tuple(shape) for name, shape in cameras.items()}
+    if section.get("shared") and len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"encoder.shared=true is for cameras whose pictures have one shape; these have {shapes}: crop or scale "
+            "them to one size when recording, or take encoder.shared=false"
+        )
+    if section.get("frozen") and not section.get("weights"):
+        raise ValueError("encoder.frozen=true keeps pretrained weights: say which by encoder.weights")
+    encoders: dict[str, CameraEncoder] = {}
+    for name, shape in shapes.items():
+        if section.get("shared") and encoders:
+            encoders[name] = next(iter(encoders.values()))
+            continue
+        try:
+            encoders[name] = build("encoder", spec, shape=shape)
+        except ValueError as error:
+            raise ValueError(f"camera {name!r}: {error}") from error
+        encoders[name].trunk.requires_grad_(not section.get("frozen"))
+    return encoders
 
 
 def observed_by(config: Mapping[str, Any]) -> Cameras | None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.policies.actors import Actor
 from diffpolicy.policies.execution import Execution, Executor
-from diffpolicy.policies.observations import Cameras, Observation, stack
+from diffpolicy.policies.observations import Cameras, Observation, described, stack
 
 
 @final
@@ -121,7 +121,7 @@ class Policy:
 
         Raises:
             ValueError: a wrong shape, or NaN or infinity in `obs`.
-            TypeError: pictures that are not uint8, or numbers alone where there are cameras.
+            TypeError: pictures that are not uint8, numbers alone where there are cameras, or a mapping where not.
         """
         _, actions = self._next(obs, slots)
         return self._in_units(actions)
@@ -169,12 +169,17 @@ class Policy:
         key = int(np.random.SeedSequence([*episode, chunk]).generate_state(1, np.uint64)[0])
         return torch.Generator().manual_seed(key)
 
-    def split(self, obs: Observation, steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The numbers of `steps` observations, (B, steps, D) float32, and their pictures; checked as by `predict`."""
-        obs, pictures = self.cameras.split(obs, steps) if self.cameras else (np.asarray(obs), {})
-        expected = (steps, self.obs_dim)
+    def split(self, obs: Observation, steps: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The numbers of `steps` observations, (B, steps, D) float32, and their pictures; checked as by `predict`.
+
+        For `steps`=None see `Cameras.split`.
+        """
+        obs, pictures = self.cameras.split(obs, steps) if self.cameras else (self.array(obs), {})
+        expected = (steps or 1, self.obs_dim)
         if obs.ndim != 3 or obs.shape[1:] != expected:
             hint = "; add the batch axis with obs[None]" if obs.shape == expected else ""
+            if self.cameras:
+                hint = f", of {', '.join(map(repr, self.cameras.numbers))} together"
             raise ValueError(
                 f"obs has shape {obs.shape}; this policy takes (B, T_o, D) = (B, {expected[0]}, {expected[1]})" + hint
             )
@@ -183,6 +188,15 @@ class Policy:
             row = int(np.argmax(~np.isfinite(obs).all(axis=(1, 2))))
             raise ValueError(f"obs holds NaN or infinity (row {row}); check the sensors before acting on it")
         return obs, pictures
+
+    def array(self, obs: Observation) -> np.ndarray:
+        """`obs` as an array, where this policy sees numbers alone; a TypeError for a mapping."""
+        if isinstance(obs, Mapping):
+            raise TypeError(
+                f"this policy was trained without pictures: give one array of {self.obs_dim} numbers a row, not "
+                f"{described(obs)}"
+            )
+        return np.asarray(obs)
 
 
 @final
@@ -228,14 +242,13 @@ class ActionQueue:
         return np.stack([self._chunks[slot].popleft() for slot in slots])
 
     def _seen(self, obs: Observation) -> list[Observation]:
+        numbers, _ = self.policy.split(obs, None)
         used = [*self.policy.cameras.numbers, *self.policy.cameras.shapes]
-        now = {k: np.asarray(obs[k])[:, None] for k in used if k in obs} if isinstance(obs, Mapping) else obs
-        numbers, _ = self.policy.split(now, 1)
         # copies: a driver may fill the same buffers again
-        return [{name: values[row, 0].copy() for name, values in now.items()} for row in range(len(numbers))]
+        return [{name: np.array(obs[name][row]) for name in used} for row in range(len(numbers))]
 
     def _numbers(self, obs: Observation) -> np.ndarray:
-        obs = np.array(obs, np.float32)  # a copy: a driver may fill the same buffer again
+        obs = np.array(self.policy.array(obs), np.float32)  # a copy: a driver may fill the same buffer again
         if obs.ndim != 2 or obs.shape[1] != self.policy.obs_dim:
             raise ValueError(
                 f"obs has shape {obs.shape}; expected (B, D) = (B, {self.policy.obs_dim}), one current "

@@ -24,13 +24,16 @@ class VisionActor(Actor):
 
     Args:
         actor: takes a condition of C and all cameras' T_o·F numbers.
-        encoders: camera -> module from its pictures to (B, T_o·F).
+        encoders: camera -> module from its pictures to (B, T_o·F); cameras may share one, which is kept, and stands
+            in checkpoints, under the name of the first.
     """
 
     def __init__(self, actor: Actor, encoders: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.actor = actor
-        self.encoders = nn.ModuleDict(encoders)
+        first: dict[nn.Module, str] = {}
+        self._encoder_of = {camera: first.setdefault(encoder, camera) for camera, encoder in encoders.items()}
+        self.encoders = nn.ModuleDict({camera: encoder for encoder, camera in first.items()})
 
     def networks(self) -> list[nn.Module]:
         return [*self.encoders.values(), *self.actor.networks()]
@@ -64,7 +67,7 @@ class VisionActor(Actor):
         places: dict[str, Tensor] = {}
         if self.training:
             shape, device = (len(batch["data"]), 2), batch["data"].device
-            places = {name: rand(shape, generator, dtype=torch.float32, device=device) for name in self.encoders}
+            places = {name: rand(shape, generator, dtype=torch.float32, device=device) for name in self._encoder_of}
         return self.actor.loss({"data": batch["data"], "cond": self._encoded(batch, places)}, generator)
 
     def act(
@@ -75,7 +78,7 @@ class VisionActor(Actor):
         return self.actor.act(encoded, generators, plan)
 
     def _encoded(self, observed: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> Tensor:
-        features = [encoder(observed[name], places.get(name)) for name, encoder in self.encoders.items()]
-        steps = next(observed[name] for name in self.encoders).shape[1]
+        features = [self.encoders[of](observed[name], places.get(name)) for name, of in self._encoder_of.items()]
+        steps = next(observed[name] for name in self._encoder_of).shape[1]
         parts = [part.unflatten(1, (steps, -1)) for part in (observed["cond"], *features)]
         return torch.cat(parts, dim=2).flatten(1)

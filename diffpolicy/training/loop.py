@@ -128,7 +128,7 @@ def train(
     A model without weights to train (its buffers were filled before) is evaluated and written, at step 0.
 
     Args:
-        model: any module; changed in place.
+        model: any module; changed in place, but for parameters that require no gradient.
         loss: (model, batch, generator) -> (B,), one value per sample.
         batch_at: the batch of a step, counted from 0; of several ranks, this one's rows of it.
         run_dir: gets `checkpoints/` and `metrics.jsonl`.
@@ -176,10 +176,10 @@ def train(
         checkpoint.prune(folder, _kept(state, step))
 
     model.to(device)
-    learns = any(weights.requires_grad for weights in model.parameters())
-    steps = config.steps if learns else 0
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]  # all but what is frozen
+    steps = config.steps if trained else 0
     optimizer = torch.optim.AdamW(
-        [{"params": list(model.parameters())}],  # a group, which may be empty
+        [{"params": trained}],  # a group, which may be empty
         lr=config.lr,
         betas=tuple(config.betas),
         weight_decay=config.weight_decay,
@@ -240,7 +240,7 @@ def train(
         say("compiling at the first step, which takes its time: seconds for blocks, a minute or more for a network")
     state |= {"speed": str(chosen), "device": device.type}
     chosen.prepare(model, device)
-    losses = ranks.parallel(losses, device) if learns else losses
+    losses = ranks.parallel(losses, device) if trained else losses
 
     def log_row(values: Mapping[str, float]) -> None:
         if log is not None:
@@ -299,7 +299,7 @@ def train(
                 group["lr"] = config.lr * factor
             model.train()
             value = forward_backward(autocast)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            norm = nn.utils.clip_grad_norm_(trained, config.grad_clip)
             # Noted on the device and looked at now and then: reading a GPU's numbers in every step would stop it. The
             # gradient is the same on all ranks, so they stop together.
             first_bad = torch.where((first_bad == 0) & ~norm.isfinite(), step + 1, first_bad)
@@ -323,9 +323,9 @@ def train(
                 save()
         if written != step:  # stopped by the clock between two checkpoints, or nothing to train
             check()
-            if not learns:
+            if not trained:
                 validate()
-            if step > 0 or not learns:
+            if step > 0 or not trained:
                 evaluate_and_rank()
             save()
         return folder / checkpoint.step_name(step)
@@ -418,5 +418,6 @@ def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [(prefix, old, new)]
-    keys = sorted(old.keys() | new.keys())
+    # A switch that an earlier release did not have was off there.
+    keys = sorted(key for key in old.keys() | new.keys() if key in old or new[key] is not False)
     return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}.{k}" if prefix else k)]

@@ -130,6 +130,7 @@ def test_images_that_are_refused(images, kind, message):
         ({"shape": (24, 20)}, r"\(height, width, channels\).*\(24, 20\)"),
         ({"crop": 21}, r"crop=21 must lie within an image of 24 × 20 px"),
         ({"crop": 0}, r"crop=0"),
+        ({"crop": 4}, r"crop=4 .* would see nothing; take more than 4 px"),
         ({"widths": ()}, r"at least one width"),
         ({"widths": (8, 12)}, r"divisible by groups=8; got \[8, 12\]"),
     ],

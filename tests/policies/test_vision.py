@@ -1,12 +1,19 @@
 """Policies that see: the same contract with mappings of pictures and numbers."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from diffpolicy import checkpoint, load_policy
+from diffpolicy.datasets.build import DatasetConfig
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.evaluation import EnvConfig, rollout
 from diffpolicy.policies import ActionQueue, Execution, Policy, build_actor, observed_by
+from diffpolicy.scripts.train import Config, _check_fit
 
 T_O, T_P, T_A = 2, 16, 8
 CONFIG = {
@@ -128,19 +135,38 @@ def test_the_encoders_are_trained_with_the_rest():
         (
             lambda obs: obs["agent"],
             TypeError,
-            r"sees pictures: give a mapping with \['agent', 'grip', 'front', 'wrist'\]",
+            r"sees pictures: give a mapping with the pictures 'front' \(16, 16, 3\), 'wrist' \(12, 14, 1\) and "
+            r"numbers 'agent', 'grip', not an array of shape \(3, 2, 2\)",
         ),
         (lambda obs: {k: v for k, v in obs.items() if k != "grip"}, ValueError, r"obs lacks 'grip'"),
         (
             lambda obs: {**obs, "front": obs["front"] / 255},
             TypeError,
-            r"obs\['front'\] is float64; pictures are uint8",
+            r"obs\['front'\] is float64; .* look like 0 to 1: give \(x \* 255\)\.round\(\)\.astype\(np\.uint8\)",
         ),
         (
             lambda obs: {**obs, "front": obs["front"][:, :1]},
             ValueError,
             r"'front'\] has shape .*= \(3, 2, 16, 16, 3\)",
         ),
+        (
+            lambda obs: {k: v for k, v in obs.items() if k != "wrist"} | {"wrist_rgb": obs["wrist"]},
+            ValueError,
+            r"obs lacks 'wrist' \(did you mean 'wrist_rgb'\?\); .* trained with the pictures .* given are \['front'",
+        ),
+        (
+            lambda obs: {**obs, "front": obs["front"][:, :, :12, :12]},
+            ValueError,
+            r"\(3, 2, 12, 12, 3\); .* trained with pictures of \(16, 16, 3\); scale or crop them",
+        ),
+        (
+            lambda obs: {**obs, "front": np.moveaxis(obs["front"], -1, -3)},
+            ValueError,
+            r"\(3, 2, 3, 16, 16\); .*; the channels come last: give np\.moveaxis\(x, -3, -1\)",
+        ),
+        (lambda obs: {k: v[0] for k, v in obs.items()}, ValueError, r"add the batch axis with obs\[None\]"),
+        (lambda obs: {**obs, "front": np.uint8(7)}, ValueError, r"obs\['front'\] has shape \(\)"),
+        (lambda obs: {**obs, "agent": 1.0}, ValueError, r"obs\['agent'\] has shape \(\)"),
         (lambda obs: {**obs, "wrist": obs["wrist"][:2]}, ValueError, r"'wrist'\] has shape \(2, 2, 12, 14, 1\)"),
         (lambda obs: {**obs, "agent": obs["agent"][:, :1]}, ValueError, r"'agent'\] has shape .*\(3, 2\)"),
         (lambda obs: {**obs, "grip": obs["agent"]}, ValueError, r"\(B, T_o, D\) = \(B, 2, 3\)"),
@@ -152,8 +178,105 @@ def test_observations_that_are_refused(change, kind, message):
         _policy().predict(change(_obs(3)))
 
 
+@pytest.mark.parametrize(
+    ("made", "undone"),
+    [
+        (lambda x: x / 255, r"look like 0 to 1"),
+        (lambda x: (x / 127.5 - 1).astype(np.float32), r"look like -1 to 1"),
+        (lambda x: x.astype(np.float32), r"look like 0 to 255"),
+        (lambda x: x.astype(np.int64), r"look like 0 to 255"),
+    ],
+)
+def test_pictures_of_other_ranges_are_converted_as_the_error_says(made, undone):
+    policy, obs = _policy(), _obs(3)
+    with pytest.raises(TypeError, match=undone) as refused:
+        policy.predict({**obs, "front": made(obs["front"])})
+    cure = str(refused.value).partition(": give ")[2]
+    converted = eval(cure, {"np": np, "x": made(obs["front"])})
+    np.testing.assert_array_equal(converted, obs["front"])
+    policy.predict({**obs, "front": converted})
+
+
+def test_pictures_of_no_known_range():
+    policy, obs = _policy(), _obs(3)
+    with pytest.raises(TypeError, match=r"run from -9 to \d+, which is no known range"):
+        policy.predict({**obs, "front": obs["front"].astype(np.int16) - 9})
+    with pytest.raises(TypeError, match=r"is bool; pictures are uint8, 0 to 255$"):
+        policy.predict({**obs, "front": obs["front"] > 9})
+
+
+def test_no_rows_are_no_actions():
+    assert _policy().predict(_obs(0)).shape == (0, T_A, 2)
+
+
+def test_a_policy_of_numbers_refuses_a_mapping():
+    torch.manual_seed(0)
+    policy = Policy(build_actor({**CONFIG, "cameras": {}}, 3, 2), _normalizer(), T_O, T_P, T_A)
+    for ask, steps in ((policy.predict, T_O), (ActionQueue(policy).act, None)):
+        with pytest.raises(TypeError, match=r"without pictures: .* 3 numbers .* not a mapping with \['front'"):
+            ask(_obs(3, steps))
+
+
+class _Room(gym.Env):
+    """Shows what it is told to, and takes two numbers."""
+
+    def __init__(self, obs):
+        self.obs = obs
+        self.action_space = gym.spaces.Box(0, 512, (2,))
+
+    def reset(self, seed=None, options=None):
+        return self.obs, {}
+
+    def step(self, action):
+        return self.obs, 0.0, True, False, {"coverage": 0.0, "success": False}
+
+
+def test_an_environment_that_shows_other_pictures():
+    shown = {name: values[0] for name, values in _obs(1, None).items()}
+    assert len(rollout(_policy(), lambda: _Room(shown), [(0, None), (1, None)])) == 2
+    for other, kind, message in [
+        (
+            {**shown, "front": np.zeros((24, 16, 3), np.uint8)},
+            ValueError,
+            r"\(2, 24, 16, 3\).*of \(16, 16, 3\); scale",
+        ),
+        ({**shown, "wrist": shown["wrist"] / 255}, TypeError, r"obs\['wrist'\] is float64; .*look like 0 to 1"),
+        ({"agent": shown["agent"], "grip": shown["grip"]}, ValueError, r"obs lacks 'front'"),
+        (shown["agent"], TypeError, r"sees pictures: give a mapping"),
+    ]:
+        with pytest.raises(kind, match=message):
+            rollout(_policy(), lambda obs=other: _Room(obs), [(0, None), (1, None)])
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        ({"front": ((16, 16, 3), np.uint8), "agent": ((3,), np.float32)}, None),
+        ({"front": ((16, 16, 3), np.float32), "agent": ((3,), np.float32)}, r"'front' as float32 from 0 to 1.*uint8"),
+        ({"front": ((24, 16, 3), np.uint8), "agent": ((3,), np.float32)}, r"\(16, 16, 3\).*has .*\(24, 16, 3\)"),
+        ({"agent": ((3,), np.float32)}, r"'front': \(16, 16, 3\).*has \{'agent': \(3,\)\}"),
+    ],
+)
+def test_environments_are_compared_with_the_demonstrations_before_training(monkeypatch, shown, message):
+    env, top = _Room(None), {np.uint8: 255, np.float32: 1}
+    boxes = {name: gym.spaces.Box(0, top[kind], shape, kind) for name, (shape, kind) in shown.items()}
+    env.observation_space = gym.spaces.Dict(boxes)
+    monkeypatch.setattr("diffpolicy.scripts.train.environment", lambda id, options: lambda: env)
+    config = Config(dataset=DatasetConfig(obs_keys=["agent"]), env=EnvConfig("diffpolicy/Room-v0"))
+    demonstrations = SimpleNamespace(obs_dim=3, action_dim=2)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        _check_fit(config, demonstrations, {"front": (16, 16, 3)})
+
+
 def test_what_the_queue_refuses():
     queue, obs = ActionQueue(_policy()), _obs(3, None)
+    one = {name: values[0] for name, values in obs.items()}
+    with pytest.raises(ValueError, match=r"\(16, 16, 3\); expected \(B, H, W, C\) .*add the batch axis"):
+        queue.act(one)
+    with pytest.raises(ValueError, match=r"obs lacks 'grip'"):
+        queue.act({name: values for name, values in obs.items() if name != "grip"})
+    with pytest.raises(ValueError, match=r"\(3, 12, 14, 1\); expected \(B, H, W, C\) = \(3, 16, 16, 3\)"):
+        queue.act({**obs, "front": obs["wrist"]})
     with pytest.raises(TypeError, match="give a mapping"):
         queue.act(obs["agent"])
     with pytest.raises(ValueError, match=r"2 slots for 3 rows"):

@@ -196,7 +196,8 @@ def test_a_task_without_ways_is_refused(trained):
     assert "no known ways" in error and not (trained / "W").exists()
 
 
-def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
+@pytest.mark.parametrize("encoder", [["encoder.widths=[8,8]"], ["encoder=resnet18", "encoder.width=16"]])
+def test_train_on_pictures_stop_resume_and_evaluate(tmp_path, encoder):
     """Pictures as the environment gives them, streamed from disk; a run that was stopped ends as one that was not."""
     env, episodes = gym.make("diffpolicy/PushT-v0", obs_mode="pixels"), []
     for seed in range(3):
@@ -208,7 +209,7 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
         episodes.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
     ReplayBuffer.from_episodes(episodes).save(tmp_path / "demos.zarr")
     data = ["task=own", "dataset.path=demos.zarr", "dataset.image_keys=[image]", "dataset.obs_keys=[agent]"]
-    data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3", "encoder.widths=[8,8]"]
+    data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3", *encoder]
     data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "evaluation_episodes=1", *TINY]
     data += ["training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
     typed("train", *data, "run_dir=A", cwd=tmp_path)
