@@ -119,7 +119,7 @@ def test_the_only_encoder_of_another_run_is_for_every_camera(tmp_path):
     actor = build_actor(_config(LIGHT, weights=str(saved)), 2, 2, pretrained=True)
     assert len(actor.encoders) == 2
     for encoder in actor.encoders.values():
-        assert torch.equal(encoder.layers[0].weight, before.encoders["front"].layers[0].weight)
+        assert torch.equal(encoder.layers[0].conv.weight, before.encoders["front"].layers[0].conv.weight)
 
 
 def _without(name):
