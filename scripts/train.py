@@ -115,7 +115,8 @@ def _policy(config: Config, ranks: Ranks, device: torch.device) -> None:
 
     def batch(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         obs, action = (windows.normalizer.normalize(key, raw[key]) for key in ("obs", "action"))
-        return {"data": action, "cond": obs.flatten(1), **{name: raw[name] for name in cameras}}
+        others = {name: values for name, values in raw.items() if name not in ("obs", "action")}
+        return {"data": action, "cond": obs.flatten(1), **others}
 
     if isinstance(actor, NearestActor):
         every = torch.arange(len(windows.train), device=device)

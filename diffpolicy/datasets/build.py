@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.pace import pace_weights
 from diffpolicy.datasets.pusht import load_expert_pusht, load_pusht, mirror_windows, pusht_images
 from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
 from diffpolicy.datasets.shipped import SHIPPED, open_shipped
@@ -47,6 +49,8 @@ class DatasetConfig:
         validation: share of the episodes held out for the validation loss.
         mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`; where images stream
             from disk, every window of a batch is mirrored with probability 1/2 instead.
+        pace: temperature of the windows' weights by how fast their demonstrations were, see `pace.pace_weights`; for
+            demonstrations that end when the task is done. None weights all alike.
         normalize: "limits" or "gaussian" for "obs" and "action"; limits unless named.
     """
 
@@ -61,6 +65,7 @@ class DatasetConfig:
     seed: int = 42
     validation: float = 0.05
     mirror: bool = False
+    pace: float | None = None
     normalize: dict[str, str] = field(default_factory=dict)
 
 
@@ -119,14 +124,17 @@ def load_windows(
     keys = (config.obs_keys, config.action_key, horizon, obs_horizon, action_horizon)
     path, cameras = _images(config, data_root)
 
-    def windows(part: ReplayBuffer) -> WindowDataset | ImageWindows:
-        return ImageWindows(part, path, cameras, *keys) if path else WindowDataset(part, *keys, device)
+    def windows(part: ReplayBuffer, weights: Tensor | None = None) -> WindowDataset | ImageWindows:
+        if path:
+            return ImageWindows(part, path, cameras, *keys, weights)
+        return WindowDataset(part, *keys, device, weights)
 
-    training = buffer.subset(chosen)
-    seen = (
-        training.joined(load_buffer(config, data_root, mirrored=True).subset(chosen)) if config.mirror else training
-    )
-    train = windows(training if path else seen)
+    training = seen = buffer.subset(chosen)
+    weights = None if config.pace is None else _paces(config, data_root, chosen)
+    if config.mirror:
+        seen = training.joined(load_buffer(config, data_root, mirrored=True).subset(chosen))
+    copies = 1 if path else seen.n_steps // training.n_steps
+    train = windows(training if path else seen, None if weights is None else weights.repeat(copies))
     of_all = WindowDataset(seen, *keys) if path else train
     normalizer = Normalizer.fit({"obs": of_all.all_obs(), "action": of_all.all_actions()}, config.normalize)
     validation = windows(buffer.subset(held_out)) if len(held_out) else None
@@ -165,6 +173,15 @@ def open_batches(
     else:
         sampler = BatchSampler(len(windows.train), batch_size, seed, device)
         yield lambda step: windows.train.batch(sampler[step][rows])
+
+
+def _paces(config: DatasetConfig, data_root: str | None, chosen: np.ndarray) -> Tensor:
+    """(N,) the weights of the training episodes' frames; of Push-T's pictures by the keypoints they show."""
+    if config.name == "pusht" and config.obs == "pixels":
+        config = dataclasses.replace(config, obs="keypoints", obs_keys=["obs"])
+    buffer = load_buffer(config, data_root).subset(chosen)
+    frames = WindowDataset(buffer, config.obs_keys, config.action_key, 1, 1, 1).all_obs()
+    return pace_weights(frames, buffer.episode_lengths, config.pace)
 
 
 def _half_mirrored(

@@ -137,15 +137,16 @@ def mirror_windows(batch: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Ten
     """A batch of windows with the `chosen` rows, (B,) bool, reflected as by `mirror`.
 
     Args:
-        batch: "obs" (B, T_o, 2) the agent's position, "action" (B, T_p, 2), and images (B, T_o, H, W, C) of any name,
-            square ones.
+        batch: "obs" (B, T_o, 2) the agent's position, "action" (B, T_p, 2), images (B, T_o, H, W, C) of any name,
+            square ones, and what does not change in a mirror.
     """
     at = chosen.nonzero()[:, 0]
-    reflected = {}
+    reflected = dict(batch)
     for name, values in batch.items():
-        images = values.ndim == 5
-        seen = values[at].transpose(2, 3).flip(2, 3) if images else _WORLD - values[at].flip(-1)
-        reflected[name] = values.index_copy(0, at, seen)
+        if name in ("obs", "action"):
+            reflected[name] = values.index_copy(0, at, _WORLD - values[at].flip(-1))
+        elif values.ndim == 5:
+            reflected[name] = values.index_copy(0, at, values[at].transpose(2, 3).flip(2, 3))
     return reflected
 
 

@@ -32,7 +32,7 @@ from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive, slab_rows, unknow
 
 _MIB = 2**20
 _PIECE_BYTES = 8 * _MIB  # what is decoded at a time; a chunk if that is larger
-_NUMBERS = ("obs", "action")  # what a batch holds beside its images
+_NUMBERS = ("obs", "action", "weight")  # what a batch holds beside its images
 
 
 @final
@@ -46,7 +46,7 @@ class ImageWindows:
         path: the recording, see `ReplayBuffer.open`.
         cameras: name in a batch -> array in the recording, images (N, H, W, C): uint8, or any dtype that holds whole
             numbers from 0 to 255, as the published float32.
-        obs_keys, action_key, horizon, obs_horizon, action_horizon: as of `WindowDataset`.
+        obs_keys, action_key, horizon, obs_horizon, action_horizon, weights: as of `WindowDataset`.
 
     Raises:
         FileNotFoundError: nothing at `path`.
@@ -65,13 +65,16 @@ class ImageWindows:
         horizon: int,
         obs_horizon: int,
         action_horizon: int,
+        weights: Tensor | None = None,
     ) -> None:
         if not cameras or any(name in _NUMBERS for name in cameras):
             raise ValueError(
                 f"cameras must name at least one array of images, and none {' or '.join(_NUMBERS)}, where a batch "
                 f"has its numbers; got {dict(cameras)}"
             )
-        self._numbers = WindowDataset(buffer, obs_keys, action_key, horizon, obs_horizon, action_horizon)
+        self._numbers = WindowDataset(
+            buffer, obs_keys, action_key, horizon, obs_horizon, action_horizon, weights=weights
+        )
         self._archive = ZarrArchive(path)
         try:
             ends = self._archive.read(ENDS).astype(np.int64)

@@ -37,6 +37,7 @@ class WindowDataset:
         obs_horizon: T_o, frames.
         action_horizon: T_a, frames; T_o − 1 + T_a ≤ T_p.
         device: where the tensors live.
+        weights: (N,) of the frames; a window's, "weight" (B,) in a batch, is that of its frame "now". None for none.
 
     Raises:
         ValueError: horizons that do not fit, an episode too short for one window, images among the keys, or
@@ -53,6 +54,7 @@ class WindowDataset:
         obs_horizon: int,
         action_horizon: int,
         device: str | torch.device = "cpu",
+        weights: Tensor | None = None,
     ) -> None:
         if isinstance(obs_keys, str) or not obs_keys:
             raise ValueError(f"obs_keys must be a list of at least one name, got {obs_keys!r}")
@@ -69,6 +71,7 @@ class WindowDataset:
         self.horizon, self.obs_horizon = horizon, obs_horizon
         self._obs = torch.cat([_frames(buffer, key, device) for key in obs_keys], dim=1)
         self._action = _frames(buffer, action_key, device)
+        self._weights = None if weights is None else weights.to(device)
         lengths = buffer.episode_lengths
         counts = _window_counts(buffer, horizon, obs_horizon, action_horizon)
         self._index = WindowIndex(np.cumsum(lengths) - lengths, lengths, counts, obs_horizon, device)
@@ -96,10 +99,14 @@ class WindowDataset:
         """The windows of the given numbers, shape (B,), int64, 0 to len − 1, in the units of the data.
 
         Returns:
-            `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device.
+            `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device, and `weight` (B,) if there are
+            weights.
         """
         frames = self._index.frames(indices, self.horizon)
-        return {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}
+        batch = {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}
+        if self._weights is not None:
+            batch["weight"] = self._weights[frames[:, self.obs_horizon - 1]]
+        return batch
 
     def all_obs(self) -> Tensor:
         """(N, D) float32: every frame's observation once, without padding; what a normaliser is fitted on."""

@@ -101,7 +101,8 @@ class _Losses(nn.Module):
         self.model, self._loss = model, loss
 
     def forward(self, batch: Batch, generator: Generators) -> Tensor:
-        return self._loss(self.model, batch, generator).mean()
+        losses = self._loss(self.model, batch, generator)
+        return (losses * batch["weight"]).mean() if "weight" in batch else losses.mean()
 
 
 def train(
@@ -129,7 +130,7 @@ def train(
 
     Args:
         model: any module; changed in place, but for parameters that require no gradient.
-        loss: (model, batch, generator) -> (B,), one value per sample.
+        loss: (model, batch, generator) -> (B,), one value per sample; weighted by the batch's "weight" (B,), if any.
         batch_at: the batch of a step, counted from 0; of several ranks, this one's rows of it.
         run_dir: gets `checkpoints/` and `metrics.jsonl`.
         seed: of the noise; step k draws from a generator keyed by (seed, k), on the device.

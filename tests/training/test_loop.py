@@ -351,3 +351,27 @@ def test_blocks_are_compiled_where_that_pays(seconds, steps, compiled):
     assert str(chosen) in why and f"{steps} steps" in why
     chosen.prepare(model, torch.device("cpu"))
     assert hasattr(model[0], "fused") == bool(compiled)
+
+
+def test_a_weight_in_the_batch_weights_the_loss(tmp_path):
+    """A sample of weight 3 counts as one that comes three times, a sample of weight 0 as none."""
+    x = torch.tensor([[0.5], [-1.0], [2.0], [0.7]])
+    weighted = {"x": x, "weight": torch.tensor([3.0, 1.0, 0.0, 0.0])}
+    repeated = {"x": torch.cat([x[:1], x[:1], x[:1], x[1:2]])}
+    trained = []
+    for name, batch in (("weighted", weighted), ("repeated", repeated)):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(1, 1)
+        train(
+            model,
+            lambda m, b, g: (m(b["x"]) - 1).square()[:, 0],
+            lambda step, batch=batch: batch,
+            TrainConfig(steps=5, batch_size=4, warmup_steps=1),
+            tmp_path / name,
+            seed=0,
+            record={},
+            speed="float32",
+            progress=False,
+        )
+        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*trained)

@@ -1,0 +1,94 @@
+"""Weights by pace: what they are on episodes whose paces are known, and how they reach the loss."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffpolicy.datasets.build import DatasetConfig, load_windows
+from diffpolicy.datasets.downloads import PUSHT
+from diffpolicy.datasets.pace import pace_weights
+from diffpolicy.datasets.replay_buffer import ReplayBuffer
+
+
+def _walks(speeds):
+    """Walks from 0 to 1 along a line, each at its speed, with a second coordinate that says nothing."""
+    walks = [torch.linspace(0, 1, round(60 / speed)) for speed in speeds]
+    return torch.cat([torch.stack([walk, torch.full_like(walk, 7.0)], 1) for walk in walks]), [len(w) for w in walks]
+
+
+def _slow(obs, lengths, temperature, neighbours):
+    """The same, frame by frame."""
+    low, high = obs.min(0).values, obs.max(0).values
+    scaled = torch.where(high > low, (2 * obs - low - high) / (high - low), 0.0)
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    left = np.concatenate([np.arange(n)[::-1] for n in lengths]).astype(float)
+    weights = []
+    for i in range(len(obs)):
+        others = np.flatnonzero(episode != episode[i])
+        distance = (scaled[others] - scaled[i]).norm(dim=1).numpy()
+        times = left[others[np.argsort(distance, kind="stable")[:neighbours]]]
+        advantage = (times.mean() - left[i]) / max(times.std(ddof=1), 5.0)
+        weights.append(np.clip(np.exp(advantage / temperature), 0.1, 5.0))
+    return np.array(weights) / np.mean(weights)
+
+
+def test_equal_to_the_slow_ones():
+    rng = np.random.default_rng(0)
+    lengths = np.array([40, 25, 55, 31])
+    obs = torch.from_numpy(rng.normal(size=(lengths.sum(), 3)).astype(np.float32))
+    found = pace_weights(obs, lengths, 0.7, neighbours=9)
+    np.testing.assert_allclose(found, _slow(obs, lengths, 0.7, 9), rtol=1e-4)
+    assert found.mean().item() == pytest.approx(1.0)
+
+
+def test_fast_walks_count_more_and_equal_ones_alike():
+    obs, lengths = _walks([1.0, 1.0, 1.0, 2.0, 0.5])
+    of_walks = pace_weights(obs, np.array(lengths), 1.0, neighbours=32).split(lengths)
+    begin = [weights[: len(weights) // 2].mean().item() for weights in of_walks]
+    assert begin[4] < begin[0] < begin[3]
+    assert begin[0] == pytest.approx(begin[1], rel=1e-3)
+    obs, lengths = _walks([1.0] * 4)
+    weights = pace_weights(obs, np.array(lengths), 1.0, neighbours=3)
+    torch.testing.assert_close(weights, torch.ones(len(obs)), atol=1e-4, rtol=0)
+
+
+def test_what_has_no_pace():
+    obs, lengths = _walks([1.0, 1.0])
+    with pytest.raises(ValueError, match="compares a frame with 64 of other episodes, and there are 120 frames in 2"):
+        pace_weights(obs, np.array(lengths), 1.0)
+    with pytest.raises(ValueError, match=r"above 0.*given 0"):
+        pace_weights(obs, np.array(lengths), 0.0, neighbours=8)
+
+
+def test_windows_carry_the_weight_of_their_frame_now(tmp_path):
+    rng = np.random.default_rng(0)
+    lengths = [90, 100, 110]
+    data = {"obs": rng.normal(size=(300, 3)), "action": rng.normal(size=(300, 2))}
+    ReplayBuffer(data, np.cumsum(lengths)).save(tmp_path / "own.zarr")
+    config = DatasetConfig(name="zarr", path=str(tmp_path / "own.zarr"), validation=0.0, pace=0.5)
+    windows = load_windows(config, 8, 3, 4)
+    weights = pace_weights(torch.from_numpy(data["obs"].astype(np.float32)), np.array(lengths), 0.5)
+    batch = windows.train.batch(torch.arange(len(windows.train)))
+    frame = {tuple(row): i for i, row in enumerate(data["obs"].astype(np.float32).tolist())}
+    now = [frame[tuple(row)] for row in batch["obs"][:, -1].tolist()]
+    torch.testing.assert_close(batch["weight"], weights[now])
+    plain = load_windows(DatasetConfig(name="zarr", path=config.path, validation=0.34), 8, 3, 4)
+    assert "weight" not in plain.train.batch(torch.arange(3))
+    held_out = load_windows(DatasetConfig(name="zarr", path=config.path, validation=0.34, pace=0.5), 8, 3, 4)
+    assert "weight" not in held_out.validation.batch(torch.arange(3))
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("DIFFPOLICY_DATA", "")) / PUSHT.folder).exists(),
+    reason=f"set DIFFPOLICY_DATA to a folder that holds {PUSHT.folder} to run this test",
+)
+def test_mirror_images_have_the_weights_of_what_they_mirror():
+    config = DatasetConfig(episodes=8, mirror=True, pace=1.0)
+    windows = load_windows(config, 16, 2, 8)
+    half = len(windows.train) // 2
+    first, second = (windows.train.batch(torch.arange(half) + start)["weight"] for start in (0, half))
+    torch.testing.assert_close(first, second)
+    assert first.std() > 0.1
