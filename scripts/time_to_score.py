@@ -36,7 +36,13 @@ def measure(seed: int, steps: int, episodes: int, folder: Path) -> dict[str, Any
     """Seconds of the training command, and the score of what it left."""
     run = folder / f"seed_{seed}"
     training = [f"training.steps={steps}", f"training.evaluate_from={steps}", f"seed={seed}", f"run_dir={run}"]
-    seconds = _run("train", "task=pusht_keypoints", *training, TORCHINDUCTOR_CACHE_DIR=str(folder / f"cache_{seed}"))
+    seconds = _run(
+        "train",
+        "task=pusht_keypoints",
+        "dataset.pace=null",
+        *training,
+        TORCHINDUCTOR_CACHE_DIR=str(folder / f"cache_{seed}"),
+    )
     last = run / "checkpoints" / "last"
     _run("evaluate", f"checkpoint={last}", f"episodes={episodes}", "videos=0", f"out={run / 'fresh'}")
     result = json.loads((run / "fresh" / "evaluation.json").read_text())
