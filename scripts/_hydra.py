@@ -6,12 +6,14 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,22 +34,57 @@ def command(name: str, schema: type, run: Callable[[Any], None]) -> Callable[[],
 
     @hydra.main(version_base="1.3", config_path="pkg://diffpolicy.configs", config_name=name)
     def inner(config: DictConfig) -> None:
-        try:
+        with mendable(name):
             run(OmegaConf.to_object(config))
-        except (ValueError, OSError, KeyError, RuntimeError, OmegaConfBaseException) as error:
-            if type(error) is RuntimeError or os.environ.get("HYDRA_FULL_ERROR"):
-                raise
-            says = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
-            print(f"{name}: {type(error).__name__}: {says}", file=sys.stderr)
-            sys.exit(2)
 
     def main() -> None:
-        _check_overrides(name, schema, sys.argv[1:])
-        # Maps that take any key are closed to hydra unless it is told "++".
-        sys.argv[1:] = [f"++{a}" if _is_open(a, schema) else a for a in sys.argv[1:]]
+        if unknown := _unknown_key(name, schema, sys.argv[1:]):
+            print(f"{name}: {unknown}; `--cfg job` prints all of them", file=sys.stderr)
+            sys.exit(2)
+        sys.argv[1:] = _opened(schema, sys.argv[1:])
         inner()
 
     return main
+
+
+@contextmanager
+def mendable(name: str) -> Iterator[None]:
+    """What a user of the command `name` can mend is printed, and the process exits with 2; see `command`."""
+    try:
+        yield
+    except (ValueError, OSError, KeyError, RuntimeError, OmegaConfBaseException) as error:
+        if type(error) is RuntimeError or os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        says = error.args[0] if isinstance(error, KeyError) else error  # str() would quote it
+        print(f"{name}: {type(error).__name__}: {says}", file=sys.stderr)
+        sys.exit(2)
+
+
+def compose(name: str, schema: type, overrides: Sequence[str]) -> Any:
+    """The settings that the command `name` would have with these arguments, as an instance of its `schema`.
+
+    Raises:
+        ValueError: what the command would refuse: an unknown key, with the near ones, or a value of another type.
+    """
+    if unknown := _unknown_key(name, schema, overrides):
+        raise ValueError(unknown)
+    try:
+        with _configs():
+            return OmegaConf.to_object(hydra.compose(name, _opened(schema, overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"diffpolicy-{name.replace('_', '-')} {' '.join(overrides)}: {error}") from None
+
+
+@contextmanager
+def _configs() -> Iterator[None]:
+    """Our configs to compose from, inside a hydra job or outside."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_module("diffpolicy.configs", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def pick_device(name: str) -> torch.device:
@@ -65,22 +102,25 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device={name} is not to be had here ({says}): device=auto takes what there is") from None
 
 
-def _check_overrides(name: str, schema: type, arguments: list[str]) -> None:
-    """Refuse an unknown key with the near ones, which hydra does not name. All else is left to hydra."""
+def _unknown_key(name: str, schema: type, arguments: Sequence[str]) -> str | None:
+    """What is wrong with an unknown key, with the near ones, which hydra does not name. All else is left to hydra."""
     overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w./]*=", argument)]
     try:
-        with hydra.initialize_config_module("diffpolicy.configs", version_base="1.3"):
-            groups = [o for o in overrides if o.split("=")[0] in _GROUPS]
-            composed = hydra.compose(name, groups)
+        with _configs():
+            composed = hydra.compose(name, [o for o in overrides if o.split("=")[0] in _GROUPS])
     except HydraException:
-        return
+        return None
     known = set(_keys(OmegaConf.to_container(composed))) | set(_GROUPS)
     for override in overrides:
         key = override.split("=")[0]
-        if key.startswith(("hydra.", "hydra/")) or key in known or _is_open(override, schema):
-            continue
-        print(f"{name}: unknown key {key!r}{near(key, known)}; `--cfg job` prints all of them", file=sys.stderr)
-        sys.exit(2)
+        if not (key.startswith(("hydra.", "hydra/")) or key in known or _is_open(override, schema)):
+            return f"unknown key {key!r}{near(key, known)}"
+    return None
+
+
+def _opened(schema: type, arguments: Sequence[str]) -> list[str]:
+    """The arguments, with "++" where they go into a map that takes any key: it is closed to hydra otherwise."""
+    return [f"++{argument}" if _is_open(argument, schema) else argument for argument in arguments]
 
 
 def _is_open(override: str, schema: type) -> bool:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from diffpolicy.scripts import image_tables
+from diffpolicy.scripts.comparison import tables as comparison
+from diffpolicy.scripts.comparison.store import read_rows
 from diffpolicy.scripts.image_tables import interval, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,6 +222,11 @@ def likelihood_table(results: Path) -> str:
     )
 
 
+def _compared(name: str) -> Callable[[Path], str]:
+    """A table of the comparison."""
+    return lambda results: comparison.tables(list(read_rows(results).values()))[name].markdown()
+
+
 PAGES = {
     "README.md": {
         "images": _images("benchmark", image_tables.recipes),
@@ -234,6 +241,7 @@ PAGES = {
         "ablation": _images("ablation", image_tables.ablation),
         "likelihood": likelihood_table,
     },
+    "docs/comparison.md": {name: _compared(name) for name in comparison.NAMES},
     "docs/performance.md": {
         "train_step": train_step_table,
         "changes": changes_table,

@@ -36,6 +36,8 @@ MAY_IMPORT = {
 MAY_IMPORT["benchmarks"] = {*MAY_IMPORT, "scripts"}  # they measure any part, and nothing imports them
 # the gallery's figures show the formulas themselves, and only the command that draws them imports them
 MAY_IMPORT["figures"] = {"generative", "nets", "datasets", "training", "images", "checkpoint", "scripts"}
+# what the command that compares policies is made of
+MAY_IMPORT["comparison"] = {*MAY_IMPORT["scripts"], "scripts"}
 THIRD_PARTY = {"generative": {"torch"}, "nets": {"torch", "einops"}}
 
 
@@ -46,7 +48,7 @@ def _files():
 
 def _package(file):
     parts = file.relative_to(ROOT).with_suffix("").parts
-    if parts[:2] in (("scripts", "benchmarks"), ("scripts", "figures")):
+    if parts[:2] in (("scripts", "benchmarks"), ("scripts", "comparison"), ("scripts", "figures")):
         return parts[1]
     return parts[1] if parts[0] == "diffpolicy" else parts[0]
 

@@ -53,9 +53,7 @@ def write_page(
         "</div>",
         '<p class="small">In brackets 95% intervals: bootstrap over episodes, Wilson\'s for success.</p>',
     ]
-    for heading, file, says in pictures:
-        parts += [f"<h2>{escape(heading)}</h2>", f'<img alt="{escape(heading)}" src="{_data(file, "image/png")}">']
-        parts.append(f'<p class="small">{escape(says)}</p>')
+    parts += [show(*picture) for picture in pictures]
     for heading, wanted in (("Successes", True), ("Failures", False)):
         kept = [(file, row) for file, row in films if row["success"] is wanted]
         count = sum(row["success"] is wanted for row in result["episodes"])
@@ -67,11 +65,22 @@ def write_page(
     made = {"commit": result["commit"], "processor": result["processor"], **result["versions"]}
     rows = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in made.items())
     parts += ["<h2>Made with</h2>", f"<table>{rows}</table>"]
+    write_document(path, title, parts)
+
+
+def write_document(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Write pieces of HTML as one page in this project's style."""
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     text = f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def show(heading: str, file: Path, says: str) -> str:
+    """A PNG file under its heading, inside the page, with what it shows."""
+    picture = f'<img alt="{escape(heading)}" src="{_data(file, "image/png")}">'
+    return f'<h2>{escape(heading)}</h2>{picture}<p class="small">{escape(says)}</p>'
 
 
 def _how(result: Mapping[str, Any]) -> str:

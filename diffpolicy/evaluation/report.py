@@ -14,6 +14,7 @@ import av
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffpolicy.evaluation.metrics import summarize
@@ -77,19 +78,25 @@ def draw_fan(path: Path, policy: Policy, episode: Episode, moments: int = 4, sam
     count = len(episode.frames)
     picked = [round(i * max(count - 1, 0) / moments) for i in range(moments)]
     figure = Figure(figsize=(4 * moments, 4.4), layout="constrained")
-    colors = matplotlib.colormaps["plasma"](np.linspace(0, 0.9, policy.action_horizon))
     for axes, k in zip(figure.subplots(1, moments, squeeze=False)[0], picked, strict=True):
         past = [max(0, k - i) for i in reversed(range(policy.obs_horizon))]
         history = stack([episode.observations[i] for i in past])
         policy.reset(range(samples), [episode.seed + i for i in range(samples)])
         chunks = policy.predict(stack([history] * samples))
-        axes.imshow(episode.frames[k], extent=(0, _SCENE, _SCENE, 0))
-        axes.plot(*chunks.transpose(2, 1, 0), color="black", linewidth=0.4, alpha=0.35)
-        for step in range(policy.action_horizon):
-            axes.scatter(*chunks[:, step].T, s=5, color=colors[step], zorder=3)
-        axes.set(title=f"step {k}", xticks=[], yticks=[])
+        draw_chunks(axes, episode.frames[k], chunks)
+        axes.set_title(f"step {k}")
     figure.suptitle(f"{samples} sampled chunks of {policy.action_horizon} actions each, early (dark) to late (light)")
     figure.savefig(path, dpi=110)
+
+
+def draw_chunks(axes: Axes, frame: np.ndarray, chunks: np.ndarray) -> None:
+    """Draw chunks (B, T, 2) of positions over the scene's picture, early actions dark and late ones light."""
+    axes.imshow(frame, extent=(0, _SCENE, _SCENE, 0))
+    axes.plot(*chunks.transpose(2, 1, 0), color="black", linewidth=0.4, alpha=0.35)
+    steps = chunks.shape[1]
+    for step, color in enumerate(matplotlib.colormaps["plasma"](np.linspace(0, 0.9, steps))):
+        axes.scatter(*chunks[:, step].T, s=5, color=color, zorder=3)
+    axes.set(xticks=[], yticks=[])
 
 
 def draw_scores(path: Path, result: Mapping[str, Any]) -> None:

@@ -397,17 +397,20 @@ _FREE = (
 
 
 def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]) -> None:
-    plain, before = _whole(record), _whole(saved.config)
-    changed = [
-        f"{name}: was {old!r}, now {new!r}"
-        for name, old, new in _differences(before, plain)
-        if not f"{name}.".startswith(tuple(f"{free}." for free in _FREE))
-    ]
-    if changed:
+    if changed := config_changes(saved.config, record):
         raise ValueError(
             f"{saved.path} was made with another config: {'; '.join(changed)}. "
             "Resume with the same one, or begin a new run_dir."
         )
+
+
+def config_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a run of the config `now` would compute otherwise than one of `before`, a line for each setting."""
+    return [
+        f"{name}: was {old!r}, now {new!r}"
+        for name, old, new in _differences(_whole(before), _whole(now))
+        if not f"{name}.".startswith(tuple(f"{free}." for free in _FREE))
+    ]
 
 
 def _whole(config: Mapping[str, Any]) -> dict[str, Any]:

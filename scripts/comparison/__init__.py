@@ -1,0 +1,1 @@
+"""What `diffpolicy-compare` is made of: the plan, the measured rows, tables, plots and the page."""

@@ -1,0 +1,210 @@
+"""The tables of a comparison, from its rows and the published figures: as Markdown and as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from diffpolicy.scripts.comparison.store import Measured
+from diffpolicy.scripts.image_tables import interval, markdown
+
+_RUN = "policy | demonstrations | seed"
+_SCORES = "score | final coverage | success"
+_COSTS = "calls | chunk, ms"
+_MEASURED = f"{_RUN} | {_SCORES} | validation: best, mean of last | {_COSTS} | training, min | parameters | protocol"
+PUBLISHED, MEAN = "published", "mean"
+NAMES = ("comparison", "comparison_paper", "comparison_settings", "comparison_differences", "comparison_ways")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table; `kind` is "" for a measured row, `MEAN` of several of them, or `PUBLISHED`."""
+
+    cells: Sequence[str]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its header given as "a | b | c"."""
+
+    title: str
+    says: str
+    header: str
+    lines: Sequence[Line]
+
+    def markdown(self) -> str:
+        """What was published in italics; a table without lines says so."""
+        if not self.lines:
+            return "Nothing is measured yet."
+        marks = {"": "", MEAN: "**", PUBLISHED: "*"}
+        cells = [[f"{marks[line.kind]}{c}{marks[line.kind]}" if c else "" for c in line.cells] for line in self.lines]
+        return markdown(self.header, cells)
+
+    def html(self) -> str:
+        """What was published in grey."""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.header.split(" | "))
+        lines = [
+            f'<tr class="{line.kind}">{"".join(f"<td>{escape(cell)}</td>" for cell in line.cells)}</tr>'
+            for line in self.lines
+        ]
+        table = f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+        return f'<h2>{escape(self.title)}</h2><p class="small">{escape(self.says)}</p>{table}'
+
+
+def published() -> list[dict[str, Any]]:
+    """What others have published of Push-T, see configs/published.yaml."""
+    return yaml.safe_load((files("diffpolicy.configs") / "published.yaml").read_text())["rows"]
+
+
+def is_plain(row: Measured) -> bool:
+    """Whether a policy was evaluated as it was trained to be: no other sampler, horizon or execution."""
+    return row["command"] == "evaluate" and not _changed(row["settings"])
+
+
+def _changed(settings: Mapping[str, Any]) -> list[str]:
+    """What an evaluation changed of the policy, as "name=value"."""
+    flat = {key: settings.get(key) for key in ("solver", "steps", "grid", "action_horizon")}
+    flat |= settings.get("solver_options", {}) | settings["execution"]
+    default = {None, "random"}
+    return [f"{key}={value}" for key, value in flat.items() if isinstance(value, list) or value not in default]
+
+
+def tables(rows: Sequence[Measured]) -> dict[str, Table]:
+    """All tables by `NAMES`, which are those of their markers in docs/comparison.md."""
+    plain = [row for row in rows if is_plain(row)]
+    fresh = [row for row in plain if row["settings"]["seeds"] != "paper"]
+    paper = [row for row in plain if row["settings"]["seeds"] == "paper"]
+    others = [row for row in rows if row["command"] == "evaluate" and not is_plain(row)]
+    made = (
+        _measured(
+            "Policies, on fresh initial states",
+            "95% intervals over episodes; the mean of several training seeds with their lowest and highest.",
+            fresh,
+            "fresh",
+        ),
+        _measured(
+            "Policies, on the paper's 50 initial states",
+            "Set in the paper's way, to be read beside what was published; 50 episodes leave wide intervals.",
+            paper,
+            "paper",
+        ),
+        Table(
+            "The same policies, sampled and executed otherwise",
+            "Solver steps, the action horizon and what binds a chunk to those before it.",
+            f"{_RUN} | evaluation | settings | {_SCORES} | {_COSTS}",
+            [
+                Line([*_of(row), row["evaluation"], ", ".join(_changed(row["settings"])), *_scores(row), *_cost(row)])
+                for row in others
+            ],
+        ),
+        Table(
+            "Paired differences",
+            "Row minus other row, on the same initial states, with 95% bootstrap intervals.",
+            "row | other row | episodes | score | final coverage | success",
+            list(_differences(rows)),
+        ),
+        Table(
+            "Tasks with several right answers",
+            "Shares of the ways among rollouts, and their total variation from the demonstrations'.",
+            f"{_RUN} | starts | success | rollouts | distance | {_COSTS}",
+            list(_ways(rows)),
+        ),
+    )
+    return dict(zip(NAMES, made, strict=True))
+
+
+def _measured(title: str, says: str, rows: Sequence[Measured], beside: str) -> Table:
+    groups: dict[tuple[str, str, str], list[Measured]] = {}
+    for row in rows:
+        groups.setdefault((row["training"], row["demonstrations"]["name"], row["evaluation"]), []).append(row)
+    lines = []
+    for group in groups.values():
+        lines += [Line([*_of(row), *_scores(row), _validation(row), *_cost(row), *_training(row)]) for row in group]
+        if len(group) > 1:
+            lines.append(_mean(group))
+    if lines:
+        lines += [_line(row) for row in published() if row["beside"] == beside]
+    return Table(title, says, _MEASURED, lines)
+
+
+def _of(row: Measured) -> list[str]:
+    data = row["demonstrations"]
+    count = f"{data['trained']} (+{data['held_out']} held out)" + (", mirrored" if data["mirrored"] else "")
+    return [row["training"], count, str(row["seed"])]
+
+
+def _scores(row: Measured) -> list[str]:
+    return [interval(row["score"]), interval(row["final_coverage"]), interval(row["success"], percent=True, digits=1)]
+
+
+def _validation(row: Measured) -> str:
+    found = row["train"]["validation"]
+    return f"{found['best']:.3f}, {found['last']:.3f} (of {found['of_last']})"
+
+
+def _cost(row: Measured) -> list[str]:
+    return [str(row["network_calls"]), f"{1e3 * row['latency']['median']:.1f}"]
+
+
+def _training(row: Measured) -> list[str]:
+    return [f"{row['train']['minutes']:.1f}", f"{row['parameters'] / 1e6:.2f} M", row["protocol"]]
+
+
+def _mean(group: Sequence[Measured]) -> Line:
+    """Of training seeds: not an interval, but the range of the runs."""
+    ranges = []
+    for name, form in (("score", "{:.3f}"), ("final_coverage", "{:.3f}"), ("success", "{:.1%}")):
+        means = [row[name]["mean"] for row in group]
+        mean, low, high = (form.format(value) for value in (fmean(means), min(means), max(means)))
+        ranges.append(f"{mean} ({low} to {high})")
+    validation = [fmean(row["train"]["validation"][name] for row in group) for name in ("best", "last")]
+    minutes = fmean(row["train"]["minutes"] for row in group)
+    own = [*_of(group[0])[:2], f"mean of {len(group)}", *ranges, "{:.3f}, {:.3f}".format(*validation)]
+    return Line([*own, str(group[0]["network_calls"]), "", f"{minutes:.1f}", "", ""], MEAN)
+
+
+def _line(row: Mapping[str, Any]) -> Line:
+    """A published row; what was not published stays empty."""
+
+    def text(name: str, form: str = "{}") -> str:
+        value = row.get(name)
+        return (
+            "" if value is None else "–".join(form.format(v) for v in (value if isinstance(value, list) else [value]))
+        )
+
+    policy = f"{row['policy']}, {row['observations']}"
+    scores = [text("score", "{:.3f}" if row.get("digits") == 3 else "{:.2f}"), "", text("success", "{:.1%}")]
+    last = f"last: {row['last']:.2f}" if "last" in row else ""
+    cells = [policy, text("demonstrations"), text("seeds"), *scores, last, text("network_calls"), "", text("minutes")]
+    return Line([*cells, "", f"{row['protocol']}; {row['source']}"], PUBLISHED)
+
+
+def _differences(rows: Sequence[Measured]) -> Iterable[Line]:
+    for row in rows:
+        for other, found in row["differences"].items():
+            values = [_signed(found[name]) for name in ("score", "final_coverage")]
+            yield Line([row["row"], other, str(found["episodes"]), *values, _signed(found["success"], percent=True)])
+
+
+def _signed(value: Mapping[str, float], percent: bool = False) -> str:
+    form = "{:+.1%}" if percent else "{:+.3f}"
+    mean, low, high = (form.format(value[key]) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _ways(rows: Sequence[Measured]) -> Iterable[Line]:
+    for row in rows:
+        for where, starts in (("all_starts", "all"), ("fixed_start", "one")):
+            if (found := row.get("ways", {}).get(where)) is None:
+                continue
+            shares = found["rollouts"]["shares"].items()
+            taken = ", ".join(f"{way} {share:.0%}" for way, share in shares if way != "none" or share)
+            success = interval(found["success"], percent=True, digits=1)
+            yield Line([*_of(row), starts, success, taken, f"{found['total_variation']:.3f}", *_cost(row)])
