@@ -176,9 +176,9 @@ def open_batches(
 
 
 def _paces(config: DatasetConfig, data_root: str | None, chosen: np.ndarray) -> Tensor:
-    """(N,) the weights of the training episodes' frames; of Push-T's pictures by the keypoints they show."""
-    if config.name == "pusht" and config.obs == "pixels":
-        config = dataclasses.replace(config, obs="keypoints", obs_keys=["obs"])
+    """(N,) the weights of the training episodes' frames: of Push-T by points on the block, whatever is observed."""
+    if points := {"pusht": "keypoints", "expert_pusht": "corners"}.get(config.name):
+        config = dataclasses.replace(config, obs=points, obs_keys=["obs"])
     buffer = load_buffer(config, data_root).subset(chosen)
     frames = WindowDataset(buffer, config.obs_keys, config.action_key, 1, 1, 1).all_obs()
     return pace_weights(frames, buffer.episode_lengths, config.pace)

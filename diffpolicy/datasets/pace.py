@@ -1,8 +1,8 @@
 """Weights of the training windows by their pace: actions after which a demonstration was soon done count more.
 
 People who demonstrate a task reach the goal, but not always by the shortest way: they hesitate, push too far and
-begin again. Where all demonstrations end with the task done, how long one still took from a frame on, beside how long
-others took from as far away, says how good its actions were.
+begin again. Where all demonstrations stop once the task is done, or nearly, how long one still took from a frame on,
+beside how long others took from as far away, says how good its actions were.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LIGHTEST, _HEAVIEST = 0.1, 5.0  # bounds of a weight, so that no demonstration 
 
 
 def pace_weights(obs: Tensor, lengths: np.ndarray, temperature: float) -> Tensor:
-    """exp(A/temperature) of every frame, with a mean of 1: advantage-weighted regression (Peng et al. 2019).
+    """exp(A/temperature) of every frame, with a mean of 1, after advantage-weighted regression (Peng et al. 2019).
 
     The return of a frame is minus the number of frames that its episode still has, and what it is compared with is
     that of the frames that are about as far from done: their mean, in units of their standard deviation. Far from

@@ -47,10 +47,11 @@ class ShortcutObjective:
     """Shortcut models (Frans et al. 2024, eq. 5): a jump is to go as far as two jumps of half its length.
 
     A share of the rows takes jumps of length 2^-k, k = 0 … `halvings` − 1 with equal probability, that begin at a
-    multiple of their length; all others learn the velocity. The halves of the shortest jumps are Euler steps.
+    multiple of their length; all others learn the velocity. The halves of the shortest jumps are Euler steps. The
+    halves are asked of the network as it is, where the authors take its moving average.
 
     Args:
-        path: any smooth path; its velocity is learned at s = t.
+        path: the linear one.
         share: probability with which a row learns a jump.
         halvings: how many lengths of jumps there are.
     """
@@ -60,7 +61,7 @@ class ShortcutObjective:
     halvings: int = 7
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        _check(self.path, self.share)
         if self.halvings < 1:
             raise ValueError(f"halvings counts the lengths of jumps, at least 1; got {self.halvings}")
 
@@ -84,9 +85,15 @@ class ShortcutObjective:
         return error.square().flatten(1).mean(1)
 
 
+def _eager(net: Net) -> Net:
+    """`net` without what `nn.Module.compile` made of it: a compiled call takes no forward-mode derivative, and rows
+    that are as many as chance has it would be compiled again and again."""
+    return getattr(net, "forward", net)
+
+
 def _two_halves(net: Net, x: Tensor, t: Tensor, half: Tensor, seen: Tensor, cond: Any) -> Tensor:
     """The average velocity of two jumps of length `half` from t, for which the network is asked for spans `seen`."""
-    middle, dtype = t + half, x.dtype
+    net, middle, dtype = _eager(net), t + half, x.dtype
     first = net(x, t.to(dtype), cond, r=(t + seen).to(dtype))
     x = x + expand(half, x) * first
     return (first + net(x, middle.to(dtype), cond, r=(middle + seen).to(dtype))) / 2
@@ -103,7 +110,8 @@ class MeanFlowObjective:
     Args:
         path: the linear one.
         share: probability with which a row has s > t, both then drawn uniformly and sorted.
-        power: p of the weight 1/(|error|² + 1e-3)^p, constant in the gradient (section 4.3 there).
+        power: p of the weight 1/(e + 1e-3)^p, constant in the gradient (section 4.3 there), where e is the mean of
+            the squared errors (theirs is the sum). With p = 1 the value of the loss says little: it is e/(e + 1e-3).
     """
 
     path: Path
@@ -111,9 +119,7 @@ class MeanFlowObjective:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
-        if not isinstance(self.path, LinearPath):
-            raise ValueError(f"MeanFlow is of the linear path, got {self.path!r}; take path.name=linear")
+        _check(self.path, self.share)
 
     def __call__(self, net: Net, batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         data, cond = entry(batch, "data"), batch.get("cond")
@@ -136,10 +142,14 @@ def _rate(net: Net, x: Tensor, t: Tensor, s: Tensor, cond: Any, velocity: Tensor
     with forward_ad.dual_level():
         moving = forward_ad.make_dual(x, velocity)
         now = forward_ad.make_dual(t.to(x.dtype), torch.ones_like(t, dtype=x.dtype))
-        change = forward_ad.unpack_dual(net(moving, now, cond, r=s.to(x.dtype))).tangent
-    return torch.zeros_like(x) if change is None else change
+        change = forward_ad.unpack_dual(_eager(net)(moving, now, cond, r=s.to(x.dtype))).tangent
+    if change is None:
+        raise ValueError(f"{type(net).__name__} takes no forward-mode derivative, which MeanFlow needs")
+    return change
 
 
-def _check_share(share: float) -> None:
+def _check(path: Path, share: float) -> None:
+    if not isinstance(path, LinearPath):
+        raise ValueError(f"flow maps are taught on the linear path, got {path!r}; take path.name=linear")
     if not 0 <= share <= 1:
         raise ValueError(f"share is a probability in [0, 1], got {share}")

@@ -89,7 +89,8 @@ class TwoStepActor(Actor):
     The network's answer at x = 0 is the mean of the demonstrations' actions, as in plain cloning; its answer at
     `time` to that first one is the action. The second is taught on actions with noise of 1 − `time` added: it learns
     to bring an action that is slightly off back to where demonstrated actions lie. The two squared errors are
-    weighted by 1/time² and 1/(1 − time)².
+    weighted by 1/time² and 1/(1 − time)². This is the form of the authors' code; in the paper the first answer is
+    scaled by `time` before it is given back.
 
     Args:
         dim, cond_dim, horizon, net: as of `GenerativeActor`.

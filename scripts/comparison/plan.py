@@ -211,7 +211,9 @@ def check(rows: Iterable[Row], every: Mapping[str, Row]) -> None:
                 if not seeds & _seeds(other):
                     raise ValueError(f"{other.name}, which it is compared with, has other initial states")
             if row.run.name not in actors:
-                actors[row.run.name] = build_actor({**trained, "encoder": {}, "windows": 1}, obs_dim=2, action_dim=2)
+                actors[row.run.name] = build_actor(
+                    {**trained, "encoder": {}, "windows": 1000}, obs_dim=2, action_dim=2
+                )
             actor = copy.deepcopy(actors[row.run.name])
             if row.command == "evaluate":
                 options = settings["solver_options"] or None

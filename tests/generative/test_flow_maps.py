@@ -105,6 +105,33 @@ def test_a_jump_is_taught_by_two_halves_and_the_shortest_by_euler_steps():
     torch.testing.assert_close(loss, ((1 + s) - (1 + (to + end) / 2)).square())
 
 
+class Wavy(nn.Module):
+    """Some smooth function of all that a flow map is given."""
+
+    def forward(self, x, t, cond=None, r=None):
+        return torch.sin(x * expand(1 + t, x)) + expand(t * r, x) * x
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_mean_flow_is_row_by_row_the_error_of_its_identity(compiled):
+    noise, generator = _points(rows=64)
+    data, net, h = MEAN + STD * noise, Wavy(), 1e-5
+    if compiled:
+        net.compile(backend="eager")
+    asked = []
+    hook = net.register_forward_pre_hook(lambda _, args, kwargs: asked.append((*args, kwargs["r"])), with_kwargs=True)
+    found = MeanFlowObjective(LinearPath(), 0.5, 0.0)(net, {"data": data}, generator.manual_seed(3))
+    hook.remove()
+    x, t, _, s = asked[-1]
+    assert 20 < int((s > t).sum()) < 44 and bool((s >= t).all())
+    start = (x - expand(t, x) * data) / expand(1 - t, x)  # the noise that was drawn
+    v = data - start
+    ahead, behind = (Wavy()(x + sign * h * v, t + sign * h, r=s) for sign in (1, -1))
+    target = v + expand(s - t, x) * (ahead - behind) / (2 * h)
+    expected = (Wavy()(x, t, r=s) - target).square().flatten(1).mean(1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_mean_flow_weights_large_errors_down():
     noise, generator = _points()
     batch = {"data": MEAN + STD * noise}
@@ -146,5 +173,6 @@ def test_what_makes_no_objective():
         ShortcutObjective(LinearPath(), share=1.5)
     with pytest.raises(ValueError, match=r"halvings.*at least 1; got 0"):
         ShortcutObjective(LinearPath(), halvings=0)
-    with pytest.raises(ValueError, match=r"linear path, got CosinePath"):
-        MeanFlowObjective(CosinePath())
+    for objective in (MeanFlowObjective, ShortcutObjective):
+        with pytest.raises(ValueError, match=r"linear path, got CosinePath"):
+            objective(CosinePath())
