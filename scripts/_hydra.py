@@ -66,13 +66,12 @@ def compose(name: str, schema: type, overrides: Sequence[str]) -> Any:
     Raises:
         ValueError: what the command would refuse: an unknown key, with the near ones, or a value of another type.
     """
-    if unknown := _unknown_key(name, schema, overrides):
-        raise ValueError(unknown)
     try:
         with _configs():
             return OmegaConf.to_object(hydra.compose(name, _opened(schema, overrides)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"diffpolicy-{name.replace('_', '-')} {' '.join(overrides)}: {error}") from None
+        says = _unknown_key(name, schema, overrides) or error
+        raise ValueError(f"diffpolicy-{name.replace('_', '-')} {' '.join(overrides)}: {says}") from None
 
 
 @contextmanager

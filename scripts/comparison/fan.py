@@ -25,10 +25,10 @@ _SEARCHED = 16  # chunks in each state that is looked at
 
 
 def draw(results: Path, runs: Mapping[str, Path]) -> str:
-    """Draw the chunks of `runs` (name -> folder, at least one) in the state that the first of them chooses; says what became of it.
+    """Draw the chunks of `runs`, name -> folder, in the state that the first of them chooses; says what became of it.
 
     The state is that reset, of the validation seeds, in which the chooser's chunks end furthest apart: the trace of
-    the covariance of their last actions is largest.
+    the covariance of their last actions is largest. At least one run is needed.
     """
     file, picture = results / PICTURES / FAN, results / PICTURES / "fan.png"
     bests = {name: run / "checkpoints" / "best" for name, run in runs.items()}

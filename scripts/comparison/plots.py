@@ -9,12 +9,14 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from diffpolicy.scripts.comparison.store import Measured
 from diffpolicy.scripts.comparison.tables import is_plain, published
 
 GREY = "0.6"
 _COLORS = matplotlib.colormaps["tab20"].colors
+_MARKERS = "Ds^vPX<>"  # of what was published
 _LINES = ("-", "--", ":", "-.")  # by demonstrations
 
 
@@ -84,14 +86,17 @@ def _executed_plainly(settings: Mapping[str, Any]) -> bool:
 
 
 def _show_published(axes: Axes, name: str) -> None:
-    for row in published():
-        if name in row and not isinstance(row["score"], list):
-            axes.plot(row[name], row["score"], marker="D", color=GREY, linestyle="", zorder=1)
-            axes.annotate(f"{row['policy']}, {row['observations']}", (row[name], row["score"]), (4, 4),
-                          textcoords="offset points", color=GREY, fontsize=6)  # fmt: skip
+    """Grey points, of the rows that say what the axis shows."""
+    shown = [row for row in published() if name in row and not isinstance(row["score"], list)]
+    for marker, row in zip(_MARKERS, shown, strict=False):
+        label = f"{row['policy']}, {row['observations']}"
+        axes.plot(row[name], row["score"], marker=marker, color=GREY, linestyle="", zorder=1, label=label)
 
 
 def _finish(figure: Figure, axes: Axes) -> None:
     axes.grid(alpha=0.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     if any(not label.startswith("_") for label in axes.get_legend_handles_labels()[1]):
         figure.legend(loc="outside right upper", fontsize=7)
