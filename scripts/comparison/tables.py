@@ -16,7 +16,7 @@ from diffpolicy.scripts.image_tables import interval, markdown
 
 _RUN = "policy | demonstrations | seed"
 _SCORES = "score | final coverage | success"
-_COSTS = "calls | chunk, ms"
+_COSTS = "calls / actions | chunk, ms"
 _MEASURED = f"{_RUN} | {_SCORES} | validation: best, mean of last | {_COSTS} | training, min | parameters | protocol"
 PUBLISHED, MEAN = "published", "mean"
 NAMES = ("comparison", "comparison_paper", "comparison_settings", "comparison_differences", "comparison_ways")
@@ -150,7 +150,14 @@ def _validation(row: Measured) -> str:
 
 
 def _cost(row: Measured) -> list[str]:
-    return [str(row["network_calls"]), f"{1e3 * row['latency']['median']:.1f}"]
+    return [_calls(row), f"{1e3 * row['latency']['median']:.1f}"]
+
+
+def _calls(row: Measured) -> str:
+    """Network calls for a chunk, and how many actions of it are executed."""
+    return (
+        f"{row['network_calls']} / {row['settings']['action_horizon'] or row['config']['policy']['action_horizon']}"
+    )
 
 
 def _training(row: Measured) -> list[str]:
@@ -167,7 +174,7 @@ def _mean(group: Sequence[Measured]) -> Line:
     validation = [fmean(row["train"]["validation"][name] for row in group) for name in ("best", "last")]
     minutes = fmean(row["train"]["minutes"] for row in group)
     own = [*_of(group[0])[:2], f"mean of {len(group)}", *ranges, "{:.3f}, {:.3f}".format(*validation)]
-    return Line([*own, str(group[0]["network_calls"]), "", f"{minutes:.1f}", "", ""], MEAN)
+    return Line([*own, _calls(group[0]), "", f"{minutes:.1f}", "", ""], MEAN)
 
 
 def _line(row: Mapping[str, Any]) -> Line:

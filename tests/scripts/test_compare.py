@@ -325,6 +325,7 @@ def _row(training, seed, score, **changed):
         "latency": {"median": 0.0123}, "parameters": 4_600_000, "differences": {}, "commit": "c", "processor": "P<1>",
         "versions": {"torch": "2"},
         "train": {"minutes": 12.0, "validation": {"best": 0.99, "last": 0.9, "of_last": 5, "curve": [[1, 2.0, 0.5]]}},
+        "config": {"policy": {"action_horizon": 8}},
         "settings": {"seeds": 200000, "solver": None, "steps": None, "grid": None, "solver_options": {},
                      "action_horizon": None, "execution": {"noise": "random", "ensemble": None}},
         **changed,
@@ -336,7 +337,10 @@ def test_tables_hold_rows_means_and_what_was_published():
     lines = made["comparison"].markdown().splitlines()
     assert lines[0].startswith("| policy |") and len({line.count("|") for line in lines}) == 1
     assert "| flow | 196 (+10 held out), mirrored | 0 | 0.900 [0.890, 0.910] |" in lines[2]
-    assert "**mean of 2** | **0.920 (0.900 to 0.940)** |" in lines[4] and "12.3" in lines[2]
+    assert "**mean of 2** | **0.920 (0.900 to 0.940)** |" in lines[4] and "| 10 / 8 | 12.3 |" in lines[2]
+    of_two = _row("flow", 0, 0.9)
+    of_two["settings"] |= {"action_horizon": 2, "steps": 4}
+    assert "| 10 / 2 |" in tables.tables([of_two])["comparison_settings"].markdown()
     assert "*Diffusion Policy, LeRobot, images*" in "\n".join(lines) and "*0.80–0.84*" in "\n".join(lines)
     html = made["comparison"].html()
     assert html.count('<tr class="published">') == sum(row["beside"] == "fresh" for row in tables.published())
