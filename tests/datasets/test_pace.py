@@ -93,3 +93,22 @@ def test_mirror_images_have_the_weights_of_what_they_mirror():
     first, second = (windows.train.batch(torch.arange(half) + start)["weight"] for start in (0, half))
     torch.testing.assert_close(first, second)
     assert first.std() > 0.1
+
+
+def test_windows_with_images_carry_the_same_weights(tmp_path):
+    rng = np.random.default_rng(0)
+    lengths = [90, 100, 110]
+    data = {
+        "obs": rng.normal(size=(300, 3)),
+        "action": rng.normal(size=(300, 2)),
+        "camera": rng.integers(0, 256, (300, 4, 4, 3)).astype(np.uint8),
+    }
+    ReplayBuffer(data, np.cumsum(lengths)).save(tmp_path / "own.zarr")
+    own = {"name": "zarr", "path": str(tmp_path / "own.zarr"), "validation": 0.0, "pace": 0.5}
+    blind = load_windows(DatasetConfig(**own), 8, 3, 4).train
+    seeing = load_windows(DatasetConfig(**own, image_keys=["camera"]), 8, 3, 4).train
+    everything = torch.arange(len(blind))
+    with seeing:
+        batch = seeing.batch(everything)
+    assert batch["camera"].shape == (len(blind), 3, 4, 4, 3)
+    torch.testing.assert_close(batch["weight"], blind.batch(everything)["weight"])
