@@ -87,8 +87,27 @@ def refuse_solver(why: str, *settings: object) -> None:
         raise ValueError(f"{why}: leave solver, steps, grid and solver_options as they are")
 
 
+class NetworkActor(Actor):
+    """An actor with one network of the registry, which may want to know the horizon.
+
+    Args:
+        dim, cond_dim, horizon: A, C and T_p.
+        net: the network's spec, {"name": ..., options}.
+        given: further arguments of the network.
+    """
+
+    def __init__(self, dim: int, cond_dim: int, horizon: int, net: Mapping[str, Any], **given: Any) -> None:
+        super().__init__()
+        self.shape = (horizon, dim)
+        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim, **given)
+
+    @final
+    def networks(self) -> list[nn.Module]:
+        return [self.net]
+
+
 @final
-class GenerativeActor(Actor):
+class GenerativeActor(NetworkActor):
     """Flow matching and diffusion: a network, a path and a prediction type, sampled by any solver.
 
     Args:
@@ -121,14 +140,9 @@ class GenerativeActor(Actor):
         solver_options: Mapping[str, Any] | None = None,
         clip: float | None = None,
     ) -> None:
-        super().__init__()
-        self.shape = (horizon, dim)
-        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim)
+        super().__init__(dim, cond_dim, horizon, net)
         drawn = {"solver": solver, "steps": steps, "grid": grid, "solver_options": solver_options, "clip": clip}
         self.method = Method(build("path", path), prediction, times, weighting, **drawn)
-
-    def networks(self) -> list[nn.Module]:
-        return [self.net]
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -154,7 +168,7 @@ class GenerativeActor(Actor):
 
 
 @final
-class RegressionActor(Actor):
+class RegressionActor(NetworkActor):
     """Behaviour cloning by least squares, for comparison: the network's one answer is the demonstrations' mean.
 
     It is the network of `GenerativeActor`, asked once, at x = 0 and t = 0. Where demonstrations part, their mean
@@ -165,12 +179,7 @@ class RegressionActor(Actor):
     """
 
     def __init__(self, dim: int, cond_dim: int, horizon: int, net: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.shape = (horizon, dim)
-        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim)
-
-    def networks(self) -> list[nn.Module]:
-        return [self.net]
+        super().__init__(dim, cond_dim, horizon, net)
 
     def configure(
         self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None

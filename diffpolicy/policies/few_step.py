@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from diffpolicy.generative.flow_maps import AverageVelocity
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators, randn
-from diffpolicy.policies.actors import Actor, refuse_solver
+from diffpolicy.policies.actors import NetworkActor, refuse_solver
 from diffpolicy.policies.execution import FROM_NOISE, Plan
 from diffpolicy.registry import build
 
 
 @final
-class FlowMapActor(Actor):
+class FlowMapActor(NetworkActor):
     """A network that jumps from noise to data in any number of steps, one call each; see `generative.flow_maps`.
 
     Args:
@@ -43,16 +43,11 @@ class FlowMapActor(Actor):
         objective: Mapping[str, Any],
         steps: int = 1,
     ) -> None:
-        super().__init__()
-        self.shape = (horizon, dim)
-        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim, two_times=True)
+        super().__init__(dim, cond_dim, horizon, net, two_times=True)
         self.path = build("path", path)
         self.objective = build("flow_map_objective", objective, path=self.path)
         self._objective = objective["name"]
         self.configure(None, steps, None, None)
-
-    def networks(self) -> list[nn.Module]:
-        return [self.net]
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -83,7 +78,7 @@ class FlowMapActor(Actor):
 
 
 @final
-class TwoStepActor(Actor):
+class TwoStepActor(NetworkActor):
     """The minimal iterative policy (Pan et al. 2025, "Much Ado About Noising"): regression, twice, without a draw.
 
     The network's answer at x = 0 is the mean of the demonstrations' actions, as in plain cloning; its answer at
@@ -101,14 +96,10 @@ class TwoStepActor(Actor):
     """
 
     def __init__(self, dim: int, cond_dim: int, horizon: int, net: Mapping[str, Any], time: float = 0.9) -> None:
-        super().__init__()
         if not 0 < time < 1:
             raise ValueError(f"time lies between the first answer's 0 and the data's 1; given {time}")
-        self.shape, self.time = (horizon, dim), time
-        self.net = build("net", net, {"horizon": horizon}, dim=dim, cond_dim=cond_dim)
-
-    def networks(self) -> list[nn.Module]:
-        return [self.net]
+        super().__init__(dim, cond_dim, horizon, net)
+        self.time = time
 
     def configure(
         self, solver: str | None, steps: int | None, grid: str | None, options: Mapping[str, Any] | None
