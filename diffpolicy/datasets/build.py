@@ -49,6 +49,8 @@ class DatasetConfig:
         validation: share of the episodes held out for the validation loss.
         mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`; where images stream
             from disk, every window of a batch is mirrored with probability 1/2 instead.
+        align: of Push-T: moves every training episode so that it ends with the block on the goal, see `pusht.align`;
+            not for images.
         pace: temperature of the windows' weights by how fast their demonstrations were, see `pace.pace_weights`; for
             demonstrations that end when the task is done. None weights all alike.
         normalize: "limits" or "gaussian" for "obs" and "action"; limits unless named.
@@ -65,6 +67,7 @@ class DatasetConfig:
     seed: int = 42
     validation: float = 0.05
     mirror: bool = False
+    align: bool = False
     pace: float | None = None
     normalize: dict[str, str] = field(default_factory=dict)
 
@@ -90,9 +93,9 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: b
         FileNotFoundError and others: as `load_pusht` and `ReplayBuffer.open`.
     """
     if config.name == "pusht":
-        return load_pusht("agent" if config.obs == "pixels" else config.obs, data_root, mirrored)
+        return load_pusht("agent" if config.obs == "pixels" else config.obs, data_root, mirrored, config.align)
     if config.name == "expert_pusht":
-        return load_expert_pusht(config.obs, mirrored)
+        return load_expert_pusht(config.obs, mirrored, config.align)
     if config.name not in ("zarr", *_SHIPPED):
         known = ", ".join(map(repr, ("pusht", "expert_pusht", *_SHIPPED)))
         raise ValueError(f"unknown dataset {config.name!r}; choose {known}, or 'zarr' with dataset.path for your own")
@@ -100,6 +103,8 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: b
         raise ValueError("dataset.name=zarr reads your own demonstrations: say where they are with dataset.path")
     if config.mirror:
         raise ValueError("only Push-T's mirror images are known: dataset.mirror=false, as task=own has it")
+    if config.align:
+        raise ValueError("only Push-T's goal is known, to align demonstrations with: dataset.align=false")
     if config.name in _SHIPPED:
         return open_shipped(config.name)
     return ReplayBuffer.open(config.path, [*config.obs_keys, config.action_key])
@@ -178,7 +183,8 @@ def open_batches(
 def _paces(config: DatasetConfig, data_root: str | None, chosen: np.ndarray) -> Tensor:
     """(N,) the weights of the training episodes' frames: of Push-T by points on the block, whatever is observed."""
     if points := {"pusht": "keypoints", "expert_pusht": "corners"}.get(config.name):
-        config = dataclasses.replace(config, obs=points, obs_keys=["obs"])
+        # How far apart they end is the measure of far from done: as recorded, not aligned.
+        config = dataclasses.replace(config, obs=points, obs_keys=["obs"], align=False)
     buffer = load_buffer(config, data_root).subset(chosen)
     frames = WindowDataset(buffer, config.obs_keys, config.action_key, 1, 1, 1).all_obs()
     return pace_weights(frames, buffer.episode_lengths, config.pace)

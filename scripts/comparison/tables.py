@@ -136,7 +136,8 @@ def _measured(title: str, says: str, rows: Sequence[Measured], beside: str) -> T
 
 def _of(row: Measured) -> list[str]:
     data = row["demonstrations"]
-    count = f"{data['trained']} (+{data['held_out']} held out)" + (", mirrored" if data["mirrored"] else "")
+    count = f"{data['trained']} (+{data['held_out']} held out)"
+    count += "".join(f", {how}" for how in ("mirrored", "aligned") if data[how])
     return [row["training"], count, str(row["seed"])]
 
 
