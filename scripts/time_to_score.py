@@ -40,6 +40,7 @@ def measure(seed: int, steps: int, episodes: int, folder: Path) -> dict[str, Any
         "train",
         "task=pusht_keypoints",
         "dataset.pace=null",
+        "dataset.align=false",
         *training,
         TORCHINDUCTOR_CACHE_DIR=str(folder / f"cache_{seed}"),
     )

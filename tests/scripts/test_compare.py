@@ -320,7 +320,8 @@ def _row(training, seed, score, **changed):
     return {
         "row": f"{training}_206_s{seed}/fresh", "run": f"{training}_206_s{seed}", "training": training,
         "evaluation": "fresh", "command": "evaluate", "commands": {"evaluate": "diffpolicy-evaluate <&>"},
-        "demonstrations": {"name": "206", "trained": 196, "held_out": 10, "mirrored": True, "aligned": True}, "seed": seed,
+        "demonstrations": {"name": "206", "trained": 196, "held_out": 10, "mirrored": True, "aligned": True},
+        "seed": seed,
         "protocol": "500 episodes", "score": value, "final_coverage": value, "success": value, "network_calls": 10,
         "latency": {"median": 0.0123}, "parameters": 4_600_000, "differences": {}, "commit": "c", "processor": "P<1>",
         "versions": {"torch": "2"},
