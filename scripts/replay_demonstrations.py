@@ -23,7 +23,7 @@ _WORLD = 512.0  # px: a few aligned actions lie beyond it
 
 
 def replay(aligned: bool) -> dict[str, Any]:
-    """Score, final coverage and success, with their intervals, of all demonstrations acted out from their first state.
+    """Score, final coverage and success, with intervals, of all demonstrations acted out from their first states.
 
     An episode ends with its demonstration, or on success.
     """
