@@ -35,6 +35,7 @@ class Actor(ABC, nn.Module):
 
     calls: int = 0
     shape: tuple[int, int]  # (T_p, A) of what it draws
+    bounded: bool = False  # whether it can only draw actions in [-1, 1], normalised
     takes: frozenset[str] = frozenset()  # what of `execution.Execution` its `act` can follow; it is told of no more
 
     @abstractmethod

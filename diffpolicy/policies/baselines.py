@@ -33,6 +33,8 @@ class LSTMGMMActor(Actor):
         ValueError: T_p ≠ T_o, or sizes that are not positive.
     """
 
+    bounded = True
+
     def __init__(
         self,
         dim: int,

@@ -49,7 +49,7 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretra
 
     Raises:
         ValueError: unknown names or options, with the near ones; sizes or options that do not fit together;
-            cameras of a method that learns nothing.
+            a normaliser of actions whose range is not the one that the method can draw from; cameras of a method that learns nothing.
         FileNotFoundError, CheckpointError: as `load_pretrained`.
     """
     policy, cameras = config["policy"], config.get("cameras") or {}
@@ -66,6 +66,12 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretra
         cond_dim=policy["obs_horizon"] * (obs_dim + sum(encoder.features for encoder in encoders.values())),
         horizon=policy["horizon"],
     )
+    normalize = config.get("dataset", {}).get("normalize", {}).get("action", "limits")
+    if actor.bounded and normalize != "limits":
+        raise ValueError(
+            f"method {config['method']['name']!r} draws actions in [-1, 1], and dataset.normalize.action={normalize} "
+            "leaves some outside: take limits"
+        )
     if not encoders:
         return actor
     if not any(parameter.requires_grad for parameter in actor.parameters()):

@@ -167,6 +167,13 @@ def test_steps_and_actions_must_be_as_many():
         _actor("lstm_gmm", std=-1.0)
 
 
+def test_a_bounded_mixture_needs_bounded_actions():
+    how = {"dataset": {"normalize": {"action": "gaussian"}}}
+    with pytest.raises(ValueError, match=r"'lstm_gmm' draws actions in \[-1, 1\].*action=gaussian.*take limits"):
+        build_actor(CONFIGS["lstm_gmm"] | how, D, A)
+    build_actor(CONFIGS["nearest"] | how, D, A)
+
+
 def _by_hand(cond, windows, k):
     """Row by row, in float64."""
     answers = []
