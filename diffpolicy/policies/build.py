@@ -49,7 +49,7 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretra
 
     Raises:
         ValueError: unknown names or options, with the near ones; sizes or options that do not fit together;
-            a normaliser of actions whose range is not the one that the method can draw from; cameras of a method that learns nothing.
+            a normaliser of actions beyond what the method can draw; cameras of a method that learns nothing.
         FileNotFoundError, CheckpointError: as `load_pretrained`.
     """
     policy, cameras = config["policy"], config.get("cameras") or {}
