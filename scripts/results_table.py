@@ -25,7 +25,7 @@ STATES = {"paper": "the paper's 50", "fresh": "200 fresh"}
 
 
 def table(results: Path) -> str:
-    """The Markdown table of every evaluation below `results`."""
+    """The Markdown table of every evaluation below `results` that is no row of the comparison."""
     lines = [
         "| run | demonstrations | mirrored | initial states | score | final | success | calls | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -36,7 +36,7 @@ def table(results: Path) -> str:
         data = result["checkpoint"]["config"]["dataset"]
         log = (file.parent.parent / "metrics.jsonl").read_text().splitlines()
         held_out = round(data["validation"] * HUMAN_DEMONSTRATIONS)
-        link = f"[{run}](docs/results/{file.parent.parent.name}/{file.parent.name}/evaluation.json)"
+        link = f"[{run}]({file.parent.parent.name}/{file.parent.name}/evaluation.json)"
         cells = [
             link,
             str(data["episodes"] or f"{HUMAN_DEMONSTRATIONS - held_out} (+{held_out} held out)"),
@@ -227,10 +227,15 @@ def _compared(name: str) -> Callable[[Path], str]:
     return lambda results: comparison.tables(list(read_rows(results).values()))[name].markdown()
 
 
+def _summary(results: Path) -> str:
+    """The policies of the comparison, in short."""
+    return comparison.summary(list(read_rows(results).values())).markdown()
+
+
 PAGES = {
     "README.md": {
         "images": _images("benchmark", image_tables.recipes),
-        "results": table,
+        "results": _summary,
         "ways": ways_table,
         "experts": experts_table,
         "speed": speed_table,
@@ -241,6 +246,7 @@ PAGES = {
         "ablation": _images("ablation", image_tables.ablation),
         "likelihood": likelihood_table,
     },
+    "docs/results/README.md": {"earlier": table},
     "docs/comparison.md": {name: _compared(name) for name in comparison.NAMES},
     "docs/performance.md": {
         "train_step": train_step_table,

@@ -24,7 +24,7 @@ def draw_calls(path: Path, rows: Sequence[Measured]) -> None:
     """Score against network calls: a line for each run, of the evaluations that change the sampler alone."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
-    own = [row for row in rows if _on_fresh(row) and _executed_plainly(row["settings"])]
+    own = [row for row in rows if _on_fresh(row) and _executed_plainly(row["settings"]) and row["network_calls"]]
     style = _Style(own)
     for name in dict.fromkeys(row["run"] for row in own):
         line = sorted((row for row in own if row["run"] == name), key=lambda row: row["network_calls"])
@@ -34,8 +34,7 @@ def draw_calls(path: Path, rows: Sequence[Measured]) -> None:
         how = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
         axes.errorbar([row["network_calls"] for row in line], means, [below, above], **how, **style.of(line[0]))
     _show_published(axes, "network_calls")
-    axes.set_xscale("symlog", linthresh=1)  # what looks up and asks no network has its place too
-    axes.set(xlabel="network calls a chunk", ylabel="score, fresh initial states")
+    axes.set(xscale="log", xlabel="network calls a chunk", ylabel="score, fresh initial states")
     _finish(figure, axes)
     figure.savefig(path, dpi=110)
 
@@ -44,7 +43,7 @@ def draw_minutes(path: Path, rows: Sequence[Measured]) -> None:
     """Score against training minutes: points, with the validation scores on the way there as thin lines."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
-    own = [row for row in rows if _on_fresh(row) and is_plain(row)]
+    own = [row for row in rows if _on_fresh(row) and is_plain(row) and row["parameters"]]  # that were trained
     style = _Style(own)
     for row in own:
         look = style.of(row)
@@ -71,6 +70,7 @@ class _Style:
         look = {
             "color": _COLORS[self._trainings.index(training) % len(_COLORS)],
             "linestyle": _LINES[self._demonstrations.index(data) % len(_LINES)],
+            "markerfacecolor": None if data == self._demonstrations[0] else "white",
             "label": "_" if label in self._named else label,
         }
         self._named.add(label)

@@ -120,12 +120,38 @@ def tables(rows: Sequence[Measured]) -> dict[str, Table]:
     return dict(zip(NAMES, made, strict=True))
 
 
-def _measured(title: str, says: str, rows: Sequence[Measured], beside: str) -> Table:
+def summary(rows: Sequence[Measured]) -> Table:
+    """The policies on fresh initial states, in short: those of several training seeds by their mean and range."""
+    fresh = [row for row in rows if is_plain(row) and row["settings"]["seeds"] != "paper"]
+    lines = []
+    for group in _groups(fresh):
+        own = [*_of(group[0])[:2], str(len(group))]
+        scores = _spreads(group) if len(group) > 1 else _scores(group[0])
+        minutes = fmean(row["train"]["minutes"] for row in group)
+        lines.append(Line([*own, *scores, _calls(group[0]), f"{minutes:.1f}"]))
+    header = f"policy | demonstrations | training seeds | {_SCORES} | calls / actions | training, min"
+    return Table("Policies, in short", "Means of one training seed with 95% intervals over episodes.", header, lines)
+
+
+def _groups(rows: Sequence[Measured]) -> Iterable[list[Measured]]:
+    """The rows that differ by the training seed alone."""
     groups: dict[tuple[str, str, str], list[Measured]] = {}
     for row in rows:
         groups.setdefault((row["training"], row["demonstrations"]["name"], row["evaluation"]), []).append(row)
+    return groups.values()
+
+
+def _spreads(group: Sequence[Measured]) -> Iterable[str]:
+    """Mean and range of each score over training seeds."""
+    for name, form in (("score", "{:.3f}"), ("final_coverage", "{:.3f}"), ("success", "{:.1%}")):
+        means = [row[name]["mean"] for row in group]
+        mean, low, high = (form.format(value) for value in (fmean(means), min(means), max(means)))
+        yield f"{mean} ({low} to {high})"
+
+
+def _measured(title: str, says: str, rows: Sequence[Measured], beside: str) -> Table:
     lines = []
-    for group in groups.values():
+    for group in _groups(rows):
         lines += [Line([*_of(row), *_scores(row), _validation(row), *_cost(row), *_training(row)]) for row in group]
         if len(group) > 1:
             lines.append(_mean(group))
@@ -167,14 +193,9 @@ def _training(row: Measured) -> list[str]:
 
 def _mean(group: Sequence[Measured]) -> Line:
     """Of training seeds: not an interval, but the range of the runs."""
-    ranges = []
-    for name, form in (("score", "{:.3f}"), ("final_coverage", "{:.3f}"), ("success", "{:.1%}")):
-        means = [row[name]["mean"] for row in group]
-        mean, low, high = (form.format(value) for value in (fmean(means), min(means), max(means)))
-        ranges.append(f"{mean} ({low} to {high})")
     validation = [fmean(row["train"]["validation"][name] for row in group) for name in ("best", "last")]
     minutes = fmean(row["train"]["minutes"] for row in group)
-    own = [*_of(group[0])[:2], f"mean of {len(group)}", *ranges, "{:.3f}, {:.3f}".format(*validation)]
+    own = [*_of(group[0])[:2], f"mean of {len(group)}", *_spreads(group), "{:.3f}, {:.3f}".format(*validation)]
     return Line([*own, _calls(group[0]), "", f"{minutes:.1f}", "", ""], MEAN)
 
 
