@@ -19,8 +19,6 @@ from diffpolicy.datasets import load_pusht
 from diffpolicy.evaluation import summarize
 from diffpolicy.evaluation.report import provenance, write_json
 
-_WORLD = 512.0  # px: a few aligned actions lie beyond it
-
 
 def replay(aligned: bool) -> dict[str, Any]:
     """Score, final coverage and success, with intervals, of all demonstrations acted out from their first states.
@@ -33,7 +31,7 @@ def replay(aligned: bool) -> dict[str, Any]:
     for part in tqdm(demonstrations.episode_slices(), "aligned" if aligned else "recorded", unit="episode"):
         env.reset(options={"state": demonstrations["obs"][part][0]})
         best = 0.0
-        for action in demonstrations["action"][part].clip(0, _WORLD):
+        for action in demonstrations["action"][part]:
             _, reward, succeeded, _, info = env.step(action)
             best = max(best, float(reward))
             if succeeded:

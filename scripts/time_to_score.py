@@ -2,8 +2,8 @@
 
 python scripts/time_to_score.py --steps 1500 --seeds 0 1 2 --out docs/results/time_to_score.json
 
-Trains on the 206 human demonstrations as `diffpolicy-train` does, once for each seed, each time with nothing compiled
-beforehand, and then evaluates the last checkpoint. Let nothing else run meanwhile.
+Trains on the 206 human demonstrations as they were recorded, all alike, once for each seed, each time with nothing
+compiled beforehand, and then evaluates the last checkpoint. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class DatasetConfig:
         validation: share of the episodes held out for the validation loss.
         mirror: of Push-T: adds the mirror image of every training episode, see `pusht.mirror`; where images stream
             from disk, every window of a batch is mirrored with probability 1/2 instead.
-        align: of Push-T: moves every training episode so that it ends with the block on the goal, see `pusht.align`;
-            not for images.
+        align: of Push-T: moves every episode so that it ends with the block on the goal, see `pusht.align`; not for
+            images.
         pace: temperature of the windows' weights by how fast their demonstrations were, see `pace.pace_weights`; for
             demonstrations that end when the task is done. None weights all alike.
         normalize: "limits" or "gaussian" for "obs" and "action"; limits unless named.
@@ -89,7 +89,7 @@ def load_buffer(config: DatasetConfig, data_root: str | None = None, mirrored: b
     """The demonstrations a config names, or their mirror images: the numbers, without images.
 
     Raises:
-        ValueError: an unknown name, no path for one's own, or mirror images of other than Push-T.
+        ValueError: an unknown name, no path for one's own, other than Push-T to mirror or align, or images to align.
         FileNotFoundError and others: as `load_pusht` and `ReplayBuffer.open`.
     """
     if config.name == "pusht":

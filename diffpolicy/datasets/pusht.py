@@ -125,10 +125,9 @@ def _check_alignable(obs: str, aligned: bool) -> None:
 def align(frames: Mapping[str, np.ndarray], episode_ends: np.ndarray) -> dict[str, np.ndarray]:
     """Frames moved, each episode as one rigid body, so that its last block pose is the goal's.
 
-    People stop when the block lies about right: 5 px and 0.06 rad off (standard deviations), which is a coverage of
-    0.85 where success takes 0.95. Pushing is the same wherever the block is to go, so that each demonstration is an
-    exact one of the pose that it did reach: hindsight relabelling (Andrychowicz et al. 2017) by a symmetry. The
-    walls, 5 px off the world's edge, do not move along.
+    People stop when the block lies about right, at a coverage of 0.9 where success takes 0.95. Pushing is the same
+    wherever the block is to go, so that each demonstration is an exact one of the pose that it did reach: hindsight
+    relabelling (Andrychowicz et al. 2017) by a symmetry. The walls, 5 px off the world's edge, do not move along.
 
     Args:
         frames: "state" (N, 5), and "action" (N, 2) and "keypoint" (N, 9, 2) where they are to move along.
@@ -158,8 +157,8 @@ def mirror(frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     The T, its goal at (256, 256, π/4) and the square world are symmetric about that line (the walls to 1 px), so
     the mirror image of a demonstration is one as well: positions become (512 - y, 512 - x), block angles
-    π/2 - angle. Points fixed to the block move with it; they keep their places on the block, which need not be
-    symmetric ones.
+    π/2 - angle, in [0, 2π) as the environment observes them. Points fixed to the block move with it; they keep their
+    places on the block, which need not be symmetric ones.
 
     Args:
         frames: of "state" (N, 5), "action" (N, 2), "keypoint" (N, 9, 2) and "img" (N, H, W, 3) those to reflect;
@@ -169,14 +168,15 @@ def mirror(frames: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "state" in frames:
         state = frames["state"]
         positions = _WORLD - state[:, [1, 0, 3, 2]]
-        reflected["state"] = np.concatenate([positions, np.pi / 2 - state[:, 4:]], axis=1).astype(state.dtype)
+        angle = (np.pi / 2 - state[:, 4:]) % (2 * np.pi)
+        reflected["state"] = np.concatenate([positions, angle], axis=1).astype(state.dtype)
     if "action" in frames:
         reflected["action"] = _WORLD - frames["action"][:, ::-1]
     if "img" in frames:
         reflected["img"] = np.ascontiguousarray(frames["img"].swapaxes(1, 2)[:, ::-1, ::-1])
     if "keypoint" in frames:
         points, pose, to = frames["keypoint"], frames["state"][:, 2:], reflected["state"][:, 2:]
-        turn = _rotation(to[:, 2].astype(np.float64) - pose[:, 2])
+        turn = _rotation((np.pi / 2 - pose[:, 2]).astype(np.float64) - pose[:, 2])
         moved = to[:, None, :2] + np.einsum("nij,nkj->nki", turn, points - pose[:, None, :2].astype(np.float64))
         reflected["keypoint"] = moved.astype(points.dtype)
     return reflected

@@ -35,7 +35,7 @@ class Actor(ABC, nn.Module):
 
     calls: int = 0
     shape: tuple[int, int]  # (T_p, A) of what it draws
-    bounded: bool = False  # whether it can only draw actions in [-1, 1], normalised
+    bounded: bool = False  # whether it holds actions within [-1, 1], normalised
     takes: frozenset[str] = frozenset()  # what of `execution.Execution` its `act` can follow; it is told of no more
 
     @abstractmethod
@@ -144,6 +144,7 @@ class GenerativeActor(NetworkActor):
         super().__init__(dim, cond_dim, horizon, net)
         drawn = {"solver": solver, "steps": steps, "grid": grid, "solver_options": solver_options, "clip": clip}
         self.method = Method(build("path", path), prediction, times, weighting, **drawn)
+        self.bounded = clip is not None
 
     @property
     def sampler(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class LSTMGMMActor(Actor):
         dim, cond_dim, horizon, obs_horizon: A, C = T_o·D, T_p and T_o; T_p = T_o.
         hidden, layers, modes, min_std: see `LSTMGaussianMixture`.
         std: of the components when acting, in normalised units; None draws with those that were learned. The
-            published 1e-4 ("low noise evaluation") draws a mode, and of it all but the mean.
+            published 1e-4 ("low noise evaluation") draws a mode, and of it hardly more than its mean.
 
     Raises:
         ValueError: T_p ≠ T_o, or sizes that are not positive.
@@ -45,7 +45,7 @@ class LSTMGMMActor(Actor):
         layers: int = 2,
         modes: int = 5,
         min_std: float = 1e-4,
-        std: float | None = 1e-4,
+        std: float | None = None,
     ) -> None:
         super().__init__()
         if obs_horizon != horizon:

@@ -69,8 +69,8 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretra
     normalize = config.get("dataset", {}).get("normalize", {}).get("action", "limits")
     if actor.bounded and normalize != "limits":
         raise ValueError(
-            f"method {config['method']['name']!r} draws actions in [-1, 1], and dataset.normalize.action={normalize} "
-            "leaves some outside: take limits"
+            f"this method holds actions within [-1, 1] ({config['method']}), and some lie outside by "
+            f"dataset.normalize.action={normalize}: take limits, or method.clip=null where there is a clip"
         )
     if not encoders:
         return actor

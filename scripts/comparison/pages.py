@@ -36,7 +36,11 @@ def write(results: Path) -> None:
         plots.draw_calls(folder / "calls.png", rows)
         plots.draw_minutes(folder / "minutes.png", rows)
         shown = [
-            ("Score against network calls", folder / "calls.png", "A line for each run; published figures in grey."),
+            (
+                "Score against network calls",
+                folder / "calls.png",
+                "A line for each run that asks a network; published figures in grey.",
+            ),
             (
                 "Score against training minutes",
                 folder / "minutes.png",

@@ -21,7 +21,7 @@ _LINES = ("-", "--", ":", "-.")  # by demonstrations
 
 
 def draw_calls(path: Path, rows: Sequence[Measured]) -> None:
-    """Score against network calls: a line for each run, of the evaluations that change the sampler alone."""
+    """Score against network calls: a line for each run that makes any, of what changes the sampler alone."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
     own = [row for row in rows if _on_fresh(row) and _executed_plainly(row["settings"]) and row["network_calls"]]

@@ -181,7 +181,7 @@ def _demonstrations(recorded: Mapping[str, Any], data_root: str | None) -> dict[
     data = DatasetConfig(**{**recorded, "stream": StreamConfig(**recorded["stream"])})
     count = load_buffer(data, data_root).n_episodes
     chosen, held_out = select_episodes(count, data.episodes, data.seed, data.validation)
-    return {"trained": len(chosen), "held_out": len(held_out), "mirrored": data.mirror, "aligned": data.align}
+    return {"trained": len(chosen), "held_out": len(held_out)}
 
 
 def finished(saved: checkpoint.Checkpoint | None, run: Run) -> bool:

@@ -161,9 +161,10 @@ def _measured(title: str, says: str, rows: Sequence[Measured], beside: str) -> T
 
 
 def _of(row: Measured) -> list[str]:
-    data = row["demonstrations"]
+    data, config = row["demonstrations"], row["config"]["dataset"]
     count = f"{data['trained']} (+{data['held_out']} held out)"
-    count += "".join(f", {how}" for how in ("mirrored", "aligned") if data[how])
+    for name, how in (("mirror", "mirrored"), ("align", "aligned"), ("pace", "by pace")):
+        count += f", {how}" if config.get(name) else ""
     return [row["training"], count, str(row["seed"])]
 
 

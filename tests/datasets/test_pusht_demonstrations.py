@@ -12,6 +12,7 @@ from diffpolicy.datasets.pusht import CORNERS, GOAL, align, block_corners, load_
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.datasets.zarr_layout import ZarrArchive
+from diffpolicy.envs.tee import GOAL_POSE
 
 # The data set's nine points in the block's frame, px.
 KEYPOINTS = np.array(
@@ -166,7 +167,7 @@ def test_aligned_demonstrations_finish_what_people_left(published):
         successes[aligned] = 0
         for episode in state.episode_slices()[:200:10]:
             env.reset(options={"state": state["obs"][episode][0]})
-            ended = [env.step(action)[2] for action in state["action"][episode].clip(0, 512)]
+            ended = [env.step(action)[2] for action in state["action"][episode]]
             successes[aligned] += any(ended)
     assert successes[False] <= 2 and successes[True] >= 18, successes
 
@@ -182,10 +183,35 @@ def test_aligned_whatever_is_observed(published, obs, block):
         np.testing.assert_allclose(last[0], GOAL, atol=1e-5)
         mirrored = load_pusht(obs, mirrored=True, aligned=True)["obs"][ends - 1, block]
         np.testing.assert_allclose(mirrored, last, atol=1e-4)
-    assert len(windows.train) == 2 * len(load_windows(DatasetConfig(obs=obs, episodes=20), 16, 2, 8).train)
+    plain = load_windows(DatasetConfig(obs=obs, episodes=20, mirror=True), 16, 2, 8)
+    assert len(windows.train) == len(plain.train)
+    seen, recorded = (np.unique(w.train.all_obs()[:, block].round(decimals=2), axis=0) for w in (windows, plain))
+    frames = {tuple(row) for row in seen.tolist()} & {tuple(row) for row in last.round(2).tolist()}
+    assert frames and not frames & {tuple(row) for row in recorded.tolist()}  # the goal is seen where it is aligned
 
 
-def test_images_cannot_be_aligned(published):
+def test_aligning_leaves_the_weights_by_pace_alone(published):
+    aligned, plain = (load_windows(DatasetConfig(episodes=9, pace=1.0, align=how), 16, 2, 8) for how in (True, False))
+    batch = torch.arange(len(plain.train))
+    assert torch.equal(aligned.train.batch(batch)["weight"], plain.train.batch(batch)["weight"])
+    assert plain.train.batch(batch)["weight"].std() > 0.1
+
+
+def test_the_goal_and_the_corners_are_the_environments():
+    np.testing.assert_array_equal(GOAL, GOAL_POSE)
+    env = gym.make("diffpolicy.envs:diffpolicy/PushT-v0", obs_mode="corners")
+    obs, info = env.reset(seed=3)
+    pose = np.array([*env.unwrapped._body.position, env.unwrapped._body.angle])
+    np.testing.assert_allclose(obs[:16].reshape(8, 2), block_corners(pose), atol=1e-3)
+    np.testing.assert_array_equal(info["goal_pose"], GOAL)
+
+
+def test_mirrored_angles_are_observed_ones(published):
+    angles = load_pusht("state", mirrored=True)["obs"][:, 4]
+    assert angles.min() >= 0 and angles.max() < 2 * np.pi + 1e-6
+
+
+def test_images_cannot_be_aligned():
     for obs in ("pixels", "agent"):
         with pytest.raises(ValueError, match=r"cannot be aligned.*dataset\.align=false"):
             load_pusht(obs, aligned=True)

@@ -11,6 +11,7 @@ import pytest
 import diffpolicy.data
 from diffpolicy.datasets import shipped
 from diffpolicy.datasets.build import DatasetConfig, load_buffer
+from diffpolicy.datasets.pusht import GOAL
 from diffpolicy.datasets.recorder import digest, verify
 from diffpolicy.datasets.shipped import SHIPPED, open_shipped, shipped_path
 
@@ -39,6 +40,10 @@ def test_expert_pusht_is_read_as_the_human_one_is():
     assert corners["obs"].shape[1] == 18 and state["obs"].shape[1] == 5
     np.testing.assert_array_equal(corners["obs"][:, 16:], state["obs"][:, :2])
     np.testing.assert_array_equal(mirrored["action"], 512 - state["action"][:, ::-1])
+    aligned = load_buffer(DatasetConfig(name="expert_pusht", obs="state", align=True))
+    np.testing.assert_allclose(
+        aligned["obs"][aligned.episode_ends - 1, 2:], np.tile(GOAL, (aligned.n_episodes, 1)), atol=1e-4
+    )
     with pytest.raises(ValueError, match="corners or state, not as 'keypoints'"):
         load_buffer(DatasetConfig(name="expert_pusht", obs="keypoints"))
 

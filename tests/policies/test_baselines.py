@@ -169,9 +169,14 @@ def test_steps_and_actions_must_be_as_many():
 
 def test_a_bounded_mixture_needs_bounded_actions():
     how = {"dataset": {"normalize": {"action": "gaussian"}}}
-    with pytest.raises(ValueError, match=r"'lstm_gmm' draws actions in \[-1, 1\].*action=gaussian.*take limits"):
+    with pytest.raises(ValueError, match=r"within \[-1, 1\].*lstm_gmm.*action=gaussian.*take limits"):
         build_actor(CONFIGS["lstm_gmm"] | how, D, A)
     build_actor(CONFIGS["nearest"] | how, D, A)
+    flow = {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity"}
+    own = {"policy": CONFIGS["nearest"]["policy"], "net": {"name": "unet1d", "widths": [8, 8]}}
+    build_actor(own | how | {"method": flow}, D, A)
+    with pytest.raises(ValueError, match=r"within \[-1, 1\].*take limits, or method.clip=null"):
+        build_actor(own | how | {"method": flow | {"clip": 1.0}}, D, A)
 
 
 def _by_hand(cond, windows, k):

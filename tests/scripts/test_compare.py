@@ -125,7 +125,7 @@ def test_every_row_says_what_it_is(measured):
     assert [name for name, _ in measured.first].count("train") == 2
     row = measured.rows["flow_few_s0/calls_2"]
     assert row["network_calls"] == 2 and measured.rows["flow_few_s0/fresh"]["network_calls"] == 10
-    assert row["demonstrations"] == {"name": "few", "trained": 3, "held_out": 40, "mirrored": False, "aligned": False}
+    assert row["demonstrations"] == {"name": "few", "trained": 3, "held_out": 40}
     assert len(row["episodes"]["score"]) == len(row["episodes"]["success"]) == 2
     assert row["latency"]["median"] > 0 and row["latency"]["threads"] == 1
     validation = row["train"]["validation"]
@@ -320,13 +320,13 @@ def _row(training, seed, score, **changed):
     return {
         "row": f"{training}_206_s{seed}/fresh", "run": f"{training}_206_s{seed}", "training": training,
         "evaluation": "fresh", "command": "evaluate", "commands": {"evaluate": "diffpolicy-evaluate <&>"},
-        "demonstrations": {"name": "206", "trained": 196, "held_out": 10, "mirrored": True, "aligned": True},
+        "demonstrations": {"name": "206", "trained": 196, "held_out": 10},
         "seed": seed,
         "protocol": "500 episodes", "score": value, "final_coverage": value, "success": value, "network_calls": 10,
         "latency": {"median": 0.0123}, "parameters": 4_600_000, "differences": {}, "commit": "c", "processor": "P<1>",
         "versions": {"torch": "2"},
         "train": {"minutes": 12.0, "validation": {"best": 0.99, "last": 0.9, "of_last": 5, "curve": [[1, 2.0, 0.5]]}},
-        "config": {"policy": {"action_horizon": 8}},
+        "config": {"policy": {"action_horizon": 8}, "dataset": {"mirror": True, "align": True, "pace": 1.0}},
         "settings": {"seeds": 200000, "solver": None, "steps": None, "grid": None, "solver_options": {},
                      "action_horizon": None, "execution": {"noise": "random", "ensemble": None}},
         **changed,
@@ -337,8 +337,13 @@ def test_tables_hold_rows_means_and_what_was_published():
     made = tables.tables([_row("flow", 0, 0.90), _row("flow", 1, 0.94), _row("ddpm", 0, 0.92)])
     lines = made["comparison"].markdown().splitlines()
     assert lines[0].startswith("| policy |") and len({line.count("|") for line in lines}) == 1
-    assert "| flow | 196 (+10 held out), mirrored, aligned | 0 | 0.900 [0.890, 0.910] |" in lines[2]
+    assert "| flow | 196 (+10 held out), mirrored, aligned, by pace | 0 | 0.900 [0.890, 0.910] |" in lines[2]
     assert "**mean of 2** | **0.920 (0.900 to 0.940)** |" in lines[4] and "| 10 / 8 | 12.3 |" in lines[2]
+    short = (
+        tables.summary([_row("flow", 0, 0.90), _row("flow", 1, 0.94), _row("ddpm", 0, 0.92)]).markdown().splitlines()
+    )
+    assert "| flow | 196 (+10 held out), mirrored, aligned, by pace | 2 | 0.920 (0.900 to 0.940) |" in short[2]
+    assert "| 1 | 0.920 [0.910, 0.930] |" in short[3] and short[3].endswith("| 10 / 8 | 12.0 |")
     of_two = _row("flow", 0, 0.9)
     of_two["settings"] |= {"action_horizon": 2, "steps": 4}
     assert "| 10 / 2 |" in tables.tables([of_two])["comparison_settings"].markdown()
