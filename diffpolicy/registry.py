@@ -41,7 +41,6 @@ REGISTRY: dict[str, dict[str, str]] = {
         "nearest": "diffpolicy.policies.baselines:NearestActor",
     },
     "flow_map_objective": {
-        "shortcut": "diffpolicy.generative.flow_maps:ShortcutObjective",
         "mean_flow": "diffpolicy.generative.flow_maps:MeanFlowObjective",
     },
 }

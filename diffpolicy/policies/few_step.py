@@ -24,7 +24,7 @@ class FlowMapActor(NetworkActor):
     Args:
         dim, cond_dim, horizon, net: as of `GenerativeActor`; the network is one of two times.
         path: the probability path's spec.
-        objective: what teaches it, {"name": "shortcut" or "mean_flow", options}.
+        objective: what teaches it, {"name": "mean_flow", options}.
         steps: jumps, evenly spaced in time.
 
     Raises:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective, ShortcutObjective, _rate
+from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective, _rate
 from diffpolicy.generative.paths import CosinePath, LinearPath
 from diffpolicy.generative.sampling import sample
 from diffpolicy.generative.shapes import expand
@@ -64,12 +64,8 @@ def test_the_mean_flow_identity():
     torch.testing.assert_close(found, net(x, t, r=s), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [MeanFlowObjective(LinearPath(), share=0.5, power=0.0), ShortcutObjective(LinearPath(), share=0.5, halvings=7)],
-    ids=["mean_flow", "shortcut"],
-)
-def test_the_flow_map_is_where_the_gradient_is_zero(objective):
+def test_the_flow_map_is_where_the_gradient_is_zero():
+    objective = MeanFlowObjective(LinearPath(), share=0.5, power=0.0)
     noise, generator = _points(rows=20_000)
     net = Exact()
     gradients = []
@@ -81,28 +77,6 @@ def test_the_flow_map_is_where_the_gradient_is_zero(objective):
     # of 20,000·6 draws with a spread of order 1: 0.02 is five standard errors
     assert gradients[0].abs().max() < 0.02
     assert gradients[1][0] > 0.1 and gradients[2][1] > 0.01
-
-
-def test_a_jump_is_taught_by_two_halves_and_the_shortest_by_euler_steps():
-    noise, generator = _points(rows=64)
-    asked = []
-
-    def net(x, t, cond, r):
-        asked.append((t, r, x, torch.is_grad_enabled()))
-        return torch.zeros_like(x) + expand(1 + r, x)
-
-    loss = ShortcutObjective(LinearPath(), share=1.0, halvings=3)(net, {"data": noise}, generator)
-    (t, to, x, with_gradient), (middle, end, moved, _), (start, s, _, last) = asked
-    assert not with_gradient and last
-    length = s - start
-    assert set(length.tolist()) == {1.0, 0.5, 0.25}
-    assert bool((start / length == (start / length).round()).all()) and float(s.max()) == 1.0
-    torch.testing.assert_close(t, start)
-    torch.testing.assert_close(middle, t + length / 2)
-    seen = torch.where(length > 0.25, length / 2, 0.0)
-    torch.testing.assert_close((to, end), (t + seen, middle + seen))
-    torch.testing.assert_close(moved, x + expand(length / 2 * (1 + to), x))
-    torch.testing.assert_close(loss, ((1 + s) - (1 + (to + end) / 2)).square())
 
 
 class Wavy(nn.Module):
@@ -155,24 +129,20 @@ def test_a_small_network_learns_to_jump_to_two_modes():
     generator = torch.Generator().manual_seed(0)
     data = torch.randint(0, 2, (256, 1), generator=generator) * 2.0 - 1
     noise = torch.randn(1000, 1, generator=generator)
-    for objective in (ShortcutObjective(LinearPath(), 0.5, 5), MeanFlowObjective(LinearPath(), 0.5, 1.0)):
-        net = Small()
-        optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-        for _ in range(600):
-            optimizer.zero_grad()
-            objective(net, {"data": data}, generator).mean().backward()
-            optimizer.step()
-        drawn = sample(AverageVelocity(net), noise, [0.0, 1.0])
-        # one step of plain flow matching would answer with the mean, 0, everywhere
-        assert (drawn.abs() - 1).abs().median() < 0.45
-        assert 0.3 < float((drawn > 0).float().mean()) < 0.7
+    objective, net = MeanFlowObjective(LinearPath(), 0.5, 1.0), Small()
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(600):
+        optimizer.zero_grad()
+        objective(net, {"data": data}, generator).mean().backward()
+        optimizer.step()
+    drawn = sample(AverageVelocity(net), noise, [0.0, 1.0])
+    # one step of plain flow matching would answer with the mean, 0, everywhere
+    assert (drawn.abs() - 1).abs().median() < 0.45
+    assert 0.3 < float((drawn > 0).float().mean()) < 0.7
 
 
 def test_what_makes_no_objective():
     with pytest.raises(ValueError, match=r"share is a probability.*1\.5"):
-        ShortcutObjective(LinearPath(), share=1.5)
-    with pytest.raises(ValueError, match=r"halvings.*at least 1; got 0"):
-        ShortcutObjective(LinearPath(), halvings=0)
-    for objective in (MeanFlowObjective, ShortcutObjective):
-        with pytest.raises(ValueError, match=r"linear path, got CosinePath"):
-            objective(CosinePath())
+        MeanFlowObjective(LinearPath(), share=1.5)
+    with pytest.raises(ValueError, match=r"linear path, got CosinePath"):
+        MeanFlowObjective(CosinePath())

@@ -16,7 +16,6 @@ CONFIG = {
     "env": {"id": None, "options": {}},
 }
 METHODS = {
-    "shortcut": {"name": "flow_map", "path": {"name": "linear"}, "objective": {"name": "shortcut", "halvings": 3}},
     "mean_flow": {"name": "flow_map", "path": {"name": "linear"}, "objective": {"name": "mean_flow"}},
     "two_step": {"name": "two_step", "time": 0.9},
 }
@@ -60,21 +59,21 @@ def test_trains_and_comes_back_from_its_checkpoint(tmp_path, method):
 
 
 def test_a_flow_map_takes_any_number_of_steps_and_no_solver(tmp_path):
-    path = _saved("shortcut", tmp_path)
+    path = _saved("mean_flow", tmp_path)
     one, four = load_policy(path), load_policy(path, steps=4)
     assert one.actor.sampler == {"solver": "flow_map", "steps": 1, "grid": "uniform", "options": {}}
     chunks = [policy.predict(_obs()) for policy in (one, four)]
     assert four.actor.calls == 4 and np.abs(chunks[0] - chunks[1]).max() > 1e-3
     load_policy(path, solver="flow_map", grid="uniform")
     for refused in ({"solver": "dpmpp_2m"}, {"grid": "log_snr"}, {"solver_options": {"eta": 1.0}}):
-        with pytest.raises(ValueError, match=r"trained as a flow map \(shortcut\).*choose steps"):
+        with pytest.raises(ValueError, match=r"trained as a flow map \(mean_flow\).*choose steps"):
             load_policy(path, **refused)
     with pytest.raises(ValueError, match="steps must be an integer >= 1, got 0"):
         load_policy(path, steps=0)
 
 
 def test_a_flow_map_can_begin_from_the_last_chunk_or_without_noise(tmp_path):
-    path = _saved("shortcut", tmp_path)
+    path = _saved("mean_flow", tmp_path)
     silent = load_policy(path, execution=Execution(noise="zero"))
     np.testing.assert_array_equal(silent.predict(_obs()), silent.predict(_obs()))
     warm = load_policy(path, steps=4, execution=Execution(warm_start=0.5))
@@ -116,6 +115,6 @@ def test_two_steps_are_two_regressions():
 
 
 def test_a_network_of_one_time_is_refused():
-    config = {**CONFIG, "method": METHODS["shortcut"], "net": {"name": "unet2d", "widths": [8]}}
+    config = {**CONFIG, "method": METHODS["mean_flow"], "net": {"name": "unet2d", "widths": [8]}}
     with pytest.raises(ValueError, match="unet2d"):
         build_actor(config, 3, 2)
