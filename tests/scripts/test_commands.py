@@ -14,7 +14,7 @@ from diffpolicy import load_policy
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.nets import ConditionalTransformer
 
-OWN = ["dataset.name=zarr", "dataset.mirror=false"]
+OWN = ["dataset.name=zarr", "dataset.mirror=false", "dataset.align=false"]
 TINY = ["net.widths=[8,16]", "net.time_features=8"]
 TINY += ["training.batch_size=16", "training.steps=6", "training.log_every=2"]
 
