@@ -229,7 +229,7 @@ def _compared(name: str) -> Callable[[Path], str]:
 
 def _summary(results: Path) -> str:
     """The policies of the comparison, in short."""
-    return comparison.summary(list(read_rows(results).values())).markdown()
+    return comparison.summary(list(read_rows(results).values()))
 
 
 PAGES = {

@@ -111,7 +111,7 @@ def _policy(config: Config, ranks: Ranks, device: torch.device) -> None:
     if config.env.id:
         _check_fit(config, windows.train, cameras)
     begins = not config.resume or checkpoint.latest(Path(config.run_dir) / "checkpoints") is None
-    actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim, pretrained=begins)
+    actor = build_actor(record, windows.train.obs_dim, windows.train.action_dim, begins=begins)
 
     def batch(raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         obs, action = (windows.normalizer.normalize(key, raw[key]) for key in ("obs", "action"))

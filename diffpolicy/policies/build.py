@@ -31,7 +31,7 @@ class PolicyConfig:
     action_horizon: int = 8
 
 
-def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretrained: bool = False) -> Actor:
+def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, begins: bool = False) -> Actor:
     """The untrained actor that a run's config describes (its sections `method`, `net` and `policy`).
 
     With `cameras`, name -> (H, W, C) of the pictures, it has an encoder for each, built from the section `encoder`,
@@ -45,7 +45,8 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretra
     `windows`, how many they are.
 
     Args:
-        pretrained: read `weights`, for a training that begins; later ones are in its checkpoints.
+        begins: a training does: `weights` are read, which later are in its checkpoints, and actions beyond what the
+            method can draw are refused.
 
     Raises:
         ValueError: unknown names or options, with the near ones; sizes or options that do not fit together;
@@ -67,7 +68,7 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretra
         horizon=policy["horizon"],
     )
     normalize = config.get("dataset", {}).get("normalize", {}).get("action", "limits")
-    if actor.bounded and normalize != "limits":
+    if begins and actor.bounded and normalize != "limits":
         raise ValueError(
             f"this method holds actions within [-1, 1] ({config['method']}), and some lie outside by "
             f"dataset.normalize.action={normalize}: take limits, or method.clip=null where there is a clip"
@@ -80,7 +81,7 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, pretra
             f"{sorted(encoders)}: observe numbers alone, or choose another method"
         )
     seeing = VisionActor(actor, encoders)
-    if pretrained and weights:
+    if begins and weights:
         load_pretrained(seeing.encoders, weights)
     return seeing
 

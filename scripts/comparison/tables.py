@@ -120,17 +120,16 @@ def tables(rows: Sequence[Measured]) -> dict[str, Table]:
     return dict(zip(NAMES, made, strict=True))
 
 
-def summary(rows: Sequence[Measured]) -> Table:
-    """The policies on fresh initial states, in short: those of several training seeds by their mean and range."""
+def summary(rows: Sequence[Measured]) -> str:
+    """A Markdown table of the policies on fresh initial states; of several training seeds their mean and range."""
     fresh = [row for row in rows if is_plain(row) and row["settings"]["seeds"] != "paper"]
-    lines = []
+    cells = []
     for group in _groups(fresh):
         own = [*_of(group[0])[:2], str(len(group))]
         scores = _spreads(group) if len(group) > 1 else _scores(group[0])
         minutes = fmean(row["train"]["minutes"] for row in group)
-        lines.append(Line([*own, *scores, _calls(group[0]), f"{minutes:.1f}"]))
-    header = f"policy | demonstrations | training seeds | {_SCORES} | calls / actions | training, min"
-    return Table("Policies, in short", "Means of one training seed with 95% intervals over episodes.", header, lines)
+        cells.append([*own, *scores, _calls(group[0]), f"{minutes:.1f}"])
+    return markdown(f"policy | demonstrations | training seeds | {_SCORES} | calls / actions | training, min", cells)
 
 
 def _groups(rows: Sequence[Measured]) -> Iterable[list[Measured]]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from net_checks import check_bfloat16_is_near, check_rows_keep_their_values
 from torch import nn
 
 from diffpolicy import checkpoint, load_policy
@@ -135,26 +136,16 @@ def test_forward_mode_derivative_is_the_difference_quotient():
 
 @pytest.mark.parametrize("rows", [16, 32])
 def test_a_row_does_not_depend_on_its_place_in_a_block(rows):
-    """What makes an evaluation independent of how it was batched; see `Policy.block`."""
     torch.manual_seed(0)
     net = ConditionalTransformer(2, 40).eval()
     for parameter in net.parameters():
         parameter.data += 0.03 * torch.randn_like(parameter)
-    x, t, cond = torch.randn(rows, 16, 2), torch.rand(rows), torch.randn(rows, 40)
-    with torch.inference_mode():
-        base = net(x, t, cond)
-        for shift in range(0, rows, 5):
-            order = torch.arange(rows).roll(shift)
-            assert torch.equal(net(x[order], t[order], cond[order]), base[order])
+    check_rows_keep_their_values(net, rows)
 
 
 def test_bfloat16_is_near_float32():
     net, (x, t, cond, _) = _net(), _inputs()
-    exact = net(x, t, cond)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = net(x, t, cond)
-    assert rounded.dtype == torch.float32
-    assert (rounded - exact).norm() < 0.03 * exact.norm()
+    check_bfloat16_is_near(net, x, t, cond)
 
 
 def test_dropout_is_of_training_alone_and_follows_torchs_seed():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from net_checks import check_bfloat16_is_near, check_rows_keep_their_values
 
 from diffpolicy.nets import MLP, ConditionalUnet1D, temporal, unet1d
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
@@ -119,24 +120,14 @@ def test_bfloat16_is_near_float32():
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=3, widths=(32, 64), time_features=16)
     x, t, cond = torch.randn(8, 16, 2), torch.rand(8), torch.randn(8, 3)
-    exact = net(x, t, cond)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = net(x, t, cond)
-    assert rounded.dtype == torch.float32
-    assert (rounded - exact).norm() < 0.03 * exact.norm()
+    check_bfloat16_is_near(net, x, t, cond)
 
 
 @pytest.mark.parametrize("rows", [16, 32, 64])
 def test_a_row_does_not_depend_on_its_place_in_a_block(rows):
-    """What makes an evaluation independent of how it was batched; see `Policy.block`."""
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=40).eval()
-    x, t, cond = torch.randn(rows, 16, 2), torch.rand(rows), torch.randn(rows, 40)
-    with torch.inference_mode():
-        base = net(x, t, cond)
-        for shift in range(0, rows, 5):
-            order = torch.arange(rows).roll(shift)
-            assert torch.equal(net(x[order], t[order], cond[order]), base[order])
+    check_rows_keep_their_values(net, rows)
 
 
 @pytest.mark.parametrize("cond_dim", [0, 5])

@@ -34,9 +34,9 @@ def _config(encoder=RESNET, cameras=CAMERAS, **options):
     }
 
 
-def _actor(config, pretrained=False):
+def _actor(config, begins=False):
     torch.manual_seed(0)
-    return build_actor(config, 2, 2, pretrained)
+    return build_actor(config, 2, 2, begins)
 
 
 def _batch(step, rows=4):
@@ -83,7 +83,7 @@ def _is_published(trunk, path):
 
 def test_a_published_file_fills_the_trunks_when_training_begins_and_is_not_needed_later(published, tmp_path):
     config = _config(weights=str(published))
-    plain, actor = _actor(config), _actor(config, pretrained=True)
+    plain, actor = _actor(config), _actor(config, begins=True)
     for camera, encoder in actor.encoders.items():
         assert _is_published(encoder.trunk, published)
         assert not _is_published(plain.encoders[camera].trunk, published)
@@ -103,20 +103,20 @@ def test_another_runs_encoders(tmp_path, encoder, what):
     _saved(tmp_path, _config(encoder), before)
     checkpoint.point(tmp_path, "best", checkpoint.step_name(1))
     torch.manual_seed(1)
-    actor = build_actor(_config(encoder, weights=str(tmp_path / what)), 2, 2, pretrained=True)
+    actor = build_actor(_config(encoder, weights=str(tmp_path / what)), 2, 2, begins=True)
     for camera, own in actor.encoders.items():
         for name, weight in own.state_dict().items():
             assert torch.equal(weight, before.encoders[camera].state_dict()[name]), name
     one = {"side": [36, 34, 3]}
     with pytest.raises(checkpoint.CheckpointError, match=r"cameras \['front', 'wrist'\] and none of 'side'"):
-        _actor(_config(encoder, one, weights=str(tmp_path / what)), pretrained=True)
+        _actor(_config(encoder, one, weights=str(tmp_path / what)), begins=True)
 
 
 def test_the_only_encoder_of_another_run_is_for_every_camera(tmp_path):
     before = _actor(_config(LIGHT, shared=True))
     saved = _saved(tmp_path, _config(LIGHT, shared=True), before)
     torch.manual_seed(1)
-    actor = build_actor(_config(LIGHT, weights=str(saved)), 2, 2, pretrained=True)
+    actor = build_actor(_config(LIGHT, weights=str(saved)), 2, 2, begins=True)
     assert len(actor.encoders) == 2
     for encoder in actor.encoders.values():
         assert torch.equal(encoder.layers[0].conv.weight, before.encoders["front"].layers[0].conv.weight)
@@ -141,7 +141,7 @@ def _without(name):
 def test_files_that_do_not_fit(published, change, message):
     save_file(change(load_file(published)), published)
     with pytest.raises(checkpoint.CheckpointError, match=message):
-        _actor(_config(weights=str(published)), pretrained=True)
+        _actor(_config(weights=str(published)), begins=True)
 
 
 def test_files_that_are_refused(tmp_path):
@@ -154,7 +154,7 @@ def test_files_that_are_refused(tmp_path):
         (tmp_path / "resnet18.pth", ValueError, r"resnet18\.pth is pickled.*give a \.safetensors"),
     ]:
         with pytest.raises(kind, match=message):
-            _actor(_config(weights=str(path)), pretrained=True)
+            _actor(_config(weights=str(path)), begins=True)
     with pytest.raises(ValueError, match=r"encoder\.weights=x\.safetensors is for pictures"):
         _actor(_config(cameras={}, weights="x.safetensors"))
 
@@ -163,25 +163,25 @@ def test_a_pickled_file_is_not_opened_and_the_error_says_how_to_convert_it(tmp_p
     weights, pickled = load_file(published), tmp_path / "weights.pth"
     torch.save(weights, pickled)
     with pytest.raises(ValueError, match="pickled") as refused:
-        _actor(_config(weights=str(pickled)), pretrained=True)
+        _actor(_config(weights=str(pickled)), begins=True)
     command = re.search(r'python -c "(.*)"$', str(refused.value))[1]
     monkeypatch.chdir(tmp_path)
     exec(command)
-    actor = _actor(_config(weights=str(tmp_path / "weights.safetensors")), pretrained=True)
+    actor = _actor(_config(weights=str(tmp_path / "weights.safetensors")), begins=True)
     assert _is_published(actor.encoders["front"].trunk, published)
 
 
-def _trained(config, run_dir, batch_at=_batch, pretrained=True, **options):
+def _trained(config, run_dir, batch_at=_batch, begins=True, **options):
     settings = TrainConfig(steps=6, warmup_steps=1, lr=1e-2, weight_decay=0.1, checkpoint_every=3)
     arguments = {"seed": 1, "record": config, "progress": False, "speed": "float32"} | options
-    return train(_actor(config, pretrained), _loss, batch_at, settings, run_dir, **arguments)
+    return train(_actor(config, begins), _loss, batch_at, settings, run_dir, **arguments)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_frozen_trunk_is_kept_and_a_killed_run_goes_on_without_the_file(tmp_path, published, shared):
     config = _config(weights=str(published), frozen=True, shared=shared)
     whole = checkpoint.read(_trained(config, tmp_path / "whole"))
-    first = _actor(config, pretrained=True)
+    first = _actor(config, begins=True)
     names = [name for name, _ in ResNet18().named_parameters()]
     frozen = {f"encoders.{camera}.trunk.{name}" for camera in first.encoders for name in names}
     assert len(frozen) == (1 if shared else 2) * 60
@@ -201,7 +201,7 @@ def test_a_frozen_trunk_is_kept_and_a_killed_run_goes_on_without_the_file(tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         _trained(config, tmp_path / "broken", kill)
-    resumed = _trained(config, tmp_path / "broken", pretrained=False, resume=True)
+    resumed = _trained(config, tmp_path / "broken", begins=False, resume=True)
     for group in ("model", "ema", "training"):
         files = [path / f"{group}.safetensors" for path in (whole.path, resumed)]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -230,7 +230,7 @@ def test_runs_from_before_these_options_go_on(tmp_path):
 def test_several_processes_take_frozen_and_shared_encoders(published, shared):
     """As each of them does it, in a group of one, whose gradients are its own."""
     config = _config(weights=str(published), frozen=True, shared=shared)
-    alone, grouped = _actor(config, pretrained=True), _actor(config, pretrained=True)
+    alone, grouped = _actor(config, begins=True), _actor(config, begins=True)
 
     class Losses(torch.nn.Module):
         def __init__(self):

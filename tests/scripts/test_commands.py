@@ -142,6 +142,7 @@ def test_nothing_finished_is_overwritten(trained, demonstrations):
         (["policy.action_horizon=16"], ["16"]),
         (["method.solver_options.et=1"], ["'et'"]),
         (["dataset.normalize.obs=gausian"], ["gaussian"]),
+        (["method=ddpm", "dataset.normalize.action=gaussian"], ["[-1, 1]", "method.clip=null"]),
         (["env.options.obs_mode=corners"], ["20", "(18,)", "env.id=null"]),
         (["evaluation_episodes=51"], ["50"]),
         (["dataset.obs_keys=[observation]"], ["observation", "obs"]),

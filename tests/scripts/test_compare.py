@@ -339,9 +339,7 @@ def test_tables_hold_rows_means_and_what_was_published():
     assert lines[0].startswith("| policy |") and len({line.count("|") for line in lines}) == 1
     assert "| flow | 196 (+10 held out), mirrored, aligned, by pace | 0 | 0.900 [0.890, 0.910] |" in lines[2]
     assert "**mean of 2** | **0.920 (0.900 to 0.940)** |" in lines[4] and "| 10 / 8 | 12.3 |" in lines[2]
-    short = (
-        tables.summary([_row("flow", 0, 0.90), _row("flow", 1, 0.94), _row("ddpm", 0, 0.92)]).markdown().splitlines()
-    )
+    short = tables.summary([_row("flow", 0, 0.90), _row("flow", 1, 0.94), _row("ddpm", 0, 0.92)]).splitlines()
     assert "| flow | 196 (+10 held out), mirrored, aligned, by pace | 2 | 0.920 (0.900 to 0.940) |" in short[2]
     assert "| 1 | 0.920 [0.910, 0.930] |" in short[3] and short[3].endswith("| 10 / 8 | 12.0 |")
     of_two = _row("flow", 0, 0.9)
