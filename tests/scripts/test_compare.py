@@ -309,7 +309,7 @@ def test_the_plan_that_ships_is_sound():
     first = [row.run.name for row in every.values() if row.run.seed == 0]
     assert [row.run.name for row in every.values()][: len(first)] == first
     chosen = plan.select(every, ["flow_206_s0/*", "regression_*/fresh", "mean_flow_90_s0"])
-    assert len(chosen) == 12 + 2 + 2
+    assert len(chosen) == 12 + 2 + 5
     one_of_each = {row.config.get("steps"): row for row in every.values()}
     one_of_each |= {(row.run.training, row.evaluation): row for row in every.values() if row.run.seed == 0}
     plan.check(one_of_each.values(), every)
