@@ -89,13 +89,20 @@ class ResNetEncoder(CameraEncoder):
     a linear map of its condition, behind a Mish that is one to one on [-1, 1], which does for it.
 
     Args:
-        shape, crop: as of `CameraEncoder`.
+        shape, crop, scale: as of `CameraEncoder`.
         width: see `ResNet18`.
         keypoints: K of the spatial softmax.
     """
 
-    def __init__(self, shape: Sequence[int], crop: int = 84, width: int = 64, keypoints: int = 32) -> None:
-        super().__init__(shape, crop, 32)
+    def __init__(
+        self,
+        shape: Sequence[int],
+        crop: int = 84,
+        scale: int | None = None,
+        width: int = 64,
+        keypoints: int = 32,
+    ) -> None:
+        super().__init__(shape, crop, scale, 32)
         self.features = 2 * keypoints
         self.trunk = ResNet18(self.shape[2], width)
         self.pool = SpatialSoftmax(8 * width, keypoints)

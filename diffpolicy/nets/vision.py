@@ -15,6 +15,7 @@ from typing import final
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffpolicy.nets.temporal import NormMish
 
@@ -71,13 +72,15 @@ class CameraEncoder(ABC, nn.Module):
     """The contract stated at the top of this file: crops and scales pictures for `encode`, which a network fills in.
 
     Every row is cropped at a place of its own, the same for its T_o frames, so that what moves between them is what
-    moved: training gives random places, and without places the centre is taken (Chi et al. 2023: 84 of 96 px).
-    Pixels are scaled to [-1, 1], for pretrained weights too: group norm divides another scale out again, and the mean
-    of ImageNet's pixels is within 0.2 of 0.
+    moved: training gives random places, and without places the centre is taken (Chi et al. 2023: 84 of 96 px). What
+    is cut out is scaled, so that cameras of any resolution cost alike and lose no more than the edge. Pixels are
+    scaled to [-1, 1], for pretrained weights too: group norm divides another scale out again, and the mean of
+    ImageNet's pixels is within 0.2 of 0.
 
     Args:
         shape: (H, W, C) of an image.
-        crop: side of the square that is cut out, px; at most H and W.
+        crop: how many px of the shorter side the network sees, and of the longer one as large a share.
+        scale: px that the shorter side counts for, at least `crop`; None is what it has, and nothing is scaled.
         stride: px from one place that the spatial softmax weighs to the next; smaller than the crop.
 
     Raises:
@@ -88,23 +91,29 @@ class CameraEncoder(ABC, nn.Module):
     features: int  # F, numbers per image
     trunk: nn.Module  # all of the network but its last layer, the spatial softmax: what can be pretrained and frozen
 
-    def __init__(self, shape: Sequence[int], crop: int, stride: int) -> None:
+    def __init__(self, shape: Sequence[int], crop: int, scale: int | None, stride: int) -> None:
         super().__init__()
         self.shape = tuple(shape)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"shape must be (height, width, channels) of an image, got {self.shape}")
-        if not 1 <= crop <= min(self.shape[:2]):
-            raise ValueError(f"crop={crop} must lie within an image of {self.shape[0]} × {self.shape[1]} px")
+        shorter = min(self.shape[:2])
+        whole = shorter if scale is None else scale
+        if not 1 <= crop <= whole:
+            scaled = "" if scale is None else f", whose shorter side counts for scale={scale}"
+            raise ValueError(f"crop={crop} must lie within an image of {self.shape[0]} × {self.shape[1]} px{scaled}")
         if crop <= stride:
             raise ValueError(
                 f"of crop={crop} this network leaves the spatial softmax one place, which is always the same: it "
                 f"would see nothing; take more than {stride} px"
             )
-        self.crop = crop
+        self.window = tuple(round(side * crop / whole) for side in self.shape[:2])  # cut out of the picture
+        self.size = tuple(round(side * crop / shorter) for side in self.shape[:2])  # as the network sees it
+        if min(self.window) < 1:
+            raise ValueError(f"crop={crop} of scale={scale} leaves nothing of {self.shape[0]} × {self.shape[1]} px")
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """(N, C, crop, crop) in [-1, 1] -> (N, F) float32."""
+        """(N, C, *size) in [-1, 1] -> (N, F) float32."""
 
     @final
     def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
@@ -116,20 +125,22 @@ class CameraEncoder(ABC, nn.Module):
         # channels-last in memory already
         pixels = rearrange(self._cropped(images, places), "b t h w c -> (b t) c h w")
         x = pixels.to(next(self.parameters()).dtype) / 127.5 - 1
+        if self.window != self.size:
+            x = functional.interpolate(x, self.size, mode="bilinear", antialias=True)
         return rearrange(self.encode(x), "(b t) f -> b (t f)", t=images.shape[1])
 
     def _cropped(self, images: Tensor, places: Tensor | None) -> Tensor:
-        spare = [size - self.crop for size in self.shape[:2]]
+        spare = [side - kept for side, kept in zip(self.shape, self.window, strict=False)]
         if places is None:
             top, left = (room // 2 for room in spare)
-            return images[:, :, top : top + self.crop, left : left + self.crop]
-        inside = torch.arange(self.crop, device=images.device)
+            return images[:, :, top : top + self.window[0], left : left + self.window[1]]
         rows = torch.arange(len(images), device=images.device)[:, None]
-        corners = [
-            (places[:, axis] * (room + 1)).long()[:, None].to(images.device) for axis, room in enumerate(spare)
-        ]
-        down, across = (corner + inside for corner in corners)  # (B, crop) each
-        lines = images.transpose(1, 2)[rows, down]  # (B, crop, T_o, W, C): whole lines first, which are long copies
+        down, across = (  # (B, window) each
+            (places[:, axis] * (room + 1)).long()[:, None].to(images.device)
+            + torch.arange(self.window[axis], device=images.device)
+            for axis, room in enumerate(spare)
+        )
+        lines = images.transpose(1, 2)[rows, down]  # (B, height, T_o, W, C): whole lines first, which are long copies
         return lines.transpose(1, 3)[rows, across].permute(0, 2, 3, 1, 4).contiguous()
 
 
@@ -138,7 +149,7 @@ class ImageEncoder(CameraEncoder):
     """A small encoder that trains on a processor: strided convolutions and a spatial softmax, F = 2·keypoints.
 
     Args:
-        shape, crop: as of `CameraEncoder`.
+        shape, crop, scale: as of `CameraEncoder`.
         widths: channels of the convolutions, of kernel 3 and stride 2 each.
         blocks: residual blocks at the last resolution; each lets a pixel see 4 of that resolution further.
         groups: groups of the group norms; divides every width.
@@ -149,6 +160,7 @@ class ImageEncoder(CameraEncoder):
         self,
         shape: Sequence[int],
         crop: int = 84,
+        scale: int | None = None,
         widths: Sequence[int] = (32, 64, 96),
         blocks: int = 1,
         groups: int = 8,
@@ -156,7 +168,7 @@ class ImageEncoder(CameraEncoder):
     ) -> None:
         if not widths or any(width % groups for width in widths):
             raise ValueError(f"need at least one width, each divisible by groups={groups}; got {list(widths)}")
-        super().__init__(shape, crop, 2 ** len(widths))
+        super().__init__(shape, crop, scale, 2 ** len(widths))
         self.features = 2 * keypoints
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise((self.shape[2], *widths)):

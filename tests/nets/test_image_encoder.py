@@ -17,9 +17,10 @@ def _encoder(shape=(24, 20, 3), **options):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("scale", [None, 18, 30])
 @pytest.mark.parametrize("shape", [(24, 20, 3), (16, 16, 1)])
-def test_shapes(steps, shape):
-    encoder = _encoder(shape)
+def test_shapes(steps, shape, scale):
+    encoder = _encoder(shape, scale=scale)
     features = encoder(_images(steps=steps, shape=shape))
     assert encoder.features == 10
     assert features.shape == (4, steps * 10) and features.dtype == torch.float32
@@ -34,8 +35,8 @@ def test_frames_are_encoded_one_by_one_and_lined_up_in_time():
 def test_evaluation_takes_the_centre():
     encoder, images = _encoder().eval(), _images()
     other = images.clone()
-    other[:, :, :4], other[:, :, 20:], other[:, :, :, :2], other[:, :, :, 18:] = 0, 0, 0, 0
-    assert torch.equal(encoder._cropped(images, None), images[:, :, 4:20, 2:18])
+    other[:, :, :2], other[:, :, 21:], other[:, :, :, :2], other[:, :, :, 18:] = 0, 0, 0, 0
+    assert torch.equal(encoder._cropped(images, None), images[:, :, 2:21, 2:18])
     assert torch.equal(encoder(images), encoder(other))
     assert torch.equal(encoder(images), encoder(images))
 
@@ -48,9 +49,30 @@ def test_training_crops_rows_apart_and_frames_alike():
     cropped = encoder._cropped(images, places)
     assert torch.equal(cropped[:, 0], cropped[:, 1])
     corners = cropped[:, 0, 0, 0].long()
-    assert set(corners[:, 0].tolist()) == set(range(9)) and set(corners[:, 1].tolist()) == set(range(5))
+    assert set(corners[:, 0].tolist()) == set(range(6)) and set(corners[:, 1].tolist()) == set(range(5))
     for row, (top, left, _) in enumerate(corners):
-        assert torch.equal(cropped[row], images[row, :, top : top + 16, left : left + 16])
+        assert torch.equal(cropped[row], images[row, :, top : top + 19, left : left + 16])
+
+
+@pytest.mark.parametrize("places", [None, torch.zeros(2, 2), torch.ones(2, 2) * 0.999])
+def test_a_camera_of_any_resolution_shows_the_network_the_same(places):
+    """A smooth picture, taken at 96 × 128 px and at five times as many: what is scaled is the same part of it."""
+
+    def picture(height, width):
+        y, x = torch.meshgrid(
+            (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
+        )
+        wave = 127.5 + 127.5 * torch.sin(3 * x + 5 * y)
+        return wave.round().to(torch.uint8)[..., None].expand(2, 1, -1, -1, 3)
+
+    seen = []
+    for height, width in ((96, 128), (480, 640)):
+        encoder = ImageEncoder((height, width, 3), crop=84, scale=96)
+        assert encoder.window == (height * 7 // 8, width * 7 // 8) and encoder.size == (84, 112)
+        encoder.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        encoder(picture(height, width), places)
+    assert seen[0].shape == seen[1].shape == (2, 3, 84, 112)
+    assert (seen[0] - seen[1]).abs().max() < 0.02  # grey values are 2/255 apart
 
 
 def test_nothing_moves_where_nothing_can_be_cropped():
@@ -130,6 +152,8 @@ def test_images_that_are_refused(images, kind, message):
         ({"shape": (24, 20)}, r"\(height, width, channels\).*\(24, 20\)"),
         ({"crop": 21}, r"crop=21 must lie within an image of 24 × 20 px"),
         ({"crop": 0}, r"crop=0"),
+        ({"scale": 15}, r"crop=16 must lie within an image of 24 × 20 px, whose shorter side counts for scale=15"),
+        ({"scale": 1000}, r"crop=16 of scale=1000 leaves nothing of 24 × 20 px"),
         ({"crop": 4}, r"crop=4 .* would see nothing; take more than 4 px"),
         ({"widths": ()}, r"at least one width"),
         ({"widths": (8, 12)}, r"divisible by groups=8; got \[8, 12\]"),
