@@ -145,7 +145,7 @@ def train(
         max_minutes: stop after so long, the schedule untouched; a later resume goes on.
 
     Raises:
-        FileExistsError: `run_dir` holds a run already and `resume` is off.
+        FileExistsError: `run_dir` holds a run already and `resume` is off, or another process trains into it.
         NonFiniteLossError: the gradient turned NaN or infinite.
         CheckpointError: the checkpoint to resume from is damaged or of another model.
     """
@@ -197,9 +197,9 @@ def train(
             f"rank {ranks.rank} finds step {step} in {run_dir}, and the first rank another: all ranks must see the "
             "same run_dir; put it where all machines reach it"
         )
+    log = MetricsLog(run_dir, step) if ranks.writes else None  # before `link`, which removes what others would write
     if saved is not None and ranks.writes:
         link(step)
-    log = MetricsLog(run_dir, step) if ranks.writes else None
     quiet = not (progress and ranks.writes)
     bar = tqdm(total=steps, initial=step, desc="train", unit="step", disable=quiet)
 

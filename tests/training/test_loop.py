@@ -281,6 +281,26 @@ def test_a_run_is_not_overwritten_nor_resumed_with_another_config(tmp_path):
         _train(tmp_path, steps=4, resume=True, record={"what": "a test", "training": {"lr": 2e-2}})
 
 
+@pytest.mark.parametrize("begun", [0, 4])
+def test_a_run_has_one_writer(tmp_path, begun):
+    """Another one is refused, whose first act would be to remove what the run has not linked yet."""
+    whole = _digests(_train(tmp_path / "alone"))
+    run_dir, refused = tmp_path / "shared", []
+
+    def intrude(model, step):
+        with pytest.raises(FileExistsError, match="another process is training into .*shared") as error:
+            _train(run_dir, resume=True)
+        refused.append(error)
+        return {"score": 0.0}
+
+    if begun:
+        _train(run_dir, steps=begun)
+    last = _train(run_dir, resume=bool(begun), settings={"steps": 12}, evaluate=intrude)
+    assert len(refused) == 3 - begun // 4 and _digests(last) == whole
+    assert [row["step"] for row in read_metrics(run_dir / "metrics.jsonl") if "loss" in row] == list(range(1, 13))
+    assert _train(run_dir, resume=True) == last  # it is let go of
+
+
 def test_ema_is_the_recursion(tmp_path):
     """Against the average computed by hand from the checkpoints' weights of every step."""
     settings = {"checkpoint_every": 1, "keep_best": 100, "evaluate_every": 1}
