@@ -79,8 +79,9 @@ class MeanFlowObjective:
         s = torch.where(spans, u[:, 1:].amax(1), t)
         x, wanted = self.path.interpolate(data, noise, t), data - noise
         rows = spans.nonzero()[:, 0]
-        change = _rate(net, x[rows], t[rows], s[rows], None if cond is None else cond[rows], wanted[rows])
-        wanted[rows] += expand(s[rows] - t[rows], change) * change
+        if len(rows):
+            change = _rate(net, x[rows], t[rows], s[rows], None if cond is None else cond[rows], wanted[rows])
+            wanted[rows] += expand(s[rows] - t[rows], change) * change
         error = (net(x, t.to(x.dtype), cond, r=s.to(x.dtype)) - wanted).square().flatten(1).mean(1)
         return error / (error.detach() + _ADAPTIVE_FLOOR) ** self.power
 

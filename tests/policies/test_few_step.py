@@ -114,7 +114,22 @@ def test_two_steps_are_two_regressions():
     torch.testing.assert_close(actor.act(torch.zeros(1, 6), []), torch.full((1, 16, 2), 0.55))
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_batch_without_spans_is_flow_matching(share):
+    """As one of few rows is by chance."""
+    method = {**METHODS["mean_flow"], "objective": {"name": "mean_flow", "share": share, "power": 0.0}}
+    actor = build_actor({**CONFIG, "method": method}, 3, 2)
+    data, cond = torch.rand(4, 16, 2), torch.rand(4, 6)
+    loss = actor.loss({"data": data, "cond": cond}, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    t = torch.rand(4, 3, generator=generator, dtype=torch.float64)[:, 1].float()
+    noise = torch.randn(data.shape, generator=generator)
+    x = (1 - t)[:, None, None] * noise + t[:, None, None] * data
+    by_hand = (actor.net(x, t, cond, r=t) - (data - noise)).square().mean((1, 2))
+    assert torch.allclose(loss, by_hand) == (share == 0)
+
+
 def test_a_network_of_one_time_is_refused():
     config = {**CONFIG, "method": METHODS["mean_flow"], "net": {"name": "unet2d", "widths": [8]}}
-    with pytest.raises(ValueError, match="unet2d"):
+    with pytest.raises(ValueError, match="unet2d.*two_times"):
         build_actor(config, 3, 2)
