@@ -14,6 +14,7 @@ With cameras (`vision.VisionActor`) batch and cond are mappings that hold "cond"
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -35,7 +36,7 @@ class Actor(ABC, nn.Module):
 
     calls: int = 0
     shape: tuple[int, int]  # (T_p, A) of what it draws
-    bounded: bool = False  # whether it holds actions within [-1, 1], normalised
+    bound: float = math.inf  # of the normalised actions that it can draw
     takes: frozenset[str] = frozenset()  # what of `execution.Execution` its `act` can follow; it is told of no more
 
     @abstractmethod
@@ -144,7 +145,7 @@ class GenerativeActor(NetworkActor):
         super().__init__(dim, cond_dim, horizon, net)
         drawn = {"solver": solver, "steps": steps, "grid": grid, "solver_options": solver_options, "clip": clip}
         self.method = Method(build("path", path), prediction, times, weighting, **drawn)
-        self.bounded = clip is not None
+        self.bound = math.inf if clip is None else clip
 
     @property
     def sampler(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class LSTMGMMActor(Actor):
         ValueError: T_p ≠ T_o, or sizes that are not positive.
     """
 
-    bounded = True
+    bound = 1.0
 
     def __init__(
         self,

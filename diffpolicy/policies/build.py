@@ -68,10 +68,11 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, begins
         horizon=policy["horizon"],
     )
     normalize = config.get("dataset", {}).get("normalize", {}).get("action", "limits")
-    if begins and actor.bounded and normalize != "limits":
+    if begins and actor.bound < 1 + (normalize != "limits"):  # actions beyond one standard deviation are common
         raise ValueError(
-            f"this method holds actions within [-1, 1] ({config['method']}), and some lie outside by "
-            f"dataset.normalize.action={normalize}: take limits, or method.clip=null where there is a clip"
+            f"this method holds actions within ±{actor.bound:g} ({config['method']}), and some lie outside by "
+            f"dataset.normalize.action={normalize}, limits being ±1: take limits, or another method.clip where there "
+            "is one (null for none)"
         )
     if not encoders:
         return actor

@@ -134,9 +134,7 @@ class Policy:
     def _next(self, obs: Observation, slots: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """New chunks (B, T_p, A) and the actions to execute (B, T_a, A), normalised."""
         numbers, pictures = self.split(obs, self.obs_horizon)
-        slots = range(len(numbers)) if slots is None else slots
-        if len(slots) != len(numbers):
-            raise ValueError(f"{len(slots)} slots for {len(numbers)} rows of obs; give one slot per row")
+        slots = _one_per_row(slots, len(numbers))
         generators = [self._next_generator(slot) for slot in slots]
         device = self.actor.device
         cond = self.normalizer.normalize("obs", torch.from_numpy(numbers).to(device)).flatten(1)
@@ -199,6 +197,13 @@ class Policy:
         return np.asarray(obs)
 
 
+def _one_per_row(slots: Sequence[int] | None, rows: int) -> Sequence[int]:
+    slots = range(rows) if slots is None else slots
+    if len(slots) != rows or len(set(slots)) != rows:
+        raise ValueError(f"need one slot per row of obs, each once; given {list(slots)[:8]} for {rows} rows")
+    return slots
+
+
 @final
 class ActionQueue:
     """One action at a time for one or many control loops: asks for a new chunk where a queue has run dry.
@@ -227,9 +232,7 @@ class ActionQueue:
             ValueError, TypeError: a wrong shape or non-finite values, as `Policy.predict`.
         """
         rows = self._seen(obs) if self.policy.cameras else self._numbers(obs)
-        slots = range(len(rows)) if slots is None else slots
-        if len(slots) != len(rows):
-            raise ValueError(f"{len(slots)} slots for {len(rows)} rows of obs; give one slot per row")
+        slots = _one_per_row(slots, len(rows))
         t_o = self.policy.obs_horizon
         for slot, row in zip(slots, rows, strict=True):
             past = self._history.setdefault(slot, deque([row] * t_o, maxlen=t_o))

@@ -25,15 +25,22 @@ class VisionActor(Actor):
     Args:
         actor: takes a condition of C and all cameras' T_o·F numbers.
         encoders: camera -> module from its pictures to (B, T_o·F); cameras may share one, which is kept, and stands
-            in checkpoints, under the name of the first.
+            in checkpoints, under the name of the first, its dots as slashes.
+
+    Raises:
+        ValueError: a camera by a name that something else here has.
     """
 
     def __init__(self, actor: Actor, encoders: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.actor = actor
+        if taken := [camera for camera in encoders if camera in ("data", "cond") or hasattr(nn.ModuleDict, camera)]:
+            raise ValueError(f"no camera can be called {taken[0]!r} here: give its array another name")
         first: dict[nn.Module, str] = {}
-        self._encoder_of = {camera: first.setdefault(encoder, camera) for camera, encoder in encoders.items()}
-        self.encoders = nn.ModuleDict({camera: encoder for encoder, camera in first.items()})
+        self._encoder_of = {
+            camera: first.setdefault(encoder, camera.replace(".", "/")) for camera, encoder in encoders.items()
+        }
+        self.encoders = nn.ModuleDict({name: encoder for encoder, name in first.items()})
 
     def networks(self) -> list[nn.Module]:
         return [*self.encoders.values(), *self.actor.networks()]

@@ -169,15 +169,18 @@ def test_steps_and_actions_must_be_as_many():
 
 def test_a_bounded_mixture_needs_bounded_actions():
     how = {"dataset": {"normalize": {"action": "gaussian"}}}
-    with pytest.raises(ValueError, match=r"within \[-1, 1\].*lstm_gmm.*action=gaussian.*take limits"):
+    with pytest.raises(ValueError, match=r"within ±1 .*lstm_gmm.*action=gaussian.*take limits"):
         build_actor(CONFIGS["lstm_gmm"] | how, D, A, begins=True)
     build_actor(CONFIGS["lstm_gmm"] | how, D, A)  # one that was trained comes back
     build_actor(CONFIGS["nearest"] | how, D, A, begins=True)
     flow = {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity"}
     own = {"policy": CONFIGS["nearest"]["policy"], "net": {"name": "unet1d", "widths": [8, 8]}}
     build_actor(own | how | {"method": flow}, D, A, begins=True)
-    with pytest.raises(ValueError, match=r"within \[-1, 1\].*take limits, or method.clip=null"):
-        build_actor(own | how | {"method": flow | {"clip": 1.0}}, D, A, begins=True)
+    build_actor(own | how | {"method": flow | {"clip": 5.0}}, D, A, begins=True)
+    build_actor(own | {"method": flow | {"clip": 1.0}}, D, A, begins=True)
+    for clip, normalised in ((1.0, how), (0.5, {})):
+        with pytest.raises(ValueError, match=rf"within ±{clip:g} .*take limits, or another method.clip"):
+            build_actor(own | normalised | {"method": flow | {"clip": clip}}, D, A, begins=True)
 
 
 def _by_hand(cond, windows, k):

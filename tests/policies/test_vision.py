@@ -1,5 +1,6 @@
 """Policies that see: the same contract with mappings of pictures and numbers."""
 
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -268,6 +269,20 @@ def test_environments_are_compared_with_the_demonstrations_before_training(monke
         _check_fit(config, demonstrations, {"front": (16, 16, 3)})
 
 
+@pytest.mark.parametrize("name", ["data", "cond", "type", "values"])
+def test_names_that_a_camera_cannot_have(name):
+    with pytest.raises(ValueError, match=f"no camera can be called '{name}'"):
+        build_actor({**CONFIG, "cameras": {name: [16, 16, 3]}}, 3, 2)
+
+
+def test_a_camera_may_have_dots_in_its_name():
+    config = {**CONFIG, "cameras": {"observation.images.front": [16, 16, 3]}}
+    actor, obs = build_actor(config, 3, 2), _obs(3)
+    obs["observation.images.front"] = obs.pop("front")
+    assert all("observation/images/front" in name for name in actor.state_dict() if name.startswith("encoders"))
+    assert Policy(actor, _normalizer(), T_O, T_P, T_A, cameras=observed_by(config)).predict(obs).shape == (3, T_A, 2)
+
+
 def test_what_the_queue_refuses():
     queue, obs = ActionQueue(_policy()), _obs(3, None)
     one = {name: values[0] for name, values in obs.items()}
@@ -279,7 +294,12 @@ def test_what_the_queue_refuses():
         queue.act({**obs, "front": obs["wrist"]})
     with pytest.raises(TypeError, match="give a mapping"):
         queue.act(obs["agent"])
-    with pytest.raises(ValueError, match=r"2 slots for 3 rows"):
-        queue.act(obs, [0, 1])
+    for slots in ([0, 1], [0, 1, 1]):
+        with pytest.raises(
+            ValueError, match=rf"one slot per row of obs, each once; given {re.escape(str(slots))} for 3 rows"
+        ):
+            queue.act(obs, slots)
+        with pytest.raises(ValueError, match="each once"):
+            queue.policy.predict(_obs(3), slots)
     with pytest.raises(TypeError, match=r"pictures are uint8"):
         queue.act({**obs, "front": obs["front"] / 255})

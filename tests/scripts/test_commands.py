@@ -111,7 +111,9 @@ def test_how_chunks_are_executed(trained):
 
 
 def test_a_comparison_that_cannot_be_is_refused_first(trained):
-    (trained / "other.json").write_text('{"settings": {"seeds": 5}, "episodes": [{"seed": 5}]}')
+    env = {"id": "diffpolicy/PushT-v0", "options": {}}
+    other = {"settings": {"seeds": 5}, "checkpoint": {"config": {"env": env}}, "episodes": [{"seed": 5}]}
+    (trained / "other.json").write_text(json.dumps(other))
     options = ("checkpoint=RUN/checkpoints/last", "seeds=paper", "out=E", "compare_to=other.json")
     assert "no initial states in common" in typed("evaluate", *options, cwd=trained, ok=False)
     assert not (trained / "E").exists()
@@ -142,7 +144,7 @@ def test_nothing_finished_is_overwritten(trained, demonstrations):
         (["policy.action_horizon=16"], ["16"]),
         (["method.solver_options.et=1"], ["'et'"]),
         (["dataset.normalize.obs=gausian"], ["gaussian"]),
-        (["method=ddpm", "dataset.normalize.action=gaussian"], ["[-1, 1]", "method.clip=null"]),
+        (["method=ddpm", "dataset.normalize.action=gaussian"], ["±1", "another method.clip"]),
         (["env.options.obs_mode=corners"], ["20", "(18,)", "env.id=null"]),
         (["evaluation_episodes=51"], ["50"]),
         (["dataset.obs_keys=[observation]"], ["observation", "obs"]),
