@@ -67,9 +67,13 @@ def run(config: Config) -> None:
         raise FileExistsError(f"{result_file} exists; choose another out, or say overwrite=true")
     resets = episode_resets(config.seeds, config.episodes)
     execution = Execution(**config.execution)
+    saved = checkpoint.read(config.checkpoint)
+    env = saved.config["env"]
+    if env["id"] is None:
+        raise ValueError(f"{config.checkpoint} was trained without an environment: there is nothing to roll out in")
     other = json.loads(Path(config.compare_to).read_text()) if config.compare_to else None
     if other is not None:
-        check_comparable(config.seeds, [seed for seed, _ in resets], other)
+        check_comparable(config.seeds, [seed for seed, _ in resets], env, other)
     device = pick_device(config.device)
     policy = load_policy(
         config.checkpoint,
@@ -83,10 +87,6 @@ def run(config: Config) -> None:
         INFERENCE_BLOCK,
         execution=execution,
     )
-    saved = checkpoint.read(config.checkpoint)
-    env = saved.config["env"]
-    if env["id"] is None:
-        raise ValueError(f"{config.checkpoint} was trained without an environment: there is nothing to roll out in")
     out.mkdir(parents=True, exist_ok=True)
 
     began = time.monotonic()
@@ -161,13 +161,16 @@ def _pictures(out: Path, run_checkpoint: str) -> list[tuple[str, Path, str]]:
 def _commands(config: Config, trained: Mapping[str, Any]) -> list[tuple[str, str]]:
     steps, method = trained["training"]["steps"], trained["method"]
     other = "ddpm" if method.get("prediction") == "velocity" else "flow"
-    return [
-        ("In the checkout, after scripts/demo.sh, this makes the commands below known:", "source .venv/bin/activate"),
+    own = [  # of the demo
         (
             f"Train longer ({steps} steps so far; the learning rate's schedule runs over all of them):",
             f"diffpolicy-train task=pusht_expert run_dir=runs/longer training.steps={3 * steps}",
         ),
         ("Another method:", f"diffpolicy-train task=pusht_expert method={other} run_dir=runs/{other}"),
+    ]
+    return [
+        ("In the checkout, after scripts/demo.sh, this makes the commands below known:", "source .venv/bin/activate"),
+        *(own if trained["dataset"]["name"] == "expert_pusht" else []),
         (
             "The human demonstrations (31 MB, downloaded on first use):",
             "diffpolicy-train task=pusht_keypoints run_dir=runs/human",

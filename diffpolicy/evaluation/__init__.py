@@ -1,6 +1,6 @@
 """The one rollout loop, given a policy and environments; metrics and reports."""
 
-from diffpolicy.evaluation.metrics import bootstrap, check_comparable, compare, summarize, wilson
+from diffpolicy.evaluation.metrics import bootstrap, check_comparable, compare, is_same_task, summarize, wilson
 from diffpolicy.evaluation.rollout import EnvConfig, Episode, environment, episode_resets, rollout
 from diffpolicy.evaluation.ways import compare_ways, total_variation, way_shares
 
@@ -13,6 +13,7 @@ __all__ = [
     "compare_ways",
     "environment",
     "episode_resets",
+    "is_same_task",
     "rollout",
     "summarize",
     "total_variation",

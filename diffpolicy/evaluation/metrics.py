@@ -10,6 +10,7 @@ import numpy as np
 
 _Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 _RESAMPLES = 10_000
+_SHOWN = ("obs_mode", "render_mode", "render_size")  # options that change nothing of what happens
 
 Interval = dict[str, float]  # mean, low, high
 
@@ -45,17 +46,32 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     }
 
 
-def check_comparable(seeds: Any, planned: Iterable[int], other: Mapping[str, Any]) -> list[int]:
-    """The seeds that an evaluation of `planned` seeds (of the kind `seeds` says) shares with another one.
+def is_same_task(env: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two environments, {"id", "options"}, differ at most in what they show."""
+    first, second = (
+        (each["id"], {name: value for name, value in each["options"].items() if name not in _SHOWN})
+        for each in (env, other)
+    )
+    return first == second
+
+
+def check_comparable(
+    seeds: Any, planned: Iterable[int], env: Mapping[str, Any], other: Mapping[str, Any]
+) -> list[int]:
+    """The seeds that an evaluation of `planned` seeds (of the kind `seeds` says) in `env` shares with another one.
 
     Raises:
-        ValueError: none, or `other` is no evaluation.
+        ValueError: none, another task, or `other` is no evaluation.
     """
     try:
+        their_env = other["checkpoint"]["config"]["env"]
+        same_task = is_same_task(env, their_env)
         same_kind = (seeds == "paper") == (other["settings"]["seeds"] == "paper")
         common = sorted(set(planned) & {row["seed"] for row in other["episodes"]})
     except (KeyError, TypeError):
         raise ValueError("what is to be compared with is no evaluation.json of this project") from None
+    if not same_task:
+        raise ValueError(f"the two evaluations are of different tasks, {dict(env)} and {their_env}")
     if not (same_kind and common):
         raise ValueError(
             "the two evaluations have no initial states in common; evaluate both with the same seeds and episodes"
@@ -72,10 +88,10 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         first, second: contents of two `evaluation.json`.
 
     Raises:
-        ValueError: they were reset differently or have no seeds in common.
+        ValueError: they are of different tasks, were reset differently or have no seeds in common.
     """
     a, b = ({row["seed"]: row for row in evaluation["episodes"]} for evaluation in (first, second))
-    common = check_comparable(first["settings"]["seeds"], a, second)
+    common = check_comparable(first["settings"]["seeds"], a, first["checkpoint"]["config"]["env"], second)
     return {
         "episodes": len(common),
         **{

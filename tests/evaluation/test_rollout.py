@@ -181,7 +181,12 @@ def test_paired_comparison_uses_common_seeds():
     fixed = {"final_coverage": 0.5, "success": True}
     rows = [{"seed": s, "score": hard[s], **fixed} for s in range(50)]
     better = [{"seed": s, "score": hard[s] + 0.02, **fixed, "success": s % 2 == 0} for s in range(10, 60)]
-    first, second = ({"settings": {"seeds": 0}, "episodes": r} for r in (better, rows))
+    env = {"id": "diffpolicy/PushT-v0", "options": {"obs_mode": "keypoints"}}
+
+    def of(rows, seeds=0, **changed):
+        return {"settings": {"seeds": seeds}, "checkpoint": {"config": {"env": env | changed}}, "episodes": rows}
+
+    first, second = of(better), of(rows, options={"obs_mode": "pixels", "render_size": 96})
     difference = compare(first, second)
     assert difference["episodes"] == 40
     assert difference["score"]["low"] == pytest.approx(0.02) and difference["score"]["high"] == pytest.approx(0.02)
@@ -189,4 +194,10 @@ def test_paired_comparison_uses_common_seeds():
     unpaired = summarize(better)["score"]
     assert unpaired["high"] - unpaired["low"] > 0.1  # what the pairing removed
     with pytest.raises(ValueError, match="in common"):
-        compare(first, {"settings": {"seeds": "paper"}, "episodes": rows})
+        compare(first, of(rows, "paper"))
+    with pytest.raises(ValueError, match="different tasks.*PushT.*Detour"):
+        compare(first, of(rows, id="diffpolicy/Detour-v0"))
+    with pytest.raises(ValueError, match="different tasks.*'block': 'L'"):
+        compare(first, of(rows, options={"block": "L"}))
+    with pytest.raises(ValueError, match="no evaluation.json"):
+        compare(first, {"settings": {"seeds": 0}, "episodes": rows})
