@@ -78,6 +78,7 @@ class Comparison:
         self.config, self.runs_dir, self.results = config, Path(config.runs_dir), Path(config.results)
         self.plan = load_plan(config.file) if config.file else config.plan
         self.rows = rows_of(self.plan)
+        self.out_of_reach: list[str] = []  # why rows that are not measured cannot be, a line for each run
 
     @functools.cached_property
     def table(self) -> dict:
@@ -86,6 +87,8 @@ class Comparison:
 
     def to_do(self, patterns: Sequence[str]) -> dict[Run, list[Row]]:
         """The rows to be measured, by run; those there are already were measured as the plan says.
+
+        Those of a run whose checkpoint is not here are left out, and said in `out_of_reach`.
 
         Raises:
             ValueError: unknown names, settings that will be refused, or something measured or trained otherwise
@@ -102,9 +105,9 @@ class Comparison:
         jobs: dict[Run, list[Row]] = {}
         for row in left:
             jobs.setdefault(row.run, []).append(row)
-        for run, rows in jobs.items():
-            self._check_run(run, rows)
-        return jobs
+        lost = {run: why for run, rows in jobs.items() if (why := self._check_run(run, rows))}
+        self.out_of_reach = list(lost.values())
+        return {run: rows for run, rows in jobs.items() if run not in lost}
 
     def _is_measured(self, row: Row) -> bool:
         if (kept := self.table.get(row.name)) is None:
@@ -118,16 +121,16 @@ class Comparison:
         _refuse(changes, f"{row.name} in {self.results / FILE}", cure)
         return True
 
-    def _check_run(self, run: Run, rows: Sequence[Row]) -> None:
+    def _check_run(self, run: Run, rows: Sequence[Row]) -> str | None:
+        """Why these rows of a run of which others are measured cannot be, if its checkpoint is not here."""
         saved = self.saved(run)
         if not (kept := [row for row in self.table.values() if row["run"] == run.name]):
-            return
-        names = ", ".join(row.name for row in rows)
+            return None
         cure = f"put that run back into place, or delete its {len(kept)} rows from {FILE} to measure all of them anew"
         if saved is None:
-            raise ValueError(
-                f"{names} are to be evaluated, and {self.folder(run)}, whose checkpoint the run's other rows were "
-                f"measured on, is not there: {cure}"
+            return (
+                f"{run.name}: {', '.join(row.evaluation for row in rows)} need the checkpoint in {self.folder(run)} "
+                f"that the run's other rows were measured on, and it is not there: {cure}"
             )
         now = self.best(run).sha256["ema.safetensors"]
         if others := [row["row"] for row in kept if row["checkpoint"]["sha256"] != now]:
@@ -135,6 +138,7 @@ class Comparison:
                 f"{', '.join(others)} in {self.results / FILE} were measured on another checkpoint than the one in "
                 f"{self.folder(run)}: {cure}"
             )
+        return None
 
     def folder(self, run: Run) -> Path:
         return self.runs_dir / run.name
@@ -204,6 +208,7 @@ class Comparison:
             minutes += [evaluation_minutes(row, self.table) for row in missing]
             first = "trained" if trained else f"train on from step {saved.step}" if saved else "train"
             lines.append(f"{run.name}: {first}; evaluate {', '.join(row.evaluation for row in rows)}")
+        lines += self.out_of_reach
         lines.append(
             f"{len(jobs)} runs, {sum(map(len, jobs.values()))} rows to measure, {len(self.table)} rows in the table; "
             + in_words(minutes)
@@ -221,8 +226,11 @@ class Comparison:
             print(fan.draw(self.results, {name: self.folder(runs[name]) for name in self.plan.fan}))
         if self.table:
             pages.write(self.results)
+        for line in self.out_of_reach:
+            print(line, file=sys.stderr)
         if missing := [row.name for row in rows if row.name not in self.table]:
             print(f"not measured, for the reasons above: {', '.join(missing)}", file=sys.stderr)
+        if missing or self.out_of_reach:
             return 1
         print(f"{len(self.table)} rows: {self.results / FILE}; the page: {self.results / pages.FILE}")
         return 0
@@ -267,12 +275,13 @@ def _evaluate(row: Row, folder: Path, again: bool = False) -> list[str]:
 
 def run(config: Config) -> None:
     """One job: the runs and rows that `config.rows` names. What fails is said, and others go on."""
-    comparison = Comparison(config)
-    for one, rows in comparison.to_do(config.rows).items():
-        try:
+    comparison, name = Comparison(config), ", ".join(config.rows)
+    try:
+        for one, rows in comparison.to_do(config.rows).items():
+            name = one.name
             comparison.do(one, rows)
-        except (ValueError, OSError, checkpoint.CheckpointError, StepFailed) as error:
-            print(f"{one.name}: {error}", file=sys.stderr, flush=True)
+    except (ValueError, OSError, checkpoint.CheckpointError, StepFailed) as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
 
 
 _jobs = command("compare", Config, run)

@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from diffpolicy.evaluation import environment, episode_resets
+from diffpolicy.evaluation import environment, episode_resets, is_same_task
 from diffpolicy.policies import Execution, build_actor
 from diffpolicy.policies.execution import Executor
 from diffpolicy.registry import near
@@ -208,12 +208,11 @@ def check(rows: Iterable[Row], every: Mapping[str, Row]) -> None:
             _check_environment(trained["env"], row.command)
             seeds = _seeds(row)
             for other in (every[name] for name in row.against if name in every):
-                if not seeds & _seeds(other):
+                if not seeds & _seeds(other) or not is_same_task(trained["env"], other.run.config["env"]):
                     raise ValueError(f"{other.name}, which it is compared with, has other initial states")
             if row.run.name not in actors:
-                actors[row.run.name] = build_actor(
-                    {**trained, "encoder": {}, "windows": 1000}, obs_dim=2, action_dim=2
-                )
+                config = {**trained, "encoder": {}, "windows": 1000}
+                actors[row.run.name] = build_actor(config, obs_dim=2, action_dim=2, begins=True)
             actor = copy.deepcopy(actors[row.run.name])
             if row.command == "evaluate":
                 options = settings["solver_options"] or None

@@ -185,5 +185,7 @@ def _demonstrations(recorded: Mapping[str, Any], data_root: str | None) -> dict[
 
 
 def finished(saved: checkpoint.Checkpoint | None, run: Run) -> bool:
-    """Whether a run's last checkpoint is its last step's; a method without weights has but one, at step 0."""
-    return saved is not None and (saved.step == 0 or saved.step >= run.config["training"]["steps"])
+    """Whether a run's last checkpoint is its last step's; a method without weights has but one, at step 0, rated."""
+    if saved is None:
+        return False
+    return saved.step >= run.config["training"]["steps"] or bool(saved.step == 0 and saved.state["best"])

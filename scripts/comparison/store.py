@@ -66,11 +66,18 @@ def _differences(row: Measured, rows: Mapping[str, Measured]) -> dict[str, Any]:
     """The paired differences to the rows it is against, of those there are; kept where both are as they were."""
     found, before = {}, row.get("differences", {})
     for name in row["against"]:
-        if name in rows:
+        if name in rows and _seeds(row) & _seeds(rows[name]):  # not of one that is to be measured anew
             of = [row["episodes"]["sha256"], rows[name]["episodes"]["sha256"]]
             kept = before.get(name, {})
             found[name] = kept if kept.get("of") == of else {"of": of, **paired_difference(row, rows[name])}
     return found
+
+
+def _seeds(row: Measured) -> set[tuple[bool, int]]:
+    """The initial states of a row: whether they are the paper's, and the seeds."""
+    kept = row["episodes"]
+    seeds = range(kept["first_seed"], kept["first_seed"] + len(kept["score"]))
+    return {(row["settings"]["seeds"] == "paper", seed) for seed in seeds}
 
 
 def paired_difference(first: Measured, second: Measured) -> dict[str, Any]:
@@ -79,7 +86,13 @@ def paired_difference(first: Measured, second: Measured) -> dict[str, Any]:
     Raises:
         ValueError: they have no seeds in common.
     """
-    return compare(*({"settings": row["settings"], "episodes": list(episodes_of(row))} for row in (first, second)))
+    return compare(*map(_evaluation, (first, second)))
+
+
+def _evaluation(row: Measured) -> dict[str, Any]:
+    """What of a row's `evaluation.json` it was kept of."""
+    checkpoint = {"config": {"env": row["config"]["env"]}}
+    return {"settings": row["settings"], "checkpoint": checkpoint, "episodes": list(episodes_of(row))}
 
 
 def episodes_of(row: Measured) -> Iterator[dict[str, Any]]:

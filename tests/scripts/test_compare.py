@@ -230,7 +230,7 @@ def test_a_killed_training_is_resumed(copied):
     assert now["episodes"] == before["flow_few_s0/fresh"]["episodes"]
 
 
-def test_the_table_outlives_the_runs(copied):
+def test_the_table_outlives_the_runs(copied, capsys):
     text = (copied.folder / "results" / "comparison.json").read_text()
     shutil.rmtree(copied.folder / "runs")
     assert copied.go() == 0 and copied.ran == []
@@ -239,8 +239,39 @@ def test_the_table_outlives_the_runs(copied):
     more["evaluations"]["calls_3"] = {"settings": ["episodes=2", "steps=3"]}
     more["trainings"]["flow"]["more"] += ["calls_3"]
     copied.change(more)
-    with pytest.raises(ValueError, match="flow_few_s0/calls_3 are to be evaluated.*put that run back"):
-        copied.go()
+    assert copied.go() == 1 and copied.ran == []
+    assert re.search("flow_few_s0: calls_3 need the checkpoint .* put that run back", capsys.readouterr().err)
+    comparison = copied.make(dry=True)
+    assert "calls_3 need the checkpoint" in comparison.agenda(comparison.to_do([]))
+    more["trainings"]["cloning"]["demonstrations"] = ["few", "fewer"]
+    more["demonstrations"]["fewer"] = 2
+    copied.change(more)
+    assert copied.go("flow_few_s0", "cloning_fewer_*") == 1  # the others are measured all the same
+    assert [name for name, _ in copied.ran] == ["train", "evaluate"]
+
+
+def test_a_row_is_measured_anew_beside_others_of_other_states(copied):
+    """Those that are compared with it follow when their turn comes."""
+    changed = json.loads(json.dumps(PLAN))
+    changed["evaluations"]["fresh"]["settings"] = ["episodes=2", "seeds=77"]
+    changed["evaluations"]["calls_2"]["settings"] = ["episodes=2", "steps=2", "seeds=77"]
+    copied.change(changed)
+    shutil.rmtree(copied.folder / "runs" / "flow_few_s0" / "evaluations")
+    with store.changing(copied.folder / "results", {}) as table:
+        del table["flow_few_s0/fresh"]
+    assert copied.go("flow_few_s0/fresh") == 0
+    assert copied.rows["flow_few_s0/fresh"]["episodes"]["first_seed"] == 77
+    assert copied.rows["flow_few_s0/calls_2"]["differences"] == {}
+    with store.changing(copied.folder / "results", {}) as table:
+        del table["flow_few_s0/calls_2"]
+    assert copied.go("flow_few_s0/calls_2") == 0
+    assert set(copied.rows["flow_few_s0/calls_2"]["differences"]) == {"flow_few_s0/fresh"}
+
+
+def test_a_job_that_is_refused_stops_no_other(measured, capsys):
+    comparison = measured.make("flow_few_s9")
+    compare.run(comparison.config)
+    assert "flow_few_s9: no run or row is called" in capsys.readouterr().err
 
 
 def test_another_checkpoint_is_not_taken_for_the_measured_one(copied):
@@ -278,6 +309,8 @@ def test_a_failed_run_is_said_and_told_from_a_measured_one(copied, monkeypatch, 
         ("evaluations.fresh.settings", ["episodes=0"], ["flow_few_s0/fresh", "episodes"]),
         ("evaluations.fresh.settings", ["episodes=2", "execution.warm_start=2"], ["warm_start", "between 0"]),
         ("evaluations.fresh.settings", ["seeds=paper"], ["calls_2", "other initial states"]),
+        ("trainings.cloning.settings", ["task=pushblocks", *TINY[1:], "method=regression"], ["other initial states"]),
+        ("trainings.flow.settings", [*TINY, "method=ddpm", "dataset.normalize.action=gaussian"], ["action=gaussian"]),
         ("evaluations.fresh.settings", ["out=X"], ["out=X"]),
         ("evaluations.fresh.command", "evaluat", ["'evaluat'", "'evaluate'"]),
         ("evaluations.ways.against", ["fresh"], ["'ways'", "against"]),
