@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From demonstrations to a policy that pushes the T, in about seven minutes on two cores: sets up .venv, trains on the
-# demonstrations that ship with the project, rolls out, and leaves a page to look at; its path is the last line.
+# From demonstrations to a policy that pushes the T, in about five minutes on two cores once installed: sets up .venv,
+# trains on the demonstrations that ship with the project, rolls out, and leaves a page to look at; its path is the last
+# line.
 # Arguments go to the training, for example training.steps=500 for a quick look. RUN=folder chooses where the run goes
 # (default runs/demo); run again, it goes on where it stopped.
 set -euo pipefail

@@ -34,8 +34,8 @@ class Config:
     """Settings of a measurement.
 
     checkpoint, out: a checkpoint's folder, and the folder for the results.
-    episodes: rollouts from as many starts, and again from one, the first demonstration's, where the expert then
-        demonstrates as often.
+    episodes: rollouts from as many starts, beside all demonstrations of the recording, whatever part of it was
+        trained on; and again from one start, the first demonstration's, where the expert then demonstrates as often.
     seeds: the first of consecutive seeds.
     action_horizon: null keeps the training's.
     execution: what binds a chunk to those before it, as of `diffpolicy-evaluate`.

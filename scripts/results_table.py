@@ -52,24 +52,6 @@ def table(results: Path) -> str:
     return "\n".join(lines)
 
 
-def ways_table(results: Path) -> str:
-    """The Markdown table of every measurement of ways."""
-    lines = [
-        "| task, policy | starts | success | ways: demonstrations | rollouts | distance |",
-        "|---|---|---|---|---|---|",
-    ]
-    for file in sorted((results / "ways").glob("*/ways.json")):
-        result = json.loads(file.read_text())
-        link = f"[{file.parent.name.replace('_', ', ')}](docs/results/ways/{file.parent.name}/ways.json)"
-        for where, starts in (("all_starts", "all"), ("fixed_start", "one")):
-            found = result[where]
-            success = interval(found["success"], percent=True)
-            shares = [_shares(found[who]["shares"]) for who in ("demonstrations", "rollouts")]
-            cells = [link, starts, success, *shares, f"{found['total_variation']:.3f}"]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def experts_table(results: Path) -> str:
     """The Markdown table of the experts."""
     experts = json.loads((results / "experts.json").read_text())["experts"]
@@ -91,10 +73,6 @@ def speed_table(results: Path) -> str:
         ratio = "{median:.1f} [{low:.1f}, {high:.1f}]".format(**row["ratio"])
         lines.append(f"| {mode} | {ours} | {theirs} | {ratio} |")
     return "\n".join(lines)
-
-
-def _shares(shares: dict[str, float]) -> str:
-    return ", ".join(f"{way} {share:.0%}" for way, share in shares.items() if way != "none" or share)
 
 
 def _benchmark(results: Path, subject: str) -> dict[str, dict[str, Any]]:
@@ -227,16 +205,16 @@ def _compared(name: str) -> Callable[[Path], str]:
     return lambda results: comparison.tables(list(read_rows(results).values()))[name].markdown()
 
 
-def _summary(results: Path) -> str:
-    """The policies of the comparison, in short."""
-    return comparison.summary(list(read_rows(results).values()))
+def _in_short(make: Callable[[Any], str]) -> Callable[[Path], str]:
+    """A table of the comparison without what only its own page needs."""
+    return lambda results: make(list(read_rows(results).values()))
 
 
 PAGES = {
     "README.md": {
         "images": _images("benchmark", image_tables.recipes),
-        "results": _summary,
-        "ways": ways_table,
+        "results": _in_short(comparison.summary),
+        "ways": _in_short(comparison.ways_summary),
         "experts": experts_table,
         "speed": speed_table,
     },

@@ -16,6 +16,7 @@ from diffpolicy.scripts.image_tables import interval, markdown
 
 _RUN = "policy | demonstrations | seed"
 _SCORES = "score | final coverage | success"
+_WAYS = "starts | success | ways: demonstrations | rollouts | distance"
 _COSTS = "calls / actions | chunk, ms"
 _MEASURED = f"{_RUN} | {_SCORES} | validation: best, mean of last | {_COSTS} | training, min | parameters | protocol"
 PUBLISHED, MEAN = "published", "mean"
@@ -70,9 +71,9 @@ def is_plain(row: Measured) -> bool:
 
 def _changed(settings: Mapping[str, Any]) -> list[str]:
     """What an evaluation changed of the policy, as "name=value"."""
-    flat = {key: settings.get(key) for key in ("solver", "steps", "grid", "action_horizon")}
+    flat = {key: settings.get(key) for key in ("solver", "steps", "grid", "action_horizon", "weights")}
     flat |= settings.get("solver_options", {}) | settings["execution"]
-    default = {None, "random"}
+    default = {None, "random", "ema"}
     return [f"{key}={value}" for key, value in flat.items() if isinstance(value, list) or value not in default]
 
 
@@ -113,8 +114,8 @@ def tables(rows: Sequence[Measured]) -> dict[str, Table]:
         Table(
             "Tasks with several right answers",
             "Shares of the ways among rollouts, and their total variation from the demonstrations'.",
-            f"{_RUN} | starts | success | rollouts | distance | {_COSTS}",
-            list(_ways(rows)),
+            f"{_RUN} | {_WAYS} | {_COSTS}",
+            [Line([*_of(row), *cells, *_cost(row)]) for row, cells in _ways(rows)],
         ),
     )
     return dict(zip(NAMES, made, strict=True))
@@ -130,6 +131,13 @@ def summary(rows: Sequence[Measured]) -> str:
         minutes = fmean(row["train"]["minutes"] for row in group)
         cells.append([*own, *scores, _calls(group[0]), f"{minutes:.1f}"])
     return markdown(f"policy | demonstrations | training seeds | {_SCORES} | calls / actions | training, min", cells)
+
+
+def ways_summary(rows: Sequence[Measured]) -> str:
+    """A Markdown table of the tasks with several right answers."""
+    return markdown(
+        f"task, policy | {_WAYS}", [[row["training"].replace("_", ", ", 1), *c] for row, c in _ways(rows)]
+    )
 
 
 def _groups(rows: Sequence[Measured]) -> Iterable[list[Measured]]:
@@ -228,12 +236,16 @@ def _signed(value: Mapping[str, float], percent: bool = False) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _ways(rows: Sequence[Measured]) -> Iterable[Line]:
+def _ways(rows: Sequence[Measured]) -> Iterable[tuple[Measured, list[str]]]:
+    """The rows that measured ways, each twice, with cells for `_WAYS`."""
     for row in rows:
         for where, starts in (("all_starts", "all"), ("fixed_start", "one")):
             if (found := row.get("ways", {}).get(where)) is None:
                 continue
-            shares = found["rollouts"]["shares"].items()
-            taken = ", ".join(f"{way} {share:.0%}" for way, share in shares if way != "none" or share)
+            shares = [_shares(found[who]["shares"]) for who in ("demonstrations", "rollouts")]
             success = interval(found["success"], percent=True, digits=1)
-            yield Line([*_of(row), starts, success, taken, f"{found['total_variation']:.3f}", *_cost(row)])
+            yield row, [starts, success, *shares, f"{found['total_variation']:.3f}"]
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{way} {share:.0%}" for way, share in shares.items() if way != "none" or share)
