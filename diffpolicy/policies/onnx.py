@@ -9,9 +9,11 @@
                      the network alone, in normalised units, for a sampler of one's own; cond is the normalised
                      observation history, oldest first.
 
-All float32; the axis B is dynamic and called "batch". The file's metadata are JSON texts: `what`, `version` (of this
-package), `checkpoint_step`, `prediction`, `path`, `clip` and `sampler` as in the run's config, `times` of the sampler
-with the path's `alpha` and `sigma` there, `horizons` (T_o, T_p, T_a), and `normalizer` (y = (x − center) / scale).
+A flow map's network, which takes two times, is exported in chunks alone. All float32; the axis B is dynamic and
+called "batch". The file's metadata are JSON texts: `what`, `version` (of this package), `checkpoint_step`,
+`prediction` ("average_velocity" of a flow map), `path`, `clip` and `sampler` as in the run's config, `times` of the
+sampler with the path's `alpha` and `sigma` there, `horizons` (T_o, T_p, T_a), and `normalizer` (y = (x − center) /
+scale).
 """
 
 from __future__ import annotations
@@ -34,12 +36,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffpolicy import checkpoint
+from diffpolicy.generative.flow_maps import AverageVelocity
+from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.shapes import check_name, randn
 from diffpolicy.generative.solvers import DormandPrince
 from diffpolicy.nets.temporal import TemporalConv
 from diffpolicy.policies.actors import GenerativeActor
 from diffpolicy.policies.build import load_policy
+from diffpolicy.policies.few_step import FlowMapActor
 from diffpolicy.policies.policy import Policy
 
 OPSET = 18
@@ -126,7 +131,7 @@ def export_onnx(
 
 
 class _Network(nn.Module):
-    """net(x, t, cond) as ONNX has its operators; one time may stand for all rows."""
+    """net(x, t, cond[, r]) as ONNX has its operators; one time may stand for all rows."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -136,8 +141,8 @@ class _Network(nn.Module):
                 if isinstance(child, TemporalConv):
                     setattr(module, name, _Conv1d(child))
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        return self.net(x, t.expand(x.shape[0]), cond)
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor, **later: Tensor) -> Tensor:
+        return self.net(x, t.expand(x.shape[0]), cond, **{name: r.expand(x.shape[0]) for name, r in later.items()})
 
 
 class _Conv1d(nn.Module):
@@ -161,19 +166,27 @@ class _Chunk(nn.Module):
         super().__init__()
         self.net = _Network(policy.actor.net)
         self.policy = policy
-        self.field = _with_net(policy.actor.method.field(policy.actor.net), self.net)
 
     def forward(self, noise: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         policy, actor = self.policy, self.policy.actor
         cond = policy.normalizer.normalize("obs", obs).flatten(1)
-        flow = actor.method.solver.bind(self.field, actor.method.sampling_path)
-        x = noise
+        if isinstance(actor, FlowMapActor):
+            flow = AverageVelocity(self.net)
+        else:
+            field = _with_net(actor.method.field(actor.net), self.net)
+            flow = actor.method.solver.bind(field, actor.method.sampling_path)
+        x, (times, _) = noise, _grid(actor)
         # Not `sample`, which gives every row its time: one time for all makes the solver's coefficients constants,
         # so that what it decides by them while traced holds for any batch and no float64 is left in the file.
-        for t, s in pairwise(actor.method.times[:, None]):
+        for t, s in pairwise(times[:, None]):
             x = flow(x, t, s, cond)
         trajectory = policy.normalizer.unnormalize("action", x)
         return trajectory[:, policy.obs_horizon - 1 :][:, : policy.action_horizon], trajectory
+
+
+def _grid(actor: GenerativeActor | FlowMapActor) -> tuple[Tensor, Path]:
+    """The times of its sampler, and the path that they are of."""
+    return (actor.times, actor.path) if isinstance(actor, FlowMapActor) else (actor.method.times, actor.method.path)
 
 
 def _with_net(field: Field, net: nn.Module) -> Field:
@@ -185,8 +198,16 @@ def _with_net(field: Field, net: nn.Module) -> Field:
 def _check_exportable(policy: Policy, method: str, what: str) -> None:
     if policy.cameras:
         raise ValueError("policies that see pictures are not exported yet: only those that observe numbers are")
+    if isinstance(policy.actor, FlowMapActor):
+        if what == "network":
+            raise ValueError(
+                "a flow map's network takes two times, which a sampler of one's own has no use for: export what=chunk"
+            )
+        return
     if not isinstance(policy.actor, GenerativeActor):
-        raise ValueError(f"only flow matching and diffusion policies are exported; this checkpoint is of {method}")
+        raise ValueError(
+            f"only flow matching, diffusion and mean flow policies are exported; this checkpoint is of {method}"
+        )
     solver = policy.actor.method.solver
     if what == "chunk" and (solver.stochastic or isinstance(solver, DormandPrince)):
         why = "draws noise at every step" if solver.stochastic else "chooses its steps while it runs"
@@ -221,18 +242,19 @@ def _trace(policy: Policy, what: str) -> bytes:
 
 def _metadata(policy: Policy, saved: checkpoint.Checkpoint, what: str) -> dict[str, Any]:
     actor, method = policy.actor, saved.config["method"]
+    times, path = _grid(actor)
     stats = policy.normalizer.to_tensors()
     return {
         "what": what,
         "version": importlib.metadata.version("diffpolicy"),
         "checkpoint_step": saved.step,
-        "prediction": method["prediction"],
+        "prediction": method.get("prediction", "average_velocity"),
         "path": method["path"],
         "clip": method.get("clip"),
         "sampler": actor.sampler,
-        "times": actor.method.times.tolist(),
-        "alpha": actor.method.path.alpha(actor.method.times).tolist(),
-        "sigma": actor.method.path.sigma(actor.method.times).tolist(),
+        "times": times.tolist(),
+        "alpha": path.alpha(times).tolist(),
+        "sigma": path.sigma(times).tolist(),
         "horizons": {"T_o": policy.obs_horizon, "T_p": policy.horizon, "T_a": policy.action_horizon},
         "normalizer": {
             key: {part: stats[f"{key}.{part}"].tolist() for part in ("center", "scale")} for key in ("obs", "action")

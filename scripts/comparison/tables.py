@@ -100,10 +100,7 @@ def tables(rows: Sequence[Measured]) -> dict[str, Table]:
             "The same policies, sampled and executed otherwise",
             "Solver steps, the action horizon and what binds a chunk to those before it.",
             f"{_RUN} | evaluation | settings | {_SCORES} | {_COSTS}",
-            [
-                Line([*_of(row), row["evaluation"], ", ".join(_changed(row["settings"])), *_scores(row), *_cost(row)])
-                for row in others
-            ],
+            [line for group in _groups(others) for line in _otherwise(group)],
         ),
         Table(
             "Paired differences",
@@ -122,11 +119,17 @@ def tables(rows: Sequence[Measured]) -> dict[str, Table]:
 
 
 def summary(rows: Sequence[Measured]) -> str:
-    """A Markdown table of the policies on fresh initial states; of several training seeds their mean and range."""
-    fresh = [row for row in rows if is_plain(row) and row["settings"]["seeds"] != "paper"]
+    """A Markdown table of the policies on fresh initial states; of several training seeds their mean and range.
+
+    With what else was evaluated of several training seeds.
+    """
+    fresh = [row for row in rows if row["command"] == "evaluate" and row["settings"]["seeds"] != "paper"]
     cells = []
     for group in _groups(fresh):
-        own = [*_of(group[0])[:2], str(len(group))]
+        if len(group) == 1 and not is_plain(group[0]):
+            continue
+        policy, demonstrations, _ = _of(group[0])
+        own = [", ".join([policy, *_changed(group[0]["settings"])]), demonstrations, str(len(group))]
         scores = _spreads(group) if len(group) > 1 else _scores(group[0])
         minutes = fmean(row["train"]["minutes"] for row in group)
         cells.append([*own, *scores, _calls(group[0]), f"{minutes:.1f}"])
@@ -165,6 +168,16 @@ def _measured(title: str, says: str, rows: Sequence[Measured], beside: str) -> T
     if lines:
         lines += [_line(row) for row in published() if row["beside"] == beside]
     return Table(title, says, _MEASURED, lines)
+
+
+def _otherwise(group: Sequence[Measured]) -> Iterable[Line]:
+    """Of an evaluation that changed something of the policy: its rows, and the mean of several training seeds."""
+    how = [group[0]["evaluation"], ", ".join(_changed(group[0]["settings"]))]
+    for row in group:
+        yield Line([*_of(row), *how, *_scores(row), *_cost(row)])
+    if len(group) > 1:
+        own = [*_of(group[0])[:2], f"mean of {len(group)}"]
+        yield Line([*own, *how, *_spreads(group), _calls(group[0]), ""], MEAN)
 
 
 def _of(row: Measured) -> list[str]:

@@ -17,6 +17,12 @@ from diffpolicy.policies.onnx import ExportError, export_onnx
 T_O, T_A, D, A = 2, 8, 5, 2
 METHODS = {
     "regression": {"name": "regression"},
+    "mean_flow": {
+        "name": "flow_map",
+        "steps": 3,
+        "path": {"name": "linear"},
+        "objective": {"name": "mean_flow"},
+    },
     "flow": {
         "name": "generative",
         "steps": 2,
@@ -105,13 +111,16 @@ def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, 
         ("unet1d", "ddpm", None),
         ("unet1d", "ddpm", "dpmpp_2m"),
         ("transformer", "ddpm", None),
+        ("unet1d", "mean_flow", None),
+        ("transformer", "mean_flow", None),
     ],
 )
 def test_chunk_is_what_the_policy_predicts_from_the_same_noise(saved, tmp_path, net, method, solver):
     path, file = saved(method, net=net), tmp_path / "chunk.onnx"
     assert export_onnx(path, file, solver=solver, action_horizon=5) < 1e-3
     session, meta = _session(file)
-    assert meta["sampler"]["solver"] == (solver or METHODS[method]["solver"])
+    assert meta["sampler"]["solver"] == (solver or METHODS[method].get("solver", "flow_map"))
+    assert len(meta["times"]) == METHODS[method]["steps"] + 1
     policy = load_policy(path, solver=solver)
     obs, noise = _draws(policy, 4)
     actions, trajectory = session.run(["actions", "trajectory"], {"noise": noise, "obs": obs})
@@ -172,7 +181,9 @@ def test_what_cannot_be_exported_is_refused(saved, tmp_path, options, says):
         export_onnx(saved(), tmp_path / "policy.onnx", **options)
 
 
-def test_regression_is_refused(saved, tmp_path):
+def test_methods_that_are_refused(saved, tmp_path):
+    with pytest.raises(ValueError, match="takes two times.*what=chunk"):
+        export_onnx(saved("mean_flow"), tmp_path / "policy.onnx", "network")
     with pytest.raises(ValueError, match="checkpoint is of regression"):
         export_onnx(saved("regression"), tmp_path / "policy.onnx")
 

@@ -390,6 +390,33 @@ def test_tables_hold_rows_means_and_what_was_published():
     made = tables.tables([other])
     assert made["comparison"].lines == [] and "x | 500 | +0.900" in made["comparison_differences"].markdown()
     assert "steps=1, noise=episode, ensemble=[0.7, 0.3]" in made["comparison_settings"].markdown()
+    raw = _row("flow", 0, 0.9)
+    raw["settings"] |= {"weights": "model"}
+    assert not tables.is_plain(raw)
+
+
+def test_other_settings_of_several_seeds_are_summed_up():
+    jumps = [_row("mean_flow", seed, score) for seed, score in ((0, 0.90), (1, 0.94))]
+    once = _row("mean_flow", 0, 0.7)
+    for row, steps in ((jumps[0], 2), (jumps[1], 2), (once, 4)):
+        row["settings"] = row["settings"] | {"steps": steps, "weights": "ema"}
+        row["evaluation"] = f"calls_{steps}"
+    made = [_row("mean_flow", 0, 0.8), *jumps, once]
+    plain, two = tables.summary(made).splitlines()[2:]
+    assert plain.startswith("| mean_flow | ") and two.startswith("| mean_flow, steps=2 | ")
+    assert "| 2 | 0.920 (0.900 to 0.940) |" in two
+    lines = tables.tables(made)["comparison_settings"].markdown().splitlines()[2:]
+    assert len(lines) == 4 and "**mean of 2** | **calls_2** | **steps=2** | **0.920 (0.900 to 0.940)**" in lines[2]
+
+
+def test_ways_are_shown_beside_the_demonstrations(measured):
+    (row,) = (row for row in measured.rows.values() if "ways" in row)
+    found = row["ways"]["fixed_start"]
+    text = tables.ways_summary(list(measured.rows.values())).splitlines()
+    assert len(text) == 4 and text[3].startswith("| flow | one | ")
+    shares = [f"left {found[who]['shares']['left']:.0%}" for who in ("demonstrations", "rollouts")]
+    assert re.search(f"{shares[0]}.* \\| {shares[1]}", text[3])
+    assert text[3].endswith(f"| {found['total_variation']:.3f} |")
 
 
 def test_the_page_is_one_file(measured, tmp_path):
