@@ -3,6 +3,7 @@
 diffpolicy-compare                                      all of configs/compare.yaml
 diffpolicy-compare rows='flow_206_*,ddpm_206_s0/fresh'  some runs, or some rows of them
 diffpolicy-compare dry=true                             only say what there is to do
+diffpolicy-compare retime=true                          on a machine with nothing else to do, time all chunks again
 
 Every run is a job of hydra's multirun. Stopped anywhere, the same command goes on.
 """
@@ -19,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from diffpolicy import checkpoint
 from diffpolicy.scripts._hydra import command, compose, mendable
 from diffpolicy.scripts.comparison import fan, pages
@@ -34,7 +37,7 @@ from diffpolicy.scripts.comparison.plan import (
     select,
     training_changes,
 )
-from diffpolicy.scripts.comparison.rows import RESULTS, digest, finished, measure
+from diffpolicy.scripts.comparison.rows import RESULTS, chunk_seconds, digest, finished, measure
 from diffpolicy.scripts.comparison.store import FILE, changing, read_rows
 
 
@@ -49,6 +52,8 @@ class Config:
     data_root: the folder of downloaded data sets, instead of DIFFPOLICY_DATA.
     again: evaluate measured rows once more, beside the first time, and say whether their episodes are equal.
     dry: only say what there is to do.
+    retime: only time chunks again, one measured row after another where its checkpoint is here: what was timed beside
+        other work cannot be ranked.
     file: a yaml of one's own with a plan, in place of `plan`.
     """
 
@@ -59,6 +64,7 @@ class Config:
     data_root: str | None = None
     again: bool = False
     dry: bool = False
+    retime: bool = False
     file: str | None = None
     plan: Plan = field(default_factory=Plan)
 
@@ -215,6 +221,25 @@ class Comparison:
         )
         return "\n".join(lines)
 
+    def retime(self, patterns: Sequence[str]) -> int:
+        """Time the chunks of the measured rows again; the exit status.
+
+        Raises:
+            ValueError: unknown names, or a row whose run was trained anew.
+        """
+        known = [row for row in select(self.rows, patterns).values() if row.name in self.table]
+        rows = [row for row in known if self.saved(row.run) is not None and not self._check_run(row.run, [row])]
+        times = {}
+        for row in tqdm(rows, desc="time", unit="row"):
+            kept = self.table[row.name]
+            times[row.name], _ = chunk_seconds(self.best(row.run).path, kept["settings"], kept["config"]["env"])
+        with changing(self.results, {name: row.against for name, row in self.rows.items()}) as table:
+            for name, seconds in times.items():
+                table[name]["latency"] = seconds
+        pages.write(self.results)
+        print(f"{len(rows)} rows timed; {len(known) - len(rows)} have no checkpoint in {self.runs_dir}")
+        return 0
+
     def finish(self, jobs: Mapping[Run, Sequence[Row]]) -> int:
         """Draw what is drawn of several runs, and say how it went: the exit status."""
         rows = [row for own in jobs.values() for row in own]
@@ -309,6 +334,8 @@ def main() -> None:
     others = [argument for argument in arguments if not argument.startswith("rows=")]
     with mendable("compare"):
         comparison = Comparison(compose("compare", Config, others))
+        if comparison.config.retime:
+            sys.exit(comparison.retime(patterns))
         jobs = comparison.to_do(patterns)
         print(comparison.agenda(jobs), flush=True)
         if comparison.config.dry:

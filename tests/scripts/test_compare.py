@@ -168,6 +168,19 @@ def test_rows_evaluated_again_are_compared(copied, capsys):
     assert "flow_few_s0/fresh: OTHER EPISODES" in capsys.readouterr().out
 
 
+def test_chunks_are_timed_again_where_the_checkpoint_is(copied, capsys):
+    before = copied.rows
+    shutil.rmtree(copied.folder / "runs" / "cloning_few_s0")
+    with store.changing(copied.folder / "results", {}) as table:
+        for row in table.values():
+            row["latency"]["median"] = -1.0
+    assert copied.make().retime([]) == 0
+    assert "3 rows timed; 1 have no checkpoint" in capsys.readouterr().out
+    for name, row in copied.rows.items():
+        assert (row["latency"]["median"] > 0) == (row["run"] == "flow_few_s0")
+        assert {**row, "latency": 0} == {**before[name], "latency": 0}
+
+
 def test_paired_differences_are_those_of_the_evaluations(measured):
     def whole(name):
         run, evaluation = name.split("/")
