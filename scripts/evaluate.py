@@ -67,13 +67,6 @@ def run(config: Config) -> None:
         raise FileExistsError(f"{result_file} exists; choose another out, or say overwrite=true")
     resets = episode_resets(config.seeds, config.episodes)
     execution = Execution(**config.execution)
-    saved = checkpoint.read(config.checkpoint)
-    env = saved.config["env"]
-    if env["id"] is None:
-        raise ValueError(f"{config.checkpoint} was trained without an environment: there is nothing to roll out in")
-    other = json.loads(Path(config.compare_to).read_text()) if config.compare_to else None
-    if other is not None:
-        check_comparable(config.seeds, [seed for seed, _ in resets], env, other)
     device = pick_device(config.device)
     policy = load_policy(
         config.checkpoint,
@@ -87,6 +80,13 @@ def run(config: Config) -> None:
         INFERENCE_BLOCK,
         execution=execution,
     )
+    saved = checkpoint.read(config.checkpoint)
+    env = saved.config["env"]
+    if env["id"] is None:
+        raise ValueError(f"{config.checkpoint} was trained without an environment: there is nothing to roll out in")
+    other = json.loads(Path(config.compare_to).read_text()) if config.compare_to else None
+    if other is not None:
+        check_comparable(config.seeds, [seed for seed, _ in resets], env, other)
     out.mkdir(parents=True, exist_ok=True)
 
     began = time.monotonic()
