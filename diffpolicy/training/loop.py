@@ -414,9 +414,13 @@ def config_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config, with the defaults of settings of the loop that it was saved without, in an earlier release."""
+    """A run's config, with the defaults of settings of the loop that it was saved without, in an earlier release.
+
+    Without the encoder of one that has no cameras: none was made.
+    """
     filled = {"training": {**asdict(TrainConfig()), **config["training"]}} if "training" in config else {}
-    return json.loads(json.dumps({**config, **filled}))
+    unused = () if config.get("cameras") else ("encoder",)
+    return json.loads(json.dumps({key: value for key, value in {**config, **filled}.items() if key not in unused}))
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

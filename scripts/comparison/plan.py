@@ -250,7 +250,8 @@ def training_changes(recorded: Mapping[str, Any], run: Run) -> list[str]:
     """
     before, now = _filled(dataclasses.asdict(train.Config()), recorded), run.config
     shared = recorded.keys() & now.keys()
-    return config_changes({key: before[key] for key in shared}, {key: now[key] for key in shared})
+    cameras = {"cameras": recorded.get("cameras")}
+    return config_changes(*({key: config[key] for key in shared} | cameras for config in (before, now)))
 
 
 def evaluation_changes(recorded: Mapping[str, Any], row: Row) -> list[str]:

@@ -103,7 +103,9 @@ def test_there_is_no_solver_to_choose_and_nothing_to_export(saved, tmp_path, nam
     path = saved(name)
     with pytest.raises(ValueError, match=f"{says}: leave solver"):
         load_policy(path, solver="heun")
-    with pytest.raises(ValueError, match=f"only flow matching and diffusion .*this checkpoint is of {name}"):
+    with pytest.raises(
+        ValueError, match=f"only flow matching, diffusion and mean flow .*this checkpoint is of {name}"
+    ):
         export_onnx(path, tmp_path / "policy.onnx")
     assert not (tmp_path / "policy.onnx").exists()
 

@@ -92,6 +92,17 @@ def test_a_run_saved_before_a_setting_existed_goes_on_with_its_default(tmp_path)
         _train(tmp_path, steps=12, resume=True, record=other)
 
 
+def test_an_encoder_matters_where_there_are_cameras(tmp_path):
+    for name, cameras in (("blind", {}), ("seeing", {"cameras": {"front": [96, 96, 3]}})):
+        _train(tmp_path / name, steps=4, record=RECORD | cameras | {"encoder": {"name": "image"}})
+        later = RECORD | cameras | {"encoder": {"name": "image", "scale": 96}}
+        if cameras:
+            with pytest.raises(ValueError, match=r"encoder\.scale: was None, now 96"):
+                _train(tmp_path / name, steps=8, resume=True, record=later)
+        else:
+            assert checkpoint.read(_train(tmp_path / name, steps=8, resume=True, record=later)).step == 8
+
+
 class _Memory(nn.Module):
     """Learns nothing: what it knows was put into it."""
 
