@@ -414,10 +414,7 @@ def config_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config, with the defaults of settings of the loop that it was saved without, in an earlier release.
-
-    Without the encoder of one that has no cameras: none was made.
-    """
+    """A run's config, with defaults for settings of the loop from after its release; an encoder only with cameras."""
     filled = {"training": {**asdict(TrainConfig()), **config["training"]}} if "training" in config else {}
     unused = () if config.get("cameras") else ("encoder",)
     return json.loads(json.dumps({key: value for key, value in {**config, **filled}.items() if key not in unused}))
