@@ -16,7 +16,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -217,7 +218,7 @@ class Comparison:
         lines += self.out_of_reach
         lines.append(
             f"{len(jobs)} runs, {sum(map(len, jobs.values()))} rows to measure, {len(self.table)} rows in the table; "
-            + in_words(minutes)
+            + ("nothing else is left to do" if self.out_of_reach and not minutes else in_words(minutes))
         )
         return "\n".join(lines)
 
@@ -228,7 +229,7 @@ class Comparison:
             ValueError: unknown names, or a row whose run was trained anew.
         """
         known = [row for row in select(self.rows, patterns).values() if row.name in self.table]
-        rows = [row for row in known if self.saved(row.run) is not None and not self._check_run(row.run, [row])]
+        rows = [row for row in known if not self._check_run(row.run, [row])]
         times = {}
         for row in tqdm(rows, desc="time", unit="row"):
             kept = self.table[row.name]
@@ -300,13 +301,21 @@ def _evaluate(row: Row, folder: Path, again: bool = False) -> list[str]:
 
 def run(config: Config) -> None:
     """One job: the runs and rows that `config.rows` names. What fails is said, and others go on."""
-    comparison, name = Comparison(config), ", ".join(config.rows)
+    comparison = Comparison(config)
+    with _said(", ".join(config.rows)):
+        jobs = comparison.to_do(config.rows)
+        for one, rows in jobs.items():
+            with _said(one.name):
+                comparison.do(one, rows)
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """What fails of `what` is said, and no more."""
     try:
-        for one, rows in comparison.to_do(config.rows).items():
-            name = one.name
-            comparison.do(one, rows)
+        yield
     except (ValueError, OSError, checkpoint.CheckpointError, StepFailed) as error:
-        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        print(f"{what}: {error}", file=sys.stderr, flush=True)
 
 
 _jobs = command("compare", Config, run)

@@ -68,7 +68,8 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, begins
         horizon=policy["horizon"],
     )
     normalize = config.get("dataset", {}).get("normalize", {}).get("action", "limits")
-    if begins and actor.bound < 1 + (normalize != "limits"):  # actions beyond one standard deviation are common
+    needed = 1 if normalize == "limits" else 2  # standard deviations: beyond the first there are always some
+    if begins and actor.bound < needed:
         raise ValueError(
             f"this method holds actions within ±{actor.bound:g} ({config['method']}), and some lie outside by "
             f"dataset.normalize.action={normalize}, limits being ±1: take limits, or another method.clip where there "

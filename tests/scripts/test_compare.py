@@ -255,7 +255,8 @@ def test_the_table_outlives_the_runs(copied, capsys):
     assert copied.go() == 1 and copied.ran == []
     assert re.search("flow_few_s0: calls_3 need the checkpoint .* put that run back", capsys.readouterr().err)
     comparison = copied.make(dry=True)
-    assert "calls_3 need the checkpoint" in comparison.agenda(comparison.to_do([]))
+    agenda = comparison.agenda(comparison.to_do([]))
+    assert "calls_3 need the checkpoint" in agenda and agenda.endswith("nothing else is left to do")
     more["trainings"]["cloning"]["demonstrations"] = ["few", "fewer"]
     more["demonstrations"]["fewer"] = 2
     copied.change(more)
@@ -281,10 +282,13 @@ def test_a_row_is_measured_anew_beside_others_of_other_states(copied):
     assert set(copied.rows["flow_few_s0/calls_2"]["differences"]) == {"flow_few_s0/fresh"}
 
 
-def test_a_job_that_is_refused_stops_no_other(measured, capsys):
-    comparison = measured.make("flow_few_s9")
-    compare.run(comparison.config)
+def test_what_is_refused_or_fails_stops_no_other(tmp_path, monkeypatch, capsys):
+    bench = Bench(tmp_path)
+    compare.run(bench.make("flow_few_s9").config)
     assert "flow_few_s9: no run or row is called" in capsys.readouterr().err
+    monkeypatch.setattr(compare, "_launch", lambda *_: 2)
+    compare.run(bench.make("flow_few_s0/fresh", "cloning_few_s0").config)
+    assert capsys.readouterr().err.count("the command above failed with status 2") == 2
 
 
 def test_another_checkpoint_is_not_taken_for_the_measured_one(copied):
