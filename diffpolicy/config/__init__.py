@@ -1,0 +1,39 @@
+"""Typed settings of every command. Importing them imports neither torch nor hydra, so that help is quick."""
+
+from diffpolicy.config.migrate import VERSION, load_config, migrate
+from diffpolicy.config.run import RunConfig
+from diffpolicy.config.schema import MISSING, changes, free, plain, typed
+from diffpolicy.config.sections import (
+    ChunkingConfig,
+    DatasetConfig,
+    EnvConfig,
+    FoundInData,
+    ImageConfig,
+    ObservationConfig,
+    PolicyConfig,
+    SamplerConfig,
+    StreamConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "MISSING",
+    "VERSION",
+    "ChunkingConfig",
+    "DatasetConfig",
+    "EnvConfig",
+    "FoundInData",
+    "ImageConfig",
+    "ObservationConfig",
+    "PolicyConfig",
+    "RunConfig",
+    "SamplerConfig",
+    "StreamConfig",
+    "TrainConfig",
+    "changes",
+    "free",
+    "load_config",
+    "migrate",
+    "plain",
+    "typed",
+]

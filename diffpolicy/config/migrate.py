@@ -1,0 +1,69 @@
+"""Configs of earlier releases, brought to the present schema one version at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffpolicy.config.run import RunConfig
+from diffpolicy.config.schema import typed
+from diffpolicy.util.errors import require
+
+VERSION = 2
+
+_MODES = {"pusht", "expert_pusht"}  # sources of version 1 whose observation was named by `dataset.obs`
+
+
+def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's config, as plain data of any earlier version, as plain data of the present one.
+
+    Raises:
+        ValueError: a version that this release does not know.
+    """
+    version = config.get("version", 1)
+    require(version in {*_STEPS, VERSION}, f"config version {version}", f"at most {VERSION}", "use a newer release")
+    config = copy.deepcopy(dict(config))
+    while version < VERSION:
+        config = _STEPS[version](config)
+        version += 1
+    return config
+
+
+def load_config(config: Mapping[str, Any]) -> RunConfig:
+    """Return plain data of any version as a `RunConfig`.
+
+    Raises:
+        ValueError: an unknown version or setting.
+    """
+    return typed(RunConfig, migrate(config))
+
+
+def _from_1(config: dict[str, Any]) -> dict[str, Any]:
+    """Observations named twice (`dataset.obs` and `env.options.obs_mode`), switches `mirror` and `align`, `pace`."""
+    is_policy = "policy" in config
+    data = config.get("dataset", {})
+    name, mode = data.get("name", "pusht"), data.pop("obs", None)
+    vectors, images = data.pop("obs_keys", ["obs"]), data.pop("image_keys", [])
+    if name == "pusht" and mode == "pixels":
+        images = ["image"]
+    if is_policy:
+        mode = mode if name in _MODES else None
+        config["observation"] = {"mode": mode, "vectors": vectors, "images": images}
+    data["transforms"] = [switch for switch in ("align", "mirror") if data.pop(switch, False)]
+    data["time_to_success"] = data.pop("pace", None)
+    config["dataset"] = data
+    cameras = config.pop("cameras", None) or {}
+    found: dict[str, Any] = {"windows": config.pop("windows", None)}
+    if cameras:
+        found["observation"] = {key: {"kind": "image", "shape": list(shape)} for key, shape in cameras.items()}
+    config["found"] = found
+    method = config.get("method", {})
+    if method.get("name") == "flow_map":
+        method["name"] = "mean_flow"
+        method.pop("objective", None)
+    config["version"] = 2
+    return config
+
+
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}

@@ -1,0 +1,90 @@
+"""Dataclasses as the schema of configs: which fields affect results, plain data and back, and differences."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from typing import Any, TypeVar
+
+from diffpolicy.util.errors import require
+from diffpolicy.util.names import unknown
+
+MISSING = "???"
+"""The value of a setting that has to be given; OmegaConf's own mark."""
+
+_FREE = "affects_result"
+
+Schema = TypeVar("Schema")
+
+
+def free(default: Any = NO_DEFAULT, *, default_factory: Callable[[], Any] | None = None) -> Any:
+    """Return a dataclass field that affects no number of a result: where things are, how fast, what is logged.
+
+    A run may be resumed with other values of such fields.
+    """
+    if default_factory is not None:
+        return dataclasses.field(default_factory=default_factory, metadata={_FREE: False})
+    return dataclasses.field(default=default, metadata={_FREE: False})
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Return a config as mappings, lists, strings, numbers and None, ready for YAML or JSON."""
+    return _plain(dataclasses.asdict(config))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
+
+
+def typed(schema: type[Schema], values: Mapping[str, Any], where: str = "") -> Schema:
+    """Return the dataclass `schema` filled with `values`; what is not given keeps its default.
+
+    Raises:
+        ValueError: a name that the schema does not have, with the close ones, or a section that is no mapping.
+    """
+    hints = typing.get_type_hints(schema)
+    known = {field.name for field in dataclasses.fields(schema)}
+    given = {}
+    for name, value in values.items():
+        path = f"{where}.{name}" if where else str(name)
+        require(
+            name in known, unknown("setting", path, [f"{where}.{one}" if where else one for one in sorted(known)])
+        )
+        section = _section(hints[name])
+        if section is not None and value is not None:
+            require(isinstance(value, Mapping), f"{path}={value!r}", "a mapping of settings")
+            value = typed(section, value, path)
+        given[name] = value
+    return schema(**given)
+
+
+def _section(hint: Any) -> type | None:
+    """The dataclass that a type hint names, alone or with None."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next((one for one in options if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
+
+
+def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """Return a line for each setting that affects results and differs between two configs of one schema."""
+    found = []
+    for field in dataclasses.fields(now):
+        if not field.metadata.get(_FREE, True):
+            continue
+        old, new = getattr(before, field.name), getattr(now, field.name)  # the fields of a dataclass, by name
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(new) and dataclasses.is_dataclass(old):
+            found += changes(old, new, f"{name}.")
+        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+            keys = sorted({*old, *new})
+            pairs = ((key, old.get(key), new.get(key)) for key in keys)
+            found += [f"{name}.{k}: was {a!r}, now {b!r}" for k, a, b in pairs if _plain(a) != _plain(b)]
+        elif _plain(old) != _plain(new):
+            found.append(f"{name}: was {old!r}, now {new!r}")
+    return found

@@ -1,0 +1,206 @@
+"""The sections of a run's config. Each field says what it means; those made by `free` affect no result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffpolicy.config.schema import free
+
+
+@dataclass
+class StreamConfig:
+    """How images are read from disk during training.
+
+    Args:
+        pool: runs of frames that batches are mixed from at any time.
+        run: frames per run, read one after another.
+        memory: bound of what they take, in MiB.
+    """
+
+    pool: int = 16
+    run: int = 256
+    memory: float = free(1024)
+
+
+@dataclass
+class ObservationConfig:
+    """What the policy observes, named once for the data set and the environment.
+
+    Args:
+        mode: for tasks that can be observed in several ways, the name of one, such as "keypoints"; else None.
+        vectors: keys of the arrays of numbers that make up the vector observation, in this order.
+        images: keys of the cameras.
+    """
+
+    mode: str | None = None
+    vectors: list[str] = field(default_factory=lambda: ["obs"])
+    images: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DatasetConfig:
+    """Which demonstrations to train on, and what is done to them before.
+
+    Args:
+        name: a source of the catalog (`diffpolicy inspect` lists them); "zarr" is your own replay buffer at `path`.
+        path: where your own recording is.
+        action_key: the array of actions.
+        stream: how images are read from disk.
+        episodes: number of training episodes, drawn with `seed`; None takes all that are not held out.
+        seed: of the choice of episodes.
+        validation: fraction of the episodes held out for the validation loss.
+        transforms: names of transforms, in order; see `diffpolicy.datasets.transforms`.
+        time_to_success: temperature of the weights that favor demonstrations which were soon done; None weights all
+            alike. For demonstrations that end when the task is done.
+        normalize: "limits" or "gaussian" by key ("obs", "action"); limits unless named.
+    """
+
+    name: str = "zarr"
+    path: str | None = free(None)
+    action_key: str = "action"
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    episodes: int | None = None
+    seed: int = 42
+    validation: float = 0.05
+    transforms: list[str] = field(default_factory=list)
+    time_to_success: float | None = None
+    normalize: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class EnvConfig:
+    """Which environment to roll out in.
+
+    Args:
+        id: its gymnasium id; None rolls nothing out.
+        options: keyword arguments of the environment.
+    """
+
+    id: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PolicyConfig:
+    """Horizons, in control steps.
+
+    Args:
+        obs_horizon: T_o, observations that the policy sees.
+        horizon: T_p, actions that it predicts, the first T_o - 1 of which lie in the past.
+        action_horizon: T_a, actions that are executed before it is asked again.
+    """
+
+    obs_horizon: int = 2
+    horizon: int = 16
+    action_horizon: int = 8
+
+
+@dataclass
+class SamplerConfig:
+    """How samples are drawn; None keeps what the policy was trained with.
+
+    Args:
+        solver: name of a solver, see `diffpolicy.generative.solvers`.
+        steps: number of steps.
+        grid: name of a time grid, see `diffpolicy.generative.sampling`.
+        options: keyword arguments of the solver.
+    """
+
+    solver: str | None = None
+    steps: int | None = None
+    grid: str | None = None
+    options: dict[str, Any] | None = None
+
+
+@dataclass
+class ChunkingConfig:
+    """How chunks follow each other, see `diffpolicy.policies.chunking`.
+
+    Args:
+        noise: what sampling starts from: "random" noise for each chunk, the same for all chunks of an "episode", or
+            "zero".
+        ensemble: temporal ensembling: a decay rate, or weights by age, newest first; None executes the newest chunk.
+        warm_start: time in (0, 1) at which sampling starts, from the last chunk; None starts from noise.
+        inpaint: number of coming steps at which a new chunk is held to the last one; None holds nothing.
+    """
+
+    noise: str = "random"
+    ensemble: float | Sequence[float] | None = None
+    warm_start: float | None = None
+    inpaint: int | None = None
+
+
+@dataclass
+class ImageConfig:
+    """Generation of images.
+
+    Args:
+        condition_dropout: probability with which training replaces a label by the null label.
+        guidance: default scale w of classifier-free guidance; 1 is none.
+        dequantize: spreads every gray level over its width in training (uniform dequantization, Theis et al. 2016,
+            section 3.1), without which a density of images, which all lie on one lattice, has no bound.
+    """
+
+    condition_dropout: float = 0.1
+    guidance: float = 3.0
+    dequantize: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """Settings of the training loop.
+
+    Args:
+        steps: optimization steps; the learning-rate schedule runs over them whatever stops the run.
+        batch_size: samples per step.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        warmup_steps: steps of linear warm-up before the schedule.
+        schedule: of the learning rate: "cosine", which ends at 0 after `steps`, or "constant".
+        grad_clip: bound of the gradient's norm.
+        ema_power: the average's decay at step k is min(ema_max, 1 - (1 + k)^-ema_power).
+        ema_max: see `ema_power`.
+        evaluate_every: steps between rollouts; 0 for the end only.
+        evaluate_from: first step at which to evaluate.
+        checkpoint_every: steps between checkpoints; 0 for the end only.
+        validate_every: steps between validation losses; 0 for never.
+        log_every: steps between lines of the log; 0 for never.
+        keep_best: how many of the best-scoring checkpoints to keep beside the last.
+    """
+
+    steps: int = 4000
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup_steps: int = 200
+    schedule: str = "cosine"
+    grad_clip: float = 1.0
+    ema_power: float = 0.75
+    ema_max: float = 0.9999
+    evaluate_every: int = free(500)
+    evaluate_from: int = free(1500)
+    checkpoint_every: int = free(500)
+    validate_every: int = free(250)
+    log_every: int = free(25)
+    keep_best: int = free(3)
+
+
+@dataclass
+class FoundInData:
+    """What training found in its data and a policy needs to be built again; written with the config, never typed.
+
+    Args:
+        digest: SHA-256 of the training data after selection and transforms; None in checkpoints of version 1.
+        observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
+        action_dim: numbers per action, or None where the checkpoint's normalizer tells.
+        windows: number of training windows, for methods that remember them.
+    """
+
+    digest: str | None = free(None)
+    observation: dict[str, Any] = free(default_factory=dict)
+    action_dim: int | None = free(None)
+    windows: int | None = free(None)
