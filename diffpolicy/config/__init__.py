@@ -4,9 +4,9 @@ from diffpolicy.config.migrate import VERSION, load_config, migrate
 from diffpolicy.config.run import RunConfig
 from diffpolicy.config.schema import MISSING, changes, free, plain, typed
 from diffpolicy.config.sections import (
-    ChunkingConfig,
     DatasetConfig,
     EnvConfig,
+    ExecutionConfig,
     FoundInData,
     ImageConfig,
     ObservationConfig,
@@ -19,9 +19,9 @@ from diffpolicy.config.sections import (
 __all__ = [
     "MISSING",
     "VERSION",
-    "ChunkingConfig",
     "DatasetConfig",
     "EnvConfig",
+    "ExecutionConfig",
     "FoundInData",
     "ImageConfig",
     "ObservationConfig",

@@ -115,8 +115,8 @@ class SamplerConfig:
 
 
 @dataclass
-class ChunkingConfig:
-    """How chunks follow each other, see `diffpolicy.policies.chunking`.
+class ExecutionConfig:
+    """How chunks are executed, see `diffpolicy.policies.chunking`.
 
     Args:
         noise: what sampling starts from: "random" noise for each chunk, the same for all chunks of an "episode", or
