@@ -1,0 +1,293 @@
+"""What a policy observes, by key. Data set, environment, policy and checks all read this one description."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import numpy as np
+from gymnasium import spaces
+
+from diffpolicy.util.errors import explain, require
+from diffpolicy.util.names import check, suggest
+
+KINDS = ("vector", "image", "text", "goal")
+"""vector: numbers, flattened per frame. image: (H, W, C) uint8. text: a string. goal: numbers that say what to do."""
+
+Observation = np.ndarray | Mapping[str, np.ndarray]
+"""One array of numbers, or a mapping of numbers and images by key, as gymnasium's Dict spaces give it."""
+
+
+@final
+@dataclass(frozen=True)
+class Field:
+    """One entry of an observation.
+
+    Args:
+        kind: one of `KINDS`.
+        shape: of one frame, without batch or time; None where it is not known, as in checkpoints of version 1.
+        unit: of its numbers, in words, for example "px"; None if not known.
+        rate: frames per second; None if not known.
+
+    Raises:
+        ValueError: an unknown kind, or a shape that the kind cannot have.
+    """
+
+    kind: str
+    shape: tuple[int, ...] | None = None
+    unit: str | None = None
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        check("kind of observation", self.kind, KINDS)
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+            require(all(size > 0 for size in self.shape), f"a {self.kind} of shape {self.shape}", "positive sizes")
+        if self.kind == "image":
+            require(
+                self.shape and len(self.shape) == 3, f"an image of shape {self.shape}", "(height, width, channels)"
+            )
+
+    @property
+    def size(self) -> int | None:
+        """Numbers per frame; None if the shape is not known."""
+        return None if self.shape is None else math.prod(self.shape)
+
+
+@final
+class ObservationSpec(Mapping[str, Field]):
+    """An ordered mapping of keys to fields.
+
+    The vectors, flattened and joined in this order, make up the D numbers of an observation.
+
+    Args:
+        fields: key -> field.
+        vector_dim: D; None sums the sizes of the vectors.
+
+    Raises:
+        ValueError: `vector_dim` is neither given nor follows from the shapes, or contradicts them.
+    """
+
+    def __init__(self, fields: Mapping[str, Field], vector_dim: int | None = None) -> None:
+        self._fields = dict(fields)
+        sizes = [field.size for field in self.vectors.values()]
+        known = sum(size for size in sizes if size is not None)
+        if vector_dim is None:
+            require(None not in sizes, f"vectors {list(self.vectors)} of unknown shapes", "vector_dim, their numbers")
+            vector_dim = known
+        fits = vector_dim >= known if None in sizes else vector_dim == known
+        require(fits, f"vector_dim={vector_dim}", f"{known}, the sizes of {list(self.vectors)} together")
+        self.vector_dim = vector_dim
+
+    def __getitem__(self, key: str) -> Field:
+        return self._fields[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare fields and their order, on which the joined vector depends."""
+        return isinstance(other, ObservationSpec) and list(self.items()) == list(other.items())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"ObservationSpec({self._fields})"
+
+    def _of_kind(self, kind: str) -> dict[str, Field]:
+        return {key: field for key, field in self._fields.items() if field.kind == kind}
+
+    @property
+    def vectors(self) -> dict[str, Field]:
+        """The vectors, in the order in which they are joined."""
+        return self._of_kind("vector")
+
+    @property
+    def images(self) -> dict[str, Field]:
+        """The cameras."""
+        return self._of_kind("image")
+
+    def to_plain(self) -> dict[str, dict[str, Any]]:
+        """Return the spec as mappings, lists, strings and numbers: key -> {kind, shape, unit, rate}."""
+        plain = {key: asdict(field) for key, field in self._fields.items()}
+        return {key: {**field, "shape": field["shape"] and list(field["shape"])} for key, field in plain.items()}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Mapping[str, Any]], vector_dim: int | None = None) -> ObservationSpec:
+        """Return the spec that `to_plain` wrote.
+
+        Raises:
+            ValueError: settings that no field has, or impossible ones.
+        """
+        known = ("kind", "shape", "unit", "rate")
+        for name in (name for field in plain.values() for name in field):
+            check("setting of an observation", name, known)
+        return cls({key: Field(**field) for key, field in plain.items()}, vector_dim)
+
+    @classmethod
+    def of_checkpoint(
+        cls, found: Mapping[str, Mapping[str, Any]], vectors: Sequence[str], vector_dim: int
+    ) -> ObservationSpec:
+        """Return the spec of a checkpoint, whose version 1 names the cameras' shapes alone.
+
+        Args:
+            found: `RunConfig.found.observation`.
+            vectors: `RunConfig.observation.vectors`.
+            vector_dim: D, which the checkpoint's normalizer knows.
+        """
+        shape = [vector_dim] if len(vectors) == 1 else None
+        missing = {key: {"kind": "vector", "shape": shape} for key in vectors if key not in found}
+        return cls.from_plain({**missing, **found}, vector_dim)
+
+    def split(self, obs: Observation, steps: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the joined vectors and the images of a batch of observations, checked.
+
+        Args:
+            obs: a mapping, which may hold more than is observed; without cameras also the joined vectors alone.
+            steps: T_o, the observations on axis 1; None for one moment each, which has no such axis and gets one of
+                length 1.
+
+        Returns:
+            vector: (B, steps, D) float32.
+            images: key -> (B, steps, H, W, C) uint8.
+
+        Raises:
+            TypeError: no mapping where there are cameras, or images that are not uint8.
+            ValueError: an entry that is missing or of another shape, NaN or infinity.
+        """
+        if isinstance(obs, Mapping):
+            arrays = self._entries(obs)
+            leading = _leading(next(iter(arrays.values())), steps)
+            images = {key: _image(key, arrays[key], field, leading, steps) for key, field in self.images.items()}
+            vectors = [_vector(key, arrays[key], field, leading, steps) for key, field in self.vectors.items()]
+            joined = np.concatenate(vectors, axis=-1)
+            keys = f"the vectors {', '.join(map(repr, self.vectors))} together have"
+            require(joined.shape[-1] == self.vector_dim, f"{keys} {joined.shape[-1]} numbers", str(self.vector_dim))
+        else:
+            require(not self.images, _described(obs), f"a mapping with {self._says()}", error=TypeError)
+            joined, images = _plain_array(obs, self.vector_dim, steps), {}
+        joined = joined.reshape(len(joined), steps or 1, self.vector_dim).astype(np.float32)
+        if not np.isfinite(joined).all():
+            sample = int(np.argmax(~np.isfinite(joined).all(axis=(1, 2))))
+            raise ValueError(explain(f"obs holds NaN or infinity (sample {sample})", cure="check the sensors"))
+        return joined, {
+            key: values.reshape(len(values), steps or 1, *values.shape[-3:]) for key, values in images.items()
+        }
+
+    def _entries(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The arrays that are observed, images first."""
+        keys = [*self.images, *self.vectors]
+        for key in keys:
+            given = f"obs has {', '.join(map(repr, obs)) or 'no entries'} and lacks {key!r}{suggest(key, obs)}"
+            require(key in obs, given, self._says())
+        return {key: np.asarray(obs[key]) for key in keys}
+
+    def _says(self) -> str:
+        parts = [f"{field.kind} {key!r} {field.shape or ''}".rstrip() for key, field in self._fields.items()]
+        return ", ".join(parts)
+
+    def check_space(
+        self,
+        space: spaces.Space,
+        action_space: spaces.Space | None = None,
+        action_dim: int | None = None,
+        env: str = "the environment",
+    ) -> None:
+        """Raise ValueError unless an environment shows and takes what the demonstrations hold.
+
+        Args:
+            space: its observation space.
+            action_space: its action space.
+            action_dim: numbers per action of the demonstrations.
+            env: what the message calls it.
+        """
+        cure = "let observation and env.options agree, or take env.id=null"
+        if isinstance(space, spaces.Dict):
+            shown: Any = {key: part.shape for key, part in space.items()}
+            sizes = [math.prod(shown[key]) for key in self.vectors if key in shown and shown[key] is not None]
+            fits = len(sizes) == len(self.vectors) and sum(sizes) == self.vector_dim
+            fits = fits and all(shown.get(key) == field.shape for key, field in self.images.items())
+        else:
+            shown = space.shape
+            fits = not self.images and shown == (self.vector_dim,)
+        expected = self._says() if self.images or len(self.vectors) > 1 else f"({self.vector_dim},)"
+        require(fits, f"{env} shows {shown}", f"{expected}, as the demonstrations have", cure)
+        for key in self.images:
+            dtype = space[key].dtype
+            require(dtype == np.uint8, f"{env} shows {key!r} as {dtype}", "uint8 images, 0 to 255", cure)
+        if action_space is not None and action_dim is not None:
+            given = f"{env} takes actions {action_space.shape}"
+            require(action_space.shape == (action_dim,), given, f"({action_dim},), as the demonstrations have", cure)
+
+
+def _leading(first: np.ndarray, steps: int | None) -> tuple[int, ...]:
+    """The sizes of the batch axis and, with `steps`, of the time axis that all entries share."""
+    count = len(first) if first.ndim else 0
+    return (count,) if steps is None else (count, steps)
+
+
+def _axes(steps: int | None) -> str:
+    return "B" if steps is None else "B, T_o"
+
+
+def _image(key: str, values: np.ndarray, field: Field, leading: tuple[int, ...], steps: int | None) -> np.ndarray:
+    given = f"obs[{key!r}] is {values.dtype}"
+    require(values.dtype == np.uint8, given, "uint8 images, 0 to 255", _as_uint8(values), TypeError)
+    expected = (*leading, *(field.shape or ()))
+    given = f"obs[{key!r}] has shape {values.shape}"
+    says = f"({_axes(steps)}, H, W, C) = {expected}"
+    require(values.shape == expected, given, says, _cure(values.shape, expected, len(leading)))
+    return values
+
+
+def _vector(key: str, values: np.ndarray, field: Field, leading: tuple[int, ...], steps: int | None) -> np.ndarray:
+    numbers = field.size or math.prod(values.shape[len(leading) :])
+    fits = values.shape[: len(leading)] == leading and math.prod(values.shape[len(leading) :]) == numbers
+    given = f"obs[{key!r}] has shape {values.shape}"
+    require(fits, given, f"({_axes(steps)}, {numbers}) = {(*leading, numbers)}")
+    return values.reshape(*leading, numbers)
+
+
+def _plain_array(obs: Any, dim: int, steps: int | None) -> np.ndarray:
+    values = np.asarray(obs)
+    expected = (dim,) if steps is None else (steps, dim)
+    cure = "add the batch axis with obs[None]" if values.shape == expected else None
+    says = f"({_axes(steps)}, D) = (B, {', '.join(map(str, expected))})"
+    require(values.ndim and values.shape[1:] == expected, f"obs has shape {values.shape}", says, cure)
+    return values
+
+
+def _described(obs: object) -> str:
+    """What was given as an observation, for a message."""
+    return f"obs is {type(obs).__name__} of shape {np.shape(obs)}" if np.ndim(obs) else f"obs is {type(obs).__name__}"
+
+
+def _as_uint8(values: np.ndarray) -> str | None:
+    """How to make uint8 images of `values`, by the range that they seem to have."""
+    if not (np.issubdtype(values.dtype, np.number) and values.size):
+        return None
+    low, high = float(values.min()), float(values.max())
+    whole = np.issubdtype(values.dtype, np.integer)
+    if low >= 0 and high <= 1 and not whole:
+        return "these look like 0 to 1: give (x * 255).round().astype(np.uint8)"
+    if -1 <= low < 0 and high <= 1 and not whole:
+        return "these look like -1 to 1: give ((x + 1) * 127.5).round().astype(np.uint8)"
+    if low >= 0 and high <= 255:
+        return f"these look like 0 to 255: give {'x' if whole else 'x.round()'}.astype(np.uint8)"
+    return f"these run from {low:g} to {high:g}, which is no known range of images"
+
+
+def _cure(shape: tuple[int, ...], expected: tuple[int, ...], leading: int) -> str | None:
+    """What to do about images of another shape than expected, whose first `leading` axes are batch and time."""
+    if shape == expected[1:]:
+        return "add the batch axis with obs[None]"
+    if shape == (*expected[:leading], expected[-1], *expected[leading:-1]):
+        return "the channels come last: give np.moveaxis(x, -3, -1)"
+    if len(shape) == len(expected) and shape[:leading] == expected[:leading]:
+        return "scale or crop the images to this shape"
+    return None
