@@ -8,10 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
 
 
-class MLP(nn.Module):
+class MLP(Network):
     """net(x, t, cond, r=None) for points: (B, D), (B,), (B, C) or None -> (B, out_dim). `r` is ignored.
 
     Args:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
 
 
@@ -59,13 +60,15 @@ class Block(nn.Module):
         return torch.addcmul(x, gate, self.dropout(self.mlp(_modulated(self.norm(x), scale, shift))))
 
 
-class ConditionalTransformer(nn.Module):
+class ConditionalTransformer(Network):
     """Transformer over the steps of a trajectory, conditioned on (time, condition) by AdaLN-zero.
 
     Args:
         dim: D, numbers per time step of the trajectory.
         cond_dim: C, numbers of the condition; 0 for none.
         horizon: the longest T that it takes; every step has its learned position.
+        two_times: whether r matters: features of r - t are then added to those of t, and r=None stands for r = t.
+            Without it r is ignored.
         width: W, numbers per token.
         layers, heads: blocks, and heads of their attention; the heads divide the width.
         expansion: how much wider than the tokens the blocks' perceptrons are.
@@ -74,8 +77,6 @@ class ConditionalTransformer(nn.Module):
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
         dropout: share of each branch's outputs that training drops, drawn by torch's global generator.
-        two_times: whether r matters: features of r - t are then added to those of t, and r=None stands for r = t.
-            Without it r is ignored.
 
     Raises:
         ValueError: sizes that do not fit together, at construction or (x, t, cond, r) at the call.
@@ -86,6 +87,8 @@ class ConditionalTransformer(nn.Module):
         dim: int,
         cond_dim: int = 0,
         horizon: int = 16,
+        two_times: bool = False,
+        *,
         width: int = 256,
         layers: int = 3,
         heads: int = 4,
@@ -94,7 +97,6 @@ class ConditionalTransformer(nn.Module):
         time_features: int = 128,
         time: str = "sinusoidal",
         dropout: float = 0.0,
-        two_times: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "horizon": horizon, "width": width, "layers": layers, "heads": heads}

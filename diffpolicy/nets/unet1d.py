@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffpolicy.nets.base import Freezable, Fusable, Network
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
 
@@ -155,18 +156,19 @@ def _time_mlp(kind: str, features: int) -> nn.Sequential:
     )
 
 
-class ConditionalUnet1D(nn.Module):
+class ConditionalUnet1D(Network, Fusable, Freezable):
     """U-Net over time with FiLM conditioning on (time, condition).
 
     Args:
         dim: D, numbers per time step of the trajectory.
         cond_dim: C, numbers of the condition; 0 for none.
+        horizon: T, which this network ignores, since it takes any.
+        two_times: embed the span r - t as well (r = None is r = t), for methods of two times.
         widths: channels per resolution, each half as long as the one before.
         kernel: taps of the convolutions, odd.
         groups: groups of the group norms; divides every width.
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
-        two_times: embed the span r - t as well (r = None is r = t), for methods of two times.
 
     Any horizon T is accepted: one that the strides do not divide is padded by repeating its last step and cut
     again.
@@ -179,12 +181,14 @@ class ConditionalUnet1D(nn.Module):
         self,
         dim: int,
         cond_dim: int = 0,
+        horizon: int = 16,
+        two_times: bool = False,
+        *,
         widths: Sequence[int] = (64, 128, 256),
         kernel: int = 5,
         groups: int = 8,
         time_features: int = 128,
         time: str = "sinusoidal",
-        two_times: bool = False,
     ) -> None:
         super().__init__()
         if dim < 1 or cond_dim < 0 or not widths:
@@ -217,17 +221,17 @@ class ConditionalUnet1D(nn.Module):
             if isinstance(module, NormMish):
                 module.fused = True
 
-    def freeze(self, compiled: tuple[int, int, int] | None = None) -> None:
+    def freeze(self, shape: tuple[int, int, int] | None = None) -> None:
         """Prepare for acting: the same numbers up to rounding, in fewer operations and without gradients.
 
         What is kept is of the weights as they are now, where they are now: freeze again after moving or training the
         network. Loading weights undoes it.
 
         Args:
-            compiled: the shape (B, T, D) of x for which calls are also compiled, which takes a minute or two (half of
+            shape: the shape (B, T, D) of x for which calls are also compiled, which takes a minute or two (half of
                 it once the compiler has seen the network). Calls of other shapes run uncompiled.
         """
-        self._frozen = _Frozen(self, compiled)
+        self._frozen = _Frozen(self, shape)
 
     def null(self, cond: Tensor) -> Tensor:
         """The condition that stands for "none", (B, C): learned, when training drops conditions."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
 
 GROUPS = 8
@@ -82,7 +83,7 @@ class Stage(nn.Module):
 BLOCKS = {"notes": NotesBlock, "adaptive": AdaptiveBlock}
 
 
-class ConditionalUnet2D(nn.Module):
+class ConditionalUnet2D(Network):
     """U-Net over images with skips that are added, conditioned on (time, label).
 
     Encoder stages run residual layers and halve the resolution; the decoder's double it, after adding what their

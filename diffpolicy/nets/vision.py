@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffpolicy.nets.base import Fusable
 from diffpolicy.nets.temporal import NormMish
 
 
@@ -145,7 +146,7 @@ class CameraEncoder(ABC, nn.Module):
 
 
 @final
-class ImageEncoder(CameraEncoder):
+class ImageEncoder(CameraEncoder, Fusable):
     """A small encoder that trains on a processor: strided convolutions and a spatial softmax, F = 2·keypoints.
 
     Args:

@@ -153,7 +153,7 @@ def test_compiled_for_acting_it_gives_the_same_numbers(monkeypatch):
     x, t, cond = torch.randn(2, 8, 2), torch.rand(2), torch.randn(2, 5)
     other = net(x, t, cond + 1)
     both, first = net(x, t, cond), net(x[:1], t[:1], cond[:1])
-    net.freeze(compiled=(1, 8, 2))
+    net.freeze((1, 8, 2))
     with torch.inference_mode():
         found = net(x[:1], t[:1], cond[:1])
     torch.testing.assert_close(found, first, rtol=0, atol=1e-5)
