@@ -1,19 +1,26 @@
-"""Names in configs and checkpoints -> classes of this project, and nothing else.
+"""Names in configs and checkpoints -> classes of this project and of installed packages.
 
-A config or a checkpoint says `{"name": "unet1d", "widths": [64, 128, 256]}`; `build("net", spec, dim=2)` makes
-the object. Names stand in the table below, never as import paths in the file that is read, so that loading
-someone else's checkpoint cannot run anything but this project's own constructors.
+A config or a checkpoint says `{"name": "unet1d", "widths": [64, 128, 256]}`; `build("net", spec, dim=2)` makes the
+object. A name stands in the table below or is an entry point `diffpolicy.KIND` of an installed package. It is never
+an import path in the file that is read: loading a stranger's checkpoint runs nothing but what was installed here.
+
+    [project.entry-points."diffpolicy.net"]
+    my_net = "my_package.nets:MyNet"
 """
 
 from __future__ import annotations
 
-import difflib
+import functools
 import importlib
+import importlib.metadata
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-REGISTRY: dict[str, dict[str, str]] = {
+from diffpolicy.util.errors import explain, require
+from diffpolicy.util.names import check, suggest
+
+_OWN: dict[str, dict[str, str]] = {
     "net": {
         "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
         "unet2d": "diffpolicy.nets.unet2d:ConditionalUnet2D",
@@ -32,7 +39,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "vp": "diffpolicy.generative.paths:VariancePreservingPath",
         "ddpm": "diffpolicy.generative.paths:DiscretePath",
     },
-    "actor": {
+    "model": {
         "generative": "diffpolicy.policies.actors:GenerativeActor",
         "regression": "diffpolicy.policies.actors:RegressionActor",
         "flow_map": "diffpolicy.policies.few_step:FlowMapActor",
@@ -43,65 +50,75 @@ REGISTRY: dict[str, dict[str, str]] = {
     "flow_map_objective": {
         "mean_flow": "diffpolicy.generative.flow_maps:MeanFlowObjective",
     },
+    "source": {},
+    "transform": {},
+    "env": {},
+    "expert": {},
 }
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the known names close to `name`, else ""."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-
-
-def lookup(kind: str, name: str) -> type:
-    """The class called `name` among the `kind`s.
+@functools.cache
+def known(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """Return where each name of a kind leads to, those of this project first; a package cannot replace these.
 
     Raises:
-        ValueError: an unknown name, with the near ones.
+        ValueError: an unknown kind.
     """
-    known = REGISTRY[kind]
-    if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}{near(str(name), known)}; choose one of {sorted(known)}")
-    module, attribute = known[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    check("kind of the registry", kind, _OWN)
+    group = f"diffpolicy.{kind}"
+    own = {name: importlib.metadata.EntryPoint(name, value, group) for name, value in _OWN[kind].items()}
+    return {point.name: point for point in importlib.metadata.entry_points(group=group)} | own
 
 
-def takes(kind: str, spec: Mapping[str, Any], argument: str) -> bool:
-    """Whether what `spec` describes is made with an argument of that name.
+def lookup(kind: str, name: str) -> Any:
+    """Return what is called `name` among the things of a kind, usually a class.
+
+    Args:
+        kind: "net", "encoder", "classifier", "path", "model", "transform", "source", "env" or "expert".
+        name: see `known`.
 
     Raises:
-        ValueError: no name, or an unknown one.
+        ValueError: an unknown name, with the close ones, or a package that cannot be imported.
     """
-    return argument in inspect.signature(_named(kind, spec)).parameters
+    check(kind, name, known(kind))
+    point = known(kind)[name]
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(explain(f"{kind} {name!r} ({point.value}) cannot be imported: {error}")) from error
 
 
 def build(kind: str, spec: Mapping[str, Any], offered: Mapping[str, Any] | None = None, /, **given: Any) -> Any:
-    """The object that `spec` describes: its `name` and constructor arguments, with `given` added.
+    """Return the object that `spec` describes.
 
-    What is `offered` goes only to a class whose constructor has such an argument, and is not left to the spec.
+    Args:
+        kind: as of `lookup`.
+        spec: its `name` and, by name, options of its constructor.
+        given: further arguments of the constructor, which no spec can set.
 
     Raises:
-        ValueError: no name, an unknown name or an argument the constructor does not take, with the near ones.
+        ValueError: no name or an unknown one; an option that the constructor does not have, with the close ones; or
+            values that it cannot work with.
     """
-    cls = _named(kind, spec)
+    require("name" in spec, f"a {kind} without a name: {dict(spec)}", f"one of {', '.join(known(kind))}")
     options = {str(key): value for key, value in spec.items()}
     name = options.pop("name")
-    parameters = inspect.signature(cls).parameters
+    make = lookup(kind, name)
+    parameters = inspect.signature(make).parameters
     given |= {key: value for key, value in (offered or {}).items() if key in parameters}
     accepted = [parameter for parameter in parameters if parameter not in given]
     for key in options:
-        if key not in accepted:
-            raise ValueError(
-                f"{kind} {name!r} has no option {key!r}{near(key, accepted)}; it takes {sorted(accepted)}"
-            )
-    if foreign := [key for key in given if key not in parameters]:
-        raise ValueError(f"{kind} {name!r} does not take {', '.join(foreign)}: it is for something else; see --help")
+        has_no = f"{kind} {name!r} has no option {key!r}{suggest(key, accepted)}"
+        require(key in accepted, has_no, f"one of {', '.join(accepted) or 'none'}")
+    foreign = ", ".join(key for key in given if key not in parameters)
+    require(not foreign, f"{kind} {name!r} does not take {foreign}", cure=f"choose another {kind}, made for this")
     try:
-        return cls(**options, **given)
+        return make(**options, **given)
     except TypeError as error:  # a value of a type that the class cannot work with
-        raise ValueError(f"{kind} {name!r} cannot be made with {options}: {error}") from error
+        raise ValueError(explain(f"{kind} {name!r} cannot be made with {options}: {error}")) from error
 
 
-def _named(kind: str, spec: Mapping[str, Any]) -> type:
-    if "name" not in spec:
-        raise ValueError(f"a {kind} needs a 'name', one of {sorted(REGISTRY[kind])}; given {dict(spec)}")
-    return lookup(kind, spec["name"])
+def takes(kind: str, spec: Mapping[str, Any], argument: str) -> bool:
+    """Return whether what `spec` describes is made with an argument of that name."""
+    require("name" in spec, f"a {kind} without a name: {dict(spec)}", f"one of {', '.join(known(kind))}")
+    return argument in inspect.signature(lookup(kind, spec["name"])).parameters

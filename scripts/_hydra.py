@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffpolicy.registry import near
+from diffpolicy.util.names import suggest
 
 _GROUPS = ("task", "method", "net", "encoder")
 _OPEN = ("env.options", "method.path", "method.solver_options", "dataset.normalize", "solver_options", "path")
@@ -113,7 +113,7 @@ def _unknown_key(name: str, schema: type, arguments: Sequence[str]) -> str | Non
     for override in overrides:
         key = override.split("=")[0]
         if not (key.startswith(("hydra.", "hydra/")) or key in known or _is_open(override, schema)):
-            return f"unknown key {key!r}{near(key, known)}"
+            return f"unknown key {key!r}{suggest(key, known)}"
     return None
 
 

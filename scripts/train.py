@@ -104,9 +104,9 @@ def _policy(config: Config, ranks: Ranks, device: torch.device) -> None:
     cameras = windows.train.image_shapes if isinstance(windows.train, ImageWindows) else {}
     if cameras:
         record["cameras"] = {name: list(shape) for name, shape in cameras.items()}
-    if not takes("actor", config.method, "net"):
+    if not takes("model", config.method, "net"):
         del record["net"]
-    if takes("actor", config.method, "windows"):
+    if takes("model", config.method, "windows"):
         record["windows"] = len(windows.train)
     if config.env.id:
         _check_fit(config, windows.train, cameras)

@@ -60,7 +60,7 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, begins
         raise ValueError(f"encoder.weights={weights} is for pictures, and these observations have none")
     offered = {"obs_horizon": policy["obs_horizon"], "net": config.get("net"), "windows": config.get("windows")}
     actor = build(
-        "actor",
+        "model",
         config["method"],
         {name: value for name, value in offered.items() if value is not None},
         dim=action_dim,

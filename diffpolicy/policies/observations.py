@@ -12,7 +12,7 @@ from typing import final
 
 import numpy as np
 
-from diffpolicy.registry import near
+from diffpolicy.util.names import suggest
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
 
@@ -54,7 +54,7 @@ class Cameras:
         for name in [*self.shapes, *self.numbers]:
             if name not in obs:
                 raise ValueError(
-                    f"obs lacks {name!r}{near(name, obs)}; the policy was trained with the {self._trained()}, and "
+                    f"obs lacks {name!r}{suggest(name, obs)}; the policy was trained with the {self._trained()}, and "
                     f"given are {list(obs)}"
                 )
         arrays = {name: np.asarray(obs[name]) for name in [*self.shapes, *self.numbers]}

@@ -22,10 +22,10 @@ from omegaconf import OmegaConf
 from diffpolicy.evaluation import environment, episode_resets, is_same_task
 from diffpolicy.policies import Execution, build_actor
 from diffpolicy.policies.execution import Executor
-from diffpolicy.registry import near
 from diffpolicy.scripts import evaluate, measure_ways, train
 from diffpolicy.scripts._hydra import compose
 from diffpolicy.training.loop import config_changes
+from diffpolicy.util.names import suggest
 
 COMMANDS = {"evaluate": evaluate.Config, "measure_ways": measure_ways.Config}
 # Settings of these two that change no result, or that the comparison gives itself.
@@ -187,7 +187,7 @@ def select(rows: Mapping[str, Row], patterns: Sequence[str]) -> dict[str, Row]:
     for pattern in patterns:
         fits = fnmatch.filter(names, pattern)
         if not fits:
-            raise ValueError(f"no run or row is called {pattern!r}{near(pattern, names)}; dry=true lists them all")
+            raise ValueError(f"no run or row is called {pattern!r}{suggest(pattern, names)}; dry=true lists them all")
         chosen |= {name for name, row in rows.items() if name in fits or row.run.name in fits}
     return {name: row for name, row in rows.items() if name in chosen or not patterns}
 
@@ -271,7 +271,7 @@ def _filled(defaults: Any, recorded: Any) -> Any:
 def _check_known(where: str, names: Iterable[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(f"{where}: unknown {name!r}{near(name, known)}; the plan has {sorted(known)}")
+            raise ValueError(f"{where}: unknown {name!r}{suggest(name, known)}; the plan has {sorted(known)}")
 
 
 def _check_own(where: str, settings: Sequence[str], own: Sequence[str]) -> None:
