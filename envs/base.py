@@ -19,6 +19,7 @@ from .geometry import Point, Polygon, Region
 from .physics import AGENT_RADIUS, CONTROL_HZ, PHYSICS_STEPS, WALL_RADIUS, WALLS, WORLD_SIZE, Table
 
 AGENT_BOUNDS = ((0.0, WORLD_SIZE), (0.0, WORLD_SIZE))
+SUCCESS_COVERAGE = 0.95
 
 
 class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
@@ -38,7 +39,8 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         ValueError: for an argument that is none of those.
     """
 
-    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": CONTROL_HZ}  # noqa: RUF012
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": CONTROL_HZ}
+    modes: ClassVar[tuple[str, ...]] = ()
     obs_modes: ClassVar[tuple[str, ...]] = ("state", "pixels")
     reset_options: ClassVar[tuple[str, ...]] = ("state",)
 
@@ -96,20 +98,22 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         """The convex pieces of all blocks, in the world."""
 
     def _follow(self, state: NDArray[np.float64]) -> None:
-        """Forget the way of the episode before and begin to follow one that starts with `state`."""
+        """Forget the mode of the last episode and follow one that starts with `state`."""
 
-    def way_taken(self, states: NDArray[np.floating]) -> str:
-        """Which of `ways` a recorded episode took, "" if none; of an environment that is not in use meanwhile.
+    def mode_of(self, states: NDArray[np.floating]) -> str:
+        """Return the one of `modes` in which a recorded episode was done, "" if in none.
+
+        This disturbs an episode that the environment is in; make one for the purpose.
 
         Args:
-            states: as `info["state"]`, in their order, (L, D).
+            states: the episode's `info["state"]` in their order, (L, D).
         """
         states = np.asarray(states, np.float64)
         self._follow(states[0])
-        way = ""
+        mode = ""
         for state in states:
-            way = self._judge(state)[1].get("way", "")
-        return way
+            mode = self._judge(state)[1].get("mode", "")
+        return mode
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -209,6 +213,46 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         self._window.blit(pygame.surfarray.make_surface(image.swapaxes(0, 1)), (0, 0))
         pygame.display.update()
         self._clock.tick(CONTROL_HZ)
+
+
+def task_facts(
+    paths: Mapping[str, Sequence[int]],
+    modes: Sequence[str] = (),
+    seed_sets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return what a general evaluation needs to know of a task, as plain data: `metadata["task"]`.
+
+    Args:
+        paths: the columns of `info["state"]` that are the x and y of each block.
+        modes: the names that `info["mode"]` can have, "" apart; none for a task that has no modes.
+        seed_sets: published sets of initial states: name -> first seed, episodes, and the reset option for a seed.
+
+    Returns:
+        "success_key" and "success_description": where `info` says that the task is done, and when it does;
+        "metrics": name -> where its values are (a key of `info`, or "reward"), how an episode's are reduced ("max" or
+        "last"), and its meaning; the first one is the score; "extent": left, right, bottom and top edge of a rendered
+        image in the units of actions and positions, as in matplotlib's `imshow` (here y points down); "mode_key":
+        where `info` names the mode; "modes", "paths" and "seed_sets", as given; "display_options": the arguments
+        that change what is observed or shown and nothing of what happens.
+    """
+    return {
+        "success_key": "success",
+        "success_description": f"episodes with a coverage above {SUCCESS_COVERAGE} at some step",
+        "metrics": {
+            "score": {
+                "key": "reward",
+                "reducer": "max",
+                "description": f"maximum over an episode of clip(coverage / {SUCCESS_COVERAGE}, 0, 1)",
+            },
+            "final_coverage": {"key": "coverage", "reducer": "last", "description": "at the last step"},
+        },
+        "extent": [0, int(WORLD_SIZE), int(WORLD_SIZE), 0],
+        "mode_key": "mode" if modes else None,
+        "modes": list(modes),
+        "paths": {name: list(columns) for name, columns in paths.items()},
+        "seed_sets": {name: dict(found) for name, found in (seed_sets or {}).items()},
+        "display_options": ["obs_mode", "render_mode", "render_size"],
+    }
 
 
 def check_choice(what: str, name: object, choices: Collection[str]) -> None:

@@ -10,12 +10,11 @@ import numpy as np
 import pymunk
 from numpy.typing import NDArray
 
-from .base import AGENT_BOUNDS, PushingEnv, checked_state
+from .base import AGENT_BOUNDS, SUCCESS_COVERAGE, PushingEnv, checked_state, task_facts
 from .geometry import Point, Polygon, Region
 from .physics import WORLD_SIZE, Table
 from .zones import disc_share, outline
 
-SUCCESS_COVERAGE = 0.95
 PUCK_RADIUS = 25.0
 ZONE: Point = (256.0, 100.0)
 ZONE_RADIUS = 45.0
@@ -34,7 +33,7 @@ class DetourEnv(PushingEnv):
     A round agent on a table of 512 × 512 px, seen from above, pushes a puck of radius 25 px into a round zone behind
     an obstacle. Going round it on the left and on the right are equally good; the mean of the two runs into it. The
     y axis points down. The agent, a tool held from above, reaches over the obstacle, the puck does not. The puck
-    does not turn and sticks to the agent that pushes it, so that the task is to choose a way and not to balance.
+    does not turn and sticks to the agent that pushes it, so that the task is to choose a mode and not to balance.
     Physics and control are otherwise those of `PushTEnv`.
 
     ## Observation Space
@@ -57,7 +56,7 @@ class DetourEnv(PushingEnv):
     ## Rewards
     `clip(coverage / 0.95, 0, 1)`, with the coverage the share of the puck's area that lies within the zone.
 
-    `info` holds `coverage`, `success` and `is_success` (coverage above 0.95), `way` (`"left"` or `"right"`, the side
+    `info` holds `coverage`, `success` and `is_success` (coverage above 0.95), `mode` (`"left"` or `"right"`, the side
     on which the puck last went past the obstacle's middle, or `""`), `state` (float64) and `n_contacts`.
 
     ## Starting State
@@ -75,7 +74,8 @@ class DetourEnv(PushingEnv):
     * v0: original version.
     """
 
-    ways = ("left", "right")
+    modes = ("left", "right")
+    metadata = PushingEnv.metadata | {"task": task_facts({"puck": (2, 3)}, modes)}
 
     def __init__(
         self, obs_mode: str = "state", render_mode: str | None = None, render_size: int = int(WORLD_SIZE)
@@ -84,7 +84,7 @@ class DetourEnv(PushingEnv):
         super().__init__(obs_mode, bounds, [OBSTACLE], render_mode, render_size)
         self._set_goal([outline(ZONE, ZONE_RADIUS)])
         self._puck: pymunk.Body | None = None
-        self._way = ""
+        self._mode = ""
         self._past = False
 
     def _begin(self, table: Table, options: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class DetourEnv(PushingEnv):
         self._puck.position = state[2], state[3]
 
     def _follow(self, state: NDArray[np.float64]) -> None:
-        self._way, self._past = "", bool(state[3] < MIDDLE_Y)
+        self._mode, self._past = "", bool(state[3] < MIDDLE_Y)
 
     def _state(self) -> NDArray[np.float64]:
         return np.array([*self._table.agent.position, *self._puck.position])
@@ -110,9 +110,9 @@ class DetourEnv(PushingEnv):
         x, y = state[2:].tolist()
         if (y < MIDDLE_Y) != self._past:
             self._past = not self._past
-            self._way = self.ways[x > MIDDLE_X] if self._past else ""
+            self._mode = self.modes[x > MIDDLE_X] if self._past else ""
         coverage = disc_share(math.dist((x, y), ZONE), PUCK_RADIUS, ZONE_RADIUS)
-        info = {"coverage": coverage, "success": coverage > SUCCESS_COVERAGE, "way": self._way}
+        info = {"coverage": coverage, "success": coverage > SUCCESS_COVERAGE, "mode": self._mode}
         return min(coverage / SUCCESS_COVERAGE, 1.0), info
 
     def _numbers(self, state: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""PushBlocks: two pucks, two zones; either puck may go into either zone, in any order: four ways to do it."""
+"""PushBlocks: two pucks, two zones; either puck may go into either zone, in any order: four modes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import numpy as np
 import pymunk
 from numpy.typing import NDArray
 
-from .base import AGENT_BOUNDS, PushingEnv, checked_state
+from .base import AGENT_BOUNDS, SUCCESS_COVERAGE, PushingEnv, checked_state, task_facts
 from .geometry import Point, Polygon
 from .physics import AGENT_RADIUS, WORLD_SIZE, Table
 from .zones import disc_share, outline
 
-SUCCESS_COVERAGE = 0.95
 PUCK_RADIUS = 25.0
 ZONES: tuple[Point, Point] = ((146.0, 120.0), (366.0, 120.0))
 """Centres of the left and the right zone, px."""
@@ -54,9 +53,9 @@ class PushBlocksEnv(PushingEnv):
     `clip(coverage / 0.95, 0, 1)`. A puck's coverage of a zone is the share of its area within it; `coverage` is the
     mean over the pucks for the better of the two ways to give each a zone of its own.
 
-    `info` holds `coverage`, `success` and `is_success` (both pucks covered by more than 0.95), `way` (which puck came
-    to rest in a zone first, and in which: `"0-left"`, `"0-right"`, `"1-left"` or `"1-right"`; `""` before the first),
-    `state` (float64) and `n_contacts`.
+    `info` holds `coverage`, `success` and `is_success` (both pucks covered by more than 0.95), `mode` (which puck
+    came to rest in a zone first, and in which: `"0-left"`, `"0-right"`, `"1-left"` or `"1-right"`; `""` before the
+    first), `state` (float64) and `n_contacts`.
 
     ## Starting State
     From the environment's own generator: puck 0 has x uniform in 130 to 190, puck 1 in 322 to 382, both y in 300 to
@@ -74,7 +73,8 @@ class PushBlocksEnv(PushingEnv):
     * v0: original version.
     """
 
-    ways = ("0-left", "0-right", "1-left", "1-right")
+    modes = ("0-left", "0-right", "1-left", "1-right")
+    metadata = PushingEnv.metadata | {"task": task_facts({"puck 0": (2, 3), "puck 1": (4, 5)}, modes)}
 
     def __init__(
         self, obs_mode: str = "state", render_mode: str | None = None, render_size: int = int(WORLD_SIZE)
@@ -83,7 +83,7 @@ class PushBlocksEnv(PushingEnv):
         super().__init__(obs_mode, bounds, [], render_mode, render_size)
         self._set_goal([outline(zone, ZONE_RADIUS) for zone in ZONES])
         self._pucks: list[pymunk.Body] = []
-        self._way = ""
+        self._mode = ""
 
     def _begin(self, table: Table, options: Mapping[str, Any]) -> None:
         if "state" in options:
@@ -104,7 +104,7 @@ class PushBlocksEnv(PushingEnv):
             body.position = place[0], place[1]
 
     def _follow(self, state: NDArray[np.float64]) -> None:
-        self._way = ""
+        self._mode = ""
 
     def _state(self) -> NDArray[np.float64]:
         first, second = self._pucks
@@ -116,9 +116,9 @@ class PushBlocksEnv(PushingEnv):
         straight, crossed = (share[0][0], share[1][1]), (share[0][1], share[1][0])
         best = max(straight, crossed, key=sum)
         inside = [f"{k}-{side}" for k in (0, 1) for z, side in enumerate(("left", "right")) if _in(share[k][z])]
-        if self._way not in inside:  # none yet, or the first was pushed out again
-            self._way = inside[0] if inside else ""
-        info = {"coverage": sum(best) / 2, "success": all(map(_in, best)), "way": self._way}
+        if self._mode not in inside:  # none yet, or the first was pushed out again
+            self._mode = inside[0] if inside else ""
+        info = {"coverage": sum(best) / 2, "success": all(map(_in, best)), "mode": self._mode}
         return min(info["coverage"] / SUCCESS_COVERAGE, 1.0), info
 
     def _numbers(self, state: NDArray[np.float64]) -> NDArray[np.float64]:

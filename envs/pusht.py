@@ -10,7 +10,7 @@ import numpy as np
 import pymunk
 from numpy.typing import NDArray
 
-from .base import AGENT_BOUNDS, PushingEnv, checked_state
+from .base import AGENT_BOUNDS, SUCCESS_COVERAGE, PushingEnv, checked_state, task_facts
 from .geometry import Polygon
 from .physics import WORLD_SIZE, Table
 from .shapes import make_block, make_region
@@ -19,7 +19,6 @@ from .tee import GOAL_POSE, KEYPOINTS, block_points, corners, coverage, keypoint
 __all__ = ["PushTEnv", "block_points", "corners", "coverage", "keypoints"]
 
 OBS_MODES = ("state", "keypoints", "corners", "pixels")
-SUCCESS_COVERAGE = 0.95
 
 BLOCK_MARGIN = 192.0
 """How far outside the world a point of the block can get, px. The agent (radius 15, centre within the world) can
@@ -129,6 +128,11 @@ class PushTEnv(PushingEnv):
     * v0: original version.
     """
 
+    metadata = PushingEnv.metadata | {
+        "task": task_facts(
+            {"block": (2, 3)}, seed_sets={"paper": {"first": 100_000, "episodes": 50, "option": "paper_seed"}}
+        )
+    }
     obs_modes = OBS_MODES
     reset_options = ("state", "legacy", "paper_seed")
 

@@ -61,7 +61,7 @@ def run(config: Config) -> None:
     saved = checkpoint.read(config.checkpoint)
     env_id, options = saved.config["env"]["id"], saved.config["env"]["options"]
     env = environment(env_id, options)().unwrapped if env_id else None
-    if not getattr(env, "ways", ()):
+    if not getattr(env, "modes", ()):
         raise ValueError(f"{env_id} has no known ways; measure Detour or PushBlocks, or use evaluation.compare_ways")
     buffer = load_buffer(DatasetConfig(**saved.config["dataset"]))
     if "state" not in buffer:
@@ -71,7 +71,7 @@ def run(config: Config) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     how = {"workers": config.workers, "progress": True}
-    demonstrated = [env.way_taken(buffer["state"][part]) for part in buffer.episode_slices()]
+    demonstrated = [env.mode_of(buffer["state"][part]) for part in buffer.episode_slices()]
     episodes = rollout(policy, environment(env_id, options), resets, **how)
     start = buffer["state"][0].tolist()
     fixed = [(seed, {"state": start}) for seed, _ in resets]
@@ -79,18 +79,18 @@ def run(config: Config) -> None:
     again = rollout(policy, small, fixed, film=min(len(fixed), _DRAWN), **how)
     shown = [demonstrate(env_id, options, seed, reset=reset) for seed, reset in fixed]
     shown = [episode["state"] for episode in shown if episode]
-    ways = [env.way_taken(states) for states in shown]
+    ways = [env.mode_of(states) for states in shown]
     result = {
-        "all_starts": _measured(demonstrated, episodes, env.ways),
-        "fixed_start": {"state": start, **_measured(ways, again, env.ways)},
+        "all_starts": _measured(demonstrated, episodes, env.modes),
+        "fixed_start": {"state": start, **_measured(ways, again, env.modes)},
         "settings": asdict(config) | {"sampler": policy.actor.sampler, "action_horizon": policy.action_horizon},
         "checkpoint": {"step": saved.step, "sha256": saved.sha256, "config": saved.config},
         "expert": EXPERTS[env_id].settings,
         **provenance(),
     }
     write_json(out / "ways.json", result)
-    paths = [(np.array(episode.observations), episode.way) for episode in again[:_DRAWN]]
-    draw_ways(out / "ways.png", list(zip(shown, ways, strict=True))[:_DRAWN], paths, env.ways)
+    paths = [(np.array(episode.observations), episode.mode) for episode in again[:_DRAWN]]
+    draw_ways(out / "ways.png", list(zip(shown, ways, strict=True))[:_DRAWN], paths, env.modes)
     for name in ("all_starts", "fixed_start"):
         found = result[name]
         print(f"{name}: success {found['success']['mean']:.1%}, total variation {found['total_variation']:.3f}")
@@ -102,7 +102,7 @@ def run(config: Config) -> None:
 
 def _measured(demonstrated: Sequence[str], episodes: Sequence[Episode], known: Sequence[str]) -> dict[str, Any]:
     success = wilson(sum(episode.success for episode in episodes), len(episodes))
-    return {"success": success, **compare_ways(demonstrated, [episode.way for episode in episodes], known)}
+    return {"success": success, **compare_ways(demonstrated, [episode.mode for episode in episodes], known)}
 
 
 def draw_ways(

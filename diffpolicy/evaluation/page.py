@@ -104,8 +104,9 @@ def _figure(value: Mapping[str, float], name: str, meaning: str, form: str) -> s
 
 
 def _film(file: Path, row: Mapping[str, Any]) -> str:
-    way = f", way {row['way']}" if row.get("way") else ""
-    says = escape(f"seed {row['seed']}: score {row['score']:.3f} after {row['steps']} steps{way}")
+    mode = row.get("mode", row.get("way"))  # "way" in results of earlier releases
+    mode = f", mode {mode}" if mode else ""
+    says = escape(f"seed {row['seed']}: score {row['score']:.3f} after {row['steps']} steps{mode}")
     source = _data(file, "video/mp4")
     return f'<figure><video controls muted loop src="{source}"></video><figcaption>{says}</figcaption></figure>'
 

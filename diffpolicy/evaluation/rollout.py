@@ -63,7 +63,7 @@ class Episode:
     final_coverage: float = 0.0
     success: bool = False
     steps: int = 0
-    way: str | None = None  # which way the task was done, where it can be done in several
+    mode: str | None = None  # in which mode the task was done, where it has several
     frames: list[np.ndarray] = field(default_factory=list, repr=False)  # of filmed episodes, one per observation
     observations: list[np.ndarray] = field(default_factory=list, repr=False)
 
@@ -75,7 +75,7 @@ class Episode:
             "final_coverage": self.final_coverage,
             "success": self.success,
             "steps": self.steps,
-            **({} if self.way is None else {"way": self.way}),
+            **({} if self.mode is None else {"mode": self.mode}),
         }
 
 
@@ -213,7 +213,7 @@ def _roll(
                 obs[slot], reward, terminated, truncated, info = slots[slot].step(action)
                 episode.steps += 1
                 episode.score = max(episode.score, float(reward))
-                episode.final_coverage, episode.way = float(info["coverage"]), info.get("way")
+                episode.final_coverage, episode.mode = float(info["coverage"]), info.get("mode")
                 episode.success = episode.success or bool(info["success"])
                 if running[slot] < film:
                     _keep(episode, obs[slot], slots[slot])

@@ -236,7 +236,7 @@ def _check_environment(env: Mapping[str, Any], command: str) -> None:
     if env["id"] is None:
         raise ValueError("its task has no environment (env.id=null): there is nothing to evaluate it in")
     made = environment(env["id"], env["options"])()
-    ways = getattr(made.unwrapped, "ways", ())
+    ways = getattr(made.unwrapped, "modes", ())
     made.close()
     if command == "measure_ways" and not ways:
         raise ValueError(f"{env['id']} has no known ways; take command: evaluate")

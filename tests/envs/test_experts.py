@@ -1,4 +1,4 @@
-"""The experts solve their tasks, in all the ways there are, and the same for the same seed."""
+"""The experts solve their tasks, in all their modes, and the same for the same seed."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def episode(name: str, seed: int, **options: object) -> tuple[np.ndarray, dict[s
 
 
 @pytest.mark.parametrize(
-    ("name", "ways"), [("diffpolicy/Detour-v0", 2), ("diffpolicy/PushBlocks-v0", 4)], ids=["Detour", "PushBlocks"]
+    ("name", "modes"), [("diffpolicy/Detour-v0", 2), ("diffpolicy/PushBlocks-v0", 4)], ids=["Detour", "PushBlocks"]
 )
-def test_pucks_arrive_in_every_way(name: str, ways: int) -> None:
+def test_pucks_arrive_in_every_mode(name: str, modes: int) -> None:
     infos = [episode(name, seed)[1] for seed in range(60)]
     assert sum(bool(info["success"]) for info in infos) >= 58
-    counts = Counter(info["way"] for info in infos)
-    assert len(counts) == ways and min(counts.values()) > 60 / ways / 3
+    counts = Counter(info["mode"] for info in infos)
+    assert len(counts) == modes and min(counts.values()) > 60 / modes / 3
 
 
 def test_the_preference_does_not_depend_on_the_start() -> None:
     start = {"state": [256, 470, 256, 380]}
-    env, ways = gym.make("diffpolicy/Detour-v0"), []
+    env, modes = gym.make("diffpolicy/Detour-v0"), []
     for seed in range(20):
         expert = EXPERTS["diffpolicy/Detour-v0"](seed)
         _, info = env.reset(options=start)
         expert.reset(info)
-        while not info["way"]:
+        while not info["mode"]:
             *_, info = env.step(expert.act(info))
-        ways.append(info["way"])
-    assert 5 <= ways.count("left") <= 15
+        modes.append(info["mode"])
+    assert 5 <= modes.count("left") <= 15
 
 
 @pytest.mark.parametrize("options", [{}, {"goal": "random"}, {"block": "ell"}, {"block": "plus"}], ids=str)

@@ -1,4 +1,4 @@
-"""The options of Push-T, and the two tasks that can be done in several ways."""
+"""The options of Push-T, and the two tasks that have several modes."""
 
 from __future__ import annotations
 
@@ -142,14 +142,14 @@ def test_no_room_for_the_block() -> None:
         env.reset(seed=0)
 
 
-@pytest.mark.parametrize(("x", "way"), [(120.0, "left"), (392.0, "right")])
-def test_detour_says_on_which_side_the_puck_went(x: float, way: str) -> None:
+@pytest.mark.parametrize(("x", "mode"), [(120.0, "left"), (392.0, "right")])
+def test_detour_says_on_which_side_the_puck_went(x: float, mode: str) -> None:
     env = DetourEnv()
     _, info = env.reset(options={"state": [x, 400, x, 330]})
-    assert (info["coverage"], info["success"], info["way"]) == (0.0, False, "")
+    assert (info["coverage"], info["success"], info["mode"]) == (0.0, False, "")
     for target in np.linspace(400, 150, 40):
         *_, info = env.step([x, target])
-    assert info["way"] == way and not info["success"]
+    assert info["mode"] == mode and not info["success"]
     _, info = env.reset(options={"state": [50, 50, 256, 110]})
     assert info["success"] and info["coverage"] == 1.0 and env.step([50, 50])[1:3] == (1.0, True)
     with pytest.raises(ValueError, match="overlaps the obstacle"):
@@ -170,7 +170,7 @@ def test_pushblocks_takes_the_better_assignment_and_names_the_first() -> None:
     _, info = env.reset(options={"state": [256, 480, *right, *left]})
     assert info["success"] and info["coverage"] == 1.0
     _, info = env.reset(options={"state": [256, 480, *right, 200, 400]})
-    assert info["coverage"] == 0.5 and not info["success"] and info["way"] == "0-right"
+    assert info["coverage"] == 0.5 and not info["success"] and info["mode"] == "0-right"
     _, info = env.reset(options={"state": [256, 480, left[0] - 30, 120, left[0] + 30, 120]})
     assert not info["success"], "two pucks in one zone are not one in each"
     with pytest.raises(ValueError, match="overlap"):

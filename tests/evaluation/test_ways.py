@@ -43,10 +43,10 @@ def test_what_cannot_be_compared_is_refused():
 def test_every_shipped_demonstration_takes_a_way_and_all_are_taken(name, id):
     buffer = open_shipped(name)
     env = gym.make(f"diffpolicy/{id}-v0").unwrapped
-    ways = [env.way_taken(buffer["state"][part]) for part in buffer.episode_slices()]
-    found = way_shares(ways, env.ways)["shares"]
+    ways = [env.mode_of(buffer["state"][part]) for part in buffer.episode_slices()]
+    found = way_shares(ways, env.modes)["shares"]
     assert found.pop("none") == 0.0
-    even = 1 / len(env.ways)
+    even = 1 / len(env.modes)
     assert all(abs(share - even) < 0.07 for share in found.values()), found  # 3 standard errors of 500
 
 
@@ -57,6 +57,6 @@ def test_a_recorded_way_is_the_one_that_the_environment_told():
     for target in [(256, 440)] + [(330, 330)] * 12 + [(331, 100)] * 12:
         *_, info = env.step(np.array(target, np.float32))
         states.append(info["state"])
-    assert info["way"] == "right"
-    assert env.way_taken(np.array(states)) == "right"
-    assert env.way_taken(np.array(states[:5])) == ""
+    assert info["mode"] == "right"
+    assert env.mode_of(np.array(states)) == "right"
+    assert env.mode_of(np.array(states[:5])) == ""
