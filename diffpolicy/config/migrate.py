@@ -54,7 +54,7 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     data["time_to_success"] = data.pop("pace", None)
     config["dataset"] = data
     cameras = config.pop("cameras", None) or {}
-    found: dict[str, Any] = {"windows": config.pop("windows", None)}
+    found: dict[str, Any] = {"kind": "policy" if is_policy else "images", "windows": config.pop("windows", None)}
     if cameras:
         found["observation"] = {key: {"kind": "image", "shape": list(shape)} for key, shape in cameras.items()}
     config["found"] = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffpolicy.config.schema import MISSING, free
+from diffpolicy.config.schema import MISSING, any_key, free, path_to
 from diffpolicy.config.sections import (
     DatasetConfig,
     EnvConfig,
@@ -45,21 +45,21 @@ class RunConfig:
         version: of this schema.
     """
 
-    run_dir: str = free(MISSING)
+    run_dir: str = path_to(MISSING, affects_result=False)
     seed: int = 0
     resume: bool = free(False)
-    init_from: str | None = None
+    init_from: str | None = path_to(None)
     device: str = free("auto")
     speed: str = free("auto")
     max_minutes: float | None = free(None)
-    data_root: str | None = free(None)
+    data_root: str | None = path_to(None, affects_result=False)
     evaluation_episodes: int = free(50)
     evaluation_workers: int | None = free(None)
     observation: ObservationConfig = field(default_factory=ObservationConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    method: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] = any_key(("path", "solver_options"))
     net: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
     images: ImageConfig = field(default_factory=ImageConfig)

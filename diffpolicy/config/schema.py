@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from typing import Any, TypeVar
 
@@ -15,7 +15,10 @@ from diffpolicy.util.names import unknown
 MISSING = "???"
 """The value of a setting that has to be given; OmegaConf's own mark."""
 
-_FREE = "affects_result"
+NOT_TYPED = ("found", "version")
+"""Fields of a run's config that training writes and nobody sets."""
+
+_FREE, _PATH, _OPEN = "affects_result", "path", "open"
 
 Schema = TypeVar("Schema")
 
@@ -28,6 +31,38 @@ def free(default: Any = NO_DEFAULT, *, default_factory: Callable[[], Any] | None
     if default_factory is not None:
         return dataclasses.field(default_factory=default_factory, metadata={_FREE: False})
     return dataclasses.field(default=default, metadata={_FREE: False})
+
+
+def path_to(default: Any, *, affects_result: bool = True) -> Any:
+    """Return a dataclass field for a path: on the command line its value is used literally, and `~` expands."""
+    return dataclasses.field(default=default, metadata={_PATH: True, _FREE: affects_result})
+
+
+def any_key(open_below: tuple[str, ...] | None = None) -> Any:
+    """Return a dataclass field for a mapping with any keys; with `open_below` only below these of its keys."""
+    return dataclasses.field(default_factory=dict, metadata={_OPEN: open_below or ("",)})
+
+
+def paths(schema: type, prefix: str = "") -> set[str]:
+    """Return the dotted names of all settings of a schema that are paths."""
+    return {name for name, field in _fields(schema, prefix) if field.metadata.get(_PATH)}
+
+
+def open_maps(schema: type) -> set[str]:
+    """Return the dotted names of all mappings of a schema in which any key may be set."""
+    found = set()
+    for name, field in _fields(schema):
+        found |= {f"{name}.{key}" if key else name for key in field.metadata.get(_OPEN, ())}
+    return found
+
+
+def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """All fields of a schema and of its sections, by dotted name."""
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        yield f"{prefix}{field.name}", field
+        if section := _section(hints[field.name]):
+            yield from _fields(section, f"{prefix}{field.name}.")
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -63,6 +98,11 @@ def typed(schema: type[Schema], values: Mapping[str, Any], where: str = "") -> S
             value = typed(section, value, path)
         given[name] = value
     return schema(**given)
+
+
+def section_of(schema: type, name: str) -> type | None:
+    """Return the dataclass of a field that is a section, or None."""
+    return _section(typing.get_type_hints(schema)[name])
 
 
 def _section(hint: Any) -> type | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffpolicy.config.schema import free
+from diffpolicy.config.schema import any_key, free, path_to
 
 
 @dataclass
@@ -58,7 +58,7 @@ class DatasetConfig:
     """
 
     name: str = "zarr"
-    path: str | None = free(None)
+    path: str | None = path_to(None, affects_result=False)
     action_key: str = "action"
     stream: StreamConfig = field(default_factory=StreamConfig)
     episodes: int | None = None
@@ -66,7 +66,7 @@ class DatasetConfig:
     validation: float = 0.05
     transforms: list[str] = field(default_factory=list)
     time_to_success: float | None = None
-    normalize: dict[str, str] = field(default_factory=dict)
+    normalize: dict[str, str] = any_key()
 
 
 @dataclass
@@ -79,7 +79,7 @@ class EnvConfig:
     """
 
     id: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = any_key()
 
 
 @dataclass
@@ -194,12 +194,14 @@ class FoundInData:
     """What training found in its data and a policy needs to be built again; written with the config, never typed.
 
     Args:
+        kind: what was trained, "policy" or "images".
         digest: SHA-256 of the training data after selection and transforms; None in checkpoints of version 1.
         observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
         action_dim: numbers per action, or None where the checkpoint's normalizer tells.
         windows: number of training windows, for methods that remember them.
     """
 
+    kind: str = free("policy")
     digest: str | None = free(None)
     observation: dict[str, Any] = free(default_factory=dict)
     action_dim: int | None = free(None)

@@ -2,39 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from diffpolicy.util.stats import Interval, bootstrap, wilson
 
-_Z = 1.959963984540054  # 97.5% quantile of the normal distribution
-_RESAMPLES = 10_000
 _SHOWN = ("obs_mode", "render_mode", "render_size")  # options that change nothing of what happens
-
-Interval = dict[str, float]  # mean, low, high
-
-
-def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
-    """Mean with its percentile bootstrap interval (Efron 1979): 95% of 10,000 resampled means, seeded."""
-    x = np.asarray(values, np.float64)
-    if x.ndim != 1 or len(x) == 0:
-        raise ValueError(f"need a list of at least one value; given shape {x.shape}")
-    generator = np.random.default_rng(seed)
-    means = np.array([x[generator.integers(len(x), size=len(x))].mean() for _ in range(_RESAMPLES)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return {"mean": float(x.mean()), "low": float(low), "high": float(high)}
-
-
-def wilson(successes: int, trials: int) -> Interval:
-    """Share with Wilson's score interval (Wilson 1927), which holds near 0 and 1 where the normal one fails."""
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"need 0 <= successes <= trials and trials > 0; given {successes} of {trials}")
-    share = successes / trials
-    shrink = 1 + _Z**2 / trials
-    center = (share + _Z**2 / (2 * trials)) / shrink
-    half = _Z / shrink * math.sqrt(share * (1 - share) / trials + _Z**2 / (4 * trials**2))
-    return {"mean": share, "low": max(0.0, center - half), "high": min(1.0, center + half)}
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:

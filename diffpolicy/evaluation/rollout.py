@@ -33,14 +33,6 @@ MakeEnv = Callable[[], gym.Env]
 Reset = tuple[int, dict[str, Any] | None]  # the seed that keys the episode, and reset options (None: env seed)
 
 
-@dataclass
-class EnvConfig:
-    """Which environment to roll out in: its gymnasium id and options; no id, no rollouts."""
-
-    id: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
 def environment(id: str, options: Mapping[str, Any], render_mode: str | None = None) -> MakeEnv:
     """A function that makes the environment.
 

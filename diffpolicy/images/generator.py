@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, final
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
+from diffpolicy.config import RunConfig, load_config
 from diffpolicy.datasets.mnist import CLASSES, LEVEL, SIDE
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.method import Method
@@ -19,22 +19,6 @@ from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.registry import build
-
-
-@dataclass
-class ImageConfig:
-    """Section `images` of a run's config.
-
-    Args:
-        condition_dropout: probability with which training replaces a label by the null label.
-        guidance: scale w of classifier-free guidance when sampling, unless another is asked for; 1 is none.
-        dequantize: spreads every grey level over its width while training (uniform dequantisation, Theis et al. 2016,
-            section 3.1), without which a density of images, which are all on one lattice, has no bound.
-    """
-
-    condition_dropout: float = 0.1
-    guidance: float = 3.0
-    dequantize: bool = False
 
 
 @final
@@ -133,13 +117,13 @@ def dequantized(images: Tensor, generator: Generators) -> Tensor:
     return images + LEVEL * (rand(images.shape, generator, dtype=images.dtype, device=images.device) - 0.5)
 
 
-def build_generator(config: Mapping[str, Any]) -> ImageGenerator:
+def build_generator(config: RunConfig) -> ImageGenerator:
     """The untrained generator that a run's config describes (its sections `method`, `net` and `images`).
 
     Raises:
         ValueError: as `ImageGenerator`.
     """
-    return ImageGenerator((1, SIDE, SIDE), CLASSES, config["net"], config["method"], **config["images"])
+    return ImageGenerator((1, SIDE, SIDE), CLASSES, config.net, config.method, **vars(config.images))
 
 
 def load_generator(path: str | FilePath, weights: str = "ema", device: str | torch.device = "cpu") -> ImageGenerator:
@@ -155,13 +139,17 @@ def load_generator(path: str | FilePath, weights: str = "ema", device: str | tor
     if weights not in ("ema", "model"):
         raise ValueError(f"weights must be 'ema' or 'model', not {weights!r}")
     saved = checkpoint.read(path)
-    if "images" not in saved.config:
-        kind = "a policy's: diffpolicy-evaluate rolls it out" if "policy" in saved.config else "of another kind"
+    try:
+        config = load_config(saved.config)
+    except (KeyError, ValueError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"the config of {saved.path} cannot be read: {error}") from error
+    if config.found.kind != "images":
         raise checkpoint.CheckpointError(
-            f"{path} draws no images, it is {kind}; give the checkpoint of a run with task=mnist"
+            f"{path} draws no images, it is a policy; `diffpolicy evaluate` rolls it out; give that of a "
+            "run with task=mnist"
         )
     try:
-        generator = build_generator(saved.config)
+        generator = build_generator(config)
     except (KeyError, ValueError, TypeError) as error:
         raise checkpoint.CheckpointError(f"the config of {saved.path} describes no generator: {error}") from error
     checkpoint.load_weights(generator, saved.tensors(weights), path)

@@ -2,7 +2,7 @@
 
 from diffpolicy.policies.actors import Actor, GenerativeActor
 from diffpolicy.policies.baselines import LSTMGMMActor, NearestActor
-from diffpolicy.policies.build import PolicyConfig, build_actor, load_policy, observed_by
+from diffpolicy.policies.build import build_actor, load_policy, observed_by
 from diffpolicy.policies.execution import Execution
 from diffpolicy.policies.observations import stack
 from diffpolicy.policies.policy import ActionQueue, Policy
@@ -15,7 +15,6 @@ __all__ = [
     "LSTMGMMActor",
     "NearestActor",
     "Policy",
-    "PolicyConfig",
     "build_actor",
     "load_policy",
     "observed_by",

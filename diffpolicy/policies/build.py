@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
 import torch
 
 from diffpolicy import checkpoint
+from diffpolicy.config import RunConfig, load_config
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.nets.vision import CameraEncoder
 from diffpolicy.policies.actors import Actor
@@ -22,16 +22,7 @@ from diffpolicy.policies.vision import VisionActor
 from diffpolicy.registry import build
 
 
-@dataclass
-class PolicyConfig:
-    """Horizons in control steps: T_o observed, T_p predicted, T_a executed per chunk."""
-
-    obs_horizon: int = 2
-    horizon: int = 16
-    action_horizon: int = 8
-
-
-def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, begins: bool = False) -> Actor:
+def build_actor(config: RunConfig, obs_dim: int, action_dim: int, begins: bool = False) -> Actor:
     """The untrained actor that a run's config describes (its sections `method`, `net` and `policy`).
 
     With `cameras`, name -> (H, W, C) of the pictures, it has an encoder for each, built from the section `encoder`,
@@ -53,25 +44,25 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, begins
             a normaliser of actions beyond what the method can draw; cameras of a method that learns nothing.
         FileNotFoundError, CheckpointError: as `load_pretrained`.
     """
-    policy, cameras = config["policy"], config.get("cameras") or {}
-    encoders = _encoders(config["encoder"], cameras) if cameras else {}
-    weights = config.get("encoder", {}).get("weights")
+    policy, cameras = config.policy, _cameras(config)
+    encoders = _encoders(config.encoder, cameras) if cameras else {}
+    weights = config.encoder.get("weights")
     if weights and not cameras:
         raise ValueError(f"encoder.weights={weights} is for pictures, and these observations have none")
-    offered = {"obs_horizon": policy["obs_horizon"], "net": config.get("net"), "windows": config.get("windows")}
+    offered = {"obs_horizon": policy.obs_horizon, "net": config.net or None, "windows": config.found.windows}
     actor = build(
         "model",
-        config["method"],
+        config.method,
         {name: value for name, value in offered.items() if value is not None},
         dim=action_dim,
-        cond_dim=policy["obs_horizon"] * (obs_dim + sum(encoder.features for encoder in encoders.values())),
-        horizon=policy["horizon"],
+        cond_dim=policy.obs_horizon * (obs_dim + sum(encoder.features for encoder in encoders.values())),
+        horizon=policy.horizon,
     )
-    normalize = config.get("dataset", {}).get("normalize", {}).get("action", "limits")
+    normalize = config.dataset.normalize.get("action", "limits")
     needed = 1 if normalize == "limits" else 2  # standard deviations: beyond the first there are always some
     if begins and actor.bound < needed:
         raise ValueError(
-            f"this method holds actions within ±{actor.bound:g} ({config['method']}), and some lie outside by "
+            f"this method holds actions within ±{actor.bound:g} ({config.method}), and some lie outside by "
             f"dataset.normalize.action={normalize}, limits being ±1: take limits, or another method.clip where there "
             "is one (null for none)"
         )
@@ -79,7 +70,7 @@ def build_actor(config: Mapping[str, Any], obs_dim: int, action_dim: int, begins
         return actor
     if not any(parameter.requires_grad for parameter in actor.parameters()):
         raise ValueError(
-            f"method {config['method']['name']!r} learns nothing, and so no encoder of the pictures of "
+            f"method {config.method['name']!r} learns nothing, and so no encoder of the pictures of "
             f"{sorted(encoders)}: observe numbers alone, or choose another method"
         )
     seeing = VisionActor(actor, encoders)
@@ -112,10 +103,14 @@ def _encoders(section: Mapping[str, Any], cameras: Mapping[str, Sequence[int]]) 
     return encoders
 
 
-def observed_by(config: Mapping[str, Any]) -> Cameras | None:
+def observed_by(config: RunConfig) -> Cameras | None:
     """What the policy of a run's config sees beside numbers; None if it sees none."""
-    cameras = config.get("cameras")
-    return Cameras(cameras, config["dataset"]["obs_keys"]) if cameras else None
+    cameras = _cameras(config)
+    return Cameras(cameras, config.observation.vectors) if cameras else None
+
+
+def _cameras(config: RunConfig) -> dict[str, Sequence[int]]:
+    return {key: one["shape"] for key, one in config.found.observation.items() if one["kind"] == "image"}
 
 
 def load_policy(
@@ -154,24 +149,23 @@ def load_policy(
     if weights not in ("ema", "model"):
         raise ValueError(f"weights must be 'ema' or 'model', not {weights!r}")
     saved = checkpoint.read(path)
-    if "policy" not in saved.config:
-        raise checkpoint.CheckpointError(
-            f"{path} is no policy's checkpoint: its config has only {sorted(saved.config)}"
-        )
+    config = load_config(saved.config)
+    if config.found.kind != "policy":
+        raise checkpoint.CheckpointError(f"{path} is no policy's checkpoint: it is one of {config.found.kind}")
     normalizer = Normalizer.from_tensors(saved.tensors("normalizer"))
-    actor = build_actor(saved.config, normalizer.dim("obs"), normalizer.dim("action"))
+    actor = build_actor(config, normalizer.dim("obs"), normalizer.dim("action"))
     checkpoint.load_weights(actor, saved.tensors(weights), path)
     actor.configure(solver, steps, grid, solver_options)
-    horizons = saved.config["policy"]
+    horizons = config.policy
     actor.to(device).eval().requires_grad_(False)
     policy = Policy(
         actor,
         normalizer,
-        horizons["obs_horizon"],
-        horizons["horizon"],
-        horizons["action_horizon"] if action_horizon is None else action_horizon,
+        horizons.obs_horizon,
+        horizons.horizon,
+        horizons.action_horizon if action_horizon is None else action_horizon,
         block,
-        observed_by(saved.config),
+        observed_by(config),
         execution,
     )
     if compile:

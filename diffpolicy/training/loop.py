@@ -9,11 +9,9 @@ run by taking their rows of its batches, see `training.distributed`.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffpolicy import checkpoint
+from diffpolicy.config import TrainConfig, changes, load_config
 from diffpolicy.generative.shapes import Generators, Share
 from diffpolicy.training.average import Average
 from diffpolicy.training.distributed import Ranks
@@ -35,42 +34,6 @@ Loss = Callable[[nn.Module, Batch, Generators], Tensor]
 SCHEDULES = ("cosine", "constant")
 
 _NOISE, _VALIDATION = 1, 2  # keys that keep the streams of random numbers apart
-
-
-@dataclass
-class TrainConfig:
-    """Settings of the training loop.
-
-    Args:
-        steps: optimisation steps; the learning-rate schedule runs over them whatever stops the run.
-        batch_size: samples per step.
-        lr, weight_decay, betas: of AdamW.
-        warmup_steps: steps of linear warm-up before the schedule.
-        schedule: of the learning rate: "cosine", which ends at 0 after `steps`, or "constant".
-        grad_clip: bound of the gradient's norm.
-        ema_power, ema_max: the average's decay at step k is min(ema_max, 1 - (1 + k)^-ema_power).
-        evaluate_every, checkpoint_every, validate_every, log_every: steps; 0 for never, but a checkpoint is
-            always written, and the model evaluated, at the end.
-        evaluate_from: the first step at which to evaluate.
-        keep_best: how many of the best-scoring checkpoints to keep beside the last.
-    """
-
-    steps: int = 4000
-    batch_size: int = 256
-    lr: float = 1e-3
-    weight_decay: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    warmup_steps: int = 200
-    schedule: str = "cosine"
-    grad_clip: float = 1.0
-    ema_power: float = 0.75
-    ema_max: float = 0.9999
-    evaluate_every: int = 500
-    evaluate_from: int = 1500
-    checkpoint_every: int = 500
-    validate_every: int = 250
-    log_every: int = 25
-    keep_best: int = 3
 
 
 class NonFiniteLossError(RuntimeError):
@@ -383,46 +346,9 @@ def _restore(
     return saved.step, copy.deepcopy(saved.state)
 
 
-# What may differ between a run and its continuation: it does not enter what a step computes, but for rounding.
-_FREE = (
-    "max_minutes",
-    "resume",
-    "run_dir",
-    "device",
-    "data_root",
-    "evaluation_workers",
-    "speed",
-    "dataset.stream.memory",
-)
-
-
 def _refuse_other_config(saved: checkpoint.Checkpoint, record: Mapping[str, Any]) -> None:
-    if changed := config_changes(saved.config, record):
+    if changed := changes(load_config(saved.config), load_config(record)):
         raise ValueError(
             f"{saved.path} was made with another config: {'; '.join(changed)}. "
             "Resume with the same one, or begin a new run_dir."
         )
-
-
-def config_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a run of the config `now` would compute otherwise than one of `before`, a line for each setting."""
-    return [
-        f"{name}: was {old!r}, now {new!r}"
-        for name, old, new in _differences(_whole(before), _whole(now))
-        if not f"{name}.".startswith(tuple(f"{free}." for free in _FREE))
-    ]
-
-
-def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config, with defaults for settings of the loop from after its release; an encoder only with cameras."""
-    filled = {"training": {**asdict(TrainConfig()), **config["training"]}} if "training" in config else {}
-    unused = () if config.get("cameras") else ("encoder",)
-    return json.loads(json.dumps({key: value for key, value in {**config, **filled}.items() if key not in unused}))
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [(prefix, old, new)]
-    # A switch that an earlier release did not have was off there.
-    keys = sorted(key for key in old.keys() | new.keys() if key in old or new[key] is not False)
-    return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}.{k}" if prefix else k)]

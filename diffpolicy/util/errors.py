@@ -30,6 +30,19 @@ def require(
         raise error(explain(given, expected, cure))
 
 
+class Interrupted(Exception):
+    """Work that was stopped by a signal after its state was saved.
+
+    Args:
+        message: what was saved and how to continue.
+        code: exit code of the process, 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 @contextmanager
 def located(where: object) -> Iterator[None]:
     """Put "where: " before the message of any ValueError, TypeError or KeyError raised inside, once."""

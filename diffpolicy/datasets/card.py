@@ -1,13 +1,7 @@
-"""Show what a data set of demonstrations holds: a card, and with --sheet a picture of its trajectories.
-
-diffpolicy-inspect-dataset DEMOS --sheet sheet.png
-diffpolicy-inspect-dataset DEMOS --verify
-"""
+"""What a data set of demonstrations holds: a card, and a sheet of its trajectories."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,33 +53,27 @@ def draw_sheet(file: Path, buffer: ReplayBuffer, key: str) -> None:
     figure.savefig(file, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="diffpolicy-inspect-dataset",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("path", type=Path, help="a recording, or any data set of the replay-buffer layout")
-    parser.add_argument("--verify", action="store_true", help="compare every file of a recording with its digest")
-    parser.add_argument("--sheet", type=Path, help="where to write the picture of trajectories")
-    parser.add_argument("--key", default="action", help="which array to draw (default: action)")
-    arguments = parser.parse_args()
-    try:
-        if arguments.sheet and arguments.sheet.exists():
-            raise FileExistsError(f"{arguments.sheet} exists and is not overwritten; choose another name")
-        if arguments.verify:
-            damaged = verify(arguments.path)
-            print("\n".join(damaged) or f"{arguments.path}: every file is as it was written")
-            sys.exit(1 if damaged else 0)
-        buffer = ReplayBuffer.open(arguments.path)
-        print(card(arguments.path, buffer))
-        if arguments.sheet:
-            draw_sheet(arguments.sheet, buffer, arguments.key)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        says = error.args[0] if isinstance(error, KeyError) else error
-        print(f"inspect_dataset: {type(error).__name__}: {says}", file=sys.stderr)
-        sys.exit(2)
+def inspect_dataset(path: str | None, check: bool, sheet: str | None, key: str) -> tuple[str, bool]:
+    """Return what to tell about a data set, and whether it is sound; without a path, the sources of the catalog.
 
+    Args:
+        path: a recording or any data set in the replay-buffer layout.
+        check: compare every file of a recording with its digest.
+        sheet: image file to draw the trajectories of `key` into.
+        key: array to draw.
 
-if __name__ == "__main__":
-    main()
+    Raises:
+        FileExistsError: `sheet` exists.
+        ValueError, OSError, KeyError: see `ReplayBuffer.open`.
+    """
+    if path is None:
+        return "sources: pusht, expert_pusht, pushblocks, detour, zarr, mnist", True
+    if sheet and Path(sheet).exists():
+        raise FileExistsError(f"{sheet} exists and is not overwritten; choose another name")
+    if check:
+        damaged = verify(path)
+        return "\n".join(damaged) or f"{path}: every file is as it was written", not damaged
+    buffer = ReplayBuffer.open(path)
+    if sheet:
+        draw_sheet(Path(sheet), buffer, key)
+    return card(Path(path), buffer), True

@@ -103,7 +103,7 @@ def export_onnx(
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ExportError(f'{error}; pip install "diffpolicy[onnx]" brings what the export needs') from None
-    policy = load_policy(path, solver, steps, grid, solver_options, action_horizon, weights)
+    policy = load_policy(path, solver, steps, grid, dict(solver_options or {}) or None, action_horizon, weights)
     saved = checkpoint.read(path)
     _check_exportable(policy, saved.config["method"]["name"], what)
     model = onnx.load_from_string(_trace(policy, what))

@@ -1,7 +1,4 @@
-"""Record demonstrations by an environment's expert:
-
-diffpolicy-make-demos env.id=diffpolicy/Detour-v0 episodes=200 out=DEMOS workers=2 seed=0
-"""
+"""Record demonstrations by an environment's expert."""
 
 from __future__ import annotations
 
@@ -11,47 +8,21 @@ import multiprocessing
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
 from tqdm import tqdm
 
+from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets.recorder import EpisodeRecorder, digest
 from diffpolicy.envs.experts import EXPERTS
-from diffpolicy.evaluation import EnvConfig, environment, wilson
-from diffpolicy.scripts._hydra import command
+from diffpolicy.evaluation.rollout import environment
+from diffpolicy.util.stats import wilson
 
 HOPELESS = 50  # failures in a row after which there is no point in going on
 MEMORY = 0.8  # correlation of the actions' error from one step to the next: white noise the agent would smooth out
 _NOISE = 1  # keeps the error's stream of random numbers apart from the environment's and the expert's
 _PACKAGES = ("diffpolicy", "numpy", "pymunk", "zarr")
-
-
-@dataclass
-class Config:
-    """Settings of a recording.
-
-    out: the folder; one that was begun with the same settings is gone on with.
-    episodes: how many successful ones; seeds are tried from `seed` on, and those that fail are left out.
-    noise: standard deviation, in px, of the error with which the expert's actions are carried out. What is recorded
-        are the actions it wanted, so that the demonstrations show how to recover (Laskey et al. 2017, "DART").
-    starts: how many different starts, each demonstrated again and again, so that from one start several ways are
-        seen; null starts every episode anew.
-    linger: steps recorded beyond success, so that a demonstration does not end on the threshold, where a policy
-        that falls short of it by a little would have nothing to go by; kept if it is still a success after them.
-    workers: processes; the recording is the same for any number of them.
-    """
-
-    out: str = MISSING
-    episodes: int = 200
-    seed: int = 0
-    noise: float = 0.0
-    starts: int | None = None
-    linger: int = 0
-    workers: int = 1
-    env: EnvConfig = field(default_factory=EnvConfig)
 
 
 def demonstrate(
@@ -67,7 +38,7 @@ def demonstrate(
 
     Args:
         seed: of the expert's choice and of the noise, and of the environment unless `start_seed` is given.
-        noise, linger: see `Config`.
+        noise, linger: see `RecordConfig`.
         reset: options of the environment's reset.
     """
     env, expert = environment(env_id, options)(), EXPERTS[env_id](seed, options)
@@ -89,12 +60,13 @@ def demonstrate(
     return {"state": np.array(states), "action": np.array(actions)} if info["success"] else None
 
 
-def run(config: Config) -> None:
+def record(config: RecordConfig) -> str:
+    """Record demonstrations as the settings say, and return what to tell about them."""
     counts = (config.episodes, config.workers, 1 if config.starts is None else config.starts)
-    if min(counts) < 1 or min(config.seed, config.linger) < 0 or not 0 <= config.noise < math.inf:
+    if min(counts) < 1 or min(config.seed, config.steps_after_success) < 0 or not 0 <= config.noise < math.inf:
         raise ValueError(
             f"need episodes >= 1, workers >= 1, starts >= 1 and seed, linger, noise >= 0; given {config.episodes=}, "
-            f"{config.workers=}, {config.starts=}, {config.seed=}, {config.linger=}, {config.noise=}"
+            f"{config.workers=}, {config.starts=}, {config.seed=}, {config.steps_after_success=}, {config.noise=}"
         )
     if config.env.id not in EXPERTS:
         raise ValueError(f"no expert for env.id={config.env.id!r}; there are experts for {', '.join(EXPERTS)}")
@@ -109,7 +81,7 @@ def run(config: Config) -> None:
         "first_seed": config.seed,
         "noise": config.noise,
         **({"starts": config.starts} if config.starts else {}),
-        **({"linger": config.linger} if config.linger else {}),
+        **({"linger": config.steps_after_success} if config.steps_after_success else {}),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     recorder = EpisodeRecorder(config.out, attrs)
@@ -125,7 +97,7 @@ def run(config: Config) -> None:
                 count = following - config.seed
                 start = config.seed + (count % config.starts if config.starts else count)
                 how = (config.env.id, config.env.options, following, config.noise, start)
-                waiting.append((following, pool.submit(demonstrate, *how, linger=config.linger)))
+                waiting.append((following, pool.submit(demonstrate, *how, linger=config.steps_after_success)))
                 following += 1
             seed, future = waiting.popleft()
             episode = future.result()
@@ -137,14 +109,7 @@ def run(config: Config) -> None:
                 raise ValueError(f"the expert failed {HOPELESS} times in a row: this task is not for it")
         pool.shutdown(cancel_futures=True)
     rate = wilson(len(recorder.seeds), recorder.seeds[-1] + 1 - config.seed)
-    print(
+    return (
         f"{len(recorder.seeds)} episodes of {recorder.seeds[-1] + 1 - config.seed} tried: the expert succeeds in "
-        f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+        f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]\nSHA-256 {digest(config.out)}: {config.out}"
     )
-    print(f"SHA-256 {digest(config.out)}: {config.out}")
-
-
-main = command("make_demos", Config, run)
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,286 @@
+"""Training and evaluation as functions: what the commands call, and what a notebook calls.
+
+from diffpolicy import evaluate_policy, train_policy
+
+best = train_policy(["task=pusht_expert", "training.steps=2400", "run_dir=runs/demo"])
+result = evaluate_policy(best, "runs/demo/evaluation", episodes=50)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffpolicy import checkpoint as checkpoints
+from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, load_config, plain, typed
+from diffpolicy.config.commands import REPORT_SEED
+from diffpolicy.datasets.build import DatasetConfig, Windows, load_buffer, load_windows, open_batches
+from diffpolicy.datasets.mnist import load_mnist
+from diffpolicy.datasets.streaming import ImageWindows
+from diffpolicy.datasets.windows import BatchSampler
+from diffpolicy.evaluation import environment, episode_resets, rollout, summarize
+from diffpolicy.evaluation.evaluate import check_comparison, check_fit, write_report
+from diffpolicy.evaluation.report import draw_training, evaluation, write_json
+from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_SEED
+from diffpolicy.images import build_generator
+from diffpolicy.policies import Execution, NearestActor, Policy, build_actor, load_policy, observed_by
+from diffpolicy.policies.actors import Actor
+from diffpolicy.registry import takes
+from diffpolicy.training import train
+from diffpolicy.training.distributed import Ranks, process_group
+from diffpolicy.training.logging import read_metrics
+from diffpolicy.util.device import pick_device
+from diffpolicy.util.errors import explain, require
+
+VALIDATION_SAMPLES = 1024
+VALIDATION_IMAGE_SAMPLES = 128  # whose images are read from disk
+
+
+def train_policy(config: RunConfig | Sequence[str]) -> Path | None:
+    """Train what a config describes, a policy or a generator of images, and return the path of its checkpoint.
+
+    Args:
+        config: a `RunConfig`, or settings as the command takes them: `["task=pusht_expert", "run_dir=runs/demo"]`.
+
+    Returns:
+        The best checkpoint by rollouts, or the last one if there are none; None on all ranks but the first.
+
+    Raises:
+        ValueError: unknown settings, or settings that do not fit together or the data.
+        FileExistsError: `run_dir` holds a run already and `resume` is off.
+        NonFiniteLossError: the gradient became NaN or infinite.
+    """
+    if not isinstance(config, RunConfig):
+        from diffpolicy.config.compose import compose
+
+        config = compose(config)
+    with process_group(config.device) as (ranks, device):
+        ranks.rows(config.training.batch_size)  # refused here, before anything is opened
+        work = _train_images if config.dataset.name == "mnist" else _train_on_demonstrations
+        last = work(config, ranks, device)
+    if not ranks.writes:
+        return None
+    run_dir = Path(config.run_dir)
+    draw_training(run_dir / "training.png", read_metrics(run_dir / "metrics.jsonl"))
+    best = last.parent / "best"
+    return best if best.exists() else last
+
+
+def evaluate_policy(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    *,
+    episodes: int = 50,
+    seeds: str | int = REPORT_SEED,
+    solver: str | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
+    solver_options: Mapping[str, Any] | None = None,
+    action_horizon: int | None = None,
+    execution: Mapping[str, Any] | ExecutionConfig | None = None,
+    weights: str = "ema",
+    device: str = "auto",
+    envs: int = 64,
+    workers: int | None = None,
+    videos: int = 3,
+    modes: bool = False,
+    compare_to: str | Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Roll the policy of a checkpoint out in the environment it was trained for, and return the results.
+
+    Args: those of `diffpolicy.config.commands.EvaluateConfig`.
+
+    Returns:
+        The contents of evaluation.json: metrics with 95% intervals, settings, versions, one result per episode.
+        With `out` they are written there, beside plots, videos and report.html.
+
+    Raises:
+        FileExistsError: `out` holds an evaluation and `overwrite` is off.
+        ValueError: settings that the policy cannot use, or a checkpoint that was trained without an environment.
+    """
+    settings = {**locals(), "execution": _execution(execution)}
+    result_file = Path(out) / "evaluation.json" if out is not None else None
+    if result_file is not None and result_file.exists() and not overwrite:
+        raise FileExistsError(explain(f"{result_file} exists", cure="choose another out, or overwrite=true"))
+    resets = episode_resets(seeds, episodes)
+    bound = Execution(**plain(settings["execution"]))
+    policy = load_policy(
+        checkpoint, solver, steps, grid, dict(solver_options or {}) or None, action_horizon, weights,
+        pick_device(device), INFERENCE_BLOCK, execution=bound,
+    )  # fmt: skip
+    saved = checkpoints.read(checkpoint)
+    config = load_config(saved.config)
+    require(config.env.id, f"{checkpoint} was trained without an environment", cure="train with env.id=…")
+    other = json.loads(Path(compare_to).read_text()) if compare_to else None
+    check_comparison(other, seeds, resets, config.env)
+
+    began = time.monotonic()
+    make_env = environment(config.env.id, config.env.options)
+    rolled_out = rollout(policy, make_env, resets, envs=envs, workers=workers, progress=True)
+    measured = {
+        "network_calls": policy.calls,
+        "minutes": (time.monotonic() - began) / 60,
+        "checkpoint": {"step": saved.step, "sha256": saved.sha256, "config": plain(config)},
+    }
+    recorded = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    recorded |= {"execution": plain(settings["execution"]), "sampler": policy.actor.sampler}
+    result = evaluation(rolled_out, recorded, measured)
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        write_report(Path(out), result, other, policy, config, resets, rolled_out, videos, checkpoint)
+    if modes:
+        from diffpolicy.evaluation.mode_coverage import measure_modes
+
+        buffer = load_buffer(_dataset(config))
+        folder = None if out is None else Path(out)
+        result["modes"] = measure_modes(policy, config.env, buffer, resets, rolled_out, folder, workers)
+    if result_file is not None:
+        write_json(result_file, result)
+    return result
+
+
+def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionConfig:
+    return given if isinstance(given, ExecutionConfig) else typed(ExecutionConfig, given or {}, "execution")
+
+
+def _train_images(config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
+    require(config.dataset.path is None, f"dataset.path={config.dataset.path}", cure="MNIST is found by data_root")
+    digits, held_out = (load_mnist(split, config.data_root).to(device) for split in ("train", "test"))
+    torch.manual_seed(config.seed)
+    record = replace(config, found=FoundInData(kind="images"))
+    generator = build_generator(record)
+    batches = BatchSampler(len(digits), config.training.batch_size, config.seed, device)
+    rows = ranks.rows(config.training.batch_size)
+
+    def batch_at(step: int) -> dict[str, torch.Tensor]:
+        return digits.batch(batches[step][rows])
+
+    def validation() -> dict[str, torch.Tensor]:
+        return held_out.batch(torch.arange(VALIDATION_SAMPLES, device=device))
+
+    _say(config, ranks, device, generator, f"{len(digits)} images")
+    return _train(config, ranks, device, generator, batch_at, record, validation=validation)
+
+
+def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
+    windows = load_windows(_dataset(config), **vars(config.policy), data_root=config.data_root, device=device)
+    torch.manual_seed(config.seed)
+    record = replace(config, found=_found(config, windows))
+    if config.env.id:
+        check_fit(config, windows.train, record.found.observation)
+    begins = not config.resume or checkpoints.latest(Path(config.run_dir) / "checkpoints") is None
+    model = build_actor(record, windows.train.obs_dim, windows.train.action_dim, begins=begins)
+    batch = functools.partial(_batch, windows)
+    if isinstance(model, NearestActor):
+        every = torch.arange(len(windows.train), device=device)
+        model.remember(batch(windows.train.batch(part)) for part in every.split(4096))
+    _say(config, ranks, device, model, f"{len(windows.train)} windows")
+    shard = (ranks.rank, ranks.world)
+    stream = _dataset(config).stream
+    with open_batches(windows, config.training.batch_size, config.seed, stream, shard, device) as raw_batch_at:
+        return _train(
+            config,
+            ranks,
+            device,
+            model,
+            lambda step: batch(raw_batch_at(step)),
+            record,
+            extras={"normalizer": windows.normalizer.to_tensors()},
+            validation=_validation(windows, batch, record, device),
+            evaluate=_evaluation(windows, record, ranks) if config.env.id else None,
+        )
+
+
+def _train(
+    config: RunConfig,
+    ranks: Ranks,
+    device: torch.device,
+    model: torch.nn.Module,
+    batch_at: Callable[[int], Mapping[str, torch.Tensor]],
+    record: RunConfig,
+    **watched: Any,
+) -> Path:
+    return train(
+        model,
+        lambda model, batch, generator: model.loss(batch, generator),
+        batch_at,
+        config.training,
+        Path(config.run_dir),
+        seed=config.seed,
+        record=plain(record),
+        device=device,
+        speed=config.speed,
+        ranks=ranks,
+        resume=config.resume,
+        max_minutes=config.max_minutes,
+        **watched,
+    )
+
+
+def _dataset(config: RunConfig) -> DatasetConfig:
+    seen, data = config.observation, config.dataset
+    return DatasetConfig(
+        name=data.name, obs=seen.mode or "keypoints", path=data.path, obs_keys=seen.vectors,
+        action_key=data.action_key, image_keys=seen.images if data.name == "zarr" else [], stream=data.stream,
+        episodes=data.episodes, seed=data.seed, validation=data.validation, mirror="mirror" in data.transforms,
+        align="align" in data.transforms, pace=data.time_to_success, normalize=data.normalize,
+    )  # fmt: skip
+
+
+def _found(config: RunConfig, windows: Windows) -> FoundInData:
+    cameras = windows.train.image_shapes if isinstance(windows.train, ImageWindows) else {}
+    observation = {key: {"kind": "image", "shape": list(shape)} for key, shape in cameras.items()}
+    remembers = takes("model", config.method, "windows")
+    return FoundInData(observation=observation, windows=len(windows.train) if remembers else None)
+
+
+def _batch(windows: Windows, raw: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch as models take it: normalized actions as "data", normalized observations as "cond"."""
+    obs, action = (windows.normalizer.normalize(key, raw[key]) for key in ("obs", "action"))
+    others = {name: values for name, values in raw.items() if name not in ("obs", "action")}
+    return {"data": action, "cond": obs.flatten(1), **others}
+
+
+def _validation(
+    windows: Windows, batch: Callable[..., Any], record: RunConfig, device: torch.device
+) -> Callable[[], Mapping[str, torch.Tensor]] | None:
+    held_out = windows.validation
+    if held_out is None:
+        return None
+
+    @functools.cache  # images are read from disk once
+    def some() -> Mapping[str, torch.Tensor]:
+        count = min(len(held_out), VALIDATION_IMAGE_SAMPLES if record.observation.images else VALIDATION_SAMPLES)
+        return batch(held_out.batch(torch.linspace(0, len(held_out) - 1, count).long().to(device)))
+
+    return some
+
+
+def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[Any, int], dict[str, float]]:
+    make_env = environment(record.env.id, record.env.options)
+
+    def evaluate(averaged: Actor, step: int) -> dict[str, float]:
+        policy = Policy(
+            averaged, windows.normalizer, **vars(record.policy), block=INFERENCE_BLOCK, cameras=observed_by(record)
+        )
+        resets = ranks.deal(episode_resets(VALIDATION_SEED, record.evaluation_episodes))
+        workers = record.evaluation_workers if ranks.world == 1 else 0  # the ranks are workers already
+        episodes = rollout(policy, make_env, resets, workers=workers) if resets else []
+        found = ranks.collect([episode.row() for episode in episodes])
+        return {name: value["mean"] for name, value in summarize(found).items()}
+
+    return evaluate
+
+
+def _say(config: RunConfig, ranks: Ranks, device: torch.device, model: torch.nn.Module, data: str) -> None:
+    if ranks.writes:
+        million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        print(f"{data}, {million:.1f} million parameters, on {ranks.world} × {device.type}, into {config.run_dir}")

@@ -1,0 +1,191 @@
+"""Settings of the commands other than `train`, whose settings are a `RunConfig`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffpolicy.config.schema import MISSING, any_key, path_to, plain
+from diffpolicy.config.sections import EnvConfig, ExecutionConfig
+
+REPORT_SEED = 200_000
+"""First of the test seeds, which are never used for checkpoint selection."""
+
+
+@dataclass
+class EvaluateConfig:
+    """Settings of an evaluation.
+
+    Args:
+        checkpoint: folder of a checkpoint, such as RUN/checkpoints/best.
+        out: folder for the results.
+        episodes: number of episodes.
+        seeds: first of consecutive seeds, or the name of a set of seeds that the task has, such as "paper".
+        solver: solver of the sampler; None keeps the training's.
+        steps: steps of the sampler; None keeps the training's.
+        grid: time grid of the sampler; None keeps the training's.
+        solver_options: keyword arguments of the solver.
+        action_horizon: T_a, actions executed per chunk; None keeps the training's.
+        execution: how chunks are executed: noise, ensemble, warm_start, inpaint.
+        weights: "ema" (moving average) or "model" (last step).
+        device: "auto", "cpu", "cuda", ….
+        envs: environments side by side in each process; affects no result.
+        workers: processes that roll out; None chooses by the machine, 0 is this process; affects no result.
+        videos: number of successes and number of failures to film.
+        modes: also measure mode coverage beside the demonstrations, for tasks that declare modes.
+        compare_to: another evaluation.json, for the paired difference.
+        overwrite: replace results in `out`.
+    """
+
+    checkpoint: str = path_to(MISSING)
+    out: str = path_to(MISSING)
+    episodes: int = 50
+    seeds: Any = REPORT_SEED
+    solver: str | None = None
+    steps: int | None = None
+    grid: str | None = None
+    solver_options: dict[str, Any] = any_key()
+    action_horizon: int | None = None
+    execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
+    weights: str = "ema"
+    device: str = "auto"
+    envs: int = 64
+    workers: int | None = None
+    videos: int = 3
+    modes: bool = False
+    compare_to: str | None = path_to(None)
+    overwrite: bool = False
+
+
+@dataclass
+class RecordConfig:
+    """Settings of a recording by an environment's expert.
+
+    Args:
+        out: folder of the recording; one that was begun with the same settings is continued.
+        episodes: number of successful episodes; failures are left out.
+        seed: first seed; seeds are tried in order.
+        noise: standard deviation of the error with which the expert's actions are carried out, in action units. The
+            recording holds the actions it intended, so that it shows how to recover (Laskey et al. 2017, "DART").
+        starts: number of different initial states, each demonstrated again and again; None starts every episode anew.
+        steps_after_success: steps recorded beyond success, so that a demonstration does not end on the threshold.
+        workers: processes; the recording is the same for any number.
+        env: the environment.
+    """
+
+    out: str = path_to(MISSING)
+    episodes: int = 200
+    seed: int = 0
+    noise: float = 0.0
+    starts: int | None = None
+    steps_after_success: int = 0
+    workers: int = 1
+    env: EnvConfig = field(default_factory=EnvConfig)
+
+
+@dataclass
+class InspectConfig:
+    """Settings of a look at a data set; without a path the catalog of sources is listed.
+
+    Args:
+        path: a recording, or any data set in the replay-buffer layout; or the name of a source of the catalog.
+        verify: compare every file of a recording with its digest.
+        sheet: image file to draw trajectories into.
+        key: array to draw.
+    """
+
+    path: str | None = path_to(None)
+    verify: bool = False
+    sheet: str | None = path_to(None)
+    key: str = "action"
+
+
+@dataclass
+class ExportConfig:
+    """Settings of an export to ONNX.
+
+    Args:
+        checkpoint: folder of a checkpoint.
+        out: file to write.
+        what: "chunk", from noise and observations to actions, or "network" alone.
+        solver: solver of the sampler; None keeps the training's.
+        steps: steps of the sampler; None keeps the training's.
+        grid: time grid of the sampler; None keeps the training's.
+        solver_options: keyword arguments of the solver.
+        action_horizon: T_a; None keeps the training's.
+        weights: "ema" or "model".
+        tolerance: largest difference allowed between onnxruntime and torch, in normalized units.
+        overwrite: replace `out`.
+    """
+
+    checkpoint: str = path_to(MISSING)
+    out: str = path_to(MISSING)
+    what: str = "chunk"
+    solver: str | None = None
+    steps: int | None = None
+    grid: str | None = None
+    solver_options: dict[str, Any] = any_key()
+    action_horizon: int | None = None
+    weights: str = "ema"
+    tolerance: float | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class SampleConfig:
+    """Settings of drawing images from a trained generator.
+
+    Args:
+        checkpoint: folder of a checkpoint.
+        out: folder for the images.
+        guidance: scales w of classifier-free guidance, one panel each; 1 is none.
+        labels: which digits, one line of images each.
+        samples: images per label.
+        solver: solver of the sampler; None keeps the training's.
+        steps: steps of the sampler; None keeps the training's.
+        grid: time grid of the sampler; None keeps the training's.
+        solver_options: keyword arguments of the solver.
+        path: probability path to sample on, such as {name: ddpm, steps: 1000}; empty is the training's.
+        seed: of the noise.
+        weights: "ema" or "model".
+        precision: of the network, "float32" or "bfloat16".
+        device: "auto", "cpu", "cuda", ….
+        animation: also write the path from noise to images as an animation, for the last scale.
+        overwrite: replace results in `out`.
+    """
+
+    checkpoint: str = path_to(MISSING)
+    out: str = path_to(MISSING)
+    guidance: list[float] = field(default_factory=lambda: [1.0, 3.0, 5.0])
+    labels: list[int] = field(default_factory=lambda: list(range(10)))
+    samples: int = 10
+    solver: str | None = None
+    steps: int | None = None
+    grid: str | None = None
+    solver_options: dict[str, Any] = any_key()
+    path: dict[str, Any] = any_key()
+    seed: int = 0
+    weights: str = "ema"
+    precision: str = "float32"
+    device: str = "auto"
+    animation: bool = True
+    overwrite: bool = False
+
+
+@dataclass
+class GalleryConfig:
+    """Settings of drawing the gallery.
+
+    Args:
+        out: folder for the figures; None is docs/gallery, or gallery_small for a small one.
+        only: names of figures to draw anew, the others stay as they are; empty draws all.
+        seed: of everything random.
+        small: few samples and training steps: fast, and unfinished.
+        digits: checkpoint of a digit generator to draw digits from, rather than from a briefly trained one.
+    """
+
+    out: str | None = path_to(None)
+    only: list[str] = field(default_factory=list)
+    seed: int = 0
+    small: bool = False
+    digits: str | None = path_to(None)

@@ -1,0 +1,129 @@
+"""Settings as they are typed -> typed settings, from the command line or from Python."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffpolicy.config.run import RunConfig
+from diffpolicy.config.schema import NOT_TYPED, open_maps, paths
+from diffpolicy.util.names import unknown
+
+GROUPS = ("task", "method", "net", "encoder")
+"""Config groups of `train`, see configs/."""
+
+HYDRA = (
+    "hydra/job_logging=disabled",
+    "hydra/hydra_logging=disabled",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=.",
+    "hydra.sweep.subdir=.",
+    "hydra.output_subdir=null",
+    "hydra.job.chdir=false",
+)
+"""What every command tells hydra: leave folders and logging alone."""
+
+_OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[A-Za-z_][\w./@:-]*)(?P<rest>=.*|)", re.DOTALL)
+
+
+def compose(settings: Sequence[str] = (), name: str = "train", schema: type = RunConfig) -> Any:
+    """Return the settings that the command `name` has with these arguments, `["task=detour", "seed=1"]` for example.
+
+    Raises:
+        ValueError: an unknown setting, with the close ones, or a value of another type.
+    """
+    groups = GROUPS if name == "train" else ()
+    register(name, schema)
+    overrides = prepare(name, schema, groups, settings)
+    try:
+        with _configs():
+            return OmegaConf.to_object(hydra.compose(name, overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"{' '.join(settings)}: {error}") from None
+
+
+def register(name: str, schema: type) -> None:
+    """Make a schema known to hydra: as the config of the command, and for `train` as what its config builds on."""
+    ConfigStore.instance().store(name="train_schema" if name == "train" else name, node=schema)
+
+
+def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[str]) -> list[str]:
+    """Return the arguments for hydra: unknown keys refused, paths quoted, new keys allowed where any key may be.
+
+    Raises:
+        ValueError: an unknown key, with the close ones.
+    """
+    multirun = bool({"-m", "--multirun"} & set(settings))
+    known, open_, literal = _known(name, schema, groups, settings), open_maps(schema), paths(schema)
+    prepared = []
+    for argument in settings:
+        found = _OVERRIDE.fullmatch(argument)
+        if not found:
+            prepared.append(argument)
+            continue
+        sign, key, rest = found["sign"], found["key"].partition("@")[0], found["rest"]
+        below = key.rpartition(".")[0] in open_
+        if not (key.startswith(("hydra.", "hydra/")) or key in known or below):
+            raise ValueError(unknown("setting", key, sorted(known)))
+        if key in literal and rest:
+            rest = "=" + _quoted(rest[1:], multirun)
+        prepared.append(f"{'++' if below and not sign else sign}{found['key']}{rest}")
+    return prepared
+
+
+def _quoted(value: str, multirun: bool) -> str:
+    """A path as a quoted string of hydra's grammar, `~` expanded; in a sweep, commas separate several."""
+    if value == "null":
+        return value
+    parts = value.split(",") if multirun else [value]
+    return ",".join("'" + os.path.expanduser(part).replace("'", r"\'") + "'" for part in parts)
+
+
+def _known(name: str, schema: type, groups: Sequence[str], settings: Sequence[str]) -> set[str]:
+    """All settings that exist with the chosen groups."""
+    register(name, schema)
+    chosen = [one for one in settings if one.partition("=")[0] in groups and "," not in one]
+    try:
+        with _configs():
+            composed = hydra.compose(name, chosen)
+    except HydraException as error:
+        raise ValueError(_plain_message(error)) from None
+    keys = set(_keys(OmegaConf.to_container(composed)))
+    return {key for key in keys if key.partition(".")[0] not in NOT_TYPED} | set(groups)
+
+
+def _plain_message(error: HydraException) -> str:
+    text = str(error).strip()
+    missing = re.search(r"Could not find '(\w+)/([^']+)'\s*(?:Available options in '\w+':\s*(.*))?", text, re.DOTALL)
+    if not missing:
+        return text
+    return unknown(missing[1], missing[2], (missing[3] or "").split())
+
+
+@contextmanager
+def _configs() -> Iterator[None]:
+    """Our configs to compose from, inside a hydra job or outside."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_module("diffpolicy.configs", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    own = [f"{prefix}{key}" for key in node]
+    return own + [deep for key, value in node.items() for deep in _keys(value, f"{prefix}{key}.")]
