@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import diffpolicy.envs  # noqa: F401  registers the environments with gymnasium
 
 if TYPE_CHECKING:
-    from diffpolicy.policies import load_policy
+    from diffpolicy.api import evaluate_policy, train_policy
+    from diffpolicy.datasets import ReplayBuffer
+    from diffpolicy.evaluation import make_env, rollout
+    from diffpolicy.policies import Agent, load_policy
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_policy"]
+__all__ = [
+    "Agent",
+    "ReplayBuffer",
+    "__version__",
+    "evaluate_policy",
+    "load_policy",
+    "make_env",
+    "rollout",
+    "train_policy",
+]
+
+_HOMES = {
+    "Agent": "diffpolicy.policies",
+    "ReplayBuffer": "diffpolicy.datasets",
+    "evaluate_policy": "diffpolicy.api",
+    "load_policy": "diffpolicy.policies",
+    "make_env": "diffpolicy.evaluation",
+    "rollout": "diffpolicy.evaluation",
+    "train_policy": "diffpolicy.api",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use, so that the environments alone need no torch.
-    if name == "load_policy":
-        from diffpolicy.policies import load_policy
-
-        return load_policy
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
