@@ -3,42 +3,36 @@
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from typed import BIN, typed
 
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.recorder import digest, verify
 from diffpolicy.envs.experts.pucks import DONE
 from diffpolicy.envs.pushblocks import ZONES
-from diffpolicy.scripts.make_demos import demonstrate
+from diffpolicy.evaluation.record import demonstrate
 
-BIN = Path(sys.executable).parent
 DETOUR = "env.id=diffpolicy/Detour-v0"
 
 
 def _run(command, *arguments, cwd, status=0):
-    done = subprocess.run(
-        [BIN / f"diffpolicy-{command}", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout if status == 0 else done.stdout + done.stderr
+    return typed(command, *arguments, cwd=cwd, code=status)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    out = _run("make-demos", DETOUR, "episodes=6", "out=A", "seed=3", cwd=folder)
+    out = _run("record", DETOUR, "episodes=6", "out=A", "seed=3", cwd=folder)
     assert "6 episodes of 6 tried" in out and digest(folder / "A") in out
     return folder
 
 
 def test_the_same_for_any_number_of_workers_and_after_a_stop(made):
-    _run("make-demos", DETOUR, "episodes=2", "out=B", "seed=3", cwd=made)
-    _run("make-demos", DETOUR, "episodes=6", "out=B", "seed=3", "workers=2", cwd=made)
+    _run("record", DETOUR, "episodes=2", "out=B", "seed=3", cwd=made)
+    _run("record", DETOUR, "episodes=6", "out=B", "seed=3", "workers=2", cwd=made)
     assert digest(made / "A") == digest(made / "B")
     buffer = ReplayBuffer.open(made / "A")
     assert buffer["state"].shape[1:] == (4,) and buffer["action"].shape[1:] == (2,)
@@ -47,7 +41,7 @@ def test_the_same_for_any_number_of_workers_and_after_a_stop(made):
 
 
 def test_starts_are_demonstrated_again_and_again(made):
-    _run("make-demos", DETOUR, "episodes=6", "out=S", "seed=3", "starts=2", cwd=made)
+    _run("record", DETOUR, "episodes=6", "out=S", "seed=3", "starts=2", cwd=made)
     buffer = ReplayBuffer.open(made / "S")
     first = [buffer["state"][part][0].tolist() for part in buffer.episode_slices()]
     assert first[0] == first[2] == first[4] != first[1] == first[3] == first[5]
@@ -66,7 +60,7 @@ def test_lingering_goes_on_beyond_success():
 
 
 def test_killed_and_gone_on_with(made):
-    command = [BIN / "diffpolicy-make-demos", DETOUR, "episodes=1000", "out=K", "seed=3"]
+    command = [BIN / "diffpolicy", "record", DETOUR, "episodes=1000", "out=K", "seed=3"]
     process = subprocess.Popen(command, cwd=made, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     ends = made / "K" / "meta" / "episode_ends" / "c" / "0"
     while not ends.exists():
@@ -76,8 +70,8 @@ def test_killed_and_gone_on_with(made):
     process.wait()
     assert verify(made / "K") == []
     finished = ReplayBuffer.open(made / "K").n_episodes if (ends.parent.parent / "zarr.json").exists() else 0
-    _run("make-demos", DETOUR, f"episodes={finished + 2}", "out=K", "seed=3", cwd=made)
-    _run("make-demos", DETOUR, f"episodes={finished + 2}", "out=L", "seed=3", cwd=made)
+    _run("record", DETOUR, f"episodes={finished + 2}", "out=K", "seed=3", cwd=made)
+    _run("record", DETOUR, f"episodes={finished + 2}", "out=L", "seed=3", cwd=made)
     assert digest(made / "K") == digest(made / "L")
 
 
@@ -87,7 +81,7 @@ def test_killed_and_gone_on_with(made):
         (["env.id=diffpolicy/Detuor-v0"], ["'diffpolicy/Detuor-v0'", "diffpolicy/Detour-v0"]),
         ([DETOUR, "episodes=0"], ["episodes >= 1"]),
         ([DETOUR, "workers=-1"], ["workers >= 1"]),
-        ([DETOUR, "linger=-1"], ["linger", ">= 0"]),
+        ([DETOUR, "steps_after_success=-1"], ["linger", ">= 0"]),
         ([DETOUR, "env.options.obs_mode=state"], ["obs_mode"]),
         (["env.id=diffpolicy/PushT-v0", "env.options.block=ele"], ["'ele'", "tee, ell, plus"]),
         ([DETOUR, "out=A", "seed=4"], ["first_seed: 3 there, 4 now"]),
@@ -98,19 +92,19 @@ def test_bad_arguments_are_refused_before_any_work(made, arguments, says):
     (made / "file").touch()
     if not any(argument.startswith("out=") for argument in arguments):
         arguments = [*arguments, "out=NEW"]
-    error = _run("make-demos", *arguments, cwd=made, status=2)
+    error = _run("record", *arguments, cwd=made, status=2)
     assert all(word in error for word in says), error
     assert "Traceback" not in error and not (made / "NEW").exists()
 
 
 def test_inspecting(made):
-    card = _run("inspect-dataset", "A", "--sheet", "sheet.png", cwd=made)
+    card = _run("inspect", "A", "sheet=sheet.png", cwd=made)
     assert "A: 6 episodes" in card and "state (4,) float32" in card and digest(made / "A") in card
     assert (made / "sheet.png").stat().st_size > 10_000
-    assert "exists" in _run("inspect-dataset", "A", "--sheet", "sheet.png", cwd=made, status=2)
-    assert "as it was written" in _run("inspect-dataset", "A", "--verify", cwd=made)
+    assert "exists" in _run("inspect", "A", "sheet=sheet.png", cwd=made, status=2)
+    assert "as it was written" in _run("inspect", "A", "verify=true", cwd=made)
     shutil.copytree(made / "A", made / "D")
     chunk = made / "D" / "data" / "state" / "c" / "0" / "0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
-    assert "data/state/c/0/0 is not what was written" in _run("inspect-dataset", "D", "--verify", cwd=made, status=1)
-    assert "no recording at" in _run("inspect-dataset", "nowhere", "--verify", cwd=made, status=2)
+    assert "data/state/c/0/0 is not what was written" in _run("inspect", "D", "verify=true", cwd=made, status=1)
+    assert "no recording at" in _run("inspect", "nowhere", "verify=true", cwd=made, status=2)

@@ -37,7 +37,7 @@ def test_trained_resumed_and_rolled_out_by_the_commands(tmp_path, name):
         "workers=0",
         "out=A",
     )
-    assert f"3 episodes, {calls} network calls a chunk" in typed(*evaluate, cwd=tmp_path)
+    assert f"3 episodes, {calls} network calls per chunk" in typed(*evaluate, cwd=tmp_path)
     result = json.loads((tmp_path / "A/evaluation.json").read_text())
     make_env = environment("diffpolicy/Detour-v0", {})
     again = rollout(load_policy(last, block=32), make_env, episode_resets(200_000, 3), envs=3)
