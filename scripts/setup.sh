@@ -12,13 +12,13 @@ python_311() {
   return 1
 }
 
-# make_venv FOLDER WHAT: WHAT is a requirement of this checkout ('.' or '.[test]'), or 'envs' for the environments
+# make_venv FOLDER WHAT: WHAT is a requirement of this checkout ('.' or '.[test,docs]), or 'envs' for the environments
 # alone on pymunk 7. Does nothing where the folder was made from the same pyproject.toml and constraints.txt.
 make_venv() {
   local folder=$1 what=$2 stamp python
   stamp="$what $(cat pyproject.toml constraints.txt scripts/setup.sh | cksum)"
   # What the tests need includes what the demo needs, so the two do not undo each other.
-  grep -qxF -e "$stamp" -e ".[test] ${stamp#* }" "$folder/made-from" 2>/dev/null && return
+  grep -qxF -e "$stamp" -e ".[test,docs] ${stamp#* }" "$folder/made-from" 2>/dev/null && return
   echo "installing into $folder (once)"
   python=$(python_311)
   "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$folder"

@@ -27,6 +27,7 @@ def execute(name: str, command: ModuleType, arguments: Sequence[str]) -> None:
 
     With `-m` every combination is run; one that is refused does not keep the others from running.
     """
+    os.environ["MPLBACKEND"] = "agg"  # commands draw into files; a notebook's backend may not be importable here
     refused: list[str] = []
 
     def job(config: DictConfig) -> None:
@@ -82,7 +83,8 @@ def _positional(command: ModuleType, arguments: Sequence[str]) -> list[str]:
 def _hydra(name: str, job: Callable[[DictConfig], Any], overrides: Sequence[str]) -> None:
     """Hand over to hydra, which reads sys.argv; its own full-error switch leaves errors to us."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [f"diffpolicy {name}", *HYDRA, *overrides]
+    first = next((at for at, one in enumerate(overrides) if "=" in one and not one.startswith("-")), len(overrides))
+    sys.argv = [f"diffpolicy {name}", *overrides[:first], *HYDRA, *overrides[first:]]  # the user's own come last
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path="pkg://diffpolicy.configs", config_name=name)(_unset(job, full))()

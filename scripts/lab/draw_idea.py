@@ -1,6 +1,6 @@
 """Draw docs/images/idea.svg: observation history, sampled chunks, executed part.
 
-    python scripts/lab/draw_idea.py docs/images/idea.svg
+python scripts/lab/draw_idea.py docs/images/idea.svg
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ INK, MUTED, SEEN, DONE, REST = "#24292f", "#6e7781", "#0969da", "#1a7f37", "#b4c
 
 def draw() -> str:
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif">',
+        '<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" '
+        f'viewBox="0 0 {WIDTH} {HEIGHT}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="#ffffff"/>',
         _band(_x(0), _x(EXECUTED) - STEP / 2, "#dafbe1"),
         _text(_x(0) + EXECUTED * STEP / 2 - STEP / 2, 32, f"executed: T_a = {EXECUTED} actions", DONE),
@@ -70,7 +71,9 @@ def _line(points: np.ndarray, color: str, width: float, opacity: float) -> str:
 
 
 def _band(left: float, right: float, color: str) -> str:
-    return f'<rect x="{left - STEP / 2:.0f}" y="58" width="{right - left + STEP / 2:.0f}" height="170" fill="{color}"/>'
+    return (
+        f'<rect x="{left - STEP / 2:.0f}" y="58" width="{right - left + STEP / 2:.0f}" height="170" fill="{color}"/>'
+    )
 
 
 def _robot(x: float, y: float) -> str:
