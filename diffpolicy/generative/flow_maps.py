@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from diffpolicy.generative.objectives import entry
 from diffpolicy.generative.paths import LinearPath, Path
 from diffpolicy.generative.shapes import Generators, expand, rand, randn
+from diffpolicy.util.condition import select
 
 Net = Callable[..., Tensor]
 
@@ -80,7 +81,7 @@ class MeanFlowObjective:
         x, wanted = self.path.interpolate(data, noise, t), data - noise
         rows = spans.nonzero()[:, 0]
         if len(rows):
-            change = _rate(net, x[rows], t[rows], s[rows], None if cond is None else cond[rows], wanted[rows])
+            change = _rate(net, x[rows], t[rows], s[rows], select(cond, rows), wanted[rows])
             wanted[rows] += expand(s[rows] - t[rows], change) * change
         error = (net(x, t.to(x.dtype), cond, r=s.to(x.dtype)) - wanted).square().flatten(1).mean(1)
         return error / (error.detach() + _ADAPTIVE_FLOOR) ** self.power

@@ -22,7 +22,9 @@ from diffpolicy.generative.predictions import (
     data_gain,
     target,
 )
-from diffpolicy.generative.shapes import Generators, check_name, expand, for_whole_batch, rand, randn
+from diffpolicy.generative.shapes import Generators, check_name, for_whole_batch, rand, randn
+from diffpolicy.util import condition
+from diffpolicy.util.errors import explain
 
 
 def _low_discrepancy(u: Tensor, path: Path) -> Tensor:
@@ -128,19 +130,17 @@ class DenoisingObjective:
         data, cond = entry(batch, "data"), batch.get("cond")
         t, noise = _draw(data, self.times, self.path, generator)
         if self.condition_dropout:
-            cond = self._drop(net, cond, generator)
+            cond = self._drop(net, cond, generator, data)
         x = self.path.interpolate(data, noise, t)
         error = net(x, t.to(x.dtype), cond) - target(self.prediction, data, noise, t, self.path)
         return self.weight(t).to(data.dtype) * error.square().flatten(1).mean(1)
 
-    def _drop(self, net: Callable[..., Tensor], cond: Any, generator: Generators) -> Tensor:
-        if not isinstance(cond, Tensor):
-            raise ValueError(
-                f"condition_dropout={self.condition_dropout} needs batch['cond'] to be a tensor with one row "
-                f"per sample, got {type(cond).__name__}; set it to 0 for a network without condition"
-            )
-        u = rand(cond.shape[:1], generator, dtype=torch.float64, device=cond.device)
-        return torch.where(expand(u < self.condition_dropout, cond), net.null(cond), cond)
+    def _drop(self, net: Callable[..., Tensor], cond: Any, generator: Generators, like: Tensor) -> Any:
+        if cond is None:
+            given = f"condition_dropout={self.condition_dropout} without a batch['cond']"
+            raise ValueError(explain(given, cure="set it to 0 for a network without condition"))
+        u = rand(like.shape[:1], generator, dtype=torch.float64, device=like.device)
+        return condition.where(u < self.condition_dropout, net.null(cond), cond)
 
 
 @final

@@ -8,12 +8,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from diffpolicy.nets.base import Network
+from diffpolicy.nets.base import Network, check_vector, null_vector
 from diffpolicy.nets.embeddings import time_embedding
+from diffpolicy.util.condition import Condition
+from diffpolicy.util.errors import explain
 
 
 class MLP(Network):
-    """net(x, t, cond, r=None) for points: (B, D), (B,), (B, C) or None -> (B, out_dim). `r` is ignored.
+    """net(x, t, cond, r=None) for points: (B, D), (B,), a vector (B, C) or None -> (B, out_dim). `r` is ignored.
 
     Args:
         dim: D, numbers per point.
@@ -66,16 +68,13 @@ class MLP(Network):
             if weight.shape[1]:
                 nn.init.normal_(weight, std=gain / math.sqrt(weight.shape[1]))
 
-    def null(self, cond: Tensor) -> Tensor:
-        """The condition that stands for "none", (B, C): learned, when training drops conditions."""
-        if self.null_cond is None:
-            raise ValueError("this network was built without a condition (cond_dim=0): there is none to drop")
-        return self.null_cond.expand_as(cond)
+    def null(self, cond: Condition) -> Condition:
+        """Return the condition that stands for "none": learned, when training drops conditions."""
+        return null_vector(self.null_cond, cond)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
-        given = (tuple(x.shape), None if cond is None else tuple(cond.shape))
-        expected = ((len(x), self.dim), (len(x), self.cond_dim) if self.cond_dim else None)
-        if given != expected:
-            raise ValueError(f"x and cond have shapes {given}; this network takes {expected}")
-        parts = [x, self.time(t).to(x.dtype)] + ([] if cond is None else [cond])
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
+        if x.shape != (len(x), self.dim):
+            raise ValueError(explain(f"x has shape {tuple(x.shape)}", f"(B, {self.dim})"))
+        vector = check_vector(cond, x.shape[0], self.cond_dim)
+        parts = [x, self.time(t).to(x.dtype)] + ([] if vector is None else [vector])
         return self.layers(torch.cat(parts, dim=-1))

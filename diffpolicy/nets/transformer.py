@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpolicy.nets.base import Network
+from diffpolicy.nets.base import Network, check_trajectory, check_vector, null_vector
 from diffpolicy.nets.embeddings import time_embedding
+from diffpolicy.util.condition import Condition
+from diffpolicy.util.errors import explain
 
 
 class SelfAttention(nn.Module):
@@ -119,42 +121,27 @@ class ConditionalTransformer(Network):
         self.film = _zero(nn.Linear(features, 2 * width))
         self.out = _zero(nn.Linear(width, dim))
 
-    def null(self, cond: Tensor) -> Tensor:
-        """The condition that stands for "none", (B, C): learned, when training drops conditions."""
-        if self.null_cond is None:
-            raise ValueError("this network was built without a condition (cond_dim=0): there is none to drop")
-        return self.null_cond.expand_as(cond)
+    def null(self, cond: Condition) -> Condition:
+        """Return the condition that stands for "none": learned, when training drops conditions."""
+        return null_vector(self.null_cond, cond)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,), (B, C), (B,) -> (B, T, D)."""
-        self._check(x, t, cond, r)
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
+        """(B, T, D), (B,), a vector (B, C), (B,) -> (B, T, D)."""
+        check_trajectory(x, t, r, self.dim)
+        if x.shape[1] > self.horizon:
+            raise ValueError(explain(f"x has {x.shape[1]} steps", f"at most the horizon, {self.horizon}"))
+        vector = check_vector(cond, x.shape[0], self.cond_dim)
         features = self.time(t)
         if self.span is not None:
             features = features + self.span(torch.zeros_like(t) if r is None else r - t)
-        if cond is not None:
-            features = features + self.cond(cond)
+        if vector is not None:
+            features = features + self.cond(vector)
         features = F.silu(features)
         h = self.token(x) + self.position[: x.shape[1]]
         for block in self.blocks:
             h = block(h, features)
         scale, shift = self.film(features)[:, None].chunk(2, dim=-1)
         return self.out(_modulated(self.norm(h), scale, shift)).to(t.dtype)
-
-    def _check(self, x: Tensor, t: Tensor, cond: Tensor | None, r: Tensor | None) -> None:
-        if x.ndim != 3 or x.shape[2] != self.dim or x.shape[1] > self.horizon:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; this network takes (B, T, {self.dim}) with T up to its horizon, "
-                f"{self.horizon}"
-            )
-        for name, times in {"t": t, "r": t if r is None else r}.items():
-            if times.shape != x.shape[:1]:
-                raise ValueError(
-                    f"{name} has shape {tuple(times.shape)}; expected ({x.shape[0]},), one time per row of x"
-                )
-        given = None if cond is None else tuple(cond.shape)
-        expected = (x.shape[0], self.cond_dim) if self.cond_dim else None
-        if given != expected:
-            raise ValueError(f"cond has shape {given}; this network takes {expected}")
 
 
 def _norm(width: int) -> nn.LayerNorm:

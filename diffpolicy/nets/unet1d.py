@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpolicy.nets.base import Freezable, Fusable, Network
+from diffpolicy.nets.base import Freezable, Fusable, Network, check_trajectory, check_vector, null_vector
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
+from diffpolicy.util.condition import Condition
 
 _TIMES = 1024  # different times whose FiLM is kept; a solver's grid has tens
 # For one row a product reads its matrix once: what counts is how it lies in memory and which kernel reads it, so both
@@ -233,19 +234,18 @@ class ConditionalUnet1D(Network, Fusable, Freezable):
         """
         self._frozen = _Frozen(self, shape)
 
-    def null(self, cond: Tensor) -> Tensor:
-        """The condition that stands for "none", (B, C): learned, when training drops conditions."""
-        if self.null_cond is None:
-            raise ValueError("this network was built without a condition (cond_dim=0): there is none to drop")
-        return self.null_cond.expand_as(cond)
+    def null(self, cond: Condition) -> Condition:
+        """Return the condition that stands for "none": learned, when training drops conditions."""
+        return null_vector(self.null_cond, cond)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,), (B, C), (B,) -> (B, T, D)."""
-        self._check(x, t, cond)
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
+        """(B, T, D), (B,), a vector (B, C), (B,) -> (B, T, D)."""
+        check_trajectory(x, t, r, self.dim)
+        vector = check_vector(cond, x.shape[0], self.cond_dim)
         if self._frozen is not None:
-            return self._frozen(x, t, cond, r).to(t.dtype)
+            return self._frozen(x, t, vector, r).to(t.dtype)
         features = self.time_features(t, r)
-        features = F.mish(features if cond is None else torch.cat([features, cond.to(features.dtype)], dim=-1))
+        features = F.mish(features if vector is None else torch.cat([features, vector.to(features.dtype)], dim=-1))
         return self._trunk(x, (block.film(features) for block in self._blocks)).to(t.dtype)
 
     def time_features(self, t: Tensor, r: Tensor | None) -> Tensor:
@@ -271,13 +271,3 @@ class ConditionalUnet1D(Network, Fusable, Freezable):
         for level, upsample in zip(self.up, self.upsample, strict=True):
             x = upsample(level(torch.cat([x, skips.pop()], dim=-1), films))
         return self.out(self.head(x))[:, :horizon]
-
-    def _check(self, x: Tensor, t: Tensor, cond: Tensor | None) -> None:
-        if x.ndim != 3 or x.shape[2] != self.dim:
-            raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (B, T, {self.dim})")
-        if t.shape != x.shape[:1]:
-            raise ValueError(f"t has shape {tuple(t.shape)}; expected ({x.shape[0]},), one time per row of x")
-        given = None if cond is None else tuple(cond.shape)
-        expected = (x.shape[0], self.cond_dim) if self.cond_dim else None
-        if given != expected:
-            raise ValueError(f"cond has shape {given}; this network takes {expected}")

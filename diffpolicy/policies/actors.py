@@ -29,6 +29,7 @@ from diffpolicy.generative.method import Method
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.policies.execution import FROM_NOISE, Plan
 from diffpolicy.registry import build
+from diffpolicy.util.condition import Condition
 
 
 class Actor(ABC, nn.Module):
@@ -158,7 +159,7 @@ class GenerativeActor(NetworkActor):
         self.method.configure(solver, steps, grid, options)
 
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
-        return self.method.loss(self.net, batch, generator)
+        return self.method.loss(self.net, {**batch, "cond": Condition(batch["cond"])}, generator)
 
     def act(self, cond: Tensor, generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE) -> Tensor:
         method, shape = self.method, (len(cond), *self.shape)
@@ -166,7 +167,7 @@ class GenerativeActor(NetworkActor):
             shape, method.times, method.sampling_path, generators, dtype=cond.dtype, device=cond.device
         )
         hold = None if plan.held is None else functools.partial(Inpaint, known=plan.expected, mask=plan.held)
-        x, self.calls = method.draw(method.field(self.net, hold), x, cond, generators, times=times)
+        x, self.calls = method.draw(method.field(self.net, hold), x, Condition(cond), generators, times=times)
         return x
 
 
@@ -200,4 +201,4 @@ class RegressionActor(NetworkActor):
 
     def _mean(self, cond: Tensor) -> Tensor:
         x = torch.zeros((len(cond), *self.shape), dtype=cond.dtype, device=cond.device)
-        return self.net(x, torch.zeros(len(cond), dtype=cond.dtype, device=cond.device), cond)
+        return self.net(x, torch.zeros(len(cond), dtype=cond.dtype, device=cond.device), Condition(cond))

@@ -46,6 +46,7 @@ from diffpolicy.policies.actors import GenerativeActor
 from diffpolicy.policies.build import load_policy
 from diffpolicy.policies.few_step import FlowMapActor
 from diffpolicy.policies.policy import Policy
+from diffpolicy.util.condition import Condition
 
 OPSET = 18
 # A chunk's is wider: where a sampler starts, the estimate of the data from a noise prediction divides by α, 5e-4 in
@@ -142,7 +143,8 @@ class _Network(nn.Module):
                     setattr(module, name, _Conv1d(child))
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, **later: Tensor) -> Tensor:
-        return self.net(x, t.expand(x.shape[0]), cond, **{name: r.expand(x.shape[0]) for name, r in later.items()})
+        later = {name: r.expand(x.shape[0]) for name, r in later.items()}
+        return self.net(x, t.expand(x.shape[0]), Condition(cond), **later)
 
 
 class _Conv1d(nn.Module):
@@ -280,7 +282,8 @@ def _cases(policy: Policy, what: str) -> Iterator[tuple[dict[str, np.ndarray], d
         given = _inputs(policy, what, rows, generator)
         if what == "network":
             with torch.no_grad():
-                yield given, {"output": policy.actor.net(*map(torch.from_numpy, given.values())).numpy()}
+                x, t, cond = map(torch.from_numpy, given.values())
+                yield given, {"output": policy.actor.net(x, t, Condition(cond)).numpy()}
             continue
         policy.reset(seeds=range(rows))
         generators = [policy._next_generator(slot) for slot in range(rows)]

@@ -15,6 +15,7 @@ from diffpolicy.generative.shapes import Generators, randn
 from diffpolicy.policies.actors import NetworkActor, refuse_solver
 from diffpolicy.policies.execution import FROM_NOISE, Plan
 from diffpolicy.registry import build
+from diffpolicy.util.condition import Condition
 
 
 @final
@@ -66,13 +67,13 @@ class FlowMapActor(NetworkActor):
             self.times = time_grid("uniform", steps, self.path)
 
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
-        return self.objective(self.net, batch, generator)
+        return self.objective(self.net, {**batch, "cond": Condition(batch["cond"])}, generator)
 
     def act(self, cond: Tensor, generators: Sequence[torch.Generator], plan: Plan = FROM_NOISE) -> Tensor:
         shape = (len(cond), *self.shape)
         x, times = plan.begin(shape, self.times, self.path, generators, dtype=cond.dtype, device=cond.device)
         flow = AverageVelocity(self.net)
-        x = sample(flow, x, times, cond)
+        x = sample(flow, x, times, Condition(cond))
         self.calls = flow.calls
         return x
 
@@ -111,7 +112,7 @@ class TwoStepActor(NetworkActor):
         noise = randn(data.shape, generator, dtype=data.dtype, device=data.device)
         x = torch.cat([torch.zeros_like(data), data + (1 - self.time) * noise])
         t = torch.cat([data.new_zeros(len(data)), data.new_full((len(data),), self.time)])
-        answers = self.net(x, t, torch.cat([cond, cond]))
+        answers = self.net(x, t, Condition(torch.cat([cond, cond])))
         errors = functional.mse_loss(answers, torch.cat([data, data]), reduction="none").flatten(1).mean(1)
         first, second = errors.chunk(2)
         return first / self.time**2 + second / (1 - self.time) ** 2
@@ -121,5 +122,5 @@ class TwoStepActor(NetworkActor):
         self.calls = 2
         x = torch.zeros((len(cond), *self.shape), dtype=cond.dtype, device=cond.device)
         for time in (0.0, self.time):
-            x = self.net(x, cond.new_full((len(cond),), time), cond)
+            x = self.net(x, cond.new_full((len(cond),), time), Condition(cond))
         return x

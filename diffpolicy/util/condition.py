@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,26 @@ class Condition(NamedTuple):
     def rows(self, index: slice | Sequence[int] | Tensor) -> Condition:
         """Return the samples of `index` (a slice, a list or a tensor of row numbers)."""
         return self.map(lambda part: part[index])
+
+
+def select(cond: Any, index: slice | Sequence[int] | Tensor) -> Any:
+    """Return the samples of `index` of a condition of any form: a `Condition`, a tensor (B, ...) or None."""
+    if cond is None:
+        return None
+    return cond.rows(index) if isinstance(cond, Condition) else cond[index]
+
+
+def where(mask: Tensor, one: Any, other: Any) -> Any:
+    """Return a condition with the samples of `one` where `mask` (B,) is true, and those of `other` elsewhere.
+
+    Args:
+        mask: (B,) boolean.
+        one: a `Condition`, or a tensor (B, ...).
+        other: a condition of the same form.
+    """
+    if isinstance(one, Condition):
+        return Condition(*(None if a is None else where(mask, a, b) for a, b in zip(one, other, strict=True)))
+    return torch.where(mask.reshape(-1, *[1] * (one.ndim - 1)), one, other)
 
 
 def concat(conditions: list[Condition]) -> Condition:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.nets.embeddings import time_embedding
+from diffpolicy.util.condition import Condition
 
 
 def _conv_block(c_in: int, c_out: int, kernel: int, groups: int) -> nn.Sequential:
@@ -71,9 +72,9 @@ class Conv1dUnet(nn.Module):
         self.head = _conv_block(widths[0], widths[0], kernel, groups)
         self.out = nn.Conv1d(widths[0], dim, 1)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """(B, T, D), (B,), (B, C) -> (B, T, D)."""
-        features = torch.cat([self.time(t), cond], dim=-1)
+        features = torch.cat([self.time(t), cond.vector], dim=-1)
         x, skips = x.transpose(1, 2), []
         for depth, level in enumerate(self.down):
             x = level(x, features)

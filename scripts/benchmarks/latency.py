@@ -15,6 +15,7 @@ from torch import Tensor
 from diffpolicy.policies.actors import GenerativeActor
 from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
 from diffpolicy.scripts.benchmarks.paired import paired, seconds
+from diffpolicy.util.condition import Condition
 
 DIM, COND, HORIZON = 2, 40, 16
 WIDTHS = {"64/128/256": (64, 128, 256), "256/512/1024": (256, 512, 1024)}
@@ -41,7 +42,7 @@ def _theirs(net: Conv1dUnet, steps: int, cond: Tensor) -> Callable[[], None]:
     def chunk() -> None:
         x = torch.randn(1, HORIZON, DIM, generator=generator)
         for k in scheduler.timesteps:
-            x = scheduler.step(net(x, k[None] / TRAINED, cond), k, x).prev_sample
+            x = scheduler.step(net(x, k[None] / TRAINED, Condition(cond)), k, x).prev_sample
 
     return chunk
 

@@ -18,6 +18,7 @@ from diffpolicy.scripts.benchmarks.paired import paired
 from diffpolicy.training.average import Average
 from diffpolicy.training.loop import Batch, Loss, TrainConfig
 from diffpolicy.training.speed import Speed, choose
+from diffpolicy.util.condition import Condition
 
 DIM, COND, HORIZON, BATCH = 2, 40, 16, 256
 CASES = {"64/128/256": (64, 128, 256), "256/512/1024": (256, 512, 1024)}
@@ -36,7 +37,7 @@ class Denoiser(nn.Module):
         self.batch = {"data": torch.randn(BATCH, HORIZON, DIM), "cond": torch.randn(BATCH, COND)}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        return self._objective(self.net, batch, generator)
+        return self._objective(self.net, {**batch, "cond": Condition(batch["cond"])}, generator)
 
 
 def optimisation(model: nn.Module, loss: Loss, batch: Batch, speed: Speed) -> Callable[[], None]:

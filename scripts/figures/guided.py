@@ -20,6 +20,7 @@ from diffpolicy.nets import MLP
 from diffpolicy.scripts.figures.learn import Attenuated, learn
 from diffpolicy.scripts.figures.paths import mixture, rows
 from diffpolicy.scripts.figures.style import CYCLE, Exhibit, Settings, canvas, cloud, plane, shade
+from diffpolicy.util.condition import Condition
 
 _CLASSES = 3
 
@@ -36,7 +37,7 @@ class Labelled(nn.Module):
         return torch.full_like(cond, self.classes)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, r: Tensor | None = None) -> Tensor:
-        return self.net(x, t, F.one_hot(cond, self.classes + 1).to(x.dtype))
+        return self.net(x, t, Condition(F.one_hot(cond, self.classes + 1).to(x.dtype)))
 
 
 def guidance_on_points(settings: Settings) -> Figure:

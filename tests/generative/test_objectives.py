@@ -10,6 +10,7 @@ from diffpolicy.generative.objectives import ROWS, TIMES, WEIGHTINGS, DenoisingO
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
 from diffpolicy.generative.predictions import PREDICTIONS, Estimate, target, velocity
 from diffpolicy.generative.shapes import expand, rand, randn
+from diffpolicy.util.condition import Condition
 
 PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100)]
 
@@ -179,6 +180,23 @@ def test_condition_dropout(cond):
         assert float(dropped.any(1).double().mean()) == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 2000))
 
 
+def test_a_condition_is_dropped_as_its_vector_would_be():
+    batch = {"data": torch.zeros(50, 1), "cond": torch.ones(50, 3)}
+    tokens, mask = torch.randn(50, 4, 2), torch.rand(50, 4) < 0.5
+    objective, plain, whole = (
+        DenoisingObjective(LinearPath(), "velocity", condition_dropout=0.5),
+        Recorder(),
+        Recorder(),
+    )
+    objective(plain, batch, gen())
+    whole.null = lambda cond: Condition(-torch.ones_like(cond.vector), -cond.tokens, ~cond.mask)
+    objective(whole, batch | {"cond": Condition(batch["cond"], tokens, mask)}, gen())
+    dropped = plain.cond[:, 0] == -1
+    assert 10 < dropped.sum() < 40 and torch.equal(whole.cond.vector, plain.cond)
+    assert torch.equal(whole.cond.tokens, torch.where(dropped[:, None, None], -tokens, tokens))
+    assert torch.equal(whole.cond.mask, mask ^ dropped[:, None])
+
+
 def test_gradients_flow():
     weight = torch.zeros(2, requires_grad=True)
     loss = DenoisingObjective(LinearPath(), "velocity")(lambda x, t, c: x * weight, {"data": data().float()}, gen())
@@ -216,5 +234,5 @@ def test_other_refusals():
         DenoisingObjective(LinearPath(), **ROWS["ddpm_simple"])
     with pytest.raises(ValueError, match=r"needs 'data' .* has \['action'\]"):
         DenoisingObjective(LinearPath(), "noise")(Recorder(), {"action": data()}, gen())
-    with pytest.raises(ValueError, match="needs batch\\['cond'\\] to be a tensor"):
+    with pytest.raises(ValueError, match=r"condition_dropout=0.1 without a batch"):
         DenoisingObjective(LinearPath(), "noise", condition_dropout=0.1)(Recorder(), {"data": data()}, gen())

@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from diffpolicy.nets import MLP
+from diffpolicy.util.condition import Condition
 
 
 def test_shapes_with_and_without_a_condition():
     x, t = torch.randn(5, 2), torch.rand(5)
     assert MLP(dim=2)(x, t).shape == (5, 2)
     assert MLP(dim=2, out_dim=3)(x, t).shape == (5, 3)
-    assert MLP(dim=2, cond_dim=4, out_dim=1)(x, t, torch.randn(5, 4)).shape == (5, 1)
+    assert MLP(dim=2, cond_dim=4, out_dim=1)(x, t, Condition(torch.randn(5, 4))).shape == (5, 1)
     with pytest.raises(ValueError, match="out_dim=0"):
         MLP(dim=2, out_dim=0)
 

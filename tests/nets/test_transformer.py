@@ -12,6 +12,7 @@ from diffpolicy.nets import ConditionalTransformer, ConditionalUnet1D
 from diffpolicy.nets.transformer import Block, SelfAttention
 from diffpolicy.policies import build_actor
 from diffpolicy.registry import build
+from diffpolicy.util.condition import Condition
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "features": 24, "time_features": 8}
 CONFIG = {
@@ -35,7 +36,8 @@ def _inputs(rows=4, horizon=8, dtype=torch.float32):
     generator = torch.Generator().manual_seed(1)
     x, cond = torch.randn(rows, horizon, 2, generator=generator), torch.randn(rows, 3, generator=generator)
     t, r = torch.rand(2, rows, generator=generator)
-    return tuple(tensor.to(dtype) for tensor in (x, t, cond, r))
+    x, t, cond, r = (tensor.to(dtype) for tensor in (x, t, cond, r))
+    return x, t, Condition(cond), r
 
 
 def test_attention_is_torchs():
@@ -101,12 +103,14 @@ def test_steps_are_told_apart_by_their_position_alone():
 def test_condition_and_time_matter_and_null_is_learned():
     net, (x, t, cond, _) = _net(), _inputs()
     base = net(x, t, cond)
-    assert not torch.allclose(base, net(x, 1 - t, cond)) and not torch.allclose(base, net(x, t, cond + 1))
+    assert not torch.allclose(base, net(x, 1 - t, cond)) and not torch.allclose(
+        base, net(x, t, cond.map(lambda part: part + 1))
+    )
     null = net.null(cond)
-    assert torch.equal(null, net.null_cond.expand(4, 3))
+    assert torch.equal(null.vector, net.null_cond.expand(4, 3))
     net(x, t, null).square().sum().backward()
     assert net.null_cond.grad.abs().min() > 0
-    with pytest.raises(ValueError, match="without a condition"):
+    with pytest.raises(ValueError, match="no condition to drop"):
         ConditionalTransformer(2, **SMALL).null(cond)
 
 
@@ -213,7 +217,7 @@ def test_errors_name_both_sides():
     net, (x, t, cond, r) = _net(two_times=True), _inputs(2)
     with pytest.raises(ValueError, match=r"\(2, 8, 5\).*\(B, T, 2\)"):
         net(torch.randn(2, 8, 5), t, cond)
-    with pytest.raises(ValueError, match=r"\(2, 17, 2\).*horizon, 16"):
+    with pytest.raises(ValueError, match=r"17 steps.*horizon, 16"):
         net(torch.randn(2, 17, 2), t, cond)
     with pytest.raises(ValueError, match=r"t has shape \(3,\).*\(2,\)"):
         net(x, torch.rand(3), cond)
@@ -222,7 +226,7 @@ def test_errors_name_both_sides():
     with pytest.raises(ValueError, match=r"None.*\(2, 3\)"):
         net(x, t)
     with pytest.raises(ValueError, match=r"\(2, 4\).*\(2, 3\)"):
-        net(x, t, torch.randn(2, 4))
+        net(x, t, Condition(torch.randn(2, 4)))
     with pytest.raises(ValueError, match="width of 16 cannot be split into 3 heads"):
         ConditionalTransformer(2, width=16, heads=3)
     with pytest.raises(ValueError, match="positive.*'layers': 0"):

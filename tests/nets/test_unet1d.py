@@ -8,11 +8,16 @@ from net_checks import check_bfloat16_is_near, check_rows_keep_their_values
 from diffpolicy.nets import MLP, ConditionalUnet1D, temporal, unet1d
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
 from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
+from diffpolicy.util.condition import Condition
 
 
 def _sequence(length, channels=4, rows=3):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(rows, length, channels, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+def _shifted(cond):
+    return cond.map(lambda part: part + 1)
 
 
 def _channels_first(function, x):
@@ -74,7 +79,7 @@ def test_the_written_out_norm_and_its_gradient_are_torchs(modulated, monkeypatch
 def test_a_fused_network_gives_the_same_gradient():
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=3, widths=(16, 24), time_features=8)
-    x, t, cond = torch.randn(4, 8, 2), torch.rand(4), torch.randn(4, 3)
+    x, t, cond = torch.randn(4, 8, 2), torch.rand(4), Condition(torch.randn(4, 3))
     used = [parameter for name, parameter in net.named_parameters() if name != "null_cond"]
     plain = torch.autograd.grad(net(x, t, cond).square().sum(), used)
     net.fuse()
@@ -94,17 +99,17 @@ def test_size_at_the_published_shape():
 def test_any_horizon_and_action_dimension(horizon, dim):
     net = ConditionalUnet1D(dim, cond_dim=5, widths=(8, 16, 16), time_features=8)
     x = torch.randn(2, horizon, dim)
-    assert net(x, torch.rand(2), torch.randn(2, 5)).shape == x.shape
+    assert net(x, torch.rand(2), Condition(torch.randn(2, 5))).shape == x.shape
 
 
 def test_condition_time_and_null_matter():
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
-    x, t, cond = torch.randn(4, 8, 2), torch.rand(4), torch.randn(4, 3)
+    x, t, cond = torch.randn(4, 8, 2), torch.rand(4), Condition(torch.randn(4, 3))
     base = net(x, t, cond)
     assert not torch.allclose(base, net(x, 1 - t, cond))
-    assert not torch.allclose(base, net(x, t, cond + 1))
-    assert torch.equal(net(x, t, net.null(cond)), net(x, t, torch.zeros_like(cond)))  # at initialisation
+    assert not torch.allclose(base, net(x, t, _shifted(cond)))
+    assert torch.equal(net(x, t, net.null(cond)), net(x, t, cond.map(torch.zeros_like)))  # at initialisation
     torch.testing.assert_close(base, net(x, t, cond, r=torch.rand(4)))
 
 
@@ -112,14 +117,14 @@ def test_without_condition_and_with_fourier_time():
     net = ConditionalUnet1D(2, widths=(8, 16), time_features=8, time="fourier")
     x = torch.randn(2, 8, 2)
     assert net(x, torch.rand(2)).shape == x.shape
-    with pytest.raises(ValueError, match="without a condition"):
-        net.null(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="no condition to drop"):
+        net.null(Condition(torch.zeros(2, 3)))
 
 
 def test_bfloat16_is_near_float32():
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=3, widths=(32, 64), time_features=16)
-    x, t, cond = torch.randn(8, 16, 2), torch.rand(8), torch.randn(8, 3)
+    x, t, cond = torch.randn(8, 16, 2), torch.rand(8), Condition(torch.randn(8, 3))
     check_bfloat16_is_near(net, x, t, cond)
 
 
@@ -134,7 +139,7 @@ def test_a_row_does_not_depend_on_its_place_in_a_block(rows):
 def test_frozen_it_gives_the_same_numbers(cond_dim):
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=cond_dim, widths=(8, 16), time_features=8).double().requires_grad_(False)
-    x, cond = torch.randn(3, 7, 2).double(), torch.randn(3, 5).double() if cond_dim else None
+    x, cond = torch.randn(3, 7, 2).double(), Condition(torch.randn(3, 5).double()) if cond_dim else None
     times = [torch.full((1,), at).double().expand(3) for at in (0.0, 0.3, 0.0)] + [torch.rand(3).double()]
     before = [net(x, t, cond) for t in times]
     keys = list(net.state_dict())
@@ -150,16 +155,16 @@ def test_compiled_for_acting_it_gives_the_same_numbers(monkeypatch):
     monkeypatch.setitem(unet1d._ACTING, "max_autotune", False)  # the search for kernels takes half a minute
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8).requires_grad_(False)
-    x, t, cond = torch.randn(2, 8, 2), torch.rand(2), torch.randn(2, 5)
-    other = net(x, t, cond + 1)
-    both, first = net(x, t, cond), net(x[:1], t[:1], cond[:1])
+    x, t, cond = torch.randn(2, 8, 2), torch.rand(2), Condition(torch.randn(2, 5))
+    other = net(x, t, _shifted(cond))
+    both, first = net(x, t, cond), net(x[:1], t[:1], cond.rows([0]))
     net.freeze((1, 8, 2))
     with torch.inference_mode():
-        found = net(x[:1], t[:1], cond[:1])
+        found = net(x[:1], t[:1], cond.rows([0]))
     torch.testing.assert_close(found, first, rtol=0, atol=1e-5)
     for row in (0, 1):  # another condition and another time, and no inference mode
         torch.testing.assert_close(
-            net(x[row:][:1], t[row:][:1], cond[row:][:1] + 1), other[row:][:1], rtol=0, atol=1e-5
+            net(x[row:][:1], t[row:][:1], _shifted(cond.rows([row]))), other[row:][:1], rtol=0, atol=1e-5
         )
     torch.testing.assert_close(net(x, t, cond), both, rtol=0, atol=1e-5)
 
@@ -169,7 +174,7 @@ def test_the_peer_of_the_benchmarks_is_the_same_network():
     net = ConditionalUnet1D(2, 5, widths=(8, 16, 24), time_features=8)
     peer = Conv1dUnet(2, 5, widths=(8, 16, 24), time_features=8)
     peer.copy_from(net)
-    x, t, cond = torch.randn(3, 16, 2), torch.rand(3), torch.randn(3, 5)
+    x, t, cond = torch.randn(3, 16, 2), torch.rand(3), Condition(torch.randn(3, 5))
     torch.testing.assert_close(peer(x, t, cond), net(x, t, cond), rtol=0, atol=1e-5)
     count = [sum(parameter.numel() for parameter in module.parameters()) for module in (peer, net)]
     assert count[0] == count[1] - 5  # the null condition
@@ -177,13 +182,17 @@ def test_the_peer_of_the_benchmarks_is_the_same_network():
 
 def test_errors_name_both_sides():
     net = ConditionalUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
-    x, t, cond = torch.randn(2, 8, 2), torch.rand(2), torch.randn(2, 3)
+    x, t, cond = torch.randn(2, 8, 2), torch.rand(2), Condition(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"\(2, 8, 5\).*\(B, T, 2\)"):
         net(torch.randn(2, 8, 5), t, cond)
     with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
         net(x, torch.rand(3), cond)
     with pytest.raises(ValueError, match=r"None.*\(2, 3\)"):
         net(x, t)
+    with pytest.raises(ValueError, match=r"t has shape \(2, 8\).*one time per sample"):
+        net(x, torch.rand(2, 8), cond)
+    with pytest.raises(TypeError, match=r"cond is a Tensor.*Condition\(vector\)"):
+        net(x, t, cond.vector)
     with pytest.raises(ValueError, match="10 channels cannot be split into 8 groups"):
         ConditionalUnet1D(2, widths=(10,))
     with pytest.raises(ValueError, match="even"):
@@ -192,14 +201,14 @@ def test_errors_name_both_sides():
         ConditionalUnet1D(2, kernel=4)
     with pytest.raises(ValueError, match="unknown time embedding 'sinus'"):
         ConditionalUnet1D(2, time="sinus")
-    with pytest.raises(ValueError, match=r"\(4, 3\).*\(4, 2\)"):
+    with pytest.raises(ValueError, match=r"\(4, 3\).*\(B, 2\)"):
         MLP(2)(torch.randn(4, 3), torch.rand(4))
 
 
 def test_two_times():
     torch.manual_seed(0)
     net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
-    x, cond = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 8, 2), (3, 5)))
+    x, cond = torch.randn(3, 8, 2).double(), Condition(torch.randn(3, 5).double())
     t, r = (torch.full((3,), value, dtype=torch.float64) for value in (0.2, 0.9))
     far, near = net(x, t, cond, r=r), net(x, t, cond)
     torch.testing.assert_close(net(x, t, cond, r=t), near, rtol=0, atol=0)
@@ -218,7 +227,7 @@ def test_the_forward_derivative_is_the_finite_difference(fused):
     net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
     if fused:
         net.fuse()
-    x, v, cond = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 8, 2), (3, 8, 2), (3, 5)))
+    x, v, cond = torch.randn(3, 8, 2).double(), torch.randn(3, 8, 2).double(), Condition(torch.randn(3, 5).double())
     t, r = (torch.full((3,), value, dtype=torch.float64) for value in (0.2, 0.9))
     with torch.no_grad(), torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual

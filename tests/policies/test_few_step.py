@@ -9,6 +9,7 @@ from diffpolicy import checkpoint, load_policy
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.policies import build_actor
 from diffpolicy.policies.execution import Execution
+from diffpolicy.util.condition import Condition
 
 CONFIG = {
     "policy": {"obs_horizon": 2, "horizon": 16, "action_horizon": 8},
@@ -125,7 +126,7 @@ def test_a_batch_without_spans_is_flow_matching(share):
     t = torch.rand(4, 3, generator=generator, dtype=torch.float64)[:, 1].float()
     noise = torch.randn(data.shape, generator=generator)
     x = (1 - t)[:, None, None] * noise + t[:, None, None] * data
-    by_hand = (actor.net(x, t, cond, r=t) - (data - noise)).square().mean((1, 2))
+    by_hand = (actor.net(x, t, Condition(cond), r=t) - (data - noise)).square().mean((1, 2))
     assert torch.allclose(loss, by_hand) == (share == 0)
 
 

@@ -13,6 +13,7 @@ from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.generative.shapes import randn
 from diffpolicy.policies import build_actor
 from diffpolicy.policies.onnx import ExportError, export_onnx
+from diffpolicy.util.condition import Condition
 
 T_O, T_A, D, A = 2, 8, 5, 2
 METHODS = {
@@ -101,7 +102,7 @@ def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, 
     for rows in (1, 3, 20):
         x, t, cond = torch.randn(rows, horizon, A), torch.rand(rows), torch.randn(rows, T_O * D)
         (output,) = session.run(["output"], {"x": x.numpy(), "t": t.numpy(), "cond": cond.numpy()})
-        torch.testing.assert_close(torch.from_numpy(output), net(x, t, cond), atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.from_numpy(output), net(x, t, Condition(cond)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
