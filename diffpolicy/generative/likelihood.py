@@ -10,7 +10,8 @@ from torch import Tensor
 from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.generative.predictions import Field, velocity
 from diffpolicy.generative.sampling import no_graph, time_grid
-from diffpolicy.generative.shapes import Generators, check_name, expand, randn
+from diffpolicy.generative.shapes import Generators, expand, randn
+from diffpolicy.util import names
 
 
 def _normal_log_prob(error: Tensor, variance: Tensor | float) -> Tensor:
@@ -103,7 +104,7 @@ def log_density(
 
     Raises ValueError for an unknown divergence, fewer than two probes, and what `time_grid` raises.
     """
-    check_name("divergence", divergence, ("exact", "hutchinson"))
+    names.check("divergence", divergence, ("exact", "hutchinson"))
     exact = divergence == "exact"
     if not exact and probes < 2:
         raise ValueError(f"a standard error needs probes >= 2, got {probes}")

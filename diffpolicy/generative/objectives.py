@@ -22,8 +22,8 @@ from diffpolicy.generative.predictions import (
     data_gain,
     target,
 )
-from diffpolicy.generative.shapes import Generators, check_name, for_whole_batch, rand, randn
-from diffpolicy.util import condition
+from diffpolicy.generative.shapes import Generators, joint, rand, randn
+from diffpolicy.util import condition, names
 from diffpolicy.util.errors import explain
 
 
@@ -58,7 +58,7 @@ def _draw(data: Tensor, name: str, path: Path, generator: Generators) -> tuple[T
         u = rand((rows,), generator, dtype=torch.float64, device=data.device)
         return TIMES[name](u, path)
 
-    t = for_whole_batch(times, len(data), generator)  # a draw may spread its times over the batch
+    t = joint(times, len(data), generator)  # a draw may spread its times over the batch
     return t, randn(data.shape, generator, dtype=data.dtype, device=data.device)
 
 
@@ -112,9 +112,9 @@ class DenoisingObjective:
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check_name("prediction", self.prediction, PREDICTIONS)
-        check_name("draw of times", self.times, TIMES)
-        check_name("weighting", self.weighting, (NATIVE, *WEIGHTINGS))
+        names.check("prediction", self.prediction, PREDICTIONS)
+        names.check("draw of times", self.times, TIMES)
+        names.check("weighting", self.weighting, (NATIVE, *WEIGHTINGS))
         if not 0 <= self.condition_dropout <= 1:
             raise ValueError(f"condition_dropout is a probability in [0, 1], got {self.condition_dropout}")
         TIMES[self.times](torch.zeros(1, dtype=torch.float64), self.path)
@@ -157,7 +157,7 @@ class ClassifierObjective:
     times: str = "uniform"
 
     def __post_init__(self) -> None:
-        check_name("draw of times", self.times, TIMES)
+        names.check("draw of times", self.times, TIMES)
 
     def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         data, cond = entry(batch, "data"), entry(batch, "cond")

@@ -14,7 +14,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from diffpolicy.generative.shapes import check_name, expand
+from diffpolicy.generative.shapes import expand
+from diffpolicy.util import names
 
 # Beyond |λ| = 7 (noise, or data, at a thousandth of the other) nothing is left to resolve for data of scale
 # one: where λ is infinite, grids in λ and adaptive solvers stop here.
@@ -201,7 +202,7 @@ class DiscretePath(Path):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        check_name("schedule", self.schedule, ("squared_cosine", "linear"))
+        names.check("schedule", self.schedule, ("squared_cosine", "linear"))
         if not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise ValueError(
                 f"beta_min={self.beta_min}, beta_max={self.beta_max} over {self.steps} steps give a noise "

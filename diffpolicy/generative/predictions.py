@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import Path
-from diffpolicy.generative.shapes import check_name, expand
+from diffpolicy.generative.shapes import expand
+from diffpolicy.util import names
 
 PREDICTIONS = ("velocity", "noise", "data", "v", "score")
 
@@ -60,7 +61,7 @@ def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) 
     Solves x = α·data + σ·noise together with the definition in `target`. Raises ValueError for an unknown
     type or an output whose shape is not that of x.
     """
-    check_name("prediction", prediction, PREDICTIONS)
+    names.check("prediction", prediction, PREDICTIONS)
     if output.shape != x.shape:
         raise ValueError(f"the output has shape {tuple(output.shape)}; expected that of x, {tuple(x.shape)}")
     alpha, sigma = expand(path.alpha(t), x), expand(path.sigma(t), x)
@@ -89,7 +90,7 @@ def target(prediction: str, data: Tensor, noise: Tensor, t: Tensor, path: Path) 
     velocity: α̇·data + σ̇·noise (Lipman et al. 2023) · noise: ε (Ho et al. 2020) · data: x_1 ·
     v: α·noise − σ·data (Salimans & Ho 2022, app. D) · score: −noise/σ (Song et al. 2021), with σ ≥ SIGMA_MIN.
     """
-    check_name("prediction", prediction, PREDICTIONS)
+    names.check("prediction", prediction, PREDICTIONS)
     if prediction == "velocity":
         return velocity(Estimate(data, noise), t, path)
     if prediction == "v":
@@ -120,7 +121,7 @@ def data_gain(prediction: str, t: Tensor, path: Path) -> Tensor:
     With it a weighting defined on the data-space loss is converted once per prediction type. α and σ are kept
     ≥ ALPHA_MIN, SIGMA_MIN, so that it is finite and positive.
     """
-    check_name("prediction", prediction, PREDICTIONS)
+    names.check("prediction", prediction, PREDICTIONS)
     alpha, sigma = path.alpha(t).clamp(min=ALPHA_MIN), path.sigma(t).clamp(min=SIGMA_MIN)
     if prediction == "velocity":
         return sigma / (alpha * path.d_sigma(t) - sigma * path.d_alpha(t)).abs()
@@ -148,7 +149,7 @@ class ModelField:
     needs_grad: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_name("prediction", self.prediction, PREDICTIONS)
+        names.check("prediction", self.prediction, PREDICTIONS)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         return estimate(self.prediction, self.net(x, t.to(x.dtype), cond), x, t, self.path)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from diffpolicy.generative.paths import LOG_SNR_LIMIT, DiscretePath, Path
 from diffpolicy.generative.predictions import Field
-from diffpolicy.generative.shapes import Generators, check_name, randn
+from diffpolicy.generative.shapes import Generators, randn
 from diffpolicy.generative.solvers import Solver
+from diffpolicy.util import names
 
 GRIDS = ("uniform", "log_snr", "quadratic", "ddpm", "ddpm_trailing")
 
@@ -32,7 +33,7 @@ def time_grid(name: str, steps: int, path: Path, t_start: float = 0.0, t_end: fl
     0 ≤ t_start < t_end ≤ 1 (0 and 1 on DDPM's indices) or lie too close for `steps` different times;
     TypeError for DDPM's indices without a DiscretePath.
     """
-    check_name("time grid", name, GRIDS)
+    names.check("time grid", name, GRIDS)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
     if not 0 <= t_start < t_end <= 1:

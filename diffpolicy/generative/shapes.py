@@ -1,100 +1,107 @@
-"""Shapes and noise: what every file here does with a batch x of shape (B, *shape) and times t (B,).
+"""What every formula here does with a batch: broadcast times over samples, and draw noise.
 
-Times may be more precise than x (samplers and objectives keep them in float64): path coefficients are
-computed in the precision of t and meet x through `expand`, which gives them x's dtype. So results have the
-dtype of x.
+x has shape (B, *shape). Its times t are (B,), or (B, T) where every step of a sequence has a time of its own. Times
+may be more precise than x (samplers and objectives keep them in float64): path coefficients are computed in the
+precision of t and meet x through `expand`, so that results have the dtype of x.
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import final
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-
-@final
-@dataclass(frozen=True)
-class Share:
-    """A generator for rows `start` … of a batch of `total` rows: what is drawn is drawn for all of them, and cut.
-
-    So processes that share a batch draw, row by row, what one process draws for the whole of it.
-    """
-
-    generator: torch.Generator
-    start: int
-    total: int
+from diffpolicy.util.errors import explain
 
 
-Generators = torch.Generator | Share | Sequence[torch.Generator] | None
+class NoiseSource(ABC):
+    """Draws noise for some samples of a batch, where a generator alone does not say which."""
+
+    @abstractmethod
+    def draw(self, function: Callable[[int, Generators], Tensor], samples: int) -> Tensor:
+        """Return this source's part of what `function` draws.
+
+        Args:
+            function: (n, generator) -> a tensor of n samples on the first axis.
+            samples: how many samples to return.
+        """
+
+
+# None (torch's global one), one for the whole batch, or one for each sample, which then does not depend on its batch.
+Generators = torch.Generator | NoiseSource | Sequence[torch.Generator] | None
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """t (B,) as (B, 1, …, 1) with as many axes as x (B, *shape), in x's dtype (a boolean t stays boolean).
+    """Return t (B,) or (B, T) with trailing axes of size 1, so that it broadcasts with x (B, *shape).
 
-    Raises ValueError when t is not one value per row of x.
+    The result has x's dtype; a boolean t stays boolean.
+
+    Raises:
+        ValueError: the axes of t are not the first one or two of x.
     """
-    if t.shape != x.shape[:1]:
-        raise ValueError(
-            f"t has shape {tuple(t.shape)} and x {tuple(x.shape)}; t must hold one value per row, shape "
-            f"{tuple(x.shape[:1])}; for one common time use t.expand(len(x))"
-        )
+    if t.ndim not in (1, 2) or t.shape != x.shape[: t.ndim]:
+        given = f"t has shape {tuple(t.shape)} and x {tuple(x.shape)}"
+        cure = "for one common time use t.expand(len(x))"
+        raise ValueError(explain(given, "one value of t per sample (B,), or per step (B, T)", cure))
     dtype = x.dtype if t.is_floating_point() and x.is_floating_point() else t.dtype
-    return t.to(dtype).reshape(t.shape[0], *[1] * (x.ndim - 1))
+    return t.to(dtype).reshape(*t.shape, *[1] * (x.ndim - t.ndim))
+
+
+def as_input(t: Tensor, x: Tensor) -> Tensor:
+    """Return t as a network takes it: in x's dtype, but at least float32; bfloat16 leaves a time two digits."""
+    return t.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def randn(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Standard normal noise of `shape` (B, *rest); all randomness of this package comes from here and `rand`.
+    """Return standard normal noise of `shape` (B, *rest). All randomness of this package comes from here and `rand`.
 
-    `generator` is None (torch's global one), one generator for the whole batch, a `Share` of one, or B generators:
-    then row i is drawn from generator[i] alone, so that it does not depend on which rows share the batch. Drawn on
-    the generator's device, then moved, so that a CPU generator gives the same noise everywhere.
+    Noise is drawn on the generator's device and then moved, so that a CPU generator gives the same everywhere.
 
-    Raises ValueError when the number of generators is not B, or a share reaches beyond its batch.
+    Args:
+        shape: the shape of the result; the first axis is the batch.
+        generator: one for the whole batch; or B of them, sample i then drawn from generator[i] alone; or a
+            `NoiseSource`; or None for torch's global generator.
+        dtype: dtype of the result.
+        device: device of the result.
+
+    Raises:
+        ValueError: the number of generators is not B.
     """
-    return _draw(torch.randn, shape, generator, dtype, device)
+    return _draw(torch.randn, shape, generator, dtype, torch.device(device))
 
 
 def rand(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """Uniform noise on [0, 1); otherwise as `randn`."""
-    return _draw(torch.rand, shape, generator, dtype, device)
+    """Return uniform noise on [0, 1) of `shape`; arguments and errors are those of `randn`."""
+    return _draw(torch.rand, shape, generator, dtype, torch.device(device))
+
+
+def joint(function: Callable[[int, Generators], Tensor], samples: int, generator: Generators) -> Tensor:
+    """Return `function(samples, generator)`, a draw whose samples may depend on each other.
+
+    A `NoiseSource` is asked for it once, for the batch that it is a part of.
+    """
+    if isinstance(generator, NoiseSource):
+        return generator.draw(function, samples)
+    return function(samples, generator)
 
 
 def _draw(
-    draw: Callable[..., Tensor],
+    function: Callable[..., Tensor],
     shape: Sequence[int],
     generator: Generators,
     dtype: torch.dtype,
-    device: torch.device | str,
+    device: torch.device,
 ) -> Tensor:
-    if generator is None:
-        return draw(tuple(shape), dtype=dtype, device=device)
-    if isinstance(generator, torch.Generator):
-        return draw(tuple(shape), generator=generator, dtype=dtype, device=generator.device).to(device)
-    if isinstance(generator, Share):
-        return for_whole_batch(lambda n, g: _draw(draw, (n, *shape[1:]), g, dtype, device), shape[0], generator)
+    if isinstance(generator, NoiseSource):
+        return generator.draw(lambda n, g: _draw(function, (n, *shape[1:]), g, dtype, device), shape[0])
+    if generator is None or isinstance(generator, torch.Generator):
+        source = device if generator is None else generator.device
+        return function(tuple(shape), generator=generator, dtype=dtype, device=source).to(device)
     if len(generator) != shape[0]:
-        raise ValueError(f"{len(generator)} generators for {shape[0]} rows; give one generator, or one per row")
+        given = f"{len(generator)} generators for {shape[0]} samples"
+        raise ValueError(explain(given, cure="give one generator, or one per sample"))
     if not generator:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    return torch.stack([_draw(draw, shape[1:], g, dtype, device) for g in generator])
-
-
-def for_whole_batch(draw: Callable[[int, Generators], Tensor], rows: int, generator: Generators) -> Tensor:
-    """`draw(rows, generator)`; with a `Share`, what is drawn for the whole batch is cut to the share's rows."""
-    if not isinstance(generator, Share):
-        return draw(rows, generator)
-    first, total = generator.start, generator.total
-    if not 0 <= first <= total - rows:
-        raise ValueError(f"{rows} rows from row {first} on do not lie within a batch of {total}")
-    return draw(total, generator.generator)[first : first + rows]
-
-
-def check_name(kind: str, name: object, known: Iterable[str]) -> None:
-    """Raise ValueError when `name` is not among `known`, naming the near ones and all of them."""
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})")
+    return torch.stack([_draw(function, shape[1:], g, dtype, device) for g in generator])

@@ -21,7 +21,8 @@ from torch import Tensor
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Estimate, Field, score, velocity
 from diffpolicy.generative.sde import euler_maruyama_step
-from diffpolicy.generative.shapes import Generators, check_name, expand, randn
+from diffpolicy.generative.shapes import Generators, expand, randn
+from diffpolicy.util import names
 
 
 class Solver(ABC):
@@ -339,7 +340,7 @@ class EulerMaruyama(Solver):
 
     def __post_init__(self) -> None:
         if isinstance(self.g, str):
-            check_name("diffusion g", self.g, ("sigma",))
+            names.check("diffusion g", self.g, ("sigma",))
         elif not callable(self.g) and not 0 <= self.g < float("inf"):
             raise ValueError(f"g must be a finite number >= 0, a function of t or 'sigma', got {self.g}")
 
@@ -374,8 +375,8 @@ def make_solver(name: str, **options: Any) -> Solver:
 
     Raises ValueError for an unknown name or option, naming the near ones.
     """
-    check_name("solver", name, SOLVERS)
+    names.check("solver", name, SOLVERS)
     kind, fixed = SOLVERS[name]
     for option in options:
-        check_name(f"option of solver {name}", option, [f.name for f in fields(kind) if f.name not in fixed])
+        names.check(f"option of solver {name}", option, [f.name for f in fields(kind) if f.name not in fixed])
     return kind(**fixed, **options)

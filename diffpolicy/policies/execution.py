@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import Path
-from diffpolicy.generative.shapes import check_name, randn
+from diffpolicy.generative.shapes import randn
+from diffpolicy.util import names
 
 NOISES = ("random", "episode", "zero")
 _CLOSE = 1e-4  # in t: a grid's time no further beyond the start of a warm start is taken for it
@@ -56,7 +57,7 @@ class Execution:
     inpaint: int | None = None
 
     def __post_init__(self) -> None:
-        check_name("noise", self.noise, NOISES)
+        names.check("noise", self.noise, NOISES)
         weights = self.ensemble if isinstance(self.ensemble, (list, tuple)) else None
         if weights is None and not (self.ensemble is None or _is_number(self.ensemble)):
             raise ValueError(f"ensemble must be a number, a list of weights or None, not {self.ensemble!r}")

@@ -39,13 +39,14 @@ from diffpolicy import checkpoint
 from diffpolicy.generative.flow_maps import AverageVelocity
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field, ModelField
-from diffpolicy.generative.shapes import check_name, randn
+from diffpolicy.generative.shapes import randn
 from diffpolicy.generative.solvers import DormandPrince
 from diffpolicy.nets.temporal import TemporalConv
 from diffpolicy.policies.actors import GenerativeActor
 from diffpolicy.policies.build import load_policy
 from diffpolicy.policies.few_step import FlowMapActor
 from diffpolicy.policies.policy import Policy
+from diffpolicy.util import names
 from diffpolicy.util.condition import Condition
 
 OPSET = 18
@@ -93,7 +94,7 @@ def export_onnx(
         FileExistsError: `out` exists.
         CheckpointError, ValueError: as `load_policy`; a policy or solver that cannot be exported.
     """
-    check_name("export", what, INPUTS)
+    names.check("export", what, INPUTS)
     tolerance = TOLERANCE[what] if tolerance is None else tolerance
     out = FilePath(out)
     if out.is_dir() or (out.exists() and not overwrite):

@@ -13,7 +13,7 @@ read `run_dir` and the first one writes it: all must see it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from diffpolicy.generative.shapes import Generators, NoiseSource
 
 
 @final
@@ -94,6 +96,36 @@ class Ranks:
         # Static, since every step uses the same parameters: those it never uses need no search in each.
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=ids, static_graph=True, gradient_as_bucket_view=True)
+
+
+@final
+@dataclass(frozen=True)
+class BatchShard(NoiseSource):
+    """The noise of one rank's samples in a batch: drawn for the whole batch, and cut.
+
+    So ranks that share a batch draw, sample by sample, what one process draws for all of it.
+
+    Args:
+        generator: draws for the whole batch, in the same state on every rank.
+        start: number of this rank's first sample in the batch.
+        total: samples in the batch.
+    """
+
+    generator: torch.Generator
+    start: int
+    total: int
+
+    def draw(self, function: Callable[[int, Generators], Tensor], samples: int) -> Tensor:
+        """Return this rank's `samples` of what `function` draws for the batch.
+
+        Raises:
+            ValueError: they do not lie within the batch.
+        """
+        if not 0 <= self.start <= self.total - samples:
+            raise ValueError(
+                f"{samples} samples from number {self.start} on do not lie within a batch of {self.total}"
+            )
+        return function(self.total, self.generator)[self.start : self.start + samples]
 
 
 def launched() -> bool:

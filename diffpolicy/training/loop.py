@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from diffpolicy import checkpoint
 from diffpolicy.config import TrainConfig, changes, load_config
-from diffpolicy.generative.shapes import Generators, Share
+from diffpolicy.generative.shapes import Generators
 from diffpolicy.training.average import Average
-from diffpolicy.training.distributed import Ranks
+from diffpolicy.training.distributed import BatchShard, Ranks
 from diffpolicy.training.logging import MetricsLog
 from diffpolicy.training.speed import Speed, choose
 
@@ -180,7 +180,7 @@ def train(
         generator = keyed_generator(seed, _NOISE, step, device=device)
         # For what draws from torch's own generator: dropout, on every rank another.
         torch.manual_seed((generator.initial_seed() + ranks.rank) % 2**63)
-        return generator if ranks.world == 1 else Share(generator, share.start, config.batch_size)
+        return generator if ranks.world == 1 else BatchShard(generator, share.start, config.batch_size)
 
     def forward_backward(autocast: torch.autocast) -> Tensor:
         batch, generator = _to(batch_at(step), device), noise(step)

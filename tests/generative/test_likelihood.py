@@ -165,7 +165,7 @@ def test_density_of_a_guided_field():
 def test_refusals():
     field = ExactField(ring((2,)), LinearPath())
     x = torch.zeros(2, 2, dtype=torch.float64)
-    with pytest.raises(ValueError, match="did you mean hutchinson"):
+    with pytest.raises(ValueError, match="did you mean 'hutchinson'"):
         log_density(field, x, divergence="hutchison")
     with pytest.raises(ValueError, match="probes >= 2, got 1"):
         log_density(field, x, divergence="hutchinson", probes=1)

@@ -78,7 +78,7 @@ def test_configure_keeps_and_refuses():
     assert method.sampler == {"solver": "ddim", "steps": 7, "grid": "uniform", "options": {"eta": 0.5}}
     method.configure(solver="heun")
     assert method.sampler["options"] == {}
-    with pytest.raises(ValueError, match="did you mean heun"):
+    with pytest.raises(ValueError, match="did you mean 'heun'"):
         method.configure(solver="heum")
     before = method.solver, method.sampler
     with pytest.raises(ValueError, match="DiscretePath"):

@@ -77,7 +77,7 @@ def test_classifier_objective_by_hand():
     torch.testing.assert_close(-loss, partial(class_log_prob, net)(path.interpolate(data, noise, t), t, cond))
     with pytest.raises(ValueError, match=r"a batch needs 'cond'.*\['data'\]"):
         ClassifierObjective(path)(net, {"data": data})
-    with pytest.raises(ValueError, match="did you mean uniform"):
+    with pytest.raises(ValueError, match="did you mean 'uniform'"):
         ClassifierObjective(path, "uniforn")
 
 

@@ -218,8 +218,8 @@ def test_network_may_answer_for_a_velocity_field():
     ("options", "words"),
     [
         ({"prediction": "epsilon"}, "unknown prediction 'epsilon'"),
-        ({"times": "logitnormal"}, "did you mean logit_normal"),
-        ({"weighting": "minsnr"}, "did you mean min_snr"),
+        ({"times": "logitnormal"}, "did you mean 'logit_normal'"),
+        ({"weighting": "minsnr"}, "did you mean 'min_snr'"),
         ({"condition_dropout": 1.5}, r"probability in \[0, 1\]"),
         ({"condition_dropout": math.nan}, r"probability in \[0, 1\]"),
     ],

@@ -130,7 +130,7 @@ def test_compare_by_parameters():
     ("make", "words"),
     [
         (lambda: DiscretePath(0), "steps must be at least 1, got 0"),
-        (lambda: DiscretePath(10, "squared-cosine"), "did you mean squared_cosine"),
+        (lambda: DiscretePath(10, "squared-cosine"), "did you mean 'squared_cosine'"),
         (lambda: DiscretePath(10, "linear"), "take more steps"),
         (lambda: VariancePreservingPath(0.0, 1.0), "0 < beta_min"),
         (lambda: VariancePreservingPath(2.0, 1.0), "0 < beta_min"),

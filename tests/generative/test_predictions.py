@@ -115,11 +115,11 @@ def test_network_meets_the_dtype_of_x():
 
 def test_refusals():
     x, t = torch.zeros(3, 2), torch.full((3,), 0.5)
-    with pytest.raises(ValueError, match="unknown prediction 'veloctiy'; did you mean velocity"):
+    with pytest.raises(ValueError, match=r"unknown prediction 'veloctiy' \(did you mean 'velocity'"):
         ModelField(lambda *a: x, LinearPath(), "veloctiy")
     with pytest.raises(ValueError, match=r"output has shape \(3, 3\); expected that of x, \(3, 2\)"):
         estimate("noise", torch.zeros(3, 3), x, t, LinearPath())
-    with pytest.raises(ValueError, match="one value per row"):
+    with pytest.raises(ValueError, match="one value of t per sample"):
         estimate("noise", x, x, torch.tensor(0.5), LinearPath())
 
 
@@ -132,7 +132,7 @@ def test_row_generators_do_not_depend_on_the_batch():
         part = draw((2, 3, 2), gens([7, 5]), dtype=torch.float32, device="cpu")
         assert torch.equal(part, whole[[2, 0]])
         assert draw((0, 2), [], dtype=torch.float32, device="cpu").shape == (0, 2)
-        with pytest.raises(ValueError, match="3 generators for 2 rows"):
+        with pytest.raises(ValueError, match="3 generators for 2 samples"):
             draw((2, 2), gens([1, 2, 3]), dtype=torch.float32, device="cpu")
     torch.manual_seed(3)
     assert torch.equal(

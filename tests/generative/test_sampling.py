@@ -125,7 +125,7 @@ def test_grids_are_what_they_say():
         (("uniform", -3), "steps must be an integer >= 1, got -3"),
         (("uniform", 2.0), "steps must be an integer"),
         (("uniform", True), "steps must be an integer"),
-        (("unifrom", 3), "did you mean uniform"),
+        (("unifrom", 3), "did you mean 'uniform'"),
         (("uniform", 3, 0.5, 0.5), "t_start < t_end"),
         (("uniform", 3, -0.1, 1.0), "t_start < t_end"),
         (("uniform", 3, 0.0, math.nan), "t_start < t_end"),

@@ -9,7 +9,6 @@ import torch
 
 from diffpolicy import checkpoint
 from diffpolicy.datasets.mnist import Digits, from_levels, load_mnist
-from diffpolicy.generative.shapes import Share
 from diffpolicy.images.classifier import (
     TRAINING,
     augment,
@@ -19,6 +18,7 @@ from diffpolicy.images.classifier import (
     train_classifier,
 )
 from diffpolicy.nets.classifier import ImageClassifier
+from diffpolicy.training.distributed import BatchShard
 
 SMALL = {"name": "image_classifier", "widths": [8, 16], "features": 12}
 SHORT = dataclasses.replace(TRAINING, steps=4, batch_size=8, warmup_steps=1)
@@ -130,7 +130,7 @@ def test_augmentation_comes_from_the_generator_and_by_shares():
     draw = lambda: torch.Generator().manual_seed(5)  # noqa: E731
     whole = augment(images, draw())
     assert torch.equal(whole, augment(images, draw()))
-    assert torch.equal(whole[2:5], augment(images[2:5], Share(draw(), 2, 6)))
+    assert torch.equal(whole[2:5], augment(images[2:5], BatchShard(draw(), 2, 6)))
 
 
 def test_the_loss_is_one_value_an_image():

@@ -15,8 +15,7 @@ from diffpolicy import checkpoint
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.generative.objectives import DenoisingObjective
 from diffpolicy.generative.paths import LinearPath
-from diffpolicy.generative.shapes import Share
-from diffpolicy.training.distributed import Ranks
+from diffpolicy.training.distributed import BatchShard, Ranks
 from diffpolicy.training.logging import read_metrics
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -40,10 +39,10 @@ def test_shares_draw_what_the_whole_batch_draws(times):
     parts = []
     for rank in range(4):
         rows = Ranks(rank, 4).rows(8)
-        parts.append(loss(rows, Share(torch.Generator().manual_seed(3), rows.start, 8)))
+        parts.append(loss(rows, BatchShard(torch.Generator().manual_seed(3), rows.start, 8)))
     assert torch.equal(torch.cat(parts), whole)
     with pytest.raises(ValueError, match="do not lie within a batch of 8"):
-        loss(slice(None), Share(torch.Generator(), 1, 8))
+        loss(slice(None), BatchShard(torch.Generator(), 1, 8))
 
 
 def test_rows_and_deals_cover_everything_once():
