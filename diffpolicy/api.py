@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,33 @@ from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, load_conf
 from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.datasets.build import DatasetConfig, Windows, load_buffer, load_windows, open_batches
 from diffpolicy.datasets.mnist import load_mnist
+from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.streaming import ImageWindows
 from diffpolicy.datasets.windows import BatchSampler
-from diffpolicy.evaluation import environment, episode_resets, rollout, summarize
-from diffpolicy.evaluation.evaluate import check_comparison, check_fit, write_report
-from diffpolicy.evaluation.report import draw_training, evaluation, write_json
-from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, VALIDATION_SEED
+from diffpolicy.evaluation import (
+    INFERENCE_BLOCK,
+    VALIDATION_SEED,
+    TaskSpec,
+    compare,
+    episode_resets,
+    policy_env,
+    rollout,
+    summarize,
+)
+from diffpolicy.evaluation.evaluate import check_comparison, check_fit, evaluate, write_report
+from diffpolicy.evaluation.mode_coverage import check_modes, measure_modes
+from diffpolicy.evaluation.report import draw_training
 from diffpolicy.images import build_generator
 from diffpolicy.policies import Execution, NearestActor, Policy, build_actor, load_policy, observed_by
 from diffpolicy.policies.actors import Actor
+from diffpolicy.policies.agent import Agent
 from diffpolicy.registry import takes
 from diffpolicy.training import train
 from diffpolicy.training.distributed import Ranks, process_group
 from diffpolicy.training.logging import read_metrics
 from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import explain, require
+from diffpolicy.util.files import write_json
 
 VALIDATION_SAMPLES = 1024
 VALIDATION_IMAGE_SAMPLES = 128  # whose images are read from disk
@@ -110,40 +122,38 @@ def evaluate_policy(
     result_file = Path(out) / "evaluation.json" if out is not None else None
     if result_file is not None and result_file.exists() and not overwrite:
         raise FileExistsError(explain(f"{result_file} exists", cure="choose another out, or overwrite=true"))
-    resets = episode_resets(seeds, episodes)
-    bound = Execution(**plain(settings["execution"]))
     policy = load_policy(
         checkpoint, solver, steps, grid, dict(solver_options or {}) or None, action_horizon, weights,
-        pick_device(device), INFERENCE_BLOCK, execution=bound,
+        pick_device(device), INFERENCE_BLOCK, execution=Execution(**plain(settings["execution"])),
     )  # fmt: skip
     saved = checkpoints.read(checkpoint)
     config = load_config(saved.config)
     require(config.env.id, f"{checkpoint} was trained without an environment", cure="train with env.id=…")
+    make_env, agent = policy_env(config), Agent(policy)
+    with closing(make_env()) as env:
+        task = TaskSpec.of(env)
+    if modes:
+        check_modes(task, make_env.id)
+    resets = episode_resets(seeds, episodes, task)
     other = json.loads(Path(compare_to).read_text()) if compare_to else None
-    check_comparison(other, seeds, resets, config.env)
+    check_comparison(other, seeds, resets, vars(config.env))
 
-    began = time.monotonic()
-    make_env = environment(config.env.id, config.env.options)
-    rolled_out = rollout(policy, make_env, resets, envs=envs, workers=workers, progress=True)
-    measured = {
-        "network_calls": policy.calls,
-        "minutes": (time.monotonic() - began) / 60,
-        "checkpoint": {"step": saved.step, "sha256": saved.sha256, "config": plain(config)},
-    }
     recorded = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     recorded |= {"execution": plain(settings["execution"]), "sampler": policy.actor.sampler}
-    result = evaluation(rolled_out, recorded, measured)
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        write_report(Path(out), result, other, policy, config, resets, rolled_out, videos, checkpoint)
+    evaluated = {"step": saved.step, "sha256": saved.sha256, "config": plain(config)}
+    result, rolled_out = evaluate(agent, make_env, resets, task, recorded, evaluated, envs=envs, workers=workers)
+    if other is not None:
+        result["difference"] = compare(result, other)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     if modes:
-        from diffpolicy.evaluation.mode_coverage import measure_modes
-
         buffer = load_buffer(_dataset(config))
-        folder = None if out is None else Path(out)
-        result["modes"] = measure_modes(policy, config.env, buffer, resets, rolled_out, folder, workers)
-    if result_file is not None:
-        write_json(result_file, result)
+        result["modes"] = measure_modes(agent, make_env, buffer, resets, rolled_out, folder, workers)
+    if folder is not None:
+        write_json(folder / "evaluation.json", result)
+        rendering = make_env.rendering()
+        write_report(folder, result, checkpoint, agent, rendering, resets, rolled_out, task, videos)
     return result
 
 
@@ -175,7 +185,10 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     torch.manual_seed(config.seed)
     record = replace(config, found=_found(config, windows))
     if config.env.id:
-        check_fit(config, windows.train, record.found.observation)
+        seen = ObservationSpec.of_checkpoint(
+            record.found.observation, config.observation.vectors, windows.train.obs_dim
+        )
+        check_fit(config, policy_env(config), seen, windows.train.action_dim)
     begins = not config.resume or checkpoints.latest(Path(config.run_dir) / "checkpoints") is None
     model = build_actor(record, windows.train.obs_dim, windows.train.action_dim, begins=begins)
     batch = functools.partial(_batch, windows)
@@ -265,19 +278,19 @@ def _validation(
 
 
 def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[Any, int], dict[str, float]]:
-    make_env = environment(record.env.id, record.env.options)
+    make_env = policy_env(record)
 
-    def evaluate(averaged: Actor, step: int) -> dict[str, float]:
+    def validate(averaged: Actor, step: int) -> dict[str, float]:
         policy = Policy(
             averaged, windows.normalizer, **vars(record.policy), block=INFERENCE_BLOCK, cameras=observed_by(record)
         )
         resets = ranks.deal(episode_resets(VALIDATION_SEED, record.evaluation_episodes))
         workers = record.evaluation_workers if ranks.world == 1 else 0  # the ranks are workers already
-        episodes = rollout(policy, make_env, resets, workers=workers) if resets else []
+        episodes = rollout(Agent(policy), make_env, resets, workers=workers) if resets else []
         found = ranks.collect([episode.row() for episode in episodes])
         return {name: value["mean"] for name, value in summarize(found).items()}
 
-    return evaluate
+    return validate
 
 
 def _say(config: RunConfig, ranks: Ranks, device: torch.device, model: torch.nn.Module, data: str) -> None:

@@ -12,8 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.evaluation.report import provenance
 from diffpolicy.scripts.benchmarks import env, evaluate, latency, loader, profile, train_step
+from diffpolicy.util.files import write_json
 
 SUBJECTS = {
     "train_step": train_step,

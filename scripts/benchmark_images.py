@@ -23,7 +23,7 @@ from torch import nn
 
 from diffpolicy import checkpoint
 from diffpolicy.datasets.mnist import CLASSES, load_mnist
-from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.evaluation.report import provenance
 from diffpolicy.images import load_generator
 from diffpolicy.images.benchmark import FEWEST, SAMPLERS, Cell, cells, combined, kept, measure_seed
 from diffpolicy.images.classifier import load_classifier, train_classifier
@@ -32,6 +32,7 @@ from diffpolicy.images.metrics import Reference, shuffled
 from diffpolicy.scripts.image_plots import draw_benchmark
 from diffpolicy.scripts.image_tables import grid, recipes
 from diffpolicy.training.logging import read_metrics
+from diffpolicy.util.files import write_json
 
 RUNS = {"notes": ["task=mnist_notes"], "own": ["task=mnist"]}
 

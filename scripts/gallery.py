@@ -19,11 +19,11 @@ import matplotlib
 
 from diffpolicy.checkpoint import CheckpointError
 from diffpolicy.datasets.mnist import load_mnist
-from diffpolicy.evaluation.report import write_json
 from diffpolicy.images import load_generator
 from diffpolicy.scripts.figures import EXHIBITS
 from diffpolicy.scripts.figures.pages import save_picture, write_pages
 from diffpolicy.scripts.figures.style import RC, Settings
+from diffpolicy.util.files import write_json
 
 
 def _command(settings: Settings) -> str:

@@ -12,12 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-from tqdm import tqdm
-
 from diffpolicy.datasets import load_pusht
-from diffpolicy.evaluation import summarize
-from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.evaluation import ReplayAgent, Reset, make_env, rollout, summarize
+from diffpolicy.evaluation.report import provenance
+from diffpolicy.util.files import write_json
 
 
 def replay(aligned: bool) -> dict[str, Any]:
@@ -26,18 +24,15 @@ def replay(aligned: bool) -> dict[str, Any]:
     An episode ends with its demonstration, or on success.
     """
     demonstrations = load_pusht("state", aligned=aligned)
-    env = gym.make("diffpolicy.envs:diffpolicy/PushT-v0", obs_mode="state", max_episode_steps=10_000)
-    episodes = []
-    for part in tqdm(demonstrations.episode_slices(), "aligned" if aligned else "recorded", unit="episode"):
-        env.reset(options={"state": demonstrations["obs"][part][0]})
-        best = 0.0
-        for action in demonstrations["action"][part]:
-            _, reward, succeeded, _, info = env.step(action)
-            best = max(best, float(reward))
-            if succeeded:
-                break
-        episodes.append({"score": best, "final_coverage": info["coverage"], "success": bool(succeeded)})
-    return {"episodes": len(episodes), **summarize(episodes)}
+    parts = demonstrations.episode_slices()
+    actions = {number: demonstrations["action"][part] for number, part in enumerate(parts)}
+    resets = [
+        Reset(number, options={"state": demonstrations["obs"][part][0]}, limit=len(actions[number]))
+        for number, part in enumerate(parts)
+    ]
+    made = make_env("diffpolicy/PushT-v0", {"obs_mode": "state"}, max_episode_steps=10_000)
+    episodes = rollout(ReplayAgent(actions), made, resets, envs=1, progress=True)
+    return {"episodes": len(episodes), **summarize([episode.row() for episode in episodes])}
 
 
 def main() -> None:

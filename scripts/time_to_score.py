@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from diffpolicy import checkpoint
-from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.evaluation.report import provenance
+from diffpolicy.util.files import write_json
 
 
 def _run(command: str, *settings: str, **environment: str) -> float:

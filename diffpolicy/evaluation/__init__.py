@@ -1,21 +1,51 @@
-"""The one rollout loop, given a policy and environments; metrics and reports."""
+"""Rolling agents out: the one loop, environments and experts, observers, metrics, reports."""
 
-from diffpolicy.evaluation.metrics import bootstrap, check_comparable, compare, is_same_task, summarize, wilson
-from diffpolicy.evaluation.rollout import Episode, environment, episode_resets, rollout
-from diffpolicy.evaluation.ways import compare_ways, total_variation, way_shares
+from diffpolicy.evaluation.adapters import EnvFactory, make_env, policy_env
+from diffpolicy.evaluation.episode import (
+    VALIDATION_EPISODES,
+    VALIDATION_SEED,
+    Episode,
+    Reset,
+    Step,
+    episode_resets,
+)
+from diffpolicy.evaluation.experts import ExpertAgent, ReplayAgent
+from diffpolicy.evaluation.metrics import check_comparable, compare, is_same_task, summarize
+from diffpolicy.evaluation.modes import compare_modes, mode_fractions, total_variation
+from diffpolicy.evaluation.observers import Observations, Observer, Recorder, States, Timing, Video
+from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, rollout, simulate
+from diffpolicy.evaluation.task import Metric, TaskSpec
+from diffpolicy.evaluation.timing import time_chunks
 
 __all__ = [
+    "INFERENCE_BLOCK",
+    "VALIDATION_EPISODES",
+    "VALIDATION_SEED",
+    "EnvFactory",
     "Episode",
-    "bootstrap",
+    "ExpertAgent",
+    "Metric",
+    "Observations",
+    "Observer",
+    "Recorder",
+    "ReplayAgent",
+    "Reset",
+    "States",
+    "Step",
+    "TaskSpec",
+    "Timing",
+    "Video",
     "check_comparable",
     "compare",
-    "compare_ways",
-    "environment",
+    "compare_modes",
     "episode_resets",
     "is_same_task",
+    "make_env",
+    "mode_fractions",
+    "policy_env",
     "rollout",
+    "simulate",
     "summarize",
+    "time_chunks",
     "total_variation",
-    "way_shares",
-    "wilson",
 ]

@@ -1,174 +1,229 @@
-"""What an evaluation leaves behind: report, videos and plots; and what is checked before it."""
+"""The pieces of an evaluation: roll out, summarize, film, draw, and write the page."""
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
-
-from diffpolicy.config import EnvConfig, RunConfig
-from diffpolicy.evaluation.metrics import check_comparable, compare
-from diffpolicy.evaluation.page import write_page
-from diffpolicy.evaluation.report import draw_fan, draw_scores, draw_training, write_video
-from diffpolicy.evaluation.rollout import VALIDATION_EPISODES, Episode, environment, rollout
-from diffpolicy.policies import Policy
+from diffpolicy.config import RunConfig
+from diffpolicy.datasets.spec import ObservationSpec
+from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset
+from diffpolicy.evaluation.metrics import SUCCESS, check_comparable, metric_names, summarize
+from diffpolicy.evaluation.observers import Observations, Video
+from diffpolicy.evaluation.report import (
+    Clip,
+    Image,
+    can_draw_chunks,
+    draw_fan,
+    draw_metric,
+    draw_training,
+    next_steps,
+    provenance,
+    write_page,
+    write_video,
+)
+from diffpolicy.evaluation.rollout import MakeEnv, rollout
+from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.policies.agent import Agent
 from diffpolicy.training.logging import read_metrics
+from diffpolicy.util.errors import require
 
 
-def check_comparison(other: Mapping[str, Any] | None, seeds: Any, resets: Sequence[Any], env: EnvConfig) -> None:
-    """Raise ValueError unless an evaluation to compare with shares its task and some of its seeds."""
+def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, action_dim: int) -> None:
+    """Refuse an environment that shows or takes other things than the demonstrations hold, before any training.
+
+    Args:
+        config: of the run.
+        make_env: makes its environment.
+        spec: what the demonstrations show.
+        action_dim: numbers per action of the demonstrations.
+
+    Raises:
+        ValueError: it does not fit, or there are fewer validation seeds than evaluation episodes.
+    """
+    given, cure = f"evaluation_episodes={config.evaluation_episodes}", "take env.id=null to roll nothing out"
+    fits = 1 <= config.evaluation_episodes <= VALIDATION_EPISODES
+    require(fits, given, f"1 to {VALIDATION_EPISODES}, the validation seeds", cure)
+    with closing(make_env()) as env:
+        says = f"{config.env.id} with {config.env.options}"
+        spec.check_space(env.observation_space, env.action_space, action_dim, says)
+
+
+def check_comparison(
+    other: Mapping[str, Any] | None, seeds: str | int, resets: Sequence[Reset], env: Mapping[str, Any]
+) -> None:
+    """Raise ValueError unless an evaluation to compare with is of the same task and shares some seeds.
+
+    Args:
+        other: contents of its evaluation.json; None compares nothing.
+        seeds: as they were asked for.
+        resets: what they stand for.
+        env: {"id", "options"} of the environment.
+    """
     if other is not None:
-        check_comparable(seeds, [seed for seed, _ in resets], vars(env), other)
+        check_comparable(seeds, [how.seed for how in resets], env, other)
+
+
+def evaluate(
+    agent: Agent,
+    make_env: MakeEnv,
+    resets: Sequence[Reset],
+    task: TaskSpec,
+    settings: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    *,
+    envs: int = 64,
+    workers: int | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, Any], list[Episode]]:
+    """Roll an agent out and return the contents of evaluation.json, and the episodes.
+
+    Args:
+        agent: to be evaluated.
+        make_env: makes the environment.
+        resets: one per episode.
+        task: what results mean.
+        settings: of the evaluation, as plain data.
+        checkpoint: what was evaluated: {"step", "sha256", "config"}.
+        envs: see `rollout`.
+        workers: see `rollout`.
+        progress: see `rollout`.
+    """
+    began = time.monotonic()
+    episodes = rollout(agent, make_env, resets, envs=envs, workers=workers, progress=progress, task=task)
+    minutes = (time.monotonic() - began) / 60
+    rows = [episode.row() for episode in episodes]
+    return {
+        **summarize(rows),
+        "network_calls": agent.calls,
+        "minutes": minutes,
+        "checkpoint": dict(checkpoint),
+        "settings": dict(settings),
+        **provenance(),
+        "metrics": {name: one for name, one in task.plain_metrics().items() if name in rows[0]},
+        "episodes": rows,
+    }, episodes
 
 
 def write_report(
     out: Path,
-    result: dict[str, Any],
-    other: Mapping[str, Any] | None,
-    policy: Policy,
-    config: RunConfig,
-    resets: Sequence[Any],
-    episodes: Sequence[Episode],
-    videos: int,
+    result: Mapping[str, Any],
     checkpoint: str | Path,
+    agent: Agent,
+    rendering: MakeEnv,
+    resets: Sequence[Reset],
+    episodes: Sequence[Episode],
+    task: TaskSpec,
+    videos: int,
 ) -> None:
-    """Write plots, videos and the page of an evaluation into `out`; adds the paired difference to `result`."""
-    if other is not None:
-        result["difference"] = compare(result, other)
-    draw_scores(out / "scores.png", result)
-    filmed = _film(videos, policy, config.env, episodes, resets, out)
-    commands = _commands(str(checkpoint), out, config)
-    write_page(out / "report.html", result, _pictures(out, str(checkpoint)), filmed, commands)
+    """Write plots, videos and report.html of an evaluation.
+
+    Args:
+        out: folder; videos of an earlier evaluation there are removed.
+        result: contents of evaluation.json.
+        checkpoint: folder of the checkpoint, beside whose run the training's log is found.
+        agent: that was evaluated.
+        rendering: makes environments that render frames.
+        resets: of the evaluation.
+        episodes: of the evaluation.
+        task: what results mean.
+        videos: number of successes and number of failures to film.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    clips = film(out, agent, rendering, resets, episodes, task, videos)
+    images = _plots(out, result, checkpoint)
+    write_page(out / "report.html", result, images, clips, next_steps(result, checkpoint, out, task))
 
 
-def describe(result: Mapping[str, Any], out: str) -> str:
-    """Return the results as lines for the terminal."""
-    lines = []
-    for name in ("score", "final_coverage", "success"):
-        value = result[name]
-        lines.append(f"{name}: {value['mean']:.3f}  [{value['low']:.3f}, {value['high']:.3f}]")
-    if "difference" in result:
-        value = result["difference"]["score"]
-        lines.append(f"score, paired difference: {value['mean']:+.3f}  [{value['low']:+.3f}, {value['high']:+.3f}]")
-    for name in ("all_starts", "fixed_start") if "modes" in result else ():
-        found = result["modes"][name]
-        lines.append(
-            f"{name}: success {found['success']['mean']:.1%}, total variation {found['total_variation']:.3f}"
-        )
-        for who in ("demonstrations", "rollouts"):
-            parts = ", ".join(f"{mode} {part:.1%}" for mode, part in found[who]["shares"].items())
-            lines.append(f"  {who}: {parts}; entropy {found[who]['entropy']:.2f} bits")
-    lines.append(f"{len(result['episodes'])} episodes, {result['network_calls']} network calls per chunk")
-    lines += [f"results: {Path(out) / 'evaluation.json'}", f"page: {Path(out) / 'report.html'}"]
-    return "\n".join(lines)
+def film(
+    out: Path,
+    agent: Agent,
+    rendering: MakeEnv,
+    resets: Sequence[Reset],
+    episodes: Sequence[Episode],
+    task: TaskSpec,
+    videos: int,
+) -> list[Clip]:
+    """Film some successes and some failures, and draw what the policy considers in the first; see `write_report`.
 
-
-def _film(
-    videos: int, policy: Policy, env: EnvConfig, episodes: Sequence[Episode], resets: Any, out: Path
-) -> list[tuple[Path, dict[str, Any]]]:
-    """Film some successes and some failures: the same episodes over, so that it slows no measurement."""
+    The same episodes are rolled out over, so that filming slows no measurement.
+    """
     for old in out.glob("episode_*.mp4"):
-        old.unlink()  # of the evaluation that is being overwritten
-    chosen = [i for good in (True, False) for i in [k for k, e in enumerate(episodes) if e.success is good][:videos]]
+        old.unlink()
+    (out / "fan.png").unlink(missing_ok=True)
+    kinds = [[e.number for e in episodes if bool(e.success) is wanted] for wanted in (True, False)]
+    chosen = [number for kind in kinds for number in kind[:videos]]
     if not chosen:
         return []
-    filming = environment(env.id, env.options, "rgb_array")
-    again = rollout(policy, filming, [resets[i] for i in chosen], film=len(chosen))
-    films = []
-    for film in again:
-        films.append((out / f"episode_{film.seed}.mp4", film.row()))
-        write_video(films[-1][0], film.frames)
-    draw_fan(out / "fan.png", policy, again[0])
-    return films
+    again = rollout(agent, rendering, [resets[i] for i in chosen], [Video(), Observations(first=1)], task=task)
+    clips = []
+    for episode in again:
+        clips.append(Clip(out / f"episode_{episode.seed}.mp4", episode.row()))
+        write_video(clips[-1].file, episode.observed[Video.name], task.fps)
+    if can_draw_chunks(task, agent.policy):
+        draw_fan(out / "fan.png", agent.policy, again[0], task)
+    return clips
 
 
-def _pictures(out: Path, run_checkpoint: str) -> list[tuple[str, Path, str]]:
-    metrics = Path(run_checkpoint).resolve().parent.parent / "metrics.jsonl"
+def _plots(out: Path, result: Mapping[str, Any], checkpoint: str | Path) -> list[Image]:
+    draw_metric(out / "scores.png", result)
+    metrics = Path(checkpoint).resolve().parent.parent / "metrics.jsonl"
     if metrics.exists():
         draw_training(out / "training.png", read_metrics(metrics))
-    pictures = [
-        ("Scores", out / "scores.png", "How the episodes' scores are distributed; the mean of few is a rough guide."),
-        (
+    main = metric_names(result["episodes"])[0].replace("_", " ")
+    images = [
+        Image(f"Distribution of {main}", out / "scores.png", "Over episodes; the mean of few is a rough guide."),
+        Image(
             "Learning curve",
             out / "training.png",
             "Left, the loss on the batches and on episodes held out; right, rollouts on the validation seeds.",
         ),
-        (
+        Image(
             "What the policy considers",
             out / "fan.png",
-            "Action chunks sampled at a few moments of the first film: together where the task decides, apart where "
-            "several ways are good.",
+            "Action chunks sampled at a few moments of the first video: together where the task decides, apart where "
+            "there are several good modes.",
+        ),
+        Image(
+            "Modes", out / "modes.png", "Paths from one start, a color for each mode: demonstrations and rollouts."
         ),
     ]
-    return [picture for picture in pictures if picture[1].exists()]
+    return [image for image in images if image.file.exists()]
 
 
-def _commands(checkpoint: str, out: Path, trained: RunConfig) -> list[tuple[str, str]]:
-    steps, method = trained.training.steps, trained.method
-    other = "ddpm" if method.get("prediction") == "velocity" else "flow"
-    own = [  # of the demo
-        (
-            f"Train longer ({steps} steps so far; the learning rate's schedule runs over all of them):",
-            f"diffpolicy train task=pusht_expert run_dir=runs/longer training.steps={3 * steps}",
-        ),
-        ("Another method:", f"diffpolicy train task=pusht_expert method={other} run_dir=runs/{other}"),
-    ]
-    return [
-        ("In the checkout, after scripts/demo.sh, this makes the commands below known:", "source .venv/bin/activate"),
-        *(own if trained.dataset.name == "expert_pusht" else []),
-        (
-            "The human demonstrations (31 MB, downloaded on first use):",
-            "diffpolicy train task=pusht run_dir=runs/human",
-        ),
-        (
-            "Your own demonstrations, a replay buffer as the README's `ReplayBuffer` writes it:",
-            "diffpolicy train task=own dataset.path=demos.zarr run_dir=runs/own",
-        ),
-        (
-            "More episodes, for a narrower interval:",
-            f"diffpolicy evaluate checkpoint={checkpoint} episodes=200 out={out}_200",
-        ),
-        (
-            "Tasks with several right answers, and how often the policy gives each:",
-            "diffpolicy train task=detour run_dir=runs/detour\n"
-            "diffpolicy evaluate checkpoint=runs/detour/checkpoints/best modes=true out=runs/detour/modes",
-        ),
-    ]
+def describe(result: Mapping[str, Any], out: str | Path | None = None) -> str:
+    """Return the results as lines for the terminal.
+
+    Args:
+        result: contents of evaluation.json.
+        out: folder that they were written to.
+    """
+    names = metric_names(result["episodes"])
+    lines = [_line(name, result[name], ".3f") for name in names]
+    if "difference" in result:
+        lines.append(_line(f"{names[0]}, paired difference", result["difference"][names[0]], "+.3f"))
+    if "modes" in result:
+        lines += _describe_modes(result["modes"])
+    lines.append(f"{len(result['episodes'])} episodes, {result['network_calls']} network calls per chunk")
+    if out is not None:
+        lines += [f"results: {Path(out) / 'evaluation.json'}", f"page: {Path(out) / 'report.html'}"]
+    return "\n".join(lines)
 
 
-def check_fit(config: RunConfig, windows: Any, observation: Mapping[str, Any]) -> None:
-    """Refuse an environment that shows or takes other numbers than the demonstrations, before any training."""
-    if not 1 <= config.evaluation_episodes <= VALIDATION_EPISODES:
-        raise ValueError(
-            f"evaluation_episodes must lie in 1 to {VALIDATION_EPISODES}, the validation seeds; "
-            f"given {config.evaluation_episodes}; env.id=null rolls nothing out"
-        )
-    cameras = {key: tuple(one["shape"]) for key, one in observation.items() if one["kind"] == "image"}
-    env = environment(config.env.id, config.env.options)()
-    space, action_shape = env.observation_space, env.action_space.shape
-    env.close()
-    shown = {name: part.shape for name, part in space.items()} if isinstance(space, gym.spaces.Dict) else space.shape
-    expected: Any = (windows.obs_dim,)
-    if cameras:
-        expected = {**cameras, ", ".join(config.observation.vectors): expected}
-        numbers = [shown.get(key) for key in config.observation.vectors] if isinstance(shown, dict) else [None]
-        pictures = {name: shown.get(name) for name in cameras} if isinstance(shown, dict) else {}
-        fits = None not in numbers and sum(map(math.prod, numbers)) == windows.obs_dim and pictures == cameras
-    else:
-        fits = shown == expected
-    if not fits or action_shape != (windows.action_dim,):
-        raise ValueError(
-            f"the demonstrations have observations {expected} and actions of {windows.action_dim} numbers, and "
-            f"{config.env.id} with {config.env.options} has {shown} and {action_shape}: let observation and "
-            "env.options agree, or roll nothing out with env.id=null"
-        )
-    for name in cameras:
-        if (part := space[name]).dtype != np.uint8:
-            raise ValueError(
-                f"{config.env.id} shows {name!r} as {part.dtype} from {part.low.min():g} to {part.high.max():g}, and "
-                "pictures are uint8, 0 to 255: let the environment give them so, or roll nothing out with env.id=null"
-            )
+def _line(name: str, interval: Mapping[str, float], form: str) -> str:
+    mean, low, high = (format(interval[key], form) for key in ("mean", "low", "high"))
+    return f"{name}: {mean}  [{low}, {high}]"
+
+
+def _describe_modes(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name in ("all_starts", "fixed_start"):
+        success, distance = found[name][SUCCESS]["mean"], found[name]["total_variation"]
+        lines.append(f"modes, {name.replace('_', ' ')}: success {success:.1%}, total variation {distance:.3f}")
+        for who in ("demonstrations", "rollouts"):
+            fractions = ", ".join(f"{mode} {part:.1%}" for mode, part in found[name][who]["fractions"].items())
+            lines.append(f"  {who}: {fractions}; entropy {found[name][who]['entropy']:.2f} bits")
+    return lines

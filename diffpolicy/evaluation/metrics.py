@@ -1,74 +1,98 @@
-"""Means with 95% intervals, and the paired comparison of two evaluations."""
+"""Summaries of episodes with 95% intervals, and the paired comparison of two evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from diffpolicy.evaluation.adapters import declared_task
+from diffpolicy.util.errors import explain, require
 from diffpolicy.util.stats import Interval, bootstrap, wilson
 
-_SHOWN = ("obs_mode", "render_mode", "render_size")  # options that change nothing of what happens
+SUCCESS = "success"
+
+_NOT_METRICS = ("seed", "steps", "mode", "way")  # of an episode's plain data; "way" is the older name of "mode"
+
+
+def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the metrics of episodes as plain data, in order; "success" among them if all episodes have it."""
+    return [name for name in rows[0] if name not in _NOT_METRICS and all(name in row for row in rows)]
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
-    """Score and final coverage (bootstrap) and success (Wilson) of episode rows."""
+    """Return the mean of every metric of episodes (`Episode.row`) with its interval.
+
+    Raises:
+        ValueError: no episodes.
+    """
+    require(rows, "no episodes", "at least one")
     return {
-        "score": bootstrap([row["score"] for row in rows]),
-        "final_coverage": bootstrap([row["final_coverage"] for row in rows]),
-        "success": wilson(sum(bool(row["success"]) for row in rows), len(rows)),
+        name: wilson(sum(bool(row[name]) for row in rows), len(rows))
+        if name == SUCCESS
+        else bootstrap([row[name] for row in rows])
+        for name in metric_names(rows)
     }
 
 
 def is_same_task(env: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two environments, {"id", "options"}, differ at most in what they show."""
-    first, second = (
-        (each["id"], {name: value for name, value in each["options"].items() if name not in _SHOWN})
-        for each in (env, other)
-    )
-    return first == second
+    """Return whether two environments, {"id", "options"}, differ at most in what they show."""
+    task = declared_task(env["id"])
+    hidden = {"render_mode", *(task.display_options if task else ())}
+    return env["id"] == other["id"] and _without(hidden, env["options"]) == _without(hidden, other["options"])
+
+
+def _without(names: Collection[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 def check_comparable(
-    seeds: Any, planned: Iterable[int], env: Mapping[str, Any], other: Mapping[str, Any]
+    seeds: str | int, planned: Iterable[int], env: Mapping[str, Any], other: Mapping[str, Any]
 ) -> list[int]:
-    """The seeds that an evaluation of `planned` seeds (of the kind `seeds` says) in `env` shares with another one.
+    """Return the seeds that an evaluation has in common with another one.
+
+    Args:
+        seeds: first seed, or name of the task's seed set, of the evaluation.
+        planned: its seeds.
+        env: its environment, {"id", "options"}.
+        other: contents of the other evaluation.json.
 
     Raises:
-        ValueError: none, another task, or `other` is no evaluation.
+        ValueError: none in common, another task, or `other` is no evaluation.
     """
     try:
         their_env = other["checkpoint"]["config"]["env"]
         same_task = is_same_task(env, their_env)
-        same_kind = (seeds == "paper") == (other["settings"]["seeds"] == "paper")
+        same_kind = _seed_set(seeds) == _seed_set(other["settings"]["seeds"])
         common = sorted(set(planned) & {row["seed"] for row in other["episodes"]})
     except (KeyError, TypeError):
-        raise ValueError("what is to be compared with is no evaluation.json of this project") from None
-    if not same_task:
-        raise ValueError(f"the two evaluations are of different tasks, {dict(env)} and {their_env}")
-    if not (same_kind and common):
-        raise ValueError(
-            "the two evaluations have no initial states in common; evaluate both with the same seeds and episodes"
-        )
+        raise ValueError(explain("what is to be compared with is no evaluation.json of this project")) from None
+    require(same_task, f"the two evaluations are of different tasks, {dict(env)} and {their_env}")
+    cure = "evaluate both with the same seeds and episodes"
+    require(same_kind and common, "the two evaluations have no initial states in common", cure=cure)
     return common
 
 
+def _seed_set(seeds: str | int) -> str | None:
+    """The name of a set of seeds; None for consecutive seeds of the environment's own."""
+    return None if str(seeds).isdigit() else str(seeds)
+
+
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """The differences first - second over the seeds that two evaluations have in common, with intervals.
+    """Return the differences first - second, with intervals, over the seeds that two evaluations have in common.
 
     Pairing removes what the two share, the difficulty of each initial state.
 
     Args:
-        first, second: contents of two `evaluation.json`.
+        first: contents of an evaluation.json.
+        second: contents of another one.
 
     Raises:
         ValueError: they are of different tasks, were reset differently or have no seeds in common.
     """
     a, b = ({row["seed"]: row for row in evaluation["episodes"]} for evaluation in (first, second))
     common = check_comparable(first["settings"]["seeds"], a, first["checkpoint"]["config"]["env"], second)
+    both = metric_names([*a.values(), *b.values()])
     return {
         "episodes": len(common),
-        **{
-            key: bootstrap([float(a[seed][key]) - float(b[seed][key]) for seed in common])
-            for key in ("score", "final_coverage", "success")
-        },
+        **{name: bootstrap([float(a[seed][name]) - float(b[seed][name]) for seed in common]) for name in both},
     }

@@ -1,100 +1,88 @@
-"""Measure in which modes a policy does a task that can be done in several, beside its demonstrations."""
+"""Measuring mode coverage: rollouts of a policy beside its demonstrations, from all starts and from one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib.figure import Figure
-
 from diffpolicy.config import EnvConfig
 from diffpolicy.datasets.replay_buffer import ReplayBuffer
-from diffpolicy.envs.experts import EXPERTS
-from diffpolicy.evaluation.record import demonstrate
-from diffpolicy.evaluation.rollout import Episode, Reset, environment, rollout
-from diffpolicy.evaluation.ways import compare_ways
-from diffpolicy.policies import Policy
+from diffpolicy.evaluation.adapters import EnvFactory, make_env
+from diffpolicy.evaluation.episode import Episode, Reset
+from diffpolicy.evaluation.experts import ExpertAgent
+from diffpolicy.evaluation.modes import compare_modes
+from diffpolicy.evaluation.observers import States
+from diffpolicy.evaluation.record import OBS_KEY, demonstrate
+from diffpolicy.evaluation.report import draw_modes
+from diffpolicy.evaluation.rollout import rollout
+from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.policies.agent import Controller
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
 
-_DRAWN = 150  # paths in a plot
-_SMALL = 16  # px: images nobody looks at, rendered because filming keeps the states
+DRAWN = 150
+"""Paths in a plot, at most."""
 
 
 def measure_modes(
-    policy: Policy,
-    env_config: EnvConfig,
+    agent: Controller,
+    make: EnvFactory,
     buffer: ReplayBuffer,
     resets: Sequence[Reset],
     episodes: Sequence[Episode],
-    out: Path | None,
-    workers: int | None,
+    out: Path | None = None,
+    workers: int | None = 0,
 ) -> dict[str, Any]:
-    """Return which modes the demonstrations and the rollouts took, from all starts and from one start.
+    """Return in which modes the demonstrations and the rollouts did the task, from all starts and from one.
 
     Args:
-        policy: what was rolled out.
-        env_config: the environment.
-        buffer: all demonstrations of the recording.
-        resets: initial states of `episodes`; again from one start, the first demonstration's, as many are rolled out
+        agent: that was rolled out.
+        make: makes its environment.
+        buffer: all demonstrations of the recording, with their array "state".
+        resets: initial states of `episodes`. From one start, the first demonstration's, as many are rolled out again
             and demonstrated by the expert.
         episodes: rollouts from `resets`.
         out: folder for modes.png; None draws nothing.
         workers: see `rollout`.
 
     Raises:
-        ValueError: a task without known modes, or a recording without states.
+        ValueError: a task without modes, or a recording without states.
     """
-    env_id, options = env_config.id, env_config.options
-    env = environment(env_id, options)().unwrapped
-    require(env.modes, f"{env_id} has no known modes", cure="evaluate with modes=false")
-    require("state" in buffer, "the data set has no array 'state', from which modes follow")
-    demonstrated = [env.mode_of(buffer["state"][part]) for part in buffer.episode_slices()]
-    start = buffer["state"][0].tolist()
-    fixed = [(seed, {"state": start}) for seed, _ in resets]
-    small = environment(env_id, {**options, "render_size": _SMALL}, "rgb_array")
-    again = rollout(policy, small, fixed, film=min(len(fixed), _DRAWN), workers=workers, progress=True)
-    shown = [demonstrate(env_id, options, seed, reset=reset) for seed, reset in fixed]
-    shown = [episode["state"] for episode in shown if episode]
-    ways = [env.mode_of(states) for states in shown]
+    with closing(make()) as env:
+        task = TaskSpec.of(env)
+        check_modes(task, make.id)
+        require(OBS_KEY in buffer, f"the data set has no array {OBS_KEY!r}, from which modes follow")
+        mode_of = env.unwrapped.mode_of
+        demonstrated = [mode_of(buffer[OBS_KEY][part]) for part in buffer.episode_slices()]
+        start = buffer[OBS_KEY][0].tolist()
+        fixed = [Reset(how.seed, options={"state": start}) for how in resets]
+        again = rollout(agent, make, fixed, [States(first=DRAWN)], workers=workers, progress=True)
+        expert = ExpertAgent(make.id, make.options)
+        recorded = demonstrate(expert, make_env(EnvConfig(make.id), _without_view(make, task)), fixed)
+        shown = [recording[OBS_KEY] for _, recording in recorded if recording]
+        modes = [mode_of(states) for states in shown]
     if out is not None:
-        paths = [(np.array(episode.observations), episode.mode) for episode in again[:_DRAWN]]
-        draw_ways(out / "modes.png", list(zip(shown, ways, strict=True))[:_DRAWN], paths, env.modes)
+        paths = [(episode.observed[States.name], episode.mode) for episode in again[:DRAWN]]
+        draw_modes(out / "modes.png", list(zip(shown, modes, strict=True))[:DRAWN], paths, task)
     return {
-        "all_starts": _measured(demonstrated, episodes, env.modes),
-        "fixed_start": {"state": start, **_measured(ways, again, env.modes)},
-        "expert": EXPERTS[env_id].settings,
+        "all_starts": _measured(demonstrated, episodes, task),
+        "fixed_start": {"state": start, **_measured(modes, again, task)},
+        "expert": dict(expert.make.settings),
     }
 
 
-def _measured(demonstrated: Sequence[str], episodes: Sequence[Episode], known: Sequence[str]) -> dict[str, Any]:
-    success = wilson(sum(episode.success for episode in episodes), len(episodes))
-    return {"success": success, **compare_ways(demonstrated, [episode.mode for episode in episodes], known)}
+def check_modes(task: TaskSpec, env_id: str) -> None:
+    """Raise ValueError unless a task can be done in several modes."""
+    require(task.modes, f"{env_id} declares no modes", cure="evaluate with modes=false")
 
 
-def draw_ways(
-    path: Path,
-    demonstrated: Sequence[tuple[np.ndarray, str]],
-    rolled_out: Sequence[tuple[np.ndarray, str]],
-    known: Sequence[str],
-) -> None:
-    """Draw the pucks' paths from one start, a colour for each way: demonstrations left, rollouts right."""
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
-    colors: Mapping[str, Any] = dict(zip(known, matplotlib.colormaps["tab10"].colors, strict=False))
-    for axes, (title, episodes) in zip(
-        figure.subplots(1, 2), (("demonstrations", demonstrated), ("rollouts", rolled_out)), strict=True
-    ):
-        for states, way in episodes:
-            for puck in range(2, states.shape[1], 2):
-                axes.plot(*states[:, puck : puck + 2].T, color=colors.get(way, "black"), linewidth=0.6, alpha=0.5)
-        for way in known:
-            axes.plot([], [], color=colors[way], label=f"{way}: {sum(w == way for _, w in episodes)}")
-        axes.set(xlim=(0, 512), ylim=(512, 0), aspect="equal", xticks=[], yticks=[], title=title)
-        axes.legend(loc="lower left")
-    figure.suptitle(
-        f"the pucks' paths from one start, {len(demonstrated)} demonstrations, {len(rolled_out)} rollouts"
-    )
-    figure.savefig(path, dpi=110)
+def _without_view(make: EnvFactory, task: TaskSpec) -> dict[str, Any]:
+    """The options that change what happens, so that the expert's recordings hold the state."""
+    return {name: value for name, value in make.options.items() if name not in task.display_options}
+
+
+def _measured(demonstrated: Sequence[str], episodes: Sequence[Episode], task: TaskSpec) -> dict[str, Any]:
+    success = wilson(sum(bool(episode.success) for episode in episodes), len(episodes))
+    return {"success": success, **compare_modes(demonstrated, [episode.mode for episode in episodes], task.modes)}

@@ -1,115 +1,135 @@
-"""Record demonstrations by an environment's expert."""
+"""Demonstrations by an environment's expert, recorded through the rollout loop."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import math
-import multiprocessing
-from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
 from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets.recorder import EpisodeRecorder, digest
-from diffpolicy.envs.experts import EXPERTS
-from diffpolicy.evaluation.rollout import environment
+from diffpolicy.evaluation.adapters import OBS_MODE, make_env
+from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.experts import ExpertAgent
+from diffpolicy.evaluation.observers import Recorder
+from diffpolicy.evaluation.rollout import MakeEnv, finished_episodes
+from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSuccess
+from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
 
-HOPELESS = 50  # failures in a row after which there is no point in going on
-MEMORY = 0.8  # correlation of the actions' error from one step to the next: white noise the agent would smooth out
-_NOISE = 1  # keeps the error's stream of random numbers apart from the environment's and the expert's
+HOPELESS = 50
+"""Failures in a row after which recording stops."""
+
+OBS_KEY = "state"
+"""Name of a plain observation in a recording by an expert."""
+
 _PACKAGES = ("diffpolicy", "numpy", "pymunk", "zarr")
 
 
+def record(config: RecordConfig) -> str:
+    """Record demonstrations by the expert of an environment, and return what to say about them.
+
+    Raises:
+        ValueError: settings out of range, an environment without an expert, or one that its expert cannot solve.
+        FileExistsError: `config.out` is something else than a recording.
+    """
+    _check(config)
+    env = config.env
+    agent = ExpertAgent(env.id, env.options)
+    make = demonstration_env(make_env(env), config.noise, config.steps_after_success)
+    make().close()  # refuses bad options before anything is written
+    writer = EpisodeRecorder(config.out, _attributes(config, agent))
+    tried, failed = (writer.seeds[-1] + 1 - config.seed if writer.seeds else 0), 0
+    with tqdm(total=config.episodes, initial=len(writer.seeds), desc="demonstrations", unit="episode") as bar:
+        while len(writer.seeds) < config.episodes:
+            count = config.episodes - len(writer.seeds)
+            resets = [_reset(config, number) for number in range(tried, tried + count)]
+            with closing(demonstrate(agent, make, resets, workers=config.workers)) as demonstrations:
+                for seed, recording in demonstrations:
+                    failed = 0 if recording else failed + 1
+                    given = f"the expert failed {HOPELESS} times in a row"
+                    require(failed < HOPELESS, given, cure="this task is not for it")
+                    if recording:
+                        writer.add(recording, seed)
+                        bar.update()
+            tried += count
+    tried = writer.seeds[-1] + 1 - config.seed
+    rate = wilson(len(writer.seeds), tried)
+    return (
+        f"{len(writer.seeds)} episodes of {tried} tried: the expert succeeds in {rate['mean']:.1%} "
+        f"[{rate['low']:.1%}, {rate['high']:.1%}]\nSHA-256 {digest(config.out)}: {config.out}"
+    )
+
+
+def _check(config: RecordConfig) -> None:
+    counts = (config.episodes, config.workers, 1 if config.starts is None else config.starts)
+    fits = min(counts) >= 1 and min(config.seed, config.steps_after_success) >= 0 and 0 <= config.noise < math.inf
+    names = ("episodes", "workers", "starts", "seed", "steps_after_success", "noise")
+    given = ", ".join(f"{name}={value}" for name, value in vars(config).items() if name in names)
+    require(fits, given, "episodes, workers, starts >= 1 and seed, steps_after_success, noise >= 0")
+    mode = config.env.options.get(OBS_MODE)
+    cure = f"leave {OBS_MODE} out: a recording holds the whole state"
+    require(OBS_MODE not in config.env.options, f"env.options.{OBS_MODE}={mode}", cure=cure)
+
+
+def demonstration_env(make: MakeEnv, noise: float = 0.0, steps_after_success: int = 0) -> MakeEnv:
+    """Return a function that makes the environment of demonstrations, see `record`."""
+    return functools.partial(_demonstration_env, make, noise, steps_after_success)
+
+
+def _demonstration_env(make: MakeEnv, noise: float, steps_after_success: int) -> gym.Env[Any, Any]:
+    env = make()
+    if steps_after_success:
+        env = StepsAfterSuccess(env, steps_after_success)
+    return ActionNoise(env, noise) if noise else env
+
+
 def demonstrate(
-    env_id: str,
-    options: Mapping[str, Any],
-    seed: int,
-    noise: float = 0.0,
-    start_seed: int | None = None,
-    reset: Mapping[str, Any] | None = None,
-    linger: int = 0,
-) -> dict[str, np.ndarray] | None:
-    """One episode by the expert, `state` (L, D) and `action` (L, 2) float32; None if it does not succeed.
+    agent: ExpertAgent, make: MakeEnv, resets: Sequence[Reset], *, workers: int = 0, obs_key: str = OBS_KEY
+) -> Iterator[tuple[int, dict[str, np.ndarray] | None]]:
+    """Yield (seed, arrays of the recording) for every reset, in order; None where the expert did not succeed.
 
     Args:
-        seed: of the expert's choice and of the noise, and of the environment unless `start_seed` is given.
-        noise, linger: see `RecordConfig`.
-        reset: options of the environment's reset.
+        agent: the expert.
+        make: see `demonstration_env`.
+        resets: how the episodes begin.
+        workers: processes; fewer than two roll out in this one.
+        obs_key: name of a plain observation.
     """
-    env, expert = environment(env_id, options)(), EXPERTS[env_id](seed, options)
-    obs, info = env.reset(seed=seed if start_seed is None else start_seed, options=reset)
-    expert.reset(info)
-    draw, error = np.random.default_rng([seed, _NOISE]), np.zeros(2)
-    states, actions = [], []
-    left = None  # steps still to record, once the episode has ended
-    while left != 0:
-        action = np.asarray(expert.act(info), np.float32)
-        states.append(obs)
-        actions.append(action)
-        error = MEMORY * error + math.sqrt(1.0 - MEMORY**2) * noise * draw.standard_normal(2)
-        obs, _, terminated, truncated, info = env.step(action + error)
-        if left is not None:
-            left -= 1
-        elif terminated or truncated:
-            left = linger if info["success"] else 0
-    return {"state": np.array(states), "action": np.array(actions)} if info["success"] else None
+    ready: dict[int, tuple[int, dict[str, np.ndarray] | None]] = {}
+    following = 0
+    observers = [Recorder(obs_key)]
+    count = min(workers, len(resets)) if workers > 1 else 0
+    with closing(finished_episodes(agent, make, resets, observers, envs=1, workers=count)) as finished:
+        for episode in finished:
+            recording = episode.observed[Recorder.name] if episode.held else None
+            ready[episode.number] = (episode.seed, recording)
+            while following in ready:
+                yield ready.pop(following)
+                following += 1
 
 
-def record(config: RecordConfig) -> str:
-    """Record demonstrations as the settings say, and return what to tell about them."""
-    counts = (config.episodes, config.workers, 1 if config.starts is None else config.starts)
-    if min(counts) < 1 or min(config.seed, config.steps_after_success) < 0 or not 0 <= config.noise < math.inf:
-        raise ValueError(
-            f"need episodes >= 1, workers >= 1, starts >= 1 and seed, linger, noise >= 0; given {config.episodes=}, "
-            f"{config.workers=}, {config.starts=}, {config.seed=}, {config.steps_after_success=}, {config.noise=}"
-        )
-    if config.env.id not in EXPERTS:
-        raise ValueError(f"no expert for env.id={config.env.id!r}; there are experts for {', '.join(EXPERTS)}")
-    if "obs_mode" in config.env.options:
-        raise ValueError(
-            "recordings hold the state, from which other observations follow: leave env.options.obs_mode"
-        )
-    environment(config.env.id, config.env.options)().close()  # refuses bad options before anything is written
-    attrs = {
+def _reset(config: RecordConfig, number: int) -> Reset:
+    start = number % config.starts if config.starts else number
+    seed = config.seed + number
+    return Reset(seed, config.seed + start, {NOISE_SEED: seed} if config.noise else None)
+
+
+def _attributes(config: RecordConfig, agent: ExpertAgent) -> dict[str, Any]:
+    """What a recording says of itself. The names are those of its file format."""
+    optional = {"starts": config.starts, "linger": config.steps_after_success}
+    return {
         "env": {"id": config.env.id, "options": dict(config.env.options)},
-        "expert": EXPERTS[config.env.id].settings,
+        "expert": dict(agent.make.settings),
         "first_seed": config.seed,
         "noise": config.noise,
-        **({"starts": config.starts} if config.starts else {}),
-        **({"linger": config.steps_after_success} if config.steps_after_success else {}),
+        **{name: value for name, value in optional.items() if value},
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    recorder = EpisodeRecorder(config.out, attrs)
-    done = len(recorder.seeds)
-    following = recorder.seeds[-1] + 1 if done else config.seed
-    failed = 0
-    bar = tqdm(total=config.episodes, initial=done, desc="demonstrations", unit="episode")
-    context = multiprocessing.get_context("spawn")
-    with bar, ProcessPoolExecutor(config.workers, context) as pool:
-        waiting: deque[tuple[int, Future[dict[str, np.ndarray] | None]]] = deque()
-        while len(recorder.seeds) < config.episodes:
-            while len(waiting) < 2 * config.workers:
-                count = following - config.seed
-                start = config.seed + (count % config.starts if config.starts else count)
-                how = (config.env.id, config.env.options, following, config.noise, start)
-                waiting.append((following, pool.submit(demonstrate, *how, linger=config.steps_after_success)))
-                following += 1
-            seed, future = waiting.popleft()
-            episode = future.result()
-            failed = 0 if episode else failed + 1
-            if episode:
-                recorder.add(episode, seed)
-                bar.update()
-            elif failed == HOPELESS:
-                raise ValueError(f"the expert failed {HOPELESS} times in a row: this task is not for it")
-        pool.shutdown(cancel_futures=True)
-    rate = wilson(len(recorder.seeds), recorder.seeds[-1] + 1 - config.seed)
-    return (
-        f"{len(recorder.seeds)} episodes of {recorder.seeds[-1] + 1 - config.seed} tried: the expert succeeds in "
-        f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]\nSHA-256 {digest(config.out)}: {config.out}"
-    )

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.datasets.mnist import CLASSES, Digits, from_levels
-from diffpolicy.evaluation.metrics import Interval, wilson
 from diffpolicy.images.classifier import logits_and_features
 from diffpolicy.training.loop import keyed_generator
+from diffpolicy.util.stats import Interval, wilson
 
 _ORDER, _REPLICATES = 5, 6  # keys of the draws, next to those of the training loop
 _FLOORS = 4  # sets of other test images, at most

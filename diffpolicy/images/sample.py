@@ -10,11 +10,12 @@ import torch
 
 from diffpolicy import checkpoint
 from diffpolicy.config.commands import SampleConfig
-from diffpolicy.evaluation.report import provenance, write_json
+from diffpolicy.evaluation.report import provenance
 from diffpolicy.images import load_generator
 from diffpolicy.images.drawing import draw_images, save_animation, save_grid
 from diffpolicy.registry import build
 from diffpolicy.util.device import pick_device
+from diffpolicy.util.files import write_json
 
 
 def sample_images(config: SampleConfig) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.evaluation import environment, episode_resets, rollout
-from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, REPORT_SEED
+from diffpolicy.evaluation import INFERENCE_BLOCK, episode_resets, make_env, rollout
 from diffpolicy.evaluation.shards import usable_cores
 from diffpolicy.policies import Policy, PolicyConfig, build_actor
+from diffpolicy.policies.agent import Agent
 from diffpolicy.scripts.benchmarks.paired import paired
 
 ROUNDS = 2
@@ -39,12 +40,12 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
     """
     torch.manual_seed(seed)
     policy, cores = _policy(), usable_cores()
-    make_env = environment("diffpolicy/PushT-v0", {"obs_mode": "keypoints"})
+    made = make_env("diffpolicy/PushT-v0", {"obs_mode": "keypoints"})
     resets = episode_resets(REPORT_SEED, EPISODES)
     first: list[dict[str, Any]] = []
 
     def evaluate(workers: int) -> None:
-        rows = [episode.row() for episode in rollout(policy, make_env, resets, workers=workers, progress=True)]
+        rows = [episode.row() for episode in rollout(Agent(policy), made, resets, workers=workers, progress=True)]
         first.extend(rows[len(first) :])
         differing = [row["seed"] for row, other in zip(rows, first, strict=True) if row != other]
         if differing:

@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from diffpolicy import checkpoint, load_policy
-from diffpolicy.evaluation import environment
-from diffpolicy.evaluation.report import draw_chunks, write_json
-from diffpolicy.evaluation.rollout import VALIDATION_EPISODES, VALIDATION_SEED
+from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED, TaskSpec, make_env
+from diffpolicy.evaluation.report import draw_chunks
 from diffpolicy.policies import Policy
 from diffpolicy.policies.observations import Observation, stack
 from diffpolicy.scripts.comparison.pages import FAN, PICTURES
 from diffpolicy.scripts.comparison.store import locked
+from diffpolicy.util.files import write_json
 
 CHUNKS = 64
 _SEARCHED = 16  # chunks in each state that is looked at
@@ -43,8 +43,8 @@ def draw(results: Path, runs: Mapping[str, Path]) -> str:
     seed = _most_open(policies[chooser], saved[chooser].config["env"])
     figure = Figure(figsize=(4.4 * len(runs), 4.8), layout="constrained")
     for axes, (name, policy) in zip(figure.subplots(1, len(runs), squeeze=False)[0], policies.items(), strict=True):
-        obs, frame = _first_sight(saved[name].config["env"], seed, "rgb_array")
-        draw_chunks(axes, frame, chunks(policy, obs, seed, CHUNKS))
+        obs, frame, task = _first_sight(saved[name].config["env"], seed, "rgb_array")
+        draw_chunks(axes, frame, chunks(policy, obs, seed, CHUNKS), task)
         axes.set_title(name)
     says = (
         f"{CHUNKS} chunks of each policy in one state, early actions dark: of {VALIDATION_EPISODES} resets by the "
@@ -72,8 +72,8 @@ def _most_open(policy: Policy, env: Mapping[str, Any]) -> int:
     return max(range(VALIDATION_SEED, VALIDATION_SEED + VALIDATION_EPISODES), key=spread)
 
 
-def _first_sight(env: Mapping[str, Any], seed: int, render: str | None = None) -> tuple[Observation, Any]:
-    """The observation at a reset, and its picture."""
-    with closing(environment(env["id"], env["options"], render)()) as made:
+def _first_sight(env: Mapping[str, Any], seed: int, render: str | None = None) -> tuple[Observation, Any, TaskSpec]:
+    """The observation at a reset, its frame, and the task."""
+    with closing(make_env(env["id"], env["options"], render_mode=render)()) as made:
         obs, _ = made.reset(seed=seed)
-        return obs, made.render() if render else None
+        return obs, made.render() if render else None, TaskSpec.of(made)

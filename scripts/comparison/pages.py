@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from diffpolicy.evaluation.page import show, write_document
+from diffpolicy.evaluation.report import image_section, write_document
 from diffpolicy.scripts.comparison import plots
 from diffpolicy.scripts.comparison.store import Measured, locked, read_rows
 from diffpolicy.scripts.comparison.tables import tables
@@ -62,7 +62,7 @@ def _parts(rows: Sequence[Measured], shown: Sequence[tuple[str, Path, str]]) -> 
         f"<h1>{_TITLE}</h1>",
         f'<p class="small">{len(rows)} rows, measured on {escape(machines)}. {_HOW}</p>',
         *filled,
-        *(show(*picture) for picture in shown),
+        *(image_section(*picture) for picture in shown),
         "<h2>Any row again</h2>",
         *(_commands(row) for row in rows),
     ]

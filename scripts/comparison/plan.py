@@ -14,12 +14,13 @@ import fnmatch
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from diffpolicy.evaluation import environment, episode_resets, is_same_task
+from diffpolicy.evaluation import TaskSpec, episode_resets, is_same_task, make_env
 from diffpolicy.policies import Execution, build_actor
 from diffpolicy.policies.execution import Executor
 from diffpolicy.scripts import evaluate, measure_ways, train
@@ -229,16 +230,17 @@ def check(rows: Iterable[Row], every: Mapping[str, Row]) -> None:
 def _seeds(row: Row) -> set[tuple[bool, int]]:
     """The initial states of a row: whether they are the paper's, and the seed."""
     seeds = row.config["seeds"]
-    return {(seeds == "paper", seed) for seed, _ in episode_resets(seeds, row.config["episodes"])}
+    with closing(make_env(row.run.config["env"]["id"])()) as env:
+        resets = episode_resets(seeds, row.config["episodes"], TaskSpec.of(env))
+    return {(seeds == "paper", how.seed) for how in resets}
 
 
 def _check_environment(env: Mapping[str, Any], command: str) -> None:
     if env["id"] is None:
         raise ValueError("its task has no environment (env.id=null): there is nothing to evaluate it in")
-    made = environment(env["id"], env["options"])()
-    ways = getattr(made.unwrapped, "modes", ())
-    made.close()
-    if command == "measure_ways" and not ways:
+    with closing(make_env(env["id"], env["options"])()) as made:
+        modes = TaskSpec.of(made).modes
+    if command == "measure_ways" and not modes:
         raise ValueError(f"{env['id']} has no known ways; take command: evaluate")
 
 

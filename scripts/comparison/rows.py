@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from diffpolicy import checkpoint, load_policy
 from diffpolicy.datasets.build import DatasetConfig, StreamConfig, load_buffer
 from diffpolicy.datasets.replay_buffer import select_episodes
-from diffpolicy.evaluation import environment, episode_resets
-from diffpolicy.evaluation.rollout import VALIDATION_EPISODES, VALIDATION_SEED, MakeEnv, Reset
-from diffpolicy.policies import ActionQueue, Execution, Policy
+from diffpolicy.evaluation import (
+    VALIDATION_EPISODES,
+    VALIDATION_SEED,
+    TaskSpec,
+    episode_resets,
+    make_env,
+    time_chunks,
+)
+from diffpolicy.evaluation.timing import SECONDS
+from diffpolicy.policies import Execution, Policy
+from diffpolicy.policies.agent import Agent
 from diffpolicy.scripts.comparison.plan import OURS, Row, Run
 from diffpolicy.scripts.comparison.store import Measured
 from diffpolicy.training.logging import read_metrics
@@ -25,7 +32,6 @@ from diffpolicy.training.logging import read_metrics
 RESULTS = {"evaluate": "evaluation.json", "measure_ways": "ways.json"}
 LAST = 5  # checkpoints whose mean stands beside the best one
 _DIGITS = 5  # of the scores that are kept: what differs less is the same
-_CHUNKS, _WARM_UP, _SECONDS = 50, 3, 5.0  # timed at most, not counted, and of timing
 _MACHINES = ("run_dir", "device", "data_root", "resume", "max_minutes", "evaluation_workers", "speed")
 
 
@@ -105,7 +111,7 @@ def protocol(seeds: int | str, episodes: int) -> str:
 
 
 def chunk_seconds(
-    path: Path, settings: Mapping[str, Any], env: Mapping[str, Any], limit: float = _SECONDS
+    path: Path, settings: Mapping[str, Any], env: Mapping[str, Any], limit: float = SECONDS
 ) -> tuple[dict[str, Any], Policy]:
     """How long one robot waits for a chunk: seconds at batch 1, on one thread, with frozen weights, while acting.
 
@@ -117,41 +123,10 @@ def chunk_seconds(
     policy = load_policy(
         path, *sampler, options, settings["action_horizon"], freeze=True, execution=Execution(**settings["execution"])
     )
-    resets = episode_resets(settings["seeds"], settings["episodes"])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        times = _timed(policy, environment(env["id"], env["options"]), resets, limit)
-    finally:
-        torch.set_num_threads(threads)
-    counted = times[_WARM_UP:] or times
-    return {
-        "median": float(np.median(counted)),
-        "p95": float(np.quantile(counted, 0.95)),
-        "chunks": len(counted),
-        "threads": 1,
-        "frozen": True,
-    }, policy
-
-
-def _timed(policy: Policy, make_env: MakeEnv, resets: Sequence[Reset], limit: float) -> list[float]:
-    queue, env, times, began = ActionQueue(policy), make_env(), [], time.monotonic()
-    for seed, options in resets:
-        queue.reset([0], [seed])
-        obs, _ = env.reset(seed=seed, options=options)
-        over, step = False, 0
-        while not over and len(times) < _CHUNKS + _WARM_UP and time.monotonic() - began < limit:
-            batch = {key: value[None] for key, value in obs.items()} if isinstance(obs, dict) else obs[None]
-            asked = time.perf_counter()
-            (action,) = queue.act(batch, [0])
-            if step % policy.action_horizon == 0:
-                times.append(time.perf_counter() - asked)
-            obs, _, terminated, truncated, _ = env.step(action)
-            over, step = terminated or truncated, step + 1
-        if not over:
-            break
-    env.close()
-    return times
+    made = make_env(env["id"], env["options"])
+    with closing(made()) as one:
+        resets = episode_resets(settings["seeds"], settings["episodes"], TaskSpec.of(one))
+    return time_chunks(Agent(policy), made, resets, seconds=limit) | {"frozen": True}, policy
 
 
 def _training(run_dir: Path, best: checkpoint.Checkpoint) -> dict[str, Any]:

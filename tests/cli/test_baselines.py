@@ -6,7 +6,8 @@ import pytest
 from typed import typed
 
 from diffpolicy import checkpoint, load_policy
-from diffpolicy.evaluation import environment, episode_resets, rollout
+from diffpolicy.evaluation import episode_resets, make_env, rollout
+from diffpolicy.policies.agent import Agent
 
 SMALL = ["task=detour", "dataset.episodes=20", "evaluation_episodes=2", "training.steps=4", "training.batch_size=8"]
 OPTIONS = {"lstm_gmm": ["method.hidden=8", "method.modes=2", "speed=float32"], "nearest": ["method.k=2"]}
@@ -39,8 +40,8 @@ def test_trained_resumed_and_rolled_out_by_the_commands(tmp_path, name):
     )
     assert f"3 episodes, {calls} network calls per chunk" in typed(*evaluate, cwd=tmp_path)
     result = json.loads((tmp_path / "A/evaluation.json").read_text())
-    make_env = environment("diffpolicy/Detour-v0", {})
-    again = rollout(load_policy(last, block=32), make_env, episode_resets(200_000, 3), envs=3)
+    agent = Agent(load_policy(last, block=32))
+    again = rollout(agent, make_env("diffpolicy/Detour-v0"), episode_resets(200_000, 3), envs=3)
     assert [episode.row() for episode in again] == result["episodes"]
 
 

@@ -13,7 +13,8 @@ from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.recorder import digest, verify
 from diffpolicy.envs.experts.pucks import DONE
 from diffpolicy.envs.pushblocks import ZONES
-from diffpolicy.evaluation.record import demonstrate
+from diffpolicy.evaluation import ExpertAgent, Reset, make_env
+from diffpolicy.evaluation.record import demonstrate, demonstration_env
 
 DETOUR = "env.id=diffpolicy/Detour-v0"
 
@@ -51,7 +52,11 @@ def test_starts_are_demonstrated_again_and_again(made):
 
 
 def test_lingering_goes_on_beyond_success():
-    plain, longer = (demonstrate("diffpolicy/PushBlocks-v0", {}, 0, linger=linger) for linger in (0, 8))
+    env_id = "diffpolicy/PushBlocks-v0"
+    (_, plain), (_, longer) = (
+        next(demonstrate(ExpertAgent(env_id), demonstration_env(make_env(env_id), 0.0, steps), [Reset(0)]))
+        for steps in (0, 8)
+    )
     length = len(plain["state"])
     assert len(longer["state"]) == len(longer["action"]) == length + 8
     assert (longer["state"][:length] == plain["state"]).all()
@@ -79,9 +84,9 @@ def test_killed_and_gone_on_with(made):
     ("arguments", "says"),
     [
         (["env.id=diffpolicy/Detuor-v0"], ["'diffpolicy/Detuor-v0'", "diffpolicy/Detour-v0"]),
-        ([DETOUR, "episodes=0"], ["episodes >= 1"]),
-        ([DETOUR, "workers=-1"], ["workers >= 1"]),
-        ([DETOUR, "steps_after_success=-1"], ["linger", ">= 0"]),
+        ([DETOUR, "episodes=0"], ["episodes=0", ">= 1"]),
+        ([DETOUR, "workers=-1"], ["workers=-1", ">= 1"]),
+        ([DETOUR, "steps_after_success=-1"], ["steps_after_success=-1", ">= 0"]),
         ([DETOUR, "env.options.obs_mode=state"], ["obs_mode"]),
         (["env.id=diffpolicy/PushT-v0", "env.options.block=ele"], ["'ele'", "tee, ell, plus"]),
         ([DETOUR, "out=A", "seed=4"], ["first_seed: 3 there, 4 now"]),

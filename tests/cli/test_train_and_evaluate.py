@@ -190,14 +190,14 @@ def test_modes_of_a_policy_beside_its_demonstrations(tmp_path):
     for where in ("all_starts", "fixed_start"):
         found = result[where]
         for who, episodes in (("demonstrations", 800 if where == "all_starts" else 3), ("rollouts", 3)):
-            assert found[who]["episodes"] == episodes and sum(found[who]["shares"].values()) == pytest.approx(1)
+            assert found[who]["episodes"] == episodes and sum(found[who]["fractions"].values()) == pytest.approx(1)
     assert result["all_starts"]["demonstrations"]["entropy"] > 0.99  # left and right, evenly
     assert result["fixed_start"]["state"][2:] != [0.0, 0.0] and (tmp_path / "M" / "modes.png").stat().st_size > 1000
 
 
 def test_a_task_without_modes_is_refused(trained):
     command = ("evaluate", "checkpoint=RUN/checkpoints/last", "episodes=1", "modes=true", "out=M")
-    assert "no known modes" in typed(*command, cwd=trained, ok=False)
+    assert "declares no modes" in typed(*command, cwd=trained, ok=False)
     assert not (trained / "M").exists()
 
 

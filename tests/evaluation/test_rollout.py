@@ -1,120 +1,268 @@
-"""The rollout loop: an episode does not depend on what ran beside it; and the statistics of its report."""
+"""The rollout loop: an episode depends on agent and reset alone; observers; the contract; processes that end."""
 
 import functools
 import os
+import signal
+import subprocess
 import sys
+import textwrap
+import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import tiny
 import torch
-from scipy import stats
 
+from diffpolicy.config import RunConfig
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.evaluation import bootstrap, compare, environment, episode_resets, rollout, shards, summarize, wilson
+from diffpolicy.evaluation import (
+    Observations,
+    Recorder,
+    ReplayAgent,
+    Reset,
+    States,
+    TaskSpec,
+    Timing,
+    Video,
+    episode_resets,
+    make_env,
+    rollout,
+    shards,
+    simulate,
+    time_chunks,
+)
 from diffpolicy.policies import Execution, Policy, build_actor
+from diffpolicy.policies.agent import Agent
 
-rollout_module = sys.modules[rollout.__module__]  # the package's name for it is the function
+LINE = make_env(tiny.ENV_ID)
+RESETS = episode_resets(0, 7)
+
+
+def rows(episodes):
+    return [episode.row() for episode in episodes]
+
+
+def test_episodes_do_not_depend_on_how_many_run_side_by_side_or_where():
+    base = rollout(tiny.Wanderer(), LINE, RESETS, envs=7)
+    assert [episode.seed for episode in base] == list(range(7))
+    assert len({episode.metrics["best"] for episode in base}) == 7, "the episodes should differ"
+    assert {episode.success for episode in base} == {True, False}
+    assert all(episode.steps == tiny.LIMIT or episode.success for episode in base)
+    for envs in (1, 2, 5):
+        assert rows(rollout(tiny.Wanderer(), LINE, RESETS, envs=envs)) == rows(base)
+    assert rows(rollout(tiny.Wanderer(), LINE, RESETS[2:4])) == rows(base)[2:4]
+
+
+def test_workers_and_what_observers_keep_there():
+    observers = [Video(first=2), States(), Observations(first=1), Recorder(), Timing()]
+    filming = LINE.rendering()
+    here = rollout(tiny.Wanderer(), filming, RESETS, observers, envs=3)
+    agent = tiny.Wanderer()
+    there = rollout(agent, filming, RESETS, observers, envs=2, workers=2)
+    assert rows(here) == rows(there) == rows(rollout(tiny.Wanderer(), LINE, RESETS))
+    assert agent.calls == 4, "as if the agent had acted here"
+    for k, (one, other) in enumerate(zip(here, there, strict=True)):
+        kinds = {"states", "recording", "timing"} | ({"video"} if k < 2 else set())
+        assert set(one.observed) == set(other.observed) == kinds | ({"observations"} if k < 1 else set())
+        np.testing.assert_array_equal(one.observed["states"], other.observed["states"])
+        for name in ("obs", "action"):
+            assert np.array_equal(one.observed["recording"][name], other.observed["recording"][name])
+    first = here[0].observed
+    assert len(first["video"]) == len(first["states"]) == len(first["observations"]) == here[0].steps + 1
+    assert first["video"][0].shape == (17, 17, 3) and first["video"][0].dtype == np.uint8
+    assert np.array_equal(first["video"], there[0].observed["video"])
+    recorded = first["recording"]
+    assert recorded["obs"].shape == recorded["action"].shape == (here[0].steps, 2)
+    np.testing.assert_allclose(recorded["obs"], first["states"][:-1], atol=1e-6)
+    assert len(first["timing"]) == -(-here[0].steps // 3), "one time per chunk"
+
+
+def test_observations_by_key_are_recorded_by_key():
+    (episode,) = rollout(tiny.Wanderer(), make_env(tiny.ENV_ID, {"images": True}), RESETS[:1], [Recorder()])
+    recorded = episode.observed["recording"]
+    assert {name: values.shape[1:] for name, values in recorded.items()} == {
+        "image": (8, 8, 3),
+        "obs": (2,),
+        "action": (2,),
+    }
+
+
+def test_new_episodes_start_where_chunks_start():
+    starts = []
+
+    class Spy(tiny.Wanderer):
+        def reset(self, env_ids=None, seeds=None):
+            super().reset(env_ids, seeds)
+            starts.append((clock[0], list(env_ids or [])))
+
+    clock = [0]
+    for steps in simulate(Spy(), LINE, RESETS, envs=2):
+        clock[0] += 1
+        assert all(step.planned == ((clock[0] - 1) % 3 == 0) for step in steps if clock[0] <= tiny.LIMIT)
+    assert sum(len(ids) for _, ids in starts) == len(RESETS)
+
+
+def test_the_loop_can_be_stepped_from_outside():
+    torch.set_num_threads(2)
+    loop = simulate(tiny.Wanderer(), LINE, RESETS, envs=2)
+    steps = next(loop)
+    assert [step.env_id for step in steps] == [0, 1] and steps[0].episode.steps == 1
+    np.testing.assert_allclose(steps[0].next_obs[0], steps[0].env.unwrapped._place, atol=1e-6)
+    assert torch.get_num_threads() == 1
+    loop.close()
+    assert torch.get_num_threads() == 2, "restored when it is left"
+
+
+def test_success_metrics_and_modes():
+    (left,) = rollout(ReplayAgent({5: np.full((12, 2), -1.0)}), LINE, [Reset(5)])
+    assert left.row() == {
+        "seed": 5,
+        "best": pytest.approx(left.steps * 0.2 - 0.3, abs=0.3),
+        "place": -left.metrics["best"],
+        "success": True,
+        "steps": left.steps,
+        "mode": "left",
+    }
+    (none,) = rollout(ReplayAgent({5: np.zeros((4, 2))}), LINE, [Reset(5, limit=4)])
+    assert none.steps == 4 and none.success is False and none.mode == "" and none.held is False
+    same_start = rollout(tiny.Wanderer(), LINE, [Reset(1, env_seed=9), Reset(2, env_seed=9)], [States()])
+    first, second = (episode.observed["states"] for episode in same_start)
+    assert (first[0] == second[0]).all() and first.shape[1] == 2 and not np.array_equal(first[1], second[1])
+
+
+def test_timing_of_chunks():
+    found = time_chunks(tiny.Wanderer(), LINE, RESETS, chunks=4, warm_up=1)
+    assert found["chunks"] == 4 and 0 < found["median"] <= found["p95"] < 1 and found["threads"] == 1
 
 
 @functools.cache
 def _policy():
-    """Untrained, but of full height: each step of it depends on the observation and on the noise."""
+    """Untrained, but of full height: each of its steps depends on the observation and on the noise."""
     torch.manual_seed(0)
-    config = {
-        "policy": {"obs_horizon": 2, "horizon": 16, "action_horizon": 8},
-        "method": {"name": "generative", "steps": 2, "path": {"name": "linear"}, "prediction": "velocity"},
-        "net": {"name": "unet1d", "widths": [16, 32], "time_features": 8},
-    }
-    limits = np.stack([np.zeros(20), np.full(20, 512.0)])
-    normalizer = Normalizer.fit({"obs": limits, "action": limits[:, :2]})
-    return Policy(build_actor(config, 20, 2).eval(), normalizer, block=32)
+    config = RunConfig(
+        method={"name": "generative", "steps": 2, "path": {"name": "linear"}, "prediction": "velocity"},
+        net={"name": "unet1d", "widths": [16, 32], "time_features": 8},
+    )
+    limits = np.stack([np.full(2, -1.0), np.full(2, 1.0)])
+    normalizer = Normalizer.fit({"obs": limits, "action": limits})
+    return Policy(build_actor(config, 2, 2).eval(), normalizer, block=16)
 
 
-def make_env(render_mode=None):
-    return gym.make("diffpolicy/PushT-v0", obs_mode="keypoints", max_episode_steps=50, render_mode=render_mode)
-
-
-def _rows(episodes):
-    return [episode.row() for episode in episodes]
-
-
-def test_episodes_do_not_depend_on_batch_processes_or_threads():
-    resets = episode_resets(200_000, 50)
-    base = _rows(rollout(_policy(), make_env, resets, envs=50))
-    assert len({row["score"] for row in base}) > 5, "the episodes should differ"
-    assert [row["seed"] for row in base] == list(range(200_000, 200_050))
-    assert all(row["steps"] == 50 or row["success"] for row in base)
+def test_a_policys_episodes_do_not_depend_on_batch_processes_or_threads():
+    resets = episode_resets(200_000, 9)
+    base = rows(rollout(Agent(_policy()), LINE, resets, envs=9))
+    assert len({row["best"] for row in base}) > 5, "the episodes should differ"
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        for how in ({"envs": 1}, {"envs": 7}, {"envs": 7, "workers": 3}):
-            assert _rows(rollout(_policy(), make_env, resets, **how)) == base
+        for how in ({"envs": 1}, {"envs": 4}, {"envs": 4, "workers": 1}):
+            assert rows(rollout(Agent(_policy()), LINE, resets, **how)) == base
         assert torch.get_num_threads() == 3, "put back"
     finally:
         torch.set_num_threads(threads)
-    for workers in (0, 1):
-        assert _rows(rollout(_policy(), make_env, resets[10:20], workers=workers)) == base[10:20]
 
 
 def test_nor_do_episodes_whose_chunks_are_bound_to_each_other():
     bound = Execution(noise="episode", ensemble=0.1, warm_start=0.5, inpaint=1)
-    policy, plain = (
-        Policy(_policy().actor, _policy().normalizer, block=16, execution=execution) for execution in (bound, None)
+    one, plain = (
+        Agent(Policy(_policy().actor, _policy().normalizer, block=16, execution=execution))
+        for execution in (bound, None)
     )
     resets = episode_resets(200_000, 5)
-    base = _rows(rollout(policy, make_env, resets))
-    assert policy.calls == 1 and _rows(rollout(plain, make_env, resets)) != base and plain.calls == 2
-    policy.calls = 0
-    assert _rows(rollout(policy, make_env, resets, envs=2, workers=2)) == base and policy.calls == 1
+    base = rows(rollout(one, LINE, resets))
+    assert one.calls == 1 and rows(rollout(plain, LINE, resets)) != base and plain.calls == 2
+    assert rows(rollout(one, LINE, resets, envs=2)) == base
 
 
-def test_film_and_score(tmp_path):
-    filmed, plain, sharded = (
-        rollout(_policy(), functools.partial(make_env, mode), episode_resets("paper", 3), film=film, workers=workers)
-        for mode, film, workers in (("rgb_array", 1, 0), (None, 0, 0), ("rgb_array", 2, 2))
-    )
-    assert _rows(filmed) == _rows(plain) == _rows(sharded)
-    assert [len(episode.frames) for episode in filmed] == [51, 0, 0]
-    assert [len(episode.frames) for episode in sharded] == [51, 51, 0]
-    assert np.array_equal(filmed[0].frames, sharded[0].frames)
-    assert filmed[0].frames[0].dtype == np.uint8 and filmed[0].frames[0].shape[2] == 3
-    assert len(filmed[0].observations) == 51
-    assert [row["seed"] for row in _rows(filmed)] == [100_000, 100_001, 100_002]
-
-    from diffpolicy.evaluation.report import draw_fan, draw_scores, evaluation, write_json, write_video
-
-    write_video(tmp_path / "film.mp4", filmed[0].frames)
-    draw_fan(tmp_path / "fan.png", _policy(), filmed[0], moments=2, samples=4)
-    result = evaluation(filmed, {"seeds": "paper"}, {})
-    draw_scores(tmp_path / "scores.png", result)
-    write_json(tmp_path / "evaluation.json", result)
-    assert min(file.stat().st_size for file in tmp_path.iterdir()) > 500
-    assert result["versions"]["torch"] == torch.__version__ and result["processor"]
-    import av
-
-    with av.open(str(tmp_path / "film.mp4")) as film:
-        assert sum(1 for _ in film.decode(video=0)) == 51
-
-
-def test_resets_and_environments_are_checked():
-    assert episode_resets("paper", 2) == [(100_000, {"paper_seed": 100_000}), (100_001, {"paper_seed": 100_001})]
-    assert episode_resets("7", 2) == [(7, None), (8, None)]
-    with pytest.raises(ValueError, match="50 seeds; 51"):
-        episode_resets("paper", 51)
-    with pytest.raises(ValueError, match="'papr'"):
-        episode_resets("papr", 2)
+def test_resets_are_checked():
+    task = TaskSpec.of(LINE())
+    assert episode_resets("7", 2) == [Reset(7), Reset(8)]
+    assert episode_resets("published", 2, task) == [Reset(n, options={"published": n}) for n in (100, 101)]
+    with pytest.raises(ValueError, match="episodes=4 with seeds=published; expected at most 3"):
+        episode_resets("published", 4, task)
+    with pytest.raises(ValueError, match="unknown seeds 'publishd' .*'published'"):
+        episode_resets("publishd", 2, task)
+    with pytest.raises(ValueError, match="unknown seeds 'published'"):
+        episode_resets("published", 2)
     with pytest.raises(ValueError, match="at least 1"):
         episode_resets(5, 0)
-    with pytest.raises(ValueError, match="none of this project's"):
-        environment("os:system-v0", {})
-    with pytest.raises(ValueError, match="envs >= 1"):
-        rollout(_policy(), make_env, episode_resets(5, 2), envs=0)
+    with pytest.raises(ValueError, match="seeds=-3"):
+        episode_resets(-3, 1)
+    with pytest.raises(ValueError, match="envs=0"):
+        rollout(tiny.Wanderer(), LINE, RESETS, envs=0)
 
 
-def _broken_env():
-    env = make_env()
-    env.unwrapped.step = _fail
+class _Silent(tiny.LineEnv):
+    """A plain environment: it declares no task, has no limit, and its info says nothing."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def _info(self):
+        return {"success": False}
+
+
+class _Old(_Silent):
+    def reset(self, seed=None):
+        return super().reset(seed=seed)
+
+
+class _Broken(_Silent):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return obs if self.how == "reset" else (obs, info)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.how == "step":
+            return obs, reward, terminated, info
+        return obs, reward, terminated, truncated, (None if self.how == "info" else info)
+
+
+class _Mute(tiny.LineEnv):
+    def _info(self):
+        return {"place": self._place, "state": np.zeros(2)}
+
+
+class _Numberless(_Mute):
+    def _info(self):
+        return {"success": False}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (_Silent, ValueError, "_Silent has no time limit.*max_steps=N"),
+        (_Old, TypeError, r"_Old.reset takes \(seed\); expected reset\(\*, seed=None, options=None\)"),
+        (functools.partial(_Broken, "reset"), TypeError, "reset returned a ndarray"),
+        (functools.partial(_Broken, "step"), TypeError, r"step returned \(ndarray, float, bool, dict\); expected"),
+        (functools.partial(_Broken, "info"), TypeError, r"step returned \(.*NoneType\); expected .*info a dict"),
+        (_Mute, ValueError, "info lacks the success key 'success'; it has place, state"),
+        (_Numberless, ValueError, "info lacks the metric's key 'place'; it has success"),
+        (dict, TypeError, "make_env returned a dict; expected a gymnasium.Env"),
+    ],
+)
+def test_an_environment_that_breaks_the_contract_is_refused_in_words(make, error, says):
+    max_steps = None if make is _Silent else 3
+    with pytest.raises(error, match=says):
+        rollout(tiny.Wanderer(), make, RESETS[:1], max_steps=max_steps)
+
+
+def test_a_plain_environment_gets_a_limit_and_the_return():
+    (episode,) = rollout(tiny.Wanderer(), _Silent, RESETS[:1], max_steps=5)
+    assert set(episode.row()) == {"seed", "return", "success", "steps"} and episode.steps == 5
+    limited = functools.partial(gym.wrappers.TimeLimit, _Silent(), 4)
+    assert rollout(tiny.Wanderer(), limited, RESETS[:1])[0].steps == 4
+
+
+def _failing_env():
+    env = tiny.LineEnv()
+    env.step = _fail
     return env
 
 
@@ -124,7 +272,7 @@ def _fail(action):
 
 def test_an_error_in_a_worker_is_raised_here():
     with pytest.raises(gym.error.InvalidAction) as caught:
-        rollout(_policy(), _broken_env, episode_resets(5, 2), workers=1)
+        rollout(tiny.Wanderer(), _failing_env, RESETS[:2], workers=1, max_steps=9)
     assert str(caught.value) == "the arm is off" and "in _fail" in caught.value.__notes__[0]
 
 
@@ -140,64 +288,74 @@ def test_an_error_that_cannot_be_sent_keeps_its_name_and_message():
 
 def test_a_worker_that_dies_is_noticed():
     with pytest.raises(RuntimeError, match=r"worker process 1 died \(exit code 7.*workers=0"):
-        rollout(_policy(), functools.partial(os._exit, 7), episode_resets(5, 2), workers=1)
+        rollout(tiny.Wanderer(), functools.partial(os._exit, 7), RESETS[:2], workers=1)
 
 
 def test_what_cannot_go_to_a_worker_is_refused_before_any_starts():
-    with pytest.raises(ValueError, match=r"function of a module.*workers=0"):
-        rollout(_policy(), lambda: make_env(), episode_resets(5, 2), workers=1)
+    with pytest.raises(ValueError, match=r"cannot go to a worker.*function of a module.*workers=0"):
+        rollout(tiny.Wanderer(), lambda: LINE(), RESETS[:2], workers=1)
 
 
-def test_as_many_workers_as_pay(tmp_path, monkeypatch):
+def test_how_many_workers_pay(tmp_path, monkeypatch):
     cores = shards.usable_cores(tmp_path / "none")
     for text, expected in (("max 100000\n", cores), ("50000 100000\n", 1), ("100000000 100000\n", cores)):
         (tmp_path / "cpu.max").write_text(text)
         assert shards.usable_cores(tmp_path / "cpu.max") == expected
-    monkeypatch.setattr(rollout_module, "usable_cores", lambda: 4)
-    chosen = [rollout_module._workers_that_pay(_policy(), episodes) for episodes in (1, 32, 33, 96, 500)]
-    assert chosen == [0, 0, 2, 3, 4]
+    monkeypatch.setattr(shards, "usable_cores", lambda: 4)
+    chosen = [shards.choose_workers(torch.device("cpu"), episodes) for episodes in (1, 32, 33, 96, 500)]
+    assert chosen == [0, 0, 2, 3, 4] and shards.choose_workers(torch.device("meta"), 500) == 0
 
 
-def test_wilson_is_scipys_and_covers():
-    for successes, trials in ((0, 50), (32, 50), (199, 200), (200, 200)):
-        expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
-        ours = wilson(successes, trials)
-        assert (ours["low"], ours["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -15), (signal.SIGINT, 1)])
+def test_workers_end_with_their_parent(tmp_path, number, status):
+    script = tmp_path / "endless.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import os, pathlib, sys
+            sys.path.insert(0, sys.argv[1])
+            import tiny
+            from diffpolicy.evaluation import Reset, rollout
+
+            class Slow(tiny.LineEnv):
+                def reset(self, **how):
+                    pathlib.Path(sys.argv[2], str(os.getpid())).touch()
+                    return super().reset(**how)
+
+                def step(self, action):
+                    while True:
+                        pass
+
+            if __name__ == "__main__":
+                rollout(tiny.Wanderer(), Slow, [Reset(0), Reset(1)], workers=2, max_steps=9)
+            """
+        )
+    )
+    seen = tmp_path / "pids"
+    seen.mkdir()
+    command = [sys.executable, str(script), str(Path(tiny.__file__).parent), str(seen)]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 120
+    while len(list(seen.iterdir())) < 2 and time.monotonic() < until and parent.poll() is None:
+        time.sleep(0.05)
+    workers = [int(file.name) for file in seen.iterdir()]
+    assert len(workers) == 2
+    if number == signal.SIGINT:
+        os.killpg(parent.pid, number)  # as a terminal does: to all of them
+    else:
+        parent.send_signal(number)
+    _, errors = parent.communicate(timeout=30)
+    assert parent.returncode in (status, -number)
+    until = time.monotonic() + 5
+    while any(map(_alive, workers)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(_alive, workers))
+    assert errors.count("Traceback") == (number == signal.SIGINT), errors  # the parent's alone
 
 
-def test_bootstrap_is_near_the_normal_interval_and_repeats():
-    values = np.random.default_rng(0).normal(0.9, 0.1, 500)
-    ours = bootstrap(values)
-    half = 1.96 * values.std(ddof=1) / np.sqrt(500)
-    assert (ours["low"], ours["high"]) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 10)
-    assert bootstrap(values) == ours
-    with pytest.raises(ValueError, match="at least one value"):
-        bootstrap([])
-
-
-def test_paired_comparison_uses_common_seeds():
-    rng = np.random.default_rng(0)
-    hard = rng.uniform(0, 1, 60)
-    fixed = {"final_coverage": 0.5, "success": True}
-    rows = [{"seed": s, "score": hard[s], **fixed} for s in range(50)]
-    better = [{"seed": s, "score": hard[s] + 0.02, **fixed, "success": s % 2 == 0} for s in range(10, 60)]
-    env = {"id": "diffpolicy/PushT-v0", "options": {"obs_mode": "keypoints"}}
-
-    def of(rows, seeds=0, **changed):
-        return {"settings": {"seeds": seeds}, "checkpoint": {"config": {"env": env | changed}}, "episodes": rows}
-
-    first, second = of(better), of(rows, options={"obs_mode": "pixels", "render_size": 96})
-    difference = compare(first, second)
-    assert difference["episodes"] == 40
-    assert difference["score"]["low"] == pytest.approx(0.02) and difference["score"]["high"] == pytest.approx(0.02)
-    assert difference["success"]["mean"] == pytest.approx(-0.5)
-    unpaired = summarize(better)["score"]
-    assert unpaired["high"] - unpaired["low"] > 0.1  # what the pairing removed
-    with pytest.raises(ValueError, match="in common"):
-        compare(first, of(rows, "paper"))
-    with pytest.raises(ValueError, match="different tasks.*PushT.*Detour"):
-        compare(first, of(rows, id="diffpolicy/Detour-v0"))
-    with pytest.raises(ValueError, match="different tasks.*'block': 'L'"):
-        compare(first, of(rows, options={"block": "L"}))
-    with pytest.raises(ValueError, match="no evaluation.json"):
-        compare(first, {"settings": {"seeds": 0}, "episodes": rows})
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

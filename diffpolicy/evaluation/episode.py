@@ -1,0 +1,140 @@
+"""How episodes begin, what happens at a step, and what is kept of them; the seeds of every protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from diffpolicy.config.commands import REPORT_SEED
+from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.util import names
+from diffpolicy.util.errors import require
+
+VALIDATION_SEED = 10_000
+"""First of the validation seeds, by which checkpoints are chosen."""
+
+VALIDATION_EPISODES = 50
+
+
+@dataclass(frozen=True)
+class Reset:
+    """How an episode begins.
+
+    Args:
+        seed: of the agent's random numbers; it names the episode.
+        env_seed: of the environment; None takes `seed`.
+        options: of the environment's `reset`.
+        limit: end the episode after this many steps at most; None leaves that to the environment.
+    """
+
+    seed: int
+    env_seed: int | None = None
+    options: Mapping[str, Any] | None = None
+    limit: int | None = None
+
+
+@dataclass
+class Episode:
+    """The result of one episode.
+
+    Args:
+        seed: see `Reset`.
+        number: its place among the resets.
+        success: whether the task was done at some step; None in an environment that does not say.
+        held: whether it was done at the last step.
+        steps: control steps taken.
+        metrics: name -> value, see `TaskSpec.metrics`.
+        mode: the mode in which the task was done, "" if in none; None for tasks without modes.
+        observed: what observers kept, by their names.
+    """
+
+    seed: int
+    number: int = 0
+    success: bool | None = None
+    held: bool | None = None
+    steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    mode: str | None = None
+    observed: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def count(self, task: TaskSpec, reward: float, info: Mapping[str, Any]) -> None:
+        """Take one more step into account."""
+        self.steps += 1
+        for name, metric in task.metrics.items():
+            self.metrics[name] = metric.reduce(self.metrics.get(name), reward, info)
+        self.held = task.succeeded(info)
+        if self.held is not None:
+            self.success = bool(self.success) or self.held
+        if task.mode_key is not None:
+            self.mode = info.get(task.mode_key)
+
+    def row(self) -> dict[str, Any]:
+        """Return the episode as plain data, as evaluation.json keeps it."""
+        return {
+            "seed": self.seed,
+            **self.metrics,
+            **({} if self.success is None else {"success": self.success}),
+            "steps": self.steps,
+            **({} if self.mode is None else {"mode": self.mode}),
+        }
+
+
+class Step(NamedTuple):
+    """One control step of one environment, as observers see it.
+
+    Args:
+        env_id: number of the environment among those side by side.
+        episode: so far, this step included.
+        env: the environment, after the step.
+        obs: before the step.
+        action: (A,), carried out.
+        reward: of the step.
+        next_obs: after the step.
+        info: after the step.
+        done: whether the episode has ended.
+        seconds: how long the agent took to act, for all environments together.
+        planned: whether the agent started new chunks at this step.
+    """
+
+    env_id: int
+    episode: Episode
+    env: gym.Env[Any, Any]
+    obs: Any
+    action: np.ndarray
+    reward: float
+    next_obs: Any
+    info: Mapping[str, Any]
+    done: bool
+    seconds: float
+    planned: bool
+
+
+def episode_resets(seeds: str | int, episodes: int, task: TaskSpec | None = None) -> list[Reset]:
+    """Return the initial states of an evaluation.
+
+    Args:
+        seeds: first of consecutive seeds, or the name of one of the task's `seed_sets`.
+        episodes: how many.
+        task: whose named seeds there are.
+
+    Raises:
+        ValueError: fewer than one episode, more than the named set has, an unknown name, or a negative seed.
+    """
+    require(episodes >= 1, f"episodes={episodes}", "at least 1")
+    if str(seeds).lstrip("-").isdigit():
+        require(int(seeds) >= 0, f"seeds={seeds}", "a first seed >= 0")
+        return [Reset(seed) for seed in range(int(seeds), int(seeds) + episodes)]
+    named = task.seed_sets if task else {}
+    names.check("seeds", seeds, [*named, f"a number such as {REPORT_SEED}"])
+    chosen = named[str(seeds)]
+    given, cure = f"episodes={episodes} with seeds={seeds}", f"take fresh seeds with seeds={REPORT_SEED}"
+    require(episodes <= chosen.episodes, given, f"at most {chosen.episodes}", cure)
+    key = chosen.option
+    return [
+        Reset(seed, options=None if key is None else {key: seed})
+        for seed in range(chosen.first, chosen.first + episodes)
+    ]

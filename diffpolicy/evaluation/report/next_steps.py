@@ -1,0 +1,56 @@
+"""Commands that fit what was evaluated, for the end of its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diffpolicy import registry
+from diffpolicy.evaluation.task import TaskSpec
+
+
+class NextStep(NamedTuple):
+    """What a command is for, and the command."""
+
+    purpose: str
+    command: str
+
+
+def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Path, task: TaskSpec) -> list[NextStep]:
+    """Return commands to go on with after an evaluation.
+
+    Args:
+        result: contents of evaluation.json.
+        checkpoint: folder of the checkpoint.
+        out: folder of the evaluation.
+        task: what was evaluated.
+    """
+    evaluate, episodes = f"diffpolicy evaluate checkpoint={checkpoint}", len(result["episodes"])
+    steps = [
+        NextStep(
+            "More episodes, for narrower intervals:", f"{evaluate} episodes={4 * episodes} out={out}_{4 * episodes}"
+        ),
+        NextStep(
+            "Another policy on the same initial states, with the paired difference:",
+            f"diffpolicy evaluate checkpoint=OTHER/checkpoints/best seeds={result['settings']['seeds']} "
+            f"episodes={episodes} compare_to={Path(out) / 'evaluation.json'} out={out}_other",
+        ),
+    ]
+    sampler = result["settings"].get("sampler")
+    if sampler and sampler["steps"] > 1:
+        half = sampler["steps"] // 2
+        steps.append(NextStep("Fewer network calls per chunk:", f"{evaluate} steps={half} out={out}_{half}_steps"))
+    if task.modes and "modes" not in result:
+        says = "In which modes the policy does this task, beside its demonstrations:"
+        steps.append(NextStep(says, f"{evaluate} modes=true out={out}_modes"))
+    env_id = result["checkpoint"]["config"]["env"]["id"]
+    if env_id in registry.known("expert"):
+        says = "More demonstrations by the expert of this environment:"
+        steps.append(NextStep(says, f"diffpolicy record env.id={env_id} episodes=500 out=DEMOS"))
+    steps.append(
+        NextStep(
+            "The policy as one file for onnxruntime:", f"diffpolicy export checkpoint={checkpoint} out=policy.onnx"
+        )
+    )
+    return steps

@@ -1,0 +1,126 @@
+"""An evaluation as one page to open in a browser; images and videos are inside the file."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from diffpolicy.evaluation.metrics import SUCCESS, metric_names
+from diffpolicy.evaluation.report.next_steps import NextStep
+from diffpolicy.util.files import write_text
+
+
+class Image(NamedTuple):
+    """A PNG file with its heading and what it shows."""
+
+    heading: str
+    file: Path
+    caption: str
+
+
+class Clip(NamedTuple):
+    """An MP4 file and the plain data of its episode."""
+
+    file: Path
+    row: Mapping[str, Any]
+
+
+def write_page(
+    path: Path,
+    result: Mapping[str, Any],
+    images: Sequence[Image] = (),
+    videos: Sequence[Clip] = (),
+    next_steps: Sequence[NextStep] = (),
+) -> None:
+    """Write the page of an evaluation.
+
+    Args:
+        path: of the HTML file.
+        result: contents of evaluation.json.
+        images: in the order of the page.
+        videos: of some episodes.
+        next_steps: commands that the page suggests.
+    """
+    names = metric_names(result["episodes"])
+    page = {
+        "title": f"{result['checkpoint']['config']['env']['id']}, {len(result['episodes'])} episodes",
+        "protocol": _protocol(result),
+        "figures": [_figure(name, result) for name in names],
+        "has_success": SUCCESS in names,
+        "images": Markup("").join(image_section(*image) for image in images),
+        "videos": _groups(result["episodes"], videos),
+        "next_steps": next_steps,
+        "made_with": {"commit": result["commit"], "processor": result["processor"], **result["versions"]},
+    }
+    write_text(path, _template("evaluation.html.j2").render(page))
+
+
+def write_document(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Write pieces of HTML as one page in this project's style."""
+    write_text(path, _template("document.html.j2").render(title=title, body=Markup("".join(parts))))
+
+
+def image_section(heading: str, file: Path, caption: str) -> Markup:
+    """Return the HTML of a PNG file, inside the page, with its heading and caption."""
+    return Markup(
+        _template("image.html.j2").render(heading=heading, source=_embedded(file, "image/png"), caption=caption)
+    )
+
+
+def number(value: float) -> str:
+    """Return a number as people read it."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+@functools.cache
+def _template(name: str) -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(name)
+
+
+def _protocol(result: Mapping[str, Any]) -> str:
+    checkpoint, settings = result["checkpoint"], result["settings"]
+    data, seeds, sampler = checkpoint["config"]["dataset"], settings["seeds"], settings.get("sampler")
+    drawn = f"; solver {sampler['solver']}, {sampler['steps']} steps" if sampler else ""
+    states = f"seeds from {seeds} on" if str(seeds).isdigit() else f"the task's seeds {seeds!r}"
+    return (
+        f"Trained for {checkpoint['step']} steps on {data['path'] or data['name']}; checkpoint chosen on seeds of "
+        f"its own. Initial states: {states}{drawn}; {result['network_calls']} network calls per chunk of actions."
+    )
+
+
+def _figure(name: str, result: Mapping[str, Any]) -> dict[str, str]:
+    shown = "{:.0%}".format if name == SUCCESS else number
+    described = result.get("metrics", {}).get(name, {}).get("description", "")
+    interval = {key: shown(result[name][key]) for key in ("mean", "low", "high")}
+    return {"name": name.replace("_", " "), "description": described, **interval}
+
+
+def _groups(episodes: Sequence[Mapping[str, Any]], videos: Sequence[Clip]) -> list[dict[str, Any]]:
+    """The videos under headings: successes and failures where the task knows them."""
+    if SUCCESS not in metric_names(episodes):
+        return [{"heading": "Videos", "videos": [_captioned(clip) for clip in videos]}]
+    groups = []
+    for heading, wanted in (("Successes", True), ("Failures", False)):
+        count = sum(bool(row[SUCCESS]) is wanted for row in episodes)
+        chosen = [_captioned(clip) for clip in videos if bool(clip.row[SUCCESS]) is wanted]
+        groups.append({"heading": f"{heading}: {count} of {len(episodes)}", "videos": chosen})
+    return groups
+
+
+def _captioned(clip: Clip) -> dict[str, str]:
+    row = clip.row
+    values = ", ".join(f"{name.replace('_', ' ')} {number(row[name])}" for name in metric_names([row])[:1])
+    mode = f", mode {row['mode']}" if row.get("mode") else ""
+    caption = f"seed {row['seed']}: {values} after {row['steps']} steps{mode}"
+    return {"source": _embedded(clip.file, "video/mp4"), "caption": caption}
+
+
+def _embedded(file: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"

@@ -1,0 +1,166 @@
+"""What an environment's results mean: success, metrics, frame rate, how to draw actions, and modes.
+
+An environment declares its task in `metadata["task"]`; the keys are the fields of `TaskSpec`:
+
+    metadata = {
+        "render_fps": 20,
+        "task": {
+            "success_key": "success",
+            "metrics": {"distance": {"key": "distance", "reducer": "min", "description": "to the goal, in m"}},
+        },
+    }
+
+An environment that declares none gets defaults, see `TaskSpec.of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import gymnasium as gym
+
+from diffpolicy.util import names
+from diffpolicy.util.errors import require
+
+SUCCESS_KEYS = ("success", "is_success")
+"""Keys of `info` that say whether the task is done, where an environment declares none."""
+
+REWARD = "reward"
+"""The key by which a metric reads the reward instead of `info`."""
+
+DEFAULT_FPS = 30.0
+
+_REDUCERS: dict[str, Callable[[float, float], float]] = {
+    "max": max,
+    "min": min,
+    "sum": lambda so_far, value: so_far + value,
+    "last": lambda so_far, value: value,
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number per episode, reduced over its steps.
+
+    Args:
+        key: a key of `info`, or "reward".
+        reducer: "max", "min", "sum" or "last".
+        description: what it means, in a few words.
+    """
+
+    key: str
+    reducer: str = "last"
+    description: str = ""
+
+    def reduce(self, so_far: float | None, reward: float, info: Mapping[str, Any]) -> float:
+        """Return the value after one more step; `so_far` is None at the first."""
+        if self.key != REWARD and self.key not in info:
+            require(
+                False, f"info lacks the metric's key {self.key!r}; it has {', '.join(map(str, info)) or 'nothing'}"
+            )
+        value = float(reward if self.key == REWARD else info[self.key])
+        return value if so_far is None else float(_REDUCERS[self.reducer](so_far, value))
+
+
+@dataclass(frozen=True)
+class SeedSet:
+    """Initial states that a task names, such as those of a publication.
+
+    Args:
+        first: the first of consecutive seeds.
+        episodes: how many seeds there are.
+        option: the option of `reset` that takes the seed; None if it is the environment's own seed.
+    """
+
+    first: int
+    episodes: int
+    option: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What the results of an environment mean.
+
+    Args:
+        success_key: key of `info` that is true once the task is done; None takes the first of `SUCCESS_KEYS` that is
+            there, and an environment without any has no success.
+        success_description: what counts as a success, in a few words.
+        metrics: name -> metric; the first is the main one, by which checkpoints are chosen.
+        fps: control steps per second.
+        extent: (left, right, bottom, top) of a frame in the units of actions that are 2-D positions; None where
+            actions cannot be drawn over a frame.
+        mode_key: key of `info` that names the mode in which the task was done.
+        modes: all modes, for tasks that can be done in several. The environment then has `mode_of(states)`.
+        paths: name of what moves -> the two columns of `info["state"]` that are its x and y, in units of `extent`.
+        seed_sets: name -> named initial states.
+        display_options: options of the environment that change what is shown, and nothing of what happens.
+    """
+
+    success_key: str | None = None
+    success_description: str = "episodes in which the task was done at some step"
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: {"return": Metric(REWARD, "sum", "sum of rewards")})
+    fps: float = DEFAULT_FPS
+    extent: Sequence[float] | None = None
+    mode_key: str | None = None
+    modes: Sequence[str] = ()
+    paths: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    seed_sets: Mapping[str, SeedSet] = field(default_factory=dict)
+    display_options: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, env: gym.Env[Any, Any]) -> TaskSpec:
+        """Return the task that an environment declares in its metadata.
+
+        Without a declaration the success key is None and the only metric is "return", the sum of rewards.
+
+        Raises:
+            ValueError: a declaration with unknown or malformed entries.
+        """
+        return cls.from_metadata(env.metadata)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> TaskSpec:
+        """Return the task of an environment's `metadata`, see `of`."""
+        declared = dict(metadata.get("task") or {})
+        for name in declared:
+            names.check('entry of metadata["task"]', name, [one.name for one in fields(cls)])
+        if "metrics" in declared:
+            declared["metrics"] = {name: _metric(name, one) for name, one in declared["metrics"].items()}
+        if "seed_sets" in declared:
+            declared["seed_sets"] = {name: SeedSet(**one) for name, one in declared["seed_sets"].items()}
+        return cls(**{"fps": float(metadata.get("render_fps") or DEFAULT_FPS), **declared})
+
+    @property
+    def main(self) -> str:
+        """The name of the metric by which checkpoints are chosen."""
+        return next(iter(self.metrics))
+
+    def with_metric(self, name: str, metric: Metric) -> TaskSpec:
+        """Return this task with one more metric."""
+        return replace(self, metrics={**self.metrics, name: metric})
+
+    def succeeded(self, info: Mapping[str, Any]) -> bool | None:
+        """Return whether the task is done after a step; None if `info` does not say.
+
+        Raises:
+            ValueError: `info` lacks the declared key.
+        """
+        key = self.success_key or next((key for key in SUCCESS_KEYS if key in info), None)
+        if key is None:
+            return None
+        if key not in info:
+            require(False, f"info lacks the success key {key!r}; it has {', '.join(map(str, info)) or 'nothing'}")
+        return bool(info[key])
+
+    def plain_metrics(self) -> dict[str, Any]:
+        """Return the metrics, success among them, as plain data: what evaluation.json says of its columns."""
+        success = {"key": self.success_key, "reducer": "any", "description": self.success_description}
+        return {**{name: asdict(metric) for name, metric in self.metrics.items()}, "success": success}
+
+
+def _metric(name: str, declared: Mapping[str, Any]) -> Metric:
+    metric = Metric(**declared)
+    names.check(f"reducer of the metric {name!r}", metric.reducer, _REDUCERS)
+    return metric
