@@ -52,7 +52,7 @@ def test_links_lead_somewhere():
 
 def test_numbers_are_those_of_the_raw_results():
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "results_table.py", "--check"], capture_output=True, text=True
+        [sys.executable, ROOT / "scripts" / "lab" / "results_table.py", "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     tables = re.findall(r"<!-- (\w+):begin -->\n(.*?)<!-- \1:end -->", README.read_text(), re.DOTALL)

@@ -41,7 +41,7 @@ def test_one_top_level_name(installed):
 
 
 def test_commands_and_environment_work(installed):
-    for script in ("train", "evaluate", "measure_ways", "gallery", "compare"):
+    for script in ("train", "evaluate", "measure_ways", "gallery"):
         done = _python(installed, "-m", f"diffpolicy.scripts.{script}", "--help")
         assert done.returncode == 0 and f"diffpolicy-{script.replace('_', '-')}" in done.stdout, done.stderr
     where = _python(

@@ -2,7 +2,7 @@
 
 from diffpolicy.config.migrate import VERSION, load_config, migrate
 from diffpolicy.config.run import RunConfig
-from diffpolicy.config.schema import MISSING, changes, free, plain, typed
+from diffpolicy.config.schema import MISSING, changes, effective, free, plain, typed
 from diffpolicy.config.sections import (
     DatasetConfig,
     EnvConfig,
@@ -31,6 +31,7 @@ __all__ = [
     "StreamConfig",
     "TrainConfig",
     "changes",
+    "effective",
     "free",
     "load_config",
     "migrate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffpolicy.config.schema import MISSING, any_key, path_to, plain
+from diffpolicy.config.schema import MISSING, any_key, free, path_to, plain
 from diffpolicy.config.sections import EnvConfig, ExecutionConfig
 
 REPORT_SEED = 200_000
@@ -38,7 +38,7 @@ class EvaluateConfig:
     """
 
     checkpoint: str = path_to(MISSING)
-    out: str = path_to(MISSING)
+    out: str = path_to(MISSING, affects_result=False)
     episodes: int = 50
     seeds: Any = REPORT_SEED
     solver: str | None = None
@@ -48,13 +48,13 @@ class EvaluateConfig:
     action_horizon: int | None = None
     execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
     weights: str = "ema"
-    device: str = "auto"
-    envs: int = 64
-    workers: int | None = None
-    videos: int = 3
+    device: str = free("auto")
+    envs: int = free(64)
+    workers: int | None = free(None)
+    videos: int = free(3)
     modes: bool = False
-    compare_to: str | None = path_to(None)
-    overwrite: bool = False
+    compare_to: str | None = path_to(None, affects_result=False)
+    overwrite: bool = free(False)
 
 
 @dataclass

@@ -70,6 +70,16 @@ def plain(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
+def effective(config: Any) -> dict[str, Any]:
+    """Return a config as plain data without the settings that affect no result."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if not _is_free(field)}
+    return {name: effective(one) if dataclasses.is_dataclass(one) else _plain(one) for name, one in values.items()}
+
+
+def _is_free(field: dataclasses.Field[Any]) -> bool:
+    return not field.metadata.get(_FREE, True)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
@@ -115,7 +125,7 @@ def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
     """Return a line for each setting that affects results and differs between two configs of one schema."""
     found = []
     for field in dataclasses.fields(now):
-        if not field.metadata.get(_FREE, True):
+        if _is_free(field):
             continue
         old, new = getattr(before, field.name), getattr(now, field.name)  # the fields of a dataclass, by name
         name = f"{prefix}{field.name}"

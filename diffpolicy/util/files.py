@@ -83,9 +83,18 @@ def flush(path: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def lock(path: str | os.PathLike[str], held: str) -> Iterator[None]:
-    """Hold the lock file at `path` while the block runs; raise FileExistsError(held) if another process has it."""
-    file = filelock.FileLock(str(path), blocking=False)
+def lock(path: str | os.PathLike[str], held: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file at `path` while the block runs.
+
+    Args:
+        path: of the lock file, which may stay behind.
+        held: what to say if another process holds it.
+        wait: wait for the other process.
+
+    Raises:
+        FileExistsError: another process holds it, unless `wait`.
+    """
+    file = filelock.FileLock(str(path), blocking=wait)
     try:
         file.acquire()
     except filelock.Timeout:

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from net_checks import check_bfloat16_is_near, check_rows_keep_their_values
 
+from benchmarks.conv1d_unet import Conv1dUnet
 from diffpolicy.nets import MLP, ConditionalUnet1D, temporal, unet1d
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
-from diffpolicy.scripts.benchmarks.conv1d_unet import Conv1dUnet
 from diffpolicy.util.condition import Condition
 
 

@@ -1,0 +1,66 @@
+"""Draw the gallery: its figures, and the two pages that show them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import matplotlib
+
+from diffpolicy.config.commands import GalleryConfig
+from diffpolicy.datasets.mnist import load_mnist
+from diffpolicy.gallery.exhibits import EXHIBITS
+from diffpolicy.gallery.pages import save_figure, write_pages
+from diffpolicy.gallery.style import RC, Settings
+from diffpolicy.images import load_generator
+from diffpolicy.util import files, names
+from diffpolicy.util.errors import require
+
+FOLDER, SMALL_FOLDER = "docs/gallery", "gallery_small"  # a quick look does not replace what was drawn with care
+
+
+def draw_gallery(config: GalleryConfig) -> str:
+    """Draw the figures that the settings name, rewrite the pages, and return where they are.
+
+    Raises:
+        ValueError: an unknown figure, or a negative seed.
+        FileExistsError: `out` is a file.
+        CheckpointError: `digits` is no checkpoint of a generator of images.
+    """
+    out = Path(config.out or (SMALL_FOLDER if config.small else FOLDER))
+    for name in config.only:
+        names.check("figure", name, [exhibit.name for exhibit in EXHIBITS])
+    require(config.seed >= 0, f"seed={config.seed}", "at least 0")
+    require(not out.exists() or out.is_dir(), f"out={out} is a file", "a folder", error=FileExistsError)
+    chosen = [exhibit for exhibit in EXHIBITS if not config.only or exhibit.name in config.only]
+    settings = Settings(config.seed, config.small, Path(config.digits) if config.digits else None)
+    if settings.digits:
+        load_generator(settings.digits)  # refused before minutes of drawing
+    if any(exhibit.needs_mnist for exhibit in chosen):
+        load_mnist("train")  # likewise
+
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / "commands.json"  # which command made which figure
+    commands = json.loads(record.read_text()) if record.exists() else {}
+    for exhibit in chosen:
+        began = time.perf_counter()
+        with matplotlib.rc_context(RC):
+            save_figure(out / f"{exhibit.name}.png", exhibit.draw(settings))
+        commands[exhibit.name] = _command(settings)
+        files.write_json(record, commands)
+        print(f"{exhibit.name}.png  {time.perf_counter() - began:.0f} s", flush=True)
+    drawn = [e for e in EXHIBITS if (out / f"{e.name}.png").exists() and e.name in commands]
+    write_pages(out, drawn, commands)
+    return f"{out / 'README.md'}, and for a browser {out / 'index.html'}"
+
+
+def _command(settings: Settings) -> str:
+    """What to type for a gallery of these settings."""
+    options = {
+        f"seed={settings.seed}": settings.seed != 0,
+        "small=true": settings.small,
+        "digits=RUN/checkpoints/last": settings.digits is not None,
+    }
+    command = " ".join(["diffpolicy gallery", *(option for option, given in options.items() if given)])
+    return f"diffpolicy train task=mnist run_dir=RUN\n{command}" if settings.digits else command

@@ -1,0 +1,90 @@
+"""How the gallery trains: by the project's one training loop, in a folder that is thrown away."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy import checkpoint
+from diffpolicy.gallery.style import Settings
+from diffpolicy.generative.paths import Path as ProbabilityPath
+from diffpolicy.generative.shapes import expand
+from diffpolicy.nets import MLP
+from diffpolicy.training.loop import Batch, Loss, TrainConfig, train
+
+
+def learn(
+    make_net: Callable[[], nn.Module],
+    loss: Loss,
+    batch: Callable[[int, torch.Generator], Batch],
+    settings: Settings,
+    steps: int = 2500,
+    batch_size: int = 256,
+    lr: float = 3e-3,
+) -> nn.Module:
+    """A network trained for `steps` (30 in a small gallery), with its averaged weights.
+
+    Args:
+        make_net: builds the network; its weights come from the seed.
+        batch: (n, generator) -> a batch of n rows.
+    """
+    steps = settings.size(steps, 30)
+    torch.manual_seed(settings.seed)
+    net = make_net()
+    config = TrainConfig(
+        steps=steps,
+        batch_size=settings.size(batch_size, 64),
+        lr=lr,
+        weight_decay=0.0,
+        warmup_steps=steps // 20,
+        evaluate_every=0,
+        checkpoint_every=0,
+        validate_every=0,
+        log_every=0,
+    )
+    with tempfile.TemporaryDirectory(prefix="diffpolicy-gallery-") as folder:
+        last = train(
+            net,
+            loss,
+            lambda step: batch(config.batch_size, settings.generator(_BATCHES, step)),
+            config,
+            Path(folder) / "run",
+            seed=settings.seed,
+            record={},
+            speed="float32",
+            progress=False,
+        )
+        checkpoint.load_weights(net, checkpoint.read(last).tensors("ema"), last)
+    return net.eval()
+
+
+_BATCHES = 1_000  # keeps the stream of batches apart from the figures' own keys
+
+
+def points(draw: Callable[[int, torch.Generator], Tensor]) -> Callable[[int, torch.Generator], Batch]:
+    """Batches without a condition, of a function (n, generator) -> (n, *shape)."""
+    return lambda n, generator: {"data": draw(n, generator)}
+
+
+def mlp() -> MLP:
+    """The network of every figure in the plane."""
+    return MLP(dim=2, width=128, depth=3)
+
+
+class Attenuated(nn.Module):
+    """A classifier net(α·x, t) of noised x: (B, *shape), (B,) -> logits.
+
+    Guidance multiplies its gradient by σ/α. The true one vanishes as α does, and so does that of a function of α·x;
+    of a function of x it does not quite, and what is left of it tears the first steps apart.
+    """
+
+    def __init__(self, net: nn.Module, path: ProbabilityPath) -> None:
+        super().__init__()
+        self.net, self.path = net, path
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.net(expand(self.path.alpha(t), x) * x, t)

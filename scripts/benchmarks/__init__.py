@@ -1,1 +1,0 @@
-"""What `scripts/benchmark.py` measures, a file each: this project and its peer, in turn, in one run."""

@@ -1,1 +1,0 @@
-"""What `diffpolicy-compare` is made of: the plan, the measured rows, tables, plots and the page."""

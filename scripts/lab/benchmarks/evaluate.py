@@ -1,0 +1,58 @@
+"""500 Push-T episodes, sharded over the machine's cores, beside the same in one process. Fails where the two are not
+equal episode by episode. The policy is of the default size, its weights random, so that nearly all episodes run to
+their end. A turn takes minutes, so there are 2 rounds unless said otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.paired import paired
+from diffpolicy.config import RunConfig
+from diffpolicy.config.commands import REPORT_SEED
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.evaluation import INFERENCE_BLOCK, episode_resets, make_env, rollout
+from diffpolicy.evaluation.shards import usable_cores
+from diffpolicy.policies import Policy, build_actor
+from diffpolicy.policies.agent import Agent
+
+ROUNDS = 2
+EPISODES = 500
+OBS, ACTION = 20, 2  # numbers of a keypoint observation and of an action
+NET = {"name": "unet1d", "widths": [64, 128, 256]}
+
+
+def _policy() -> Policy:
+    method = {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "solver": "euler"}
+    config = RunConfig(method=method, net=NET)
+    actor = build_actor(config, OBS, ACTION)
+    scene = np.stack([np.zeros(OBS), np.full(OBS, 512.0)])
+    normalizer = Normalizer.fit({"obs": scene, "action": scene[:, :ACTION]})
+    return Policy(actor.eval().requires_grad_(False), normalizer, **vars(config.policy), block=INFERENCE_BLOCK)
+
+
+def measure(rounds: int, seed: int) -> dict[str, Any]:
+    """Seconds of both, with the ratio.
+
+    Raises:
+        RuntimeError: an episode came out differently.
+    """
+    torch.manual_seed(seed)
+    policy, cores = _policy(), usable_cores()
+    made = make_env("diffpolicy/PushT-v0", {"obs_mode": "keypoints"})
+    resets = episode_resets(REPORT_SEED, EPISODES)
+    first: list[dict[str, Any]] = []
+
+    def evaluate(workers: int) -> None:
+        rows = [episode.row() for episode in rollout(Agent(policy), made, resets, workers=workers, progress=True)]
+        first.extend(rows[len(first) :])
+        differing = [row["seed"] for row, other in zip(rows, first, strict=True) if row != other]
+        if differing:
+            raise RuntimeError(
+                f"with {workers=}, {len(differing)} episodes differ from the first turn's: {differing}"
+            )
+
+    row = paired(lambda: evaluate(cores), lambda: evaluate(0), rounds, warm_up=0)
+    return {f"{EPISODES} episodes, {cores} cores": row | {"equal_episodes": len(first)}}

@@ -1,0 +1,77 @@
+"""One chunk of actions at batch 1 on one core: this project's sampler, beside the published structure in plain Conv1d
+driven by diffusers' DDIM scheduler, at as many steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.conv1d_unet import Conv1dUnet
+from benchmarks.paired import paired, seconds
+from diffpolicy.policies.actors import GenerativeActor
+from diffpolicy.util.condition import Condition
+
+DIM, COND, HORIZON = 2, 40, 16
+WIDTHS = {"64/128/256": (64, 128, 256), "256/512/1024": (256, 512, 1024)}
+STEPS = (1, 2, 4, 10)
+SOLVERS = ("euler", "heun", "ddim", "dpmpp_2m")
+TRAINED = 100  # steps of the peer's noise schedule
+SECONDS = 4.0  # of chunks for the quantiles, at most `CHUNKS` of them
+CHUNKS = 300
+
+
+def _ours(actor: GenerativeActor, cond: Tensor) -> Callable[[], None]:
+    generator = torch.Generator().manual_seed(0)
+    return lambda: actor.act(cond, [generator])
+
+
+def _theirs(net: Conv1dUnet, steps: int, cond: Tensor) -> Callable[[], None]:
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(TRAINED, beta_schedule="squaredcos_cap_v2")
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(0)
+
+    @torch.inference_mode()
+    def chunk() -> None:
+        x = torch.randn(1, HORIZON, DIM, generator=generator)
+        for k in scheduler.timesteps:
+            x = scheduler.step(net(x, k[None] / TRAINED, Condition(cond)), k, x).prev_sample
+
+    return chunk
+
+
+def measure(rounds: int, seed: int) -> Mapping[str, Any]:
+    """One row per width, solver and number of steps, with the quantiles of our chunk and the rate they allow."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    cond, found = torch.randn(1, COND), {}
+    for name, widths in WIDTHS.items():
+        features = 128 if widths[0] == 64 else 256  # as published at the large size
+        net = {"name": "unet1d", "widths": widths, "time_features": features}
+        actor = GenerativeActor(DIM, COND, HORIZON, net, {"name": "linear"}, "velocity").eval()
+        peer = Conv1dUnet(DIM, COND, widths, time_features=features).eval()
+        peer.copy_from(actor.net)
+        began = time.perf_counter()
+        actor.freeze(compile_rows=1)
+        compiling = time.perf_counter() - began
+        for solver, steps in product(SOLVERS, STEPS):
+            actor.configure(solver, steps, None, None)
+            ours = _ours(actor, cond)
+            row = paired(ours, _theirs(peer, steps, cond), rounds, repeats=max(1, 20 // steps))
+            count = min(CHUNKS, int(SECONDS / row["seconds"]["ours"]))
+            chunks = [seconds(ours, 1) for _ in range(count)]
+            quantiles = {f"p{q}": float(np.percentile(chunks, q)) for q in (50, 95, 99)}
+            found[f"{name}, {solver}, {steps} steps"] = row | {
+                "chunk_seconds": quantiles,
+                "chunks_per_second": 1 / quantiles["p99"],
+                "network_calls": actor.calls,
+                "compile_seconds": compiling,
+            }
+    return found

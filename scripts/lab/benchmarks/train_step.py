@@ -1,0 +1,96 @@
+"""One optimisation step: the temporal U-Net as trained here at each speed, beside the published structure in plain
+Conv1d, eager, float32. Both draw time and noise, and clip, optimise (fused AdamW) and average (EMA) alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.conv1d_unet import Conv1dUnet
+from benchmarks.paired import paired
+from diffpolicy.generative.objectives import DenoisingObjective
+from diffpolicy.generative.paths import LinearPath
+from diffpolicy.nets import ConditionalUnet1D
+from diffpolicy.training.average import Average
+from diffpolicy.training.loop import Batch, Loss, TrainConfig
+from diffpolicy.training.speed import Speed, choose
+from diffpolicy.util.condition import Condition
+
+DIM, COND, HORIZON, BATCH = 2, 40, 16, 256
+CASES = {"64/128/256": (64, 128, 256), "256/512/1024": (256, 512, 1024)}
+SPEEDS = ("float32", "bfloat16", "bfloat16+blocks")
+STEPS = 10_000  # of the run that a speed is chosen for
+CPU = torch.device("cpu")
+
+
+class Denoiser(nn.Module):
+    """A network with its loss on one batch of noise."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self._objective = net, DenoisingObjective(LinearPath(), "velocity")
+        torch.manual_seed(0)
+        self.batch = {"data": torch.randn(BATCH, HORIZON, DIM), "cond": torch.randn(BATCH, COND)}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        return self._objective(self.net, {**batch, "cond": Condition(batch["cond"])}, generator)
+
+
+def optimisation(model: nn.Module, loss: Loss, batch: Batch, speed: Speed) -> Callable[[], None]:
+    """One step of the training loop as a call, always on the same batch."""
+    generator, settings = torch.Generator().manual_seed(0), TrainConfig()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    average = Average(model, settings.ema_power, settings.ema_max)
+    speed.prepare(model, CPU)
+    autocast, count = speed.autocast(CPU), 0
+
+    def step() -> None:
+        nonlocal count
+        with autocast:
+            value = loss(model, batch, generator).mean()
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        optimizer.step()
+        count += 1
+        average.update(count)
+
+    return step
+
+
+def chosen_speed(model: nn.Module, loss: Loss, batch: Batch) -> Speed:
+    """What `speed=auto` takes here for a run of `STEPS`."""
+    generator = torch.Generator().manual_seed(0)
+
+    def run(autocast: torch.autocast) -> None:
+        with autocast:
+            value = loss(model, batch, generator).mean()
+        value.backward()
+
+    return choose(model, run, CPU, STEPS)[0]
+
+
+def measure(rounds: int, seed: int) -> Mapping[str, Any]:
+    """One row per case and speed, with the seconds of the first step, compilation included."""
+    torch.manual_seed(seed)
+    loss = Denoiser.loss
+    found: dict[str, Any] = {}
+    for name, widths in CASES.items():
+        features = 128 if widths[0] == 64 else 256  # as published at the large size
+        sizes = {"dim": DIM, "cond_dim": COND, "widths": widths, "time_features": features}
+        auto = Denoiser(ConditionalUnet1D(**sizes))
+        automatic = str(chosen_speed(auto, loss, auto.batch))
+        for speed in SPEEDS:
+            model, peer = Denoiser(ConditionalUnet1D(**sizes)), Denoiser(Conv1dUnet(**sizes))
+            peer.net.copy_from(model.net)
+            ours = optimisation(model, loss, model.batch, Speed.parse(speed))
+            theirs = optimisation(peer, loss, peer.batch, Speed.parse("float32"))
+            began = time.perf_counter()
+            ours()
+            row: dict[str, Any] = {"auto": speed == automatic, "first_step_seconds": time.perf_counter() - began}
+            found[f"{name}, {speed}{' (auto)' if speed == automatic else ''}"] = row | paired(ours, theirs, rounds)
+    return found

@@ -1,0 +1,58 @@
+"""What a comparison writes beside its results: `comparison.html`, all in one file, and the plots it shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import jinja2
+
+from comparison import plots
+from comparison.store import lock, read_results
+from comparison.tables import tables
+from diffpolicy.util import files
+
+FILE = "comparison.html"
+PLOTS = "comparison"  # the folder of the plots
+FAN = "fan.json"  # what is said of the plot of chunks
+_PAGE = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_SHOWN = {
+    "calls": ("Score against network calls", "A line for each run that calls a network; published figures in gray."),
+    "minutes": (
+        "Score against training minutes",
+        "Points: fresh initial states, the checkpoint chosen on the validation seeds. Lines: the validation scores "
+        "that chose it, which are higher for it.",
+    ),
+}
+
+
+def write(folder: Path) -> None:
+    """Write the page and the plots anew from comparison.json alone."""
+    with lock(folder):
+        results = list(read_results(folder).values())
+        (folder / PLOTS).mkdir(exist_ok=True)
+        plots.draw_calls(folder / PLOTS / "calls.png", results)
+        plots.draw_minutes(folder / PLOTS / "minutes.png", results)
+        shown = [_plot(folder, name, title, says) for name, (title, says) in _SHOWN.items()]
+        if (folder / PLOTS / FAN).exists():
+            says = json.loads((folder / PLOTS / FAN).read_text())["says"]
+            shown.append(_plot(folder, "fan", "One state, many chunks", says))
+        page = _PAGE.get_template(f"{FILE}.j2").render(
+            title="Policies compared",
+            results=results,
+            machines=", ".join(dict.fromkeys(one["processor"] for one in results)),
+            tables=tables(results).values(),
+            plots=shown,
+        )
+        files.write_text(folder / FILE, page + "\n")
+
+
+def _plot(folder: Path, name: str, title: str, says: str) -> dict[str, str]:
+    data = base64.b64encode((folder / PLOTS / f"{name}.png").read_bytes()).decode()
+    return {"title": title, "says": says, "data": data}

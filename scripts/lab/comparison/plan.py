@@ -1,0 +1,220 @@
+"""The plan of a comparison: which policies are trained, on what, and how each of them is evaluated.
+
+A *run* is a training on some demonstrations with a seed, a *measurement* is one evaluation of a run:
+
+    flow_206_s0          the training "flow" on the demonstrations called "206", with seed 0
+    flow_206_s0/fresh    this run, evaluated as the plan's evaluation "fresh" says
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from diffpolicy.config import RunConfig
+from diffpolicy.config.commands import EvaluateConfig
+from diffpolicy.config.compose import compose
+from diffpolicy.util import names
+from diffpolicy.util.errors import require
+
+GIVEN_TO_TRAINING = ("run_dir", "seed", "dataset.episodes", "resume", "evaluation_workers", "data_root")
+GIVEN_TO_EVALUATION = ("checkpoint", "out", "workers", "videos", "compare_to", "overwrite")
+"""Settings that the comparison passes itself, so that no plan may."""
+
+
+@dataclass
+class TrainingPlan:
+    """A training, and how its runs are evaluated.
+
+    Args:
+        settings: of `diffpolicy train`.
+        demonstrations: names of the demonstrations to train on, each with every seed.
+        seeds: of training.
+        evaluations: names of the evaluations of every run.
+        more: names of evaluations of the first run alone, the one on the first demonstrations with the first seed.
+        against: trainings that its runs are compared with, on the same demonstrations, seeds and evaluations.
+    """
+
+    settings: list[str] = field(default_factory=list)
+    demonstrations: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    evaluations: list[str] = field(default_factory=list)
+    more: list[str] = field(default_factory=list)
+    against: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EvaluationPlan:
+    """An evaluation of runs.
+
+    Args:
+        settings: of `diffpolicy evaluate`.
+        against: evaluations of the same run that it is compared with.
+    """
+
+    settings: list[str] = field(default_factory=list)
+    against: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Plan:
+    """What is compared.
+
+    Args:
+        demonstrations: name -> number of demonstrations trained on (dataset.episodes); None is all that are not held
+            out.
+        trainings: by name.
+        evaluations: by name.
+        fan: runs whose chunks are drawn in one state, which the first of them chooses.
+    """
+
+    demonstrations: dict[str, int | None] = field(default_factory=dict)
+    trainings: dict[str, TrainingPlan] = field(default_factory=dict)
+    evaluations: dict[str, EvaluationPlan] = field(default_factory=dict)
+    fan: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training on some demonstrations with a seed.
+
+    Args:
+        training: name of the training in the plan.
+        demonstrations: name of the demonstrations in the plan.
+        seed: of training.
+        settings: of `diffpolicy train`.
+    """
+
+    training: str
+    demonstrations: str
+    seed: int
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.training}_{self.demonstrations}_s{self.seed}"
+
+    @functools.cached_property
+    def config(self) -> RunConfig:
+        """What `diffpolicy train` makes of the settings."""
+        return compose([*self.settings, "run_dir=RUN"])
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One evaluation of a run.
+
+    Args:
+        run: what is evaluated.
+        evaluation: name of the evaluation in the plan.
+        settings: of `diffpolicy evaluate`.
+        against: names of the measurements that it is compared with.
+    """
+
+    run: Run
+    evaluation: str
+    settings: tuple[str, ...]
+    against: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}/{self.evaluation}"
+
+    @functools.cached_property
+    def config(self) -> EvaluateConfig:
+        """What `diffpolicy evaluate` makes of the settings."""
+        return _evaluate_config(self.settings)
+
+
+@functools.lru_cache
+def _evaluate_config(settings: tuple[str, ...]) -> EvaluateConfig:
+    return compose([*settings, "checkpoint=C", "out=OUT"], "evaluate", EvaluateConfig)
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Return the plan in a yaml.
+
+    Raises:
+        OSError: no such file.
+        OmegaConfBaseException: keys or values that a plan does not have.
+    """
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path)))
+
+
+def measurements(plan: Plan) -> dict[str, Measurement]:
+    """Return all measurements by name: those of the first seed first, so that any beginning is a comparison too.
+
+    Raises:
+        ValueError: names that the plan does not have, settings that no plan may have, or one name used twice.
+    """
+    _check(plan)
+    found = []
+    for name, training in plan.trainings.items():
+        for i, demonstrations in enumerate(training.demonstrations):
+            for j, seed in enumerate(training.seeds):
+                chosen = [*training.evaluations, *(training.more if i == j == 0 else ())]
+                found += [((j, i), one) for one in _of_run(plan, name, demonstrations, seed, chosen)]
+    by_name: dict[str, Measurement] = {}
+    for _, one in sorted(found, key=lambda pair: pair[0]):  # otherwise in the plan's order
+        require(one.name not in by_name, f"two measurements {one.name}", "each training, seed and evaluation once")
+        by_name[one.name] = one
+    _check_known("fan: run", plan.fan, {one.run.name for one in by_name.values()})
+    return by_name
+
+
+def _of_run(plan: Plan, name: str, demonstrations: str, seed: int, chosen: Sequence[str]) -> Iterator[Measurement]:
+    training, episodes = plan.trainings[name], plan.demonstrations[demonstrations]
+    settings = [*training.settings, *(() if episodes is None else (f"dataset.episodes={episodes}",)), f"seed={seed}"]
+    run = Run(name, demonstrations, seed, tuple(settings))
+    for key in chosen:
+        evaluation = plan.evaluations[key]
+        against = [f"{run.name}/{other}" for other in evaluation.against]
+        against += [f"{other}_{demonstrations}_s{seed}/{key}" for other in training.against]
+        yield Measurement(run, key, tuple(evaluation.settings), tuple(against))
+
+
+def select(every: Mapping[str, Measurement], patterns: Sequence[str]) -> dict[str, Measurement]:
+    """Return the measurements whose name, or whose run's name, fits a pattern such as `flow_*`; all without patterns.
+
+    Raises:
+        ValueError: a pattern that fits none.
+    """
+    known = {*every, *(one.run.name for one in every.values())}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        fits = fnmatch.filter(known, pattern)
+        require(
+            fits, f"no run or measurement is called {pattern!r}{names.suggest(pattern, known)}", cure="see --list"
+        )
+        chosen |= {name for name, one in every.items() if name in fits or one.run.name in fits}
+    return {name: one for name, one in every.items() if name in chosen or not patterns}
+
+
+def _check(plan: Plan) -> None:
+    for name in (*plan.trainings, *plan.demonstrations, *plan.evaluations):
+        require(re.fullmatch(r"\w+", name), f"a plan names {name!r}", "letters, digits and _")
+    for name, evaluation in plan.evaluations.items():
+        _check_known(f"evaluation {name!r}: against", evaluation.against, plan.evaluations)
+        _check_own(f"evaluation {name!r}", evaluation.settings, GIVEN_TO_EVALUATION)
+    for name, training in plan.trainings.items():
+        where = f"training {name!r}"
+        _check_known(f"{where}: demonstrations", training.demonstrations, plan.demonstrations)
+        _check_known(f"{where}: evaluation", [*training.evaluations, *training.more], plan.evaluations)
+        _check_known(f"{where}: against", training.against, plan.trainings)
+        _check_own(where, training.settings, GIVEN_TO_TRAINING)
+
+
+def _check_known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for name in given:
+        require(name in known, f"{where}: {names.unknown('name', name, known)}")
+
+
+def _check_own(where: str, settings: Sequence[str], given: Sequence[str]) -> None:
+    for setting in settings:
+        require(setting.partition("=")[0] not in given, f"{where}: {setting}", cure="leave it to the comparison")

@@ -1,0 +1,101 @@
+"""The plots of a comparison: score against network calls, and against training minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from comparison.store import Result
+from comparison.tables import changed, is_fresh, is_plain, published
+from diffpolicy.config.commands import EvaluateConfig
+
+GRAY = "0.6"
+_COLORS = matplotlib.colormaps["tab20"].colors
+_MARKERS = "Ds^vPX<>"  # of what was published
+_LINES = ("-", "--", ":", "-.")  # by demonstrations
+
+
+def draw_calls(path: Path, results: Sequence[Result]) -> None:
+    """Draw score against network calls: a line for each run, over what changes the sampler alone."""
+    figure, axes = _canvas()
+    own = [one for one in results if is_fresh(one) and _executed_as_trained(one) and one["network_calls"]]
+    style = _Style(own)
+    for name in dict.fromkeys(one["run"] for one in own):
+        line = sorted((one for one in own if one["run"] == name), key=lambda one: one["network_calls"])
+        means = [one["score"]["mean"] for one in line]
+        below = [max(0.0, one["score"]["mean"] - one["score"]["low"]) for one in line]
+        above = [max(0.0, one["score"]["high"] - one["score"]["mean"]) for one in line]
+        how = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
+        axes.errorbar([one["network_calls"] for one in line], means, [below, above], **how, **style.of(line[0]))
+    _show_published(axes, "network_calls")
+    axes.set(xscale="log", xlabel="network calls per chunk", ylabel="score, fresh initial states")
+    _finish(figure, axes, path)
+
+
+def draw_minutes(path: Path, results: Sequence[Result]) -> None:
+    """Draw score against training minutes: points, with the validation scores on the way there as thin lines."""
+    figure, axes = _canvas()
+    own = [one for one in results if is_fresh(one) and is_plain(one) and one["parameters"]]  # that were trained
+    style = _Style(own)
+    for one in own:
+        look = style.of(one)
+        axes.plot(one["train"]["minutes"], one["score"]["mean"], marker="o", **{**look, "linestyle": ""})
+        _, minutes, scores = zip(*one["train"]["validation"]["curve"], strict=True)
+        axes.plot(minutes, scores, linewidth=0.8, alpha=0.6, color=look["color"], linestyle=look["linestyle"])
+    _show_published(axes, "minutes")
+    axes.set(xscale="log", xlabel="training, minutes", ylabel="score (lines: validation, 50 seeds)")
+    _finish(figure, axes, path)
+
+
+class _Style:
+    """A color for each training and a line style for each set of demonstrations, each in the legend once."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._trainings = list(dict.fromkeys(one["training"] for one in results))
+        self._demonstrations = list(dict.fromkeys(one["demonstrations"]["name"] for one in results))
+        self._named: set[str] = set()
+
+    def of(self, one: Result) -> dict[str, Any]:
+        training, data = one["training"], one["demonstrations"]["name"]
+        label = f"{training}, {data}"
+        look = {
+            "color": _COLORS[self._trainings.index(training) % len(_COLORS)],
+            "linestyle": _LINES[self._demonstrations.index(data) % len(_LINES)],
+            "markerfacecolor": None if data == self._demonstrations[0] else "white",
+            "label": "_" if label in self._named else label,
+        }
+        self._named.add(label)
+        return look
+
+
+def _canvas() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _executed_as_trained(one: Result) -> bool:
+    return not {"action_horizon", *EvaluateConfig().execution} & set(changed(one))
+
+
+def _show_published(axes: Axes, name: str) -> None:
+    """Gray points, of the publications that tell what the axis shows."""
+    shown = [entry for entry in published() if name in entry and not isinstance(entry["score"], list)]
+    for marker, entry in zip(_MARKERS, shown, strict=False):
+        label = f"{entry['policy']}, {entry['observations']}"
+        axes.plot(entry[name], entry["score"], marker=marker, color=GRAY, linestyle="", zorder=1, label=label)
+
+
+def _finish(figure: Figure, axes: Axes, path: Path) -> None:
+    axes.grid(alpha=0.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if any(not label.startswith("_") for label in axes.get_legend_handles_labels()[1]):
+        figure.legend(loc="outside right upper", fontsize=7)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,130 @@
+"""A result of the comparison, from what training and evaluation left in a run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comparison.plan import Measurement, Run
+from comparison.store import Result, compact, digest
+from comparison.timing import chunk_seconds
+from diffpolicy import checkpoint
+from diffpolicy.api import _dataset
+from diffpolicy.config import RunConfig, effective, load_config
+from diffpolicy.config.commands import EvaluateConfig
+from diffpolicy.datasets import select_episodes
+from diffpolicy.datasets.build import load_buffer
+from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED
+from diffpolicy.training.logging import read_metrics
+from diffpolicy.util.errors import require
+
+EVALUATION = "evaluation.json"
+LAST = 5  # checkpoints whose mean score stands beside the best one's
+
+
+def make_result(
+    one: Measurement, run_dir: Path, out: Path, commands: Mapping[str, str], data_root: str | None
+) -> Result:
+    """Return the result of the evaluation in `out`, of the run in `run_dir`; times its chunks on this machine.
+
+    Raises:
+        ValueError: it is of another checkpoint than the run's best one.
+    """
+    evaluated = json.loads((out / EVALUATION).read_text())
+    best = checkpoint.read(run_dir / "checkpoints" / "best")
+    require(
+        evaluated["checkpoint"]["sha256"] == best.sha256,
+        f"{out} evaluates another checkpoint than {best.path}",
+        cure=f"delete {out} to evaluate anew",
+    )
+    config = dataclasses.replace(load_config(best.config), data_root=data_root)
+    return {
+        "row": one.name,
+        "run": one.run.name,
+        "training": one.run.training,
+        "evaluation": one.evaluation,
+        "commands": dict(commands),
+        "against": list(one.against),
+        "demonstrations": {"name": one.run.demonstrations, **_demonstrations(config)},
+        "seed": one.run.seed,
+        "protocol": protocol(one.config),
+        **{name: evaluated[name] for name in ("score", "final_coverage", "success")},
+        **({"modes": evaluated["modes"]} if one.config.modes else {}),
+        "episodes": compact(evaluated["episodes"]),
+        "evaluation_minutes": evaluated["minutes"],
+        "network_calls": evaluated["network_calls"],
+        "latency": chunk_seconds(best.path, one.config, config.env),
+        "parameters": sum(weights.numel() for weights in best.tensors("ema").values()),
+        "train": _training(run_dir, best),
+        "checkpoint": {"step": best.step, "sha256": best.sha256["ema.safetensors"]},
+        "config": stored_config(config),
+        "settings": stored_settings(one.config),
+        **{name: evaluated[name] for name in ("processor", "threads", "versions", "commit")},
+    }
+
+
+def stored_config(config: RunConfig) -> dict[str, Any]:
+    """Return the settings of a training that affect its result, with the version of their schema."""
+    return {**effective(config), "version": config.version}
+
+
+def stored_settings(config: EvaluateConfig) -> dict[str, Any]:
+    """Return the settings of an evaluation that affect its result."""
+    settings = effective(config)
+    del settings["checkpoint"]  # told by its digest
+    return settings
+
+
+def evaluation_digest(evaluated: Mapping[str, Any]) -> str:
+    """Return the digest of the episodes of an evaluation.json."""
+    return digest(evaluated["episodes"])
+
+
+def protocol(config: EvaluateConfig) -> str:
+    """Return in words how a measurement is evaluated."""
+    last = VALIDATION_SEED + VALIDATION_EPISODES - 1
+    seeds = config.seeds
+    states = f"the {seeds}'s initial states" if isinstance(seeds, str) else f"initial states from seed {seeds}"
+    return f"{config.episodes} episodes, {states}; checkpoint chosen on seeds {VALIDATION_SEED} to {last}"
+
+
+def _demonstrations(config: RunConfig) -> dict[str, int]:
+    """How many demonstrations were trained on and held out."""
+    data = config.dataset
+    count = load_buffer(_dataset(config), config.data_root).n_episodes
+    chosen, held_out = select_episodes(count, data.episodes, data.seed, data.validation)
+    return {"trained": len(chosen), "held_out": len(held_out)}
+
+
+def _training(run_dir: Path, best: checkpoint.Checkpoint) -> dict[str, Any]:
+    """Minutes and steps by the training's own log, and its scores on the validation seeds."""
+    log = read_metrics(run_dir / "metrics.jsonl")
+    rated = [entry for entry in log if "evaluation/score" in entry]
+    scores = [entry["evaluation/score"] for entry in rated]
+    return {
+        "minutes": max(entry["seconds"] for entry in log) / 60,
+        "steps": checkpoint.read(run_dir / "checkpoints" / "last").step,
+        "speed": best.state["speed"],
+        "validation": {
+            "best": max(scores),
+            "best_step": best.step,
+            "last": float(np.mean(scores[-LAST:])),
+            "of_last": len(scores[-LAST:]),
+            "curve": [
+                [entry["step"], round(entry["seconds"] / 60, 2), round(entry["evaluation/score"], 4)]
+                for entry in rated
+            ],
+        },
+    }
+
+
+def is_finished(saved: checkpoint.Checkpoint | None, run: Run) -> bool:
+    """Whether a run's last checkpoint is its last step's; of a method without weights the only one, at step 0."""
+    if saved is None:
+        return False
+    return saved.step >= run.config.training.steps or bool(saved.step == 0 and saved.state["best"])

@@ -1,0 +1,37 @@
+"""How long one robot waits for a chunk of actions from a checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from diffpolicy import load_policy
+from diffpolicy.config import EnvConfig
+from diffpolicy.config.commands import EvaluateConfig
+from diffpolicy.evaluation import TaskSpec, episode_resets, make_env, time_chunks
+from diffpolicy.policies import Execution
+from diffpolicy.policies.agent import Agent
+
+CHUNKS, SECONDS = 50, 5.0  # at most
+
+
+def chunk_seconds(path: Path, settings: EvaluateConfig, env: EnvConfig) -> dict[str, Any]:
+    """Return the seconds of a chunk at batch 1, on one thread, with frozen weights, while acting.
+
+    Args:
+        path: of the checkpoint.
+        settings: which sampler, horizon, execution and initial states.
+        env: where the policy acts.
+
+    Returns:
+        "median" and "p95" in seconds, the number of "chunks" timed, "threads" and "frozen".
+    """
+    policy = load_policy(
+        path, settings.solver, settings.steps, settings.grid, settings.solver_options or None,
+        settings.action_horizon, freeze=True, execution=Execution(**settings.execution),
+    )  # fmt: skip
+    made = make_env(env)
+    with closing(made()) as one:
+        resets = episode_resets(settings.seeds, settings.episodes, TaskSpec.of(one))
+    return time_chunks(Agent(policy), made, resets, chunks=CHUNKS, seconds=SECONDS) | {"frozen": True}

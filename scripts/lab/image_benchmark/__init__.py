@@ -1,0 +1,1 @@
+"""The parts of `benchmark_images.py`: its cells, plots and tables."""

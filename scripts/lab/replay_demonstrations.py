@@ -1,0 +1,55 @@
+"""Act out the human Push-T demonstrations in the environment, as recorded and aligned with the goal:
+
+python scripts/lab/replay_demonstrations.py --out docs/results/replays.json
+
+Recorded, people stop short of success; what each of them did reach is the goal of its aligned copy, see
+`diffpolicy.datasets.pusht.align`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from diffpolicy.datasets import load_pusht
+from diffpolicy.evaluation import ReplayAgent, Reset, make_env, rollout, summarize
+from diffpolicy.evaluation.report import provenance
+from diffpolicy.util.files import write_json
+
+
+def replay(aligned: bool) -> dict[str, Any]:
+    """Score, final coverage and success, with intervals, of all demonstrations acted out from their first states.
+
+    An episode ends with its demonstration, or on success.
+    """
+    demonstrations = load_pusht("state", aligned=aligned)
+    parts = demonstrations.episode_slices()
+    actions = {number: demonstrations["action"][part] for number, part in enumerate(parts)}
+    resets = [
+        Reset(number, options={"state": demonstrations["obs"][part][0]}, limit=len(actions[number]))
+        for number, part in enumerate(parts)
+    ]
+    made = make_env("diffpolicy/PushT-v0", {"obs_mode": "state"}, max_episode_steps=10_000)
+    episodes = rollout(ReplayAgent(actions), made, resets, envs=1, progress=True)
+    return {"episodes": len(episodes), **summarize([episode.row() for episode in episodes])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="where to write the JSON")
+    arguments = parser.parse_args()
+    result = {name: replay(aligned) for name, aligned in (("recorded", False), ("aligned", True))}
+    for name, row in result.items():
+        score, success = row["score"], row["success"]
+        print(
+            f"{name}: score {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}], "
+            f"success {success['mean']:.1%} [{success['low']:.1%}, {success['high']:.1%}] of {row['episodes']}"
+        )
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(arguments.out, {"replays": result, **provenance()})
+
+
+if __name__ == "__main__":
+    main()

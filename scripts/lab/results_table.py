@@ -1,0 +1,129 @@
+"""Write the tables of README.md and docs from the raw results in docs/results.
+
+python scripts/lab/results_table.py            write every table between its markers, <!-- name:begin --> and end
+python scripts/lab/results_table.py --check    only say whether the pages agree with the results (exit status 1)
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import benchmarks.tables as benchmark_tables
+import comparison.tables as comparison_tables
+import image_benchmark.tables as image_tables
+from comparison.store import Result, read_results
+from diffpolicy.util import files, names
+from text_tables import PERCENT, interval, markdown, ratio
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results"
+MARKED = re.compile(r"<!-- (?P<name>\w+):begin -->\n.*?<!-- (?P=name):end -->", re.DOTALL)
+
+
+def experts_table(experts: Mapping[str, Any]) -> str:
+    """Return the Markdown table of the experts' success."""
+    lines = []
+    for name, found in experts["experts"].items():
+        steps = "{50%:.0f} [{5%:.0f}, {95%:.0f}]".format(**found["steps"])
+        lines.append([f"`{name}`", interval(found["success"], PERCENT), steps])
+    return markdown("expert | success, 200 seeds | steps, median [5%, 95%]", lines)
+
+
+def speed_table(environments: Mapping[str, Any]) -> str:
+    """Return the Markdown table of the environments' speed."""
+    lines = []
+    for mode in ("state", "pixels"):
+        found = environments[mode]
+        rates = [f"{value:,.0f}" for value in found["steps_per_second"].values()]
+        lines.append([mode, *rates, ratio(found["ratio"], "{:.1f}")])
+    return markdown("Push-T, steps/s on one core | diffpolicy | gym-pusht | ratio [range]", lines)
+
+
+def time_table(found: Mapping[str, Any]) -> str:
+    """Return the Markdown table of the seconds from the command to a policy."""
+    lines = []
+    for one in found["runs"]:
+        scores = [interval(one["score"]), interval(one["success"], "{:.0%}")]
+        lines.append([str(one["seed"]), f"{one['seconds']:.0f}", f"`{one['speed']}`", *scores])
+    median = found["median"]
+    lines.append(["median", f"{median['seconds']:.0f}", "", f"{median['score']:.3f}", ""])
+    return markdown("training seed | seconds, everything | speed | score, 200 fresh seeds | success", lines)
+
+
+def likelihood_table() -> str:
+    """Return the Markdown table of bits per dimension, of the recipes that were measured."""
+    stored = {run: RESULTS / "images" / f"likelihood_{run}.json" for run in image_tables.RECIPES}
+    return image_tables.likelihood(
+        {run: json.loads(file.read_text())["draws"][0] for run, file in stored.items() if file.exists()}
+    )
+
+
+@functools.cache
+def _compared() -> list[Result]:
+    return list(read_results(RESULTS).values())
+
+
+def _from(make: Callable[[Any], str], file: str) -> Callable[[], str]:
+    """A table of one JSON file of docs/results."""
+    return lambda: make(json.loads((RESULTS / file).read_text()))
+
+
+def _comparison(name: str) -> Callable[[], str]:
+    return lambda: comparison_tables.tables(_compared())[name].markdown()
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "results": lambda: comparison_tables.summary(_compared()),
+    "summary": lambda: comparison_tables.headline(_compared()),
+    "modes": lambda: comparison_tables.modes_summary(_compared()),
+    "experts": _from(experts_table, "experts.json"),
+    "speed": _from(speed_table, "environments.json"),
+    "time": _from(time_table, "time_to_score.json"),
+    "images": _from(image_tables.recipes, "images/benchmark.json"),
+    "grid": _from(image_tables.grid, "images/benchmark.json"),
+    "ablation": _from(image_tables.ablation, "images/ablation.json"),
+    "likelihood": likelihood_table,
+    **{name: _comparison(name) for name in comparison_tables.tables([])},
+    **{name: _from(make, f"benchmarks/{file}.json") for name, (make, file) in benchmark_tables.TABLES.items()},
+}
+"""Every table by the name of its markers."""
+
+
+def filled(text: str) -> str:
+    """Return a page with its tables made anew.
+
+    Raises:
+        ValueError: a marker of no table.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        name = found["name"]
+        names.check("table", name, TABLES)
+        return f"<!-- {name}:begin -->\n{TABLES[name]()}\n<!-- {name}:end -->"
+
+    return MARKED.sub(table, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    arguments = parser.parse_args()
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text()
+        wanted = filled(text)
+        if wanted == text:
+            continue
+        if arguments.check:
+            sys.exit(f"{page.relative_to(ROOT)} differs from docs/results; run python scripts/lab/results_table.py")
+        files.write_text(page, wanted)
+
+
+if __name__ == "__main__":
+    main()

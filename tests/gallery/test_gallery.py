@@ -1,0 +1,140 @@
+"""The gallery, small: every figure is drawn, the pages name them all, and what they name exists."""
+
+import functools
+import importlib
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from diffpolicy.checkpoint import CheckpointError
+from diffpolicy.config.commands import GalleryConfig
+from diffpolicy.datasets.mnist import Digits
+from diffpolicy.gallery import EXHIBITS, digits, draw, draw_gallery
+from diffpolicy.gallery.learn import learn, mlp, points
+from diffpolicy.gallery.style import Settings
+
+
+def bars(split, root=None):
+    """Ten classes of pictures, a bar each, so that no test downloads."""
+    labels = torch.arange(40) % 10
+    levels = torch.zeros(40, 1, 32, 32, dtype=torch.uint8)
+    for i, label in enumerate(labels.tolist()):
+        levels[i, :, 2 + 3 * label : 4 + 3 * label, 4:28] = 255
+    return Digits(levels, labels)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_mnist():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "load_mnist", bars)
+        patch.setattr(draw, "load_mnist", bars)
+        yield
+
+
+def small(out, *only, **settings):
+    return draw_gallery(GalleryConfig(out and str(out), list(only), small=True, **settings))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        small(None)
+    return folder / "gallery_small"
+
+
+def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
+    names = {exhibit.name for exhibit in EXHIBITS}
+    assert len(names) == len(EXHIBITS) == 14
+    assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {
+        "README.md",
+        "index.html",
+        "commands.json",
+    }
+    for name in names:
+        with Image.open(drawn / f"{name}.png") as picture:
+            assert picture.width > 600 and picture.height > 200
+            assert len(picture.convert("RGB").getcolors(2**16)) > 50, f"{name} is nearly blank"
+
+
+def test_pages_hold_every_figure_with_formula_and_function(drawn):
+    readme, page = (drawn / "README.md").read_text(), (drawn / "index.html").read_text()
+    assert re.findall(r"!\[.*\]\((.*)\)", readme) == [f"{exhibit.name}.png" for exhibit in EXHIBITS]
+    assert readme.count("```math") == page.count("data:image/png;base64,") == len(EXHIBITS)
+    assert not re.search(r'(src|href)="(?!data:|#)', page), "a page that needs other files"
+    for exhibit in EXHIBITS:
+        assert exhibit.latex in readme and exhibit.see in readme
+        assert f'id="{exhibit.name}"' in page and f'href="#{exhibit.name}"' in page
+        assert (exhibit.erratum in readme) and exhibit.latex.count("{") == exhibit.latex.count("}")
+        for function in exhibit.functions:
+            assert f"`{function}`" in readme and f"<code>{function}</code>" in page
+    assert "diffpolicy gallery small=true" in readme
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
+def test_named_functions_exist(exhibit):
+    for function in exhibit.functions:
+        module, name = function.split(":")
+        functools.reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def test_only_draws_those_anew_and_the_same_again(drawn, capsys):
+    file, other = drawn / "brownian_motion.png", drawn / "schedules.png"
+    before, untouched = file.read_bytes(), other.stat().st_mtime_ns
+    file.write_bytes(b"")
+    small(drawn, "brownian_motion")
+    assert file.read_bytes() == before and other.stat().st_mtime_ns == untouched
+    assert (drawn / "README.md").read_text().count("```math") == len(EXHIBITS)
+    assert "brownian_motion.png" in capsys.readouterr().out
+
+
+def test_pages_tell_apart_what_was_made_by_different_commands(tmp_path):
+    small(tmp_path, "linear_ode", "schedules")
+    assert "All of them are made by" in (tmp_path / "README.md").read_text()
+    small(tmp_path, "linear_ode", seed=3)
+    for name in ("README.md", "index.html"):
+        text = (tmp_path / name).read_text()
+        assert "Made by the following: linear_ode" in text and "diffpolicy gallery seed=3 small=true" in text
+        assert "Made by the following: schedules" in text
+
+
+def test_a_part_has_a_page_of_its_own(tmp_path):
+    small(tmp_path / "a" / "b", "linear_ode", seed=3)
+    assert {file.name for file in (tmp_path / "a" / "b").iterdir()} == {
+        "linear_ode.png", "README.md", "index.html", "commands.json",
+    }  # fmt: skip
+    assert "diffpolicy gallery seed=3 small=true" in (tmp_path / "a" / "b" / "README.md").read_text()
+
+
+def test_what_is_learned_is_the_same_again():
+    def line(n, generator):
+        return torch.randn(n, 1, generator=generator).expand(n, 2)
+
+    def loss(net, batch, generator):
+        return (net(batch["data"], torch.rand(len(batch["data"]), generator=generator)) - 1).square().mean(1)
+
+    first, second = (learn(mlp, loss, points(line), Settings(small=True)) for _ in range(2))
+    other = learn(mlp, loss, points(line), Settings(seed=1, small=True))
+    x, t = torch.zeros(1, 2), torch.zeros(1)
+    assert torch.equal(first(x, t), second(x, t)) and not torch.equal(first(x, t), other(x, t))
+    assert not first.training
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"only": ["linear_odes"]}, "unknown figure 'linear_odes' (did you mean 'linear_ode'?)"),
+        ({"seed": -1}, "seed=-1; expected at least 0"),
+        ({"out": "FILE"}, "out=FILE is a file; expected a folder"),
+        ({"digits": "nowhere"}, "no checkpoint at nowhere"),
+    ],
+)
+def test_refusals_say_what_to_do(settings, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").touch()
+    with pytest.raises((ValueError, OSError, CheckpointError), match=re.escape(words)):
+        draw_gallery(GalleryConfig(small=True, **settings))
+    assert {file.name for file in tmp_path.iterdir()} == {"FILE"}
