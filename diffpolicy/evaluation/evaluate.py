@@ -10,7 +10,6 @@ from typing import Any
 
 from diffpolicy.config import RunConfig
 from diffpolicy.datasets.spec import ObservationSpec
-from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset
 from diffpolicy.evaluation.metrics import SUCCESS, check_comparable, metric_names, summarize
 from diffpolicy.evaluation.observers import Observations, Video
@@ -26,7 +25,7 @@ from diffpolicy.evaluation.report import (
     write_page,
     write_video,
 )
-from diffpolicy.evaluation.rollout import rollout
+from diffpolicy.evaluation.rollout import MakeEnv, rollout
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Agent
 from diffpolicy.training.logging import read_metrics

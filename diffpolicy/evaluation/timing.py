@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import Reset
-from diffpolicy.evaluation.rollout import simulate
+from diffpolicy.evaluation.rollout import MakeEnv, simulate
 from diffpolicy.policies.agent import Controller
 
 CHUNKS = 50

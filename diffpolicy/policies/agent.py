@@ -22,8 +22,10 @@ class Controller(ABC):
     device: torch.device = torch.device("cpu")
     """Where it computes."""
 
-    replan_every: int = 1
-    """Control steps between the starts of chunks."""
+    @property
+    @abstractmethod
+    def replan_every(self) -> int:
+        """Control steps from the start of one chunk to that of the next."""
 
     @abstractmethod
     def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
