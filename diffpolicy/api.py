@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from diffpolicy import checkpoint as checkpoints
-from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, load_config, plain, typed
+from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, SamplerConfig, load_config, plain, typed
 from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.datasets.build import DatasetConfig, Windows, load_buffer, load_windows, open_batches
 from diffpolicy.datasets.mnist import load_mnist
@@ -40,14 +40,12 @@ from diffpolicy.evaluation.evaluate import check_comparison, check_fit, evaluate
 from diffpolicy.evaluation.mode_coverage import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.images import build_generator
-from diffpolicy.policies import Execution, NearestActor, Policy, build_actor, load_policy, observed_by
-from diffpolicy.policies.actors import Actor
-from diffpolicy.policies.agent import Agent
-from diffpolicy.registry import takes
+from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, load_policy
+from diffpolicy.policies.io import method_class
+from diffpolicy.policies.models import Remembers
 from diffpolicy.training import train
 from diffpolicy.training.distributed import Ranks, process_group
 from diffpolicy.training.logging import read_metrics
-from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.files import write_json
 
@@ -123,9 +121,14 @@ def evaluate_policy(
     if result_file is not None and result_file.exists() and not overwrite:
         raise FileExistsError(explain(f"{result_file} exists", cure="choose another out, or overwrite=true"))
     policy = load_policy(
-        checkpoint, solver, steps, grid, dict(solver_options or {}) or None, action_horizon, weights,
-        pick_device(device), INFERENCE_BLOCK, execution=Execution(**plain(settings["execution"])),
-    )  # fmt: skip
+        checkpoint,
+        SamplerConfig(solver, steps, grid, dict(solver_options or {}) or None),
+        action_horizon=action_horizon,
+        weights=weights,
+        device=device,
+        block=INFERENCE_BLOCK,
+        execution=settings["execution"],
+    )
     saved = checkpoints.read(checkpoint)
     config = load_config(saved.config)
     require(config.env.id, f"{checkpoint} was trained without an environment", cure="train with env.id=…")
@@ -139,7 +142,7 @@ def evaluate_policy(
     check_comparison(other, seeds, resets, vars(config.env))
 
     recorded = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    recorded |= {"execution": plain(settings["execution"]), "sampler": policy.actor.sampler}
+    recorded |= {"execution": plain(settings["execution"]), "sampler": policy.model.sampler}
     evaluated = {"step": saved.step, "sha256": saved.sha256, "config": plain(config)}
     result, rolled_out = evaluate(agent, make_env, resets, task, recorded, evaluated, envs=envs, workers=workers)
     if other is not None:
@@ -184,15 +187,13 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     windows = load_windows(_dataset(config), **vars(config.policy), data_root=config.data_root, device=device)
     torch.manual_seed(config.seed)
     record = replace(config, found=_found(config, windows))
+    spec = _observed(record, windows)
     if config.env.id:
-        seen = ObservationSpec.of_checkpoint(
-            record.found.observation, config.observation.vectors, windows.train.obs_dim
-        )
-        check_fit(config, policy_env(config), seen, windows.train.action_dim)
+        check_fit(config, policy_env(config), spec, windows.train.action_dim)
     begins = not config.resume or checkpoints.latest(Path(config.run_dir) / "checkpoints") is None
-    model = build_actor(record, windows.train.obs_dim, windows.train.action_dim, begins=begins)
+    model = build_model(record, spec, windows.train.action_dim, for_training=begins)
     batch = functools.partial(_batch, windows)
-    if isinstance(model, NearestActor):
+    if isinstance(model, Remembers):
         every = torch.arange(len(windows.train), device=device)
         model.remember(batch(windows.train.batch(part)) for part in every.split(4096))
     _say(config, ranks, device, model, f"{len(windows.train)} windows")
@@ -251,8 +252,12 @@ def _dataset(config: RunConfig) -> DatasetConfig:
 def _found(config: RunConfig, windows: Windows) -> FoundInData:
     cameras = windows.train.image_shapes if isinstance(windows.train, ImageWindows) else {}
     observation = {key: {"kind": "image", "shape": list(shape)} for key, shape in cameras.items()}
-    remembers = takes("model", config.method, "windows")
+    remembers = not method_class(config).learns
     return FoundInData(observation=observation, windows=len(windows.train) if remembers else None)
+
+
+def _observed(record: RunConfig, windows: Windows) -> ObservationSpec:
+    return ObservationSpec.of_checkpoint(record.found.observation, record.observation.vectors, windows.train.obs_dim)
 
 
 def _batch(windows: Windows, raw: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -278,12 +283,10 @@ def _validation(
 
 
 def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[Any, int], dict[str, float]]:
-    make_env = policy_env(record)
+    make_env, spec = policy_env(record), _observed(record, windows)
 
-    def validate(averaged: Actor, step: int) -> dict[str, float]:
-        policy = Policy(
-            averaged, windows.normalizer, **vars(record.policy), block=INFERENCE_BLOCK, cameras=observed_by(record)
-        )
+    def validate(averaged: ChunkModel, step: int) -> dict[str, float]:
+        policy = build_policy(record, spec, averaged, windows.normalizer, block=INFERENCE_BLOCK)
         resets = ranks.deal(episode_resets(VALIDATION_SEED, record.evaluation_episodes))
         workers = record.evaluation_workers if ranks.world == 1 else 0  # the ranks are workers already
         episodes = rollout(Agent(policy), make_env, resets, workers=workers) if resets else []

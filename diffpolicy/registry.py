@@ -14,7 +14,7 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffpolicy.util.errors import explain, require
@@ -40,15 +40,12 @@ _OWN: dict[str, dict[str, str]] = {
         "ddpm": "diffpolicy.generative.paths:DiscretePath",
     },
     "model": {
-        "generative": "diffpolicy.policies.actors:GenerativeActor",
-        "regression": "diffpolicy.policies.actors:RegressionActor",
-        "flow_map": "diffpolicy.policies.few_step:FlowMapActor",
-        "two_step": "diffpolicy.policies.few_step:TwoStepActor",
-        "lstm_gmm": "diffpolicy.policies.baselines:LSTMGMMActor",
-        "nearest": "diffpolicy.policies.baselines:NearestActor",
-    },
-    "flow_map_objective": {
-        "mean_flow": "diffpolicy.generative.flow_maps:MeanFlowObjective",
+        "generative": "diffpolicy.policies.models.generative:GenerativeModel",
+        "mean_flow": "diffpolicy.policies.models.mean_flow:MeanFlowModel",
+        "two_step": "diffpolicy.policies.models.two_step:TwoStepModel",
+        "regression": "diffpolicy.policies.models.regression:RegressionModel",
+        "lstm_gmm": "diffpolicy.policies.models.lstm_gmm:LSTMGMMModel",
+        "nearest": "diffpolicy.policies.models.nearest:NearestModel",
     },
     "source": {},
     "transform": {},
@@ -88,7 +85,7 @@ def lookup(kind: str, name: str) -> Any:
         raise ValueError(explain(f"{kind} {name!r} ({point.value}) cannot be imported: {error}")) from error
 
 
-def build(kind: str, spec: Mapping[str, Any], offered: Mapping[str, Any] | None = None, /, **given: Any) -> Any:
+def build(kind: str, spec: Mapping[str, Any], /, **given: Any) -> Any:
     """Return the object that `spec` describes.
 
     Args:
@@ -103,22 +100,30 @@ def build(kind: str, spec: Mapping[str, Any], offered: Mapping[str, Any] | None 
     require("name" in spec, f"a {kind} without a name: {dict(spec)}", f"one of {', '.join(known(kind))}")
     options = {str(key): value for key, value in spec.items()}
     name = options.pop("name")
-    make = lookup(kind, name)
-    parameters = inspect.signature(make).parameters
-    given |= {key: value for key, value in (offered or {}).items() if key in parameters}
-    accepted = [parameter for parameter in parameters if parameter not in given]
-    for key in options:
-        has_no = f"{kind} {name!r} has no option {key!r}{suggest(key, accepted)}"
-        require(key in accepted, has_no, f"one of {', '.join(accepted) or 'none'}")
-    foreign = ", ".join(key for key in given if key not in parameters)
-    require(not foreign, f"{kind} {name!r} does not take {foreign}", cure=f"choose another {kind}, made for this")
+    return make(f"{kind} {name!r}", lookup(kind, name), options, **given)
+
+
+def make(what: str, constructor: Callable[..., Any], options: Mapping[str, Any], /, **given: Any) -> Any:
+    """Return constructor(**options, **given), the options checked by name.
+
+    Args:
+        what: what the messages call it.
+        constructor: a class or function; one with `**options` of its own checks these itself.
+        options: from a config.
+        given: further arguments, which no config can set.
+
+    Raises:
+        ValueError: as `build`.
+    """
+    parameters = inspect.signature(constructor).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        accepted = [parameter for parameter in parameters if parameter not in given]
+        for key in options:
+            has_no = f"{what} has no option {key!r}{suggest(key, accepted)}"
+            require(key in accepted, has_no, f"one of {', '.join(accepted) or 'none'}")
+        foreign = ", ".join(key for key in given if key not in parameters)
+        require(not foreign, f"{what} does not take {foreign}", cure="choose another one, made for this")
     try:
-        return make(**options, **given)
+        return constructor(**options, **given)
     except TypeError as error:  # a value of a type that the class cannot work with
-        raise ValueError(explain(f"{kind} {name!r} cannot be made with {options}: {error}")) from error
-
-
-def takes(kind: str, spec: Mapping[str, Any], argument: str) -> bool:
-    """Return whether what `spec` describes is made with an argument of that name."""
-    require("name" in spec, f"a {kind} without a name: {dict(spec)}", f"one of {', '.join(known(kind))}")
-    return argument in inspect.signature(lookup(kind, spec["name"])).parameters
+        raise ValueError(explain(f"{what} cannot be made with {dict(options)}: {error}")) from error

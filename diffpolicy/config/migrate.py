@@ -58,12 +58,20 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     if cameras:
         found["observation"] = {key: {"kind": "image", "shape": list(shape)} for key, shape in cameras.items()}
     config["found"] = found
-    method = config.get("method", {})
-    if method.get("name") == "flow_map":
-        method["name"] = "mean_flow"
-        method.pop("objective", None)
+    if config.get("method", {}).get("name") == "flow_map":
+        config["method"] = _mean_flow(config["method"])
     config["version"] = 2
     return config
+
+
+def _mean_flow(method: dict[str, Any]) -> dict[str, Any]:
+    """The method "flow_map" with a nested objective, of which there is one, as "mean_flow" with plain options."""
+    objective = dict(method.pop("objective", {}))
+    name = objective.pop("name", "mean_flow")
+    require(name == "mean_flow", f"flow_map objective {name!r}", "mean_flow", "use the release that trained it")
+    if "share" in objective:
+        objective["span_fraction"] = objective.pop("share")
+    return {**method, "name": "mean_flow", **objective}
 
 
 _STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}

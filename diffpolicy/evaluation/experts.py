@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffpolicy import registry
+from diffpolicy.datasets.spec import Observation
 from diffpolicy.policies.agent import Controller
-from diffpolicy.policies.observations import Observation
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
 

@@ -23,8 +23,7 @@ from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import Observer
 from diffpolicy.evaluation.shards import INFERENCE_BLOCK, choose_workers, one_thread, run_shards
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.policies.agent import Controller
-from diffpolicy.policies.observations import stack
+from diffpolicy.policies.agent import Controller, stack
 from diffpolicy.util.errors import require
 
 __all__ = ["INFERENCE_BLOCK", "MakeEnv", "finished_episodes", "rollout", "simulate"]

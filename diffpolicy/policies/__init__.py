@@ -1,25 +1,21 @@
-"""Policies: what a robot calls."""
+"""Policies: from observations to chunks of actions."""
 
-from diffpolicy.policies.actors import Actor, GenerativeActor
-from diffpolicy.policies.agent import Agent, Controller
-from diffpolicy.policies.baselines import LSTMGMMActor, NearestActor
-from diffpolicy.policies.build import build_actor, load_policy, observed_by
-from diffpolicy.policies.execution import Execution
-from diffpolicy.policies.observations import stack
-from diffpolicy.policies.policy import ActionQueue, Policy
+from diffpolicy.policies.agent import Agent, Controller, stack
+from diffpolicy.policies.io import build_model, build_policy, load_policy
+from diffpolicy.policies.models import ChunkModel, ModelSpec, Sample
+from diffpolicy.policies.policy import Chunk, PlanRequest, Policy
 
 __all__ = [
-    "ActionQueue",
-    "Actor",
     "Agent",
+    "Chunk",
+    "ChunkModel",
     "Controller",
-    "Execution",
-    "GenerativeActor",
-    "LSTMGMMActor",
-    "NearestActor",
+    "ModelSpec",
+    "PlanRequest",
     "Policy",
-    "build_actor",
+    "Sample",
+    "build_model",
+    "build_policy",
     "load_policy",
-    "observed_by",
     "stack",
 ]

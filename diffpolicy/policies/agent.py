@@ -1,80 +1,174 @@
-"""What acts in environments: anything that turns observations into actions, and a policy with its state."""
+"""Who acts: a policy with the state of one or many environments, one action per control step.
+
+agent = Agent(policy)
+agent.reset()
+action = agent.act(obs[None])[0]          one robot
+"""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
 
 import numpy as np
 import torch
 
-from diffpolicy.policies.observations import Observation
-from diffpolicy.policies.policy import ActionQueue, Policy
+from diffpolicy.datasets.spec import Observation, ObservationSpec
+from diffpolicy.policies.chunking import Past
+from diffpolicy.policies.policy import PlanRequest, Policy
+from diffpolicy.util.errors import require
+
+EnvIds = Sequence[int] | np.ndarray
+"""Environments by number, or a boolean mask over all of them."""
 
 
 class Controller(ABC):
-    """Acts in one or many environments side by side, each known by its env_id."""
+    """What drives environments: a policy's agent, an expert, a person."""
 
+    replan_every: int = 1
+    """Control steps between the starts of chunks."""
     calls: int = 0
-    """Network calls of the last chunk."""
-
+    """Network calls of the last chunk; with a warm start, of the last one that followed another."""
     device: torch.device = torch.device("cpu")
     """Where it computes."""
 
-    @property
     @abstractmethod
-    def replan_every(self) -> int:
-        """Control steps from the start of one chunk to that of the next."""
-
-    @abstractmethod
-    def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
-        """Start new episodes in these environments (all if None), with these seeds."""
+    def reset(self, env_ids: EnvIds | None = None, seeds: Sequence[int] | None = None) -> None:
+        """Start new episodes in these environments, all if None, keyed by `seeds` where they are given."""
 
     @abstractmethod
     def act(
-        self,
-        obs: Observation,
-        env_ids: Sequence[int] | None = None,
-        infos: Sequence[Mapping[str, Any]] | None = None,
+        self, obs: Observation, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
     ) -> np.ndarray:
-        """Return the actions (B, A) for the observations just made, one per environment."""
+        """Return the next action of each environment, (B, A). To be called at every control step.
+
+        Args:
+            obs: what was just observed, (B, D) or a mapping of such arrays by key.
+            env_ids: the environment of each observation; 0 to B - 1 if None.
+            infos: per environment the info of its last `step` or `reset`, for who sees more than `obs`.
+        """
 
 
+@dataclass
+class _Episode:
+    """The state of one environment's episode."""
+
+    key: tuple[int, ...]
+    history: deque[Observation]
+    queue: deque[np.ndarray] = field(default_factory=deque)
+    chunks: int = 0
+    past: Past | None = None
+
+
+@final
 class Agent(Controller):
-    """A policy with the state of its episodes.
+    """Asks a policy for a new chunk wherever the last one has been executed.
+
+    The noise of a chunk is a function of its episode's seed and of its number within the episode alone. Agents that
+    share a policy do not disturb each other. `copy.copy` gives an agent with the same policy and a state of its own;
+    an agent is pickled with its policy.
 
     Args:
-        policy: draws chunks of actions.
+        policy: what is asked.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._queue = ActionQueue(policy)
-
-    @property
-    def replan_every(self) -> int:
-        return self.policy.action_horizon
-
-    @property
-    def calls(self) -> int:
-        return self.policy.calls
-
-    @calls.setter
-    def calls(self, count: int) -> None:
-        self.policy.calls = count
+        self.replan_every = policy.action_horizon
+        self._episodes: dict[int, _Episode] = {}
 
     @property
     def device(self) -> torch.device:
-        return self.policy.actor.device
+        return self.policy.model.device
 
-    def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
-        self._queue.reset(env_ids, seeds)
+    def __copy__(self) -> Agent:
+        other = Agent(self.policy)
+        other.calls, other._episodes = self.calls, copy.deepcopy(self._episodes)
+        return other
+
+    def reset(self, env_ids: EnvIds | None = None, seeds: Sequence[int] | None = None) -> None:
+        """Start new episodes; see `Controller.reset`.
+
+        Without seeds an episode is keyed by its environment and by how many it had before.
+
+        Raises:
+            ValueError: environments that are no numbers >= 0, or not one seed >= 0 for each.
+        """
+        if seeds is None:
+            for env in list(self._episodes) if env_ids is None else env_numbers(env_ids):
+                before = self._episodes.get(env)
+                self._start(env, (env, before.key[-1] + 1 if before else 0))
+            return
+        envs = list(range(len(seeds))) if env_ids is None else env_numbers(env_ids)
+        fits = len(seeds) == len(envs) and all(seed >= 0 for seed in seeds)
+        require(fits, f"seeds {list(seeds)[:8]} for {len(envs)} environments", "one seed >= 0 for each")
+        for env, seed in zip(envs, seeds, strict=True):
+            self._start(env, (int(seed),))
 
     def act(
-        self,
-        obs: Observation,
-        env_ids: Sequence[int] | None = None,
-        infos: Sequence[Mapping[str, Any]] | None = None,
+        self, obs: Observation, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
     ) -> np.ndarray:
-        return self._queue.act(obs, env_ids)
+        """Return the next action of each environment; see `Controller.act`.
+
+        Raises:
+            ValueError: a wrong shape, NaN or infinity, or not one environment per observation.
+            TypeError: images that are not uint8, or no mapping where there are cameras.
+        """
+        vector, _ = self.policy.observation.split(obs, None)
+        envs = list(range(len(vector))) if env_ids is None else env_numbers(env_ids)
+        fits = len(envs) == len(set(envs)) == len(vector)
+        require(fits, f"environments {envs[:8]} for {len(vector)} observations", "one for each, no one twice")
+        for i, env in enumerate(envs):
+            episode = self._episodes.get(env) or self._start(env, (env, 0))
+            now = _entry(obs, i, self.policy.observation)
+            episode.history.extend([now] * (1 if episode.history else self.policy.obs_horizon))
+        empty = [env for env in envs if not self._episodes[env].queue]
+        if empty:
+            self._plan([self._episodes[env] for env in empty])
+        actions = [self._episodes[env].queue.popleft() for env in envs]
+        return np.array(actions, np.float32).reshape(len(envs), self.policy.action_dim)
+
+    def _start(self, env: int, key: tuple[int, ...]) -> _Episode:
+        self._episodes[env] = _Episode(key, deque(maxlen=self.policy.obs_horizon))
+        return self._episodes[env]
+
+    def _plan(self, episodes: Sequence[_Episode]) -> None:
+        """Fill the queues of these episodes."""
+        obs = stack([stack(episode.history) for episode in episodes])
+        keys = [(*episode.key, episode.chunks) for episode in episodes]
+        chunk = self.policy.plan(PlanRequest(obs, keys, [episode.past for episode in episodes]))
+        warm = self.policy.execution.warm_start is not None
+        counted = [n for n, episode in zip(chunk.calls, episodes, strict=True) if episode.chunks or not warm]
+        if counted or not self.calls:
+            self.calls = int((counted or list(chunk.calls))[-1])
+        for episode, actions, past in zip(episodes, chunk.actions, chunk.memory, strict=True):
+            episode.chunks, episode.past = episode.chunks + 1, past
+            episode.queue.extend(actions)
+
+
+def stack(observations: Iterable[Observation]) -> Observation:
+    """Return observations of one kind along a new first axis, copied."""
+    observations = list(observations)
+    if isinstance(observations[0], Mapping):
+        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+def _entry(obs: Observation, i: int, spec: ObservationSpec) -> Observation:
+    """Observation i of a batch, what is observed alone; copied, since a driver may fill the same buffer again."""
+    if isinstance(obs, Mapping):
+        return {key: np.array(obs[key][i]) for key in spec}
+    return np.array(obs[i])
+
+
+def env_numbers(env_ids: EnvIds) -> list[int]:
+    """Return environments as numbers, where they may be given as a boolean mask."""
+    ids = np.asarray(env_ids)
+    ids = np.flatnonzero(ids) if ids.dtype == bool else ids
+    fits = ids.ndim == 1 and (not ids.size or (np.issubdtype(ids.dtype, np.integer) and ids.min() >= 0))
+    require(fits, f"env_ids={env_ids!r}", "numbers >= 0, or a boolean mask")
+    return [int(env) for env in ids]

@@ -77,7 +77,7 @@ def test_train_a_transformer_over_the_horizon_that_is_predicted(tmp_path, demons
     own = [*OWN, f"dataset.path={demonstrations}", "env.id=null", "training.steps=2"]
     typed("train", "net=transformer", *own, *tiny, "run_dir=RUN", cwd=tmp_path)
     policy = load_policy(tmp_path / "RUN/checkpoints/last")
-    assert isinstance(policy.actor.net, ConditionalTransformer) and policy.actor.net.horizon == 20
+    assert isinstance(policy.model.net, ConditionalTransformer) and policy.model.net.horizon == 20
 
 
 def test_maps_take_options_without_ceremony(trained):

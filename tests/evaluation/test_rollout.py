@@ -15,8 +15,9 @@ import pytest
 import tiny
 import torch
 
-from diffpolicy.config import RunConfig
+from diffpolicy.config import ExecutionConfig, PolicyConfig, RunConfig
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation import (
     Observations,
     Recorder,
@@ -33,8 +34,7 @@ from diffpolicy.evaluation import (
     simulate,
     time_chunks,
 )
-from diffpolicy.policies import Execution, Policy, build_actor
-from diffpolicy.policies.agent import Agent
+from diffpolicy.policies import Agent, Policy, build_model, build_policy
 
 LINE = make_env(tiny.ENV_ID)
 RESETS = episode_resets(0, 7)
@@ -147,7 +147,8 @@ def _policy():
     )
     limits = np.stack([np.full(2, -1.0), np.full(2, 1.0)])
     normalizer = Normalizer.fit({"obs": limits, "action": limits})
-    return Policy(build_actor(config, 2, 2).eval(), normalizer, block=16)
+    spec = ObservationSpec({"obs": Field("vector", (2,))})
+    return build_policy(config, spec, build_model(config, spec, 2).eval(), normalizer, block=16)
 
 
 def test_a_policys_episodes_do_not_depend_on_batch_processes_or_threads():
@@ -165,10 +166,10 @@ def test_a_policys_episodes_do_not_depend_on_batch_processes_or_threads():
 
 
 def test_nor_do_episodes_whose_chunks_are_bound_to_each_other():
-    bound = Execution(noise="episode", ensemble=0.1, warm_start=0.5, inpaint=1)
+    shared, bound = _policy(), ExecutionConfig(noise="episode", ensemble=0.1, warm_start=0.5, inpaint=1)
     one, plain = (
-        Agent(Policy(_policy().actor, _policy().normalizer, block=16, execution=execution))
-        for execution in (bound, None)
+        Agent(Policy(shared.model, shared.normalizer, shared.observation, PolicyConfig(), block=16, execution=how))
+        for how in (bound, None)
     )
     resets = episode_resets(200_000, 5)
     base = rows(rollout(one, LINE, resets))

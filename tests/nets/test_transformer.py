@@ -2,25 +2,20 @@
 
 import numpy as np
 import pytest
+import tiny_policy as tiny
 import torch
 from net_checks import check_bfloat16_is_near, check_rows_keep_their_values
 from torch import nn
 
-from diffpolicy import checkpoint, load_policy
-from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy import load_policy
+from diffpolicy.config import PolicyConfig, RunConfig
 from diffpolicy.nets import ConditionalTransformer, ConditionalUnet1D
 from diffpolicy.nets.transformer import Block, SelfAttention
-from diffpolicy.policies import build_actor
+from diffpolicy.policies import build_model, build_policy
 from diffpolicy.registry import build
 from diffpolicy.util.condition import Condition
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "features": 24, "time_features": 8}
-CONFIG = {
-    "policy": {"obs_horizon": 2, "horizon": 20, "action_horizon": 8},
-    "method": {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "steps": 5},
-    "net": {"name": "transformer", **SMALL},
-    "env": {"id": None, "options": {}},
-}
 
 
 def _net(**options):
@@ -159,58 +154,50 @@ def test_dropout_is_of_training_alone_and_follows_torchs_seed():
     assert torch.equal(net.eval()(x, t, cond), _net().eval()(x, t, cond))
 
 
-def test_learns_two_ways_that_the_condition_moves():
-    """Flow matching on cond ± a ramp: samples lie on both ways and on nothing between."""
+def test_learns_two_modes_that_the_condition_moves():
+    """Flow matching on cond ± a ramp: samples lie on both modes and on nothing between."""
     torch.manual_seed(0)
-    config = CONFIG | {"policy": {"obs_horizon": 1, "horizon": 8, "action_horizon": 8}}
-    config["method"] = CONFIG["method"] | {"steps": 20}
-    actor, generator = build_actor(config, 1, 1), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(actor.parameters(), 5e-3)
+    config = RunConfig(policy=PolicyConfig(1, 8, 8), net={"name": "transformer", **SMALL})
+    config.method = {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "steps": 20}
+    model, generator = build_model(config, tiny.spec(dim=1), 1), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     ramp = torch.linspace(0.5, 1, 8)[:, None]
     for _ in range(200):
         cond = torch.rand(64, 1, generator=generator) - 0.5
         sign = 2 * torch.randint(2, (64, 1, 1), generator=generator) - 1
         optimizer.zero_grad()
-        actor.loss({"data": cond[:, None] + sign * ramp, "cond": cond}, generator).mean().backward()
+        model.loss({"data": cond[:, None] + sign * ramp, "cond": cond}, generator).mean().backward()
         optimizer.step()
     cond = torch.linspace(-0.5, 0.5, 200)[:, None]
     generators = [torch.Generator().manual_seed(seed) for seed in range(200)]
     with torch.no_grad():
-        ways = actor.eval().act(cond, generators) - cond[:, None]
-    up = ways.mean((1, 2)) > 0
+        modes = model.eval().sample(Condition(cond), generators).chunks - cond[:, None]
+    up = modes.mean((1, 2)) > 0
     assert 60 < up.sum() < 140
-    error = (ways - torch.where(up[:, None, None], ramp, -ramp)).abs().mean((1, 2))
+    error = (modes - torch.where(up[:, None, None], ramp, -ramp)).abs().mean((1, 2))
     assert error.median() < 0.1 and error.quantile(0.9) < 0.25, (error.median(), error.quantile(0.9))
 
 
 def test_a_policy_from_its_checkpoint_frozen_or_not(tmp_path, capsys):
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    normalizer = Normalizer.fit({"obs": rng.uniform(0, 512, (99, 5)), "action": rng.uniform(100, 400, (99, 2))})
-    actor = build_actor(CONFIG, 5, 2)
-    for parameter in actor.parameters():
+    run = tiny.config(net={"name": "transformer", **SMALL})
+    model = tiny.model(run)
+    for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    tensors = actor.state_dict()
-    groups = {"model": tensors, "ema": tensors, "normalizer": normalizer.to_tensors()}
-    path, obs = checkpoint.write(tmp_path, 7, groups, CONFIG, {}), rng.uniform(0, 512, (3, 2, 5)).astype(np.float32)
-    policy = load_policy(path)
-    cond = normalizer.normalize("obs", torch.from_numpy(obs)).flatten(1)
-    generators = [load_policy(path)._next_generator(slot) for slot in range(3)]
-    with torch.no_grad():
-        expected = normalizer.unnormalize("action", actor.eval().act(cond, generators))
-    chunk = policy.predict(obs)
-    np.testing.assert_array_equal(chunk, expected[:, 1:9].numpy())
+    path, obs = tiny.save(tmp_path, run, model), tiny.observations(3)
+    chunk = load_policy(path).predict(obs)
+    built = build_policy(run, tiny.spec(), model, tiny.normalizer())
+    np.testing.assert_array_equal(chunk, built.predict(obs))
     for prepared in ({"freeze": True}, {"compile": True}):  # it has no way to be, and acts as it is
         np.testing.assert_array_equal(load_policy(path, **prepared).predict(obs), chunk)
-    assert "not compiled" in capsys.readouterr().err
+    assert "cannot be compiled" in capsys.readouterr().err
 
 
-def test_only_a_network_that_counts_steps_is_told_the_horizon():
-    offered, given = {"horizon": 20}, {"dim": 2, "cond_dim": 3}
-    assert build("net", CONFIG["net"], offered, **given).horizon == 20
-    build("net", {"name": "unet1d", "widths": [8, 16], "time_features": 8}, offered, **given)
+def test_the_horizon_is_given_by_the_policy():
+    given = {"dim": 2, "cond_dim": 3, "horizon": 20}
+    spec = {"name": "transformer", **SMALL}
+    assert build("net", spec, **given).horizon == 20
     with pytest.raises(ValueError, match="no option 'horizon'"):
-        build("net", CONFIG["net"] | {"horizon": 8}, offered, **given)
+        build("net", spec | {"horizon": 8}, **given)
 
 
 def test_errors_name_both_sides():

@@ -2,16 +2,17 @@
 
 import re
 
-import numpy as np
 import pytest
+import tiny_policy as tiny
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from diffpolicy import checkpoint, load_policy
-from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.config import PolicyConfig, plain
+from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.nets.resnet import ResNet18
-from diffpolicy.policies import Policy, build_actor, observed_by
+from diffpolicy.policies import build_model
 from diffpolicy.training import TrainConfig, train
 from diffpolicy.training.distributed import Ranks
 from diffpolicy.training.loop import keyed_generator
@@ -23,30 +24,25 @@ CAMERAS = {"front": [36, 34, 3], "wrist": [36, 34, 3]}
 
 
 def _config(encoder=RESNET, cameras=CAMERAS, **options):
-    return {
-        "policy": {"obs_horizon": T_O, "horizon": T_P, "action_horizon": 4},
-        "dataset": {"obs_keys": ["agent"]},
-        "method": {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "steps": 2},
-        "net": {"name": "unet1d", "widths": [8, 16], "time_features": 8},
-        "encoder": {**encoder, **options},
-        "cameras": cameras,
-        "training": {"steps": 6},
-    }
+    run = tiny.config({**tiny.METHODS["flow"], "steps": 2}, cameras)
+    run.policy = PolicyConfig(T_O, T_P, 4)
+    run.encoder = {**encoder, **options}
+    return run
 
 
-def _actor(config, begins=False):
-    torch.manual_seed(0)
-    return build_actor(config, 2, 2, begins)
+def _model(run, for_training=False, seed=0):
+    torch.manual_seed(seed)
+    return build_model(run, ObservationSpec.from_plain(run.found.observation), 2, for_training=for_training)
 
 
-def _batch(step, rows=4):
+def _batch(step, count=4):
     generator = keyed_generator(7, step)
-    pictures = {
-        name: torch.randint(0, 256, (rows, T_O, *shape), dtype=torch.uint8, generator=generator)
+    images = {
+        name: torch.randint(0, 256, (count, T_O, *shape), dtype=torch.uint8, generator=generator)
         for name, shape in CAMERAS.items()
     }
-    cond = torch.randn(rows, T_O * 2, generator=generator)
-    return {"cond": cond, "data": torch.randn(rows, T_P, 2, generator=generator), **pictures}
+    cond = torch.randn(count, T_O * 3, generator=generator)
+    return {"cond": cond, "data": torch.randn(count, T_P, 2, generator=generator), **images}
 
 
 def _loss(model, batch, generator):
@@ -68,12 +64,8 @@ def published(tmp_path):
     return path
 
 
-def _saved(folder, config, actor):
-    tensors = actor.state_dict()
-    rng = np.random.default_rng(0)
-    normalizer = Normalizer.fit({"obs": rng.random((9, 2)), "action": rng.random((9, 2))})
-    groups = {"model": tensors, "ema": tensors, "normalizer": normalizer.to_tensors()}
-    return checkpoint.write(folder, 1, groups, config, {})
+def _saved(folder, run, model):
+    return tiny.save(folder, run, model, step=1)
 
 
 def _is_published(trunk, path):
@@ -81,44 +73,42 @@ def _is_published(trunk, path):
     return all(torch.equal(weight, weights[name]) for name, weight in trunk.state_dict().items())
 
 
-def test_a_published_file_fills_the_trunks_when_training_begins_and_is_not_needed_later(published, tmp_path):
+def test_a_published_file_fills_the_trunks_when_training_for_training_and_is_not_needed_later(published, tmp_path):
     config = _config(weights=str(published))
-    plain, actor = _actor(config), _actor(config, begins=True)
-    for camera, encoder in actor.encoders.items():
+    plain, model = _model(config), _model(config, for_training=True)
+    for camera, encoder in model.encoders.items():
         assert _is_published(encoder.trunk, published)
         assert not _is_published(plain.encoders[camera].trunk, published)
         assert torch.equal(encoder.pool.maps.weight, plain.encoders[camera].pool.maps.weight)
         assert encoder.trunk.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    saved = _saved(tmp_path, config, actor)
+    saved = _saved(tmp_path, config, model)
     here = load_file(published)
     published.unlink()
-    loaded = load_policy(saved).actor.encoders["wrist"].trunk.state_dict()
+    loaded = load_policy(saved).model.encoders["wrist"].trunk.state_dict()
     assert all(torch.equal(weight, here[name]) for name, weight in loaded.items())
 
 
 @pytest.mark.parametrize("what", ["best", "best/ema.safetensors"])
 @pytest.mark.parametrize("encoder", [LIGHT, RESNET])
 def test_another_runs_encoders(tmp_path, encoder, what):
-    before = _actor(_config(encoder))
+    before = _model(_config(encoder))
     _saved(tmp_path, _config(encoder), before)
     checkpoint.point(tmp_path, "best", checkpoint.step_name(1))
-    torch.manual_seed(1)
-    actor = build_actor(_config(encoder, weights=str(tmp_path / what)), 2, 2, begins=True)
-    for camera, own in actor.encoders.items():
+    model = _model(_config(encoder, weights=str(tmp_path / what)), for_training=True, seed=1)
+    for camera, own in model.encoders.items():
         for name, weight in own.state_dict().items():
             assert torch.equal(weight, before.encoders[camera].state_dict()[name]), name
     one = {"side": [36, 34, 3]}
     with pytest.raises(checkpoint.CheckpointError, match=r"cameras \['front', 'wrist'\] and none of 'side'"):
-        _actor(_config(encoder, one, weights=str(tmp_path / what)), begins=True)
+        _model(_config(encoder, one, weights=str(tmp_path / what)), for_training=True)
 
 
 def test_the_only_encoder_of_another_run_is_for_every_camera(tmp_path):
-    before = _actor(_config(LIGHT, shared=True))
+    before = _model(_config(LIGHT, shared=True))
     saved = _saved(tmp_path, _config(LIGHT, shared=True), before)
-    torch.manual_seed(1)
-    actor = build_actor(_config(LIGHT, weights=str(saved)), 2, 2, begins=True)
-    assert len(actor.encoders) == 2
-    for encoder in actor.encoders.values():
+    model = _model(_config(LIGHT, weights=str(saved)), for_training=True, seed=1)
+    assert len(model.encoders) == 2
+    for encoder in model.encoders.values():
         assert torch.equal(encoder.layers[0].conv.weight, before.encoders["front"].layers[0].conv.weight)
 
 
@@ -141,7 +131,7 @@ def _without(name):
 def test_files_that_do_not_fit(published, change, message):
     save_file(change(load_file(published)), published)
     with pytest.raises(checkpoint.CheckpointError, match=message):
-        _actor(_config(weights=str(published)), begins=True)
+        _model(_config(weights=str(published)), for_training=True)
 
 
 def test_files_that_are_refused(tmp_path):
@@ -154,34 +144,34 @@ def test_files_that_are_refused(tmp_path):
         (tmp_path / "resnet18.pth", ValueError, r"resnet18\.pth is pickled.*give a \.safetensors"),
     ]:
         with pytest.raises(kind, match=message):
-            _actor(_config(weights=str(path)), begins=True)
-    with pytest.raises(ValueError, match=r"encoder\.weights=x\.safetensors is for pictures"):
-        _actor(_config(cameras={}, weights="x.safetensors"))
+            _model(_config(weights=str(path)), for_training=True)
+    with pytest.raises(ValueError, match=r"encoder\.weights=x\.safetensors; expected images"):
+        _model(_config(cameras=None, weights="x.safetensors"))
 
 
 def test_a_pickled_file_is_not_opened_and_the_error_says_how_to_convert_it(tmp_path, published, monkeypatch):
     weights, pickled = load_file(published), tmp_path / "weights.pth"
     torch.save(weights, pickled)
     with pytest.raises(ValueError, match="pickled") as refused:
-        _actor(_config(weights=str(pickled)), begins=True)
+        _model(_config(weights=str(pickled)), for_training=True)
     command = re.search(r'python -c "(.*)"$', str(refused.value))[1]
     monkeypatch.chdir(tmp_path)
     exec(command)
-    actor = _actor(_config(weights=str(tmp_path / "weights.safetensors")), begins=True)
-    assert _is_published(actor.encoders["front"].trunk, published)
+    model = _model(_config(weights=str(tmp_path / "weights.safetensors")), for_training=True)
+    assert _is_published(model.encoders["front"].trunk, published)
 
 
-def _trained(config, run_dir, batch_at=_batch, begins=True, **options):
+def _trained(config, run_dir, batch_at=_batch, for_training=True, **options):
     settings = TrainConfig(steps=6, warmup_steps=1, lr=1e-2, weight_decay=0.1, checkpoint_every=3)
-    arguments = {"seed": 1, "record": config, "progress": False, "speed": "float32"} | options
-    return train(_actor(config, begins), _loss, batch_at, settings, run_dir, **arguments)
+    arguments = {"seed": 1, "record": plain(config), "progress": False, "speed": "float32"} | options
+    return train(_model(config, for_training), _loss, batch_at, settings, run_dir, **arguments)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_frozen_trunk_is_kept_and_a_killed_run_goes_on_without_the_file(tmp_path, published, shared):
     config = _config(weights=str(published), frozen=True, shared=shared)
     whole = checkpoint.read(_trained(config, tmp_path / "whole"))
-    first = _actor(config, begins=True)
+    first = _model(config, for_training=True)
     names = [name for name, _ in ResNet18().named_parameters()]
     frozen = {f"encoders.{camera}.trunk.{name}" for camera in first.encoders for name in names}
     assert len(frozen) == (1 if shared else 2) * 60
@@ -201,7 +191,7 @@ def test_a_frozen_trunk_is_kept_and_a_killed_run_goes_on_without_the_file(tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         _trained(config, tmp_path / "broken", kill)
-    resumed = _trained(config, tmp_path / "broken", begins=False, resume=True)
+    resumed = _trained(config, tmp_path / "broken", for_training=False, resume=True)
     for group in ("model", "ema", "training"):
         files = [path / f"{group}.safetensors" for path in (whole.path, resumed)]
         assert files[0].read_bytes() == files[1].read_bytes()
@@ -214,23 +204,15 @@ def test_what_was_frozen_cannot_be_trained_further_in_the_same_run(tmp_path, pub
 
 
 def test_frozen_needs_weights():
-    with pytest.raises(ValueError, match=r"encoder\.frozen=true keeps pretrained weights.*encoder\.weights"):
-        _actor(_config(frozen=True))
-
-
-def test_runs_from_before_these_options_go_on(tmp_path):
-    _trained(_config(LIGHT), tmp_path)
-    off = _config(LIGHT, weights=None, frozen=False, shared=False)
-    _trained(off, tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"encoder\.shared: was None, now True"):
-        _trained(_config(LIGHT, shared=True), tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"encoder\.frozen=true without encoder\.weights"):
+        _model(_config(frozen=True))
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_several_processes_take_frozen_and_shared_encoders(published, shared):
     """As each of them does it, in a group of one, whose gradients are its own."""
     config = _config(weights=str(published), frozen=True, shared=shared)
-    alone, grouped = _actor(config, begins=True), _actor(config, begins=True)
+    alone, grouped = _model(config, for_training=True), _model(config, for_training=True)
 
     class Losses(torch.nn.Module):
         def __init__(self):
@@ -255,47 +237,27 @@ def test_several_processes_take_frozen_and_shared_encoders(published, shared):
 
 
 def test_cameras_share_one_encoder(tmp_path):
-    config, apart = _config(LIGHT, shared=True), _actor(_config(LIGHT))
-    actor = _actor(config)
-    assert list(actor.encoders) == ["front"] and list(apart.encoders) == ["front", "wrist"]
+    config, apart = _config(LIGHT, shared=True), _model(_config(LIGHT))
+    model = _model(config)
+    assert list(model.encoders) == ["front"] and list(apart.encoders) == ["front", "wrist"]
     size = sum(weight.numel() for weight in apart.encoders["front"].parameters())
-    total = [sum(weight.numel() for weight in each.parameters()) for each in (actor, apart)]
+    total = [sum(weight.numel() for weight in each.parameters()) for each in (model, apart)]
     assert total[1] - total[0] == size
     batch = _batch(0)
     swapped = {**batch, "front": batch["wrist"], "wrist": batch["front"]}
-    for each, same in ((actor, True), (apart, False)):
-        features = [each.eval()._encoded(seen, {}).sort().values for seen in (batch, swapped)]
+    for each, same in ((model, True), (apart, False)):
+        features = [each.eval().condition(seen).vector.sort().values for seen in (batch, swapped)]
         assert torch.equal(*features) == same
-    actor.loss(batch, torch.Generator().manual_seed(0)).mean().backward()
-    one = [weight.grad for weight in actor.encoders["front"].trunk.parameters()]
+    model.loss(batch, torch.Generator().manual_seed(0)).mean().backward()
+    one = [weight.grad for weight in model.encoders["front"].trunk.parameters()]
     assert all(gradient.abs().max() > 0 for gradient in one)
-    saved = _saved(tmp_path, config, actor)  # every weight once
+    saved = _saved(tmp_path, config, model)  # every weight once
     loaded = load_policy(saved)
-    assert list(loaded.actor.encoders) == ["front"]
-    assert all(torch.equal(a, b) for a, b in zip(loaded.actor.parameters(), actor.parameters(), strict=True))
+    assert list(loaded.model.encoders) == ["front"]
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), model.parameters(), strict=True))
 
 
 def test_cameras_of_other_shapes_cannot_share():
     cameras = {"front": [16, 16, 3], "wrist": [14, 16, 3]}
-    with pytest.raises(ValueError, match=r"shared=true.*'front': \(16, 16, 3\), 'wrist': \(14, 16, 3\)"):
-        _actor(_config(LIGHT, cameras, shared=True))
-
-
-def test_an_encoder_that_a_camera_is_too_small_for_names_the_camera():
-    with pytest.raises(ValueError, match=r"camera 'wrist': crop=12 must lie within an image of 10 × 16 px"):
-        _actor(_config(LIGHT, {"front": [16, 16, 3], "wrist": [10, 16, 3]}))
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_features_are_computed_once_a_chunk(shared):
-    config = _config(LIGHT, shared=shared)
-    actor = _actor(config).eval()
-    actor.configure("euler", 10, None, None)
-    rng = np.random.default_rng(0)
-    normalizer = Normalizer.fit({"obs": rng.random((9, 2)), "action": rng.random((9, 2))})
-    policy, seen = Policy(actor, normalizer, T_O, T_P, 4, cameras=observed_by(config)), []
-    for encoder in actor.encoders.values():
-        encoder.register_forward_hook(lambda *_: seen.append(1))
-    obs = {name: values.numpy() for name, values in _batch(0).items()} | {"agent": np.zeros((4, T_O, 2))}
-    policy.predict(obs)
-    assert actor.calls == 10 and len(seen) == 2  # one for each camera
+    with pytest.raises(ValueError, match=r"shared=true .*'front': \(16, 16, 3\), 'wrist': \(14, 16, 3\)"):
+        _model(_config(LIGHT, cameras, shared=True))

@@ -18,7 +18,7 @@ from diffpolicy.evaluation.episode import Episode
 from diffpolicy.evaluation.metrics import SUCCESS, metric_names
 from diffpolicy.evaluation.observers import Observations, Video
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.policies.observations import stack
+from diffpolicy.policies.agent import stack
 from diffpolicy.policies.policy import Policy
 
 _DPI = 110
@@ -49,8 +49,7 @@ def draw_fan(
     for axes, k in zip(figure.subplots(1, moments, squeeze=False)[0], picked, strict=True):
         past = [max(0, k - i) for i in reversed(range(policy.obs_horizon))]
         history = stack([observations[i] for i in past])
-        policy.reset(range(samples), [episode.seed + i for i in range(samples)])
-        chunks = policy.predict(stack([history] * samples))
+        chunks = policy.predict(stack([history] * samples), seed=episode.seed)
         draw_chunks(axes, frames[k], chunks, task)
         axes.set_title(f"step {k}")
     figure.suptitle(f"{samples} sampled chunks of {policy.action_horizon} actions each, early (dark) to late (light)")

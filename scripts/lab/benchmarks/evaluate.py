@@ -13,10 +13,10 @@ from benchmarks.paired import paired
 from diffpolicy.config import RunConfig
 from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation import INFERENCE_BLOCK, episode_resets, make_env, rollout
 from diffpolicy.evaluation.shards import usable_cores
-from diffpolicy.policies import Policy, build_actor
-from diffpolicy.policies.agent import Agent
+from diffpolicy.policies import Agent, Policy, build_model, build_policy
 
 ROUNDS = 2
 EPISODES = 500
@@ -26,11 +26,11 @@ NET = {"name": "unet1d", "widths": [64, 128, 256]}
 
 def _policy() -> Policy:
     method = {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "solver": "euler"}
-    config = RunConfig(method=method, net=NET)
-    actor = build_actor(config, OBS, ACTION)
+    config, spec = RunConfig(method=method, net=NET), ObservationSpec({"obs": Field("vector", (OBS,))})
+    model = build_model(config, spec, ACTION).eval().requires_grad_(False)
     scene = np.stack([np.zeros(OBS), np.full(OBS, 512.0)])
     normalizer = Normalizer.fit({"obs": scene, "action": scene[:, :ACTION]})
-    return Policy(actor.eval().requires_grad_(False), normalizer, **vars(config.policy), block=INFERENCE_BLOCK)
+    return build_policy(config, spec, model, normalizer, block=INFERENCE_BLOCK)
 
 
 def measure(rounds: int, seed: int) -> dict[str, Any]:

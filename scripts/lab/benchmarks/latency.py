@@ -14,7 +14,9 @@ from torch import Tensor
 
 from benchmarks.conv1d_unet import Conv1dUnet
 from benchmarks.paired import paired, seconds
-from diffpolicy.policies.actors import GenerativeActor
+from diffpolicy.config import SamplerConfig
+from diffpolicy.policies import ChunkModel, ModelSpec
+from diffpolicy.policies.models.generative import GenerativeModel
 from diffpolicy.util.condition import Condition
 
 DIM, COND, HORIZON = 2, 40, 16
@@ -26,9 +28,9 @@ SECONDS = 4.0  # of chunks for the quantiles, at most `CHUNKS` of them
 CHUNKS = 300
 
 
-def _ours(actor: GenerativeActor, cond: Tensor) -> Callable[[], None]:
+def _ours(model: ChunkModel, cond: Tensor) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(0)
-    return lambda: actor.act(cond, [generator])
+    return lambda: model.sample(Condition(cond), [generator])
 
 
 def _theirs(net: Conv1dUnet, steps: int, cond: Tensor) -> Callable[[], None]:
@@ -55,15 +57,16 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
     for name, widths in WIDTHS.items():
         features = 128 if widths[0] == 64 else 256  # as published at the large size
         net = {"name": "unet1d", "widths": widths, "time_features": features}
-        actor = GenerativeActor(DIM, COND, HORIZON, net, {"name": "linear"}, "velocity").eval()
+        spec = ModelSpec(DIM, COND, HORIZON, net=net)
+        model = GenerativeModel(spec, {"name": "linear"}, prediction="velocity").eval()
         peer = Conv1dUnet(DIM, COND, widths, time_features=features).eval()
-        peer.copy_from(actor.net)
+        peer.copy_from(model.net)
         began = time.perf_counter()
-        actor.freeze(compile_rows=1)
+        model.freeze(1)
         compiling = time.perf_counter() - began
         for solver, steps in product(SOLVERS, STEPS):
-            actor.configure(solver, steps, None, None)
-            ours = _ours(actor, cond)
+            model.configure(SamplerConfig(solver, steps))
+            ours = _ours(model, cond)
             row = paired(ours, _theirs(peer, steps, cond), rounds, repeats=max(1, 20 // steps))
             count = min(CHUNKS, int(SECONDS / row["seconds"]["ours"]))
             chunks = [seconds(ours, 1) for _ in range(count)]
@@ -71,7 +74,7 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
             found[f"{name}, {solver}, {steps} steps"] = row | {
                 "chunk_seconds": quantiles,
                 "chunks_per_second": 1 / quantiles["p99"],
-                "network_calls": actor.calls,
+                "network_calls": model.sample(Condition(cond), [torch.Generator()]).calls,
                 "compile_seconds": compiling,
             }
     return found

@@ -23,8 +23,9 @@ from benchmarks.train_step import chosen_speed, optimisation
 from diffpolicy.datasets import ReplayBuffer, resolve
 from diffpolicy.datasets.streaming import ImageWindows, WindowStream
 from diffpolicy.nets import ImageEncoder
-from diffpolicy.policies.actors import GenerativeActor
-from diffpolicy.policies.vision import VisionActor
+from diffpolicy.policies import ModelSpec
+from diffpolicy.policies.encoders import EncodedModel
+from diffpolicy.policies.models.generative import GenerativeModel
 
 FRAMES = (10_000, 1_000_000)
 SHAPE = (96, 96, 3)
@@ -123,8 +124,9 @@ def _throughput(path: Path, rounds: int, seed: int) -> dict[str, Any]:
         }
         encoder = ImageEncoder(SHAPE)
         cond_dim = numbers + HORIZONS[1] * encoder.features
-        head = GenerativeActor(windows.action_dim, cond_dim, HORIZONS[0], NET, {"name": "linear"}, "velocity")
-        learner, loss = VisionActor(head, {"image": encoder}), VisionActor.loss
+        spec = ModelSpec(windows.action_dim, cond_dim, *HORIZONS[:2], NET)
+        head = GenerativeModel(spec, {"name": "linear"}, prediction="velocity")
+        learner, loss = EncodedModel(head, {"image": encoder}), EncodedModel.loss
         speed = chosen_speed(learner, loss, batch)
         train = optimisation(learner, loss, batch, speed)
         count = 2 * stream.pool_bytes // windows.frame_bytes  # of every pool as much as comes to be decoded

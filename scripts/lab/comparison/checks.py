@@ -9,11 +9,12 @@ from contextlib import closing
 from typing import Any
 
 from comparison.plan import Measurement, Run
-from diffpolicy.config import FoundInData, RunConfig, changes, load_config, typed
+from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, SamplerConfig, changes, load_config, typed
 from diffpolicy.config.commands import EvaluateConfig
+from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation import TaskSpec, episode_resets, is_same_task, make_env
-from diffpolicy.policies import Execution, build_actor
-from diffpolicy.policies.execution import Executor
+from diffpolicy.policies import ChunkModel, build_model
+from diffpolicy.policies.chunking import Chunker
 from diffpolicy.util.errors import located, require
 
 WINDOWS = 1000  # any number, for methods that remember their training data
@@ -42,16 +43,17 @@ def check(chosen: Iterable[Measurement], every: Mapping[str, Measurement]) -> No
             _check_policy(copy.deepcopy(models[one.run.name]), trained, one.config)
 
 
-def _untrained(config: RunConfig) -> Any:
-    found = FoundInData(windows=WINDOWS)
-    return build_actor(dataclasses.replace(config, encoder={}, found=found), obs_dim=2, action_dim=2, begins=True)
+def _untrained(config: RunConfig) -> ChunkModel:
+    config = dataclasses.replace(config, encoder={}, found=FoundInData(windows=WINDOWS))
+    return build_model(config, ObservationSpec({"obs": Field("vector", (2,))}), 2, for_training=True)
 
 
-def _check_policy(model: Any, trained: RunConfig, settings: EvaluateConfig) -> None:
-    model.configure(settings.solver, settings.steps, settings.grid, settings.solver_options or None)
-    horizons = trained.policy
-    t_a = settings.action_horizon or horizons.action_horizon
-    Executor(Execution(**settings.execution), model.takes, horizons.obs_horizon, horizons.horizon, t_a)
+def _check_policy(model: ChunkModel, trained: RunConfig, settings: EvaluateConfig) -> None:
+    options = settings.solver_options or None
+    model.configure(SamplerConfig(settings.solver, settings.steps, settings.grid, options))
+    t_a = settings.action_horizon or trained.policy.action_horizon
+    horizons = dataclasses.replace(trained.policy, action_horizon=t_a)
+    Chunker(ExecutionConfig(**settings.execution), model.supported_execution, horizons)
 
 
 def _seeds(one: Measurement) -> set[tuple[bool, int]]:

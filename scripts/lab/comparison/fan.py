@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from comparison.page import FAN, PLOTS
 from comparison.store import lock
 from diffpolicy import checkpoint, load_policy
+from diffpolicy.datasets.spec import Observation
 from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED, TaskSpec, make_env
 from diffpolicy.evaluation.report import draw_chunks
-from diffpolicy.policies import Policy
-from diffpolicy.policies.observations import Observation, stack
+from diffpolicy.policies import PlanRequest, Policy, stack
 from diffpolicy.util import files
 
 CHUNKS = 64
@@ -59,9 +59,8 @@ def draw(results: Path, runs: Mapping[str, Path]) -> str:
 
 def chunks(policy: Policy, obs: Observation, seed: int, count: int) -> np.ndarray:
     """`count` chunks (count, T, A) drawn on seeing `obs` at the start of episodes, the actions from now on."""
-    policy.reset(range(count), range(seed, seed + count))
     seen = stack([stack([obs] * policy.obs_horizon)] * count)
-    return policy.trajectories(seen)[:, policy.obs_horizon - 1 :]
+    return policy.plan(PlanRequest(seen, seed)).trajectory[:, policy.obs_horizon - 1 :]
 
 
 def _most_open(policy: Policy, env: Mapping[str, Any]) -> int:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffpolicy import load_policy
-from diffpolicy.config import EnvConfig
+from diffpolicy.config import EnvConfig, ExecutionConfig, SamplerConfig
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.evaluation import TaskSpec, episode_resets, make_env, time_chunks
-from diffpolicy.policies import Execution
-from diffpolicy.policies.agent import Agent
+from diffpolicy.policies import Agent
 
 CHUNKS, SECONDS = 50, 5.0  # at most
 
@@ -28,9 +27,12 @@ def chunk_seconds(path: Path, settings: EvaluateConfig, env: EnvConfig) -> dict[
         "median" and "p95" in seconds, the number of "chunks" timed, "threads" and "frozen".
     """
     policy = load_policy(
-        path, settings.solver, settings.steps, settings.grid, settings.solver_options or None,
-        settings.action_horizon, freeze=True, execution=Execution(**settings.execution),
-    )  # fmt: skip
+        path,
+        SamplerConfig(settings.solver, settings.steps, settings.grid, settings.solver_options or None),
+        action_horizon=settings.action_horizon,
+        freeze=True,
+        execution=ExecutionConfig(**settings.execution),
+    )
     made = make_env(env)
     with closing(made()) as one:
         resets = episode_resets(settings.seeds, settings.episodes, TaskSpec.of(one))

@@ -6,68 +6,39 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+import tiny_policy as tiny
 import torch
+from tiny_policy import T_A, T_O, A, D
 
-from diffpolicy import checkpoint, load_policy
-from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy import load_policy
+from diffpolicy.config import SamplerConfig
 from diffpolicy.generative.shapes import randn
-from diffpolicy.policies import build_actor
-from diffpolicy.policies.onnx import ExportError, export_onnx
+from diffpolicy.policies import PlanRequest
+from diffpolicy.policies.export_onnx import ExportError, export_onnx
 from diffpolicy.util.condition import Condition
+from diffpolicy.util.seeds import generator
 
-T_O, T_A, D, A = 2, 8, 5, 2
 METHODS = {
-    "regression": {"name": "regression"},
-    "mean_flow": {
-        "name": "flow_map",
-        "steps": 3,
-        "path": {"name": "linear"},
-        "objective": {"name": "mean_flow"},
-    },
-    "flow": {
-        "name": "generative",
-        "steps": 2,
-        "path": {"name": "linear"},
-        "prediction": "velocity",
-        "solver": "euler",
-    },
-    "ddpm": {
-        "name": "generative",
-        "steps": 2,
-        "path": {"name": "ddpm", "steps": 20},
-        "prediction": "noise",
-        "times": "discrete",
-        "solver": "ddim",
-        "grid": "ddpm_trailing",
-        "clip": 1.0,
-    },
+    "regression": tiny.METHODS["regression"],
+    "mean_flow": {**tiny.METHODS["mean_flow"], "steps": 3},
+    "flow": {**tiny.METHODS["flow"], "steps": 2},
+    "ddpm": {**tiny.METHODS["ddpm"], "steps": 2, "grid": "ddpm_trailing"},
 }
-
-
 NETS = {
-    "unet1d": {"name": "unet1d", "widths": [8, 16], "time_features": 8},
+    "unet1d": tiny.NET,
     "transformer": {"name": "transformer", "width": 16, "layers": 2, "features": 16, "time_features": 8},
 }
 
 
 @pytest.fixture
 def saved(tmp_path):
-    def save(method="flow", horizon=16, net="unet1d"):
-        config = {
-            "policy": {"obs_horizon": T_O, "horizon": horizon, "action_horizon": T_A},
-            "method": METHODS[method],
-            "net": NETS[net],
-            "env": {"id": None, "options": {}},
-        }
-        torch.manual_seed(0)
-        rng = np.random.default_rng(0)
-        normalizer = Normalizer.fit({"obs": rng.uniform(0, 512, (99, D)), "action": rng.uniform(100, 400, (99, A))})
-        actor = build_actor(config, D, A)
-        for parameter in actor.parameters():
+    def save(method="flow", horizon=16, net="unet1d", cameras=None):
+        run = tiny.config(METHODS[method], cameras, net=NETS[net])
+        run.policy.horizon = horizon
+        model = tiny.model(run)
+        for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)  # a transformer's output starts at 0
-        weights = actor.state_dict()
-        groups = {"model": weights, "ema": weights, "normalizer": normalizer.to_tensors()}
-        return checkpoint.write(tmp_path / method, 7, groups, config, {})
+        return tiny.save(tmp_path / method, run, model)
 
     return save
 
@@ -78,13 +49,11 @@ def _session(file):
     return session, meta
 
 
-def _draws(policy, rows):
-    """Observations, and the noise that `policy` draws for them once reset by seeds 0, 1, …"""
-    obs = np.random.default_rng(1).uniform(0, 512, (rows, T_O, D)).astype(np.float32)
-    policy.reset(seeds=range(rows))
-    generators = [policy._next_generator(slot) for slot in range(rows)]
-    policy.reset(seeds=range(rows))
-    return obs, randn((rows, policy.horizon, A), generators, dtype=torch.float32, device="cpu").numpy()
+def _draws(policy, count):
+    """Observations, and the noise that `policy` draws for them by the seeds 0, 1, …"""
+    generators = [generator(seed, 0) for seed in range(count)]
+    noise = randn((count, policy.horizon, A), generators, dtype=torch.float32, device="cpu").numpy()
+    return tiny.observations(count, seed=1), noise
 
 
 # the U-Net's stride of 2 does not divide 11
@@ -98,9 +67,9 @@ def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, 
         ("t", ["batch"]),
         ("cond", ["batch", T_O * D]),
     ]
-    net = load_policy(path).actor.net
-    for rows in (1, 3, 20):
-        x, t, cond = torch.randn(rows, horizon, A), torch.rand(rows), torch.randn(rows, T_O * D)
+    net = load_policy(path).model.net
+    for count in (1, 3, 20):
+        x, t, cond = torch.randn(count, horizon, A), torch.rand(count), torch.randn(count, T_O * D)
         (output,) = session.run(["output"], {"x": x.numpy(), "t": t.numpy(), "cond": cond.numpy()})
         torch.testing.assert_close(torch.from_numpy(output), net(x, t, Condition(cond)), atol=1e-5, rtol=0)
 
@@ -118,14 +87,16 @@ def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, 
 )
 def test_chunk_is_what_the_policy_predicts_from_the_same_noise(saved, tmp_path, net, method, solver):
     path, file = saved(method, net=net), tmp_path / "chunk.onnx"
-    assert export_onnx(path, file, solver=solver, action_horizon=5) < 1e-3
+    assert export_onnx(path, file, sampler=SamplerConfig(solver), action_horizon=5) < 1e-3
     session, meta = _session(file)
-    assert meta["sampler"]["solver"] == (solver or METHODS[method].get("solver", "flow_map"))
+    assert meta["sampler"]["solver"] == (solver or {"flow": "euler", "ddpm": "ddim"}.get(method, "flow_map"))
     assert len(meta["times"]) == METHODS[method]["steps"] + 1
     policy = load_policy(path, solver=solver)
     obs, noise = _draws(policy, 4)
     actions, trajectory = session.run(["actions", "trajectory"], {"noise": noise, "obs": obs})
-    np.testing.assert_allclose(trajectory, policy.trajectories(obs), atol=0.05, rtol=0)  # of 300: 3e-4 normalised
+    np.testing.assert_allclose(
+        trajectory, policy.plan(PlanRequest(obs)).trajectory, atol=0.05, rtol=0
+    )  # of 300: 3e-4 normalized
     np.testing.assert_array_equal(actions, trajectory[:, T_O - 1 : T_O - 1 + 5])
 
 
@@ -146,10 +117,10 @@ def test_the_file_says_all_that_a_sampler_needs(saved, tmp_path):
         data = np.clip((x - sigma[i] * noise) / alpha[i], -meta["clip"], meta["clip"])
         x = alpha[i + 1] * data + sigma[i + 1] * (x - alpha[i] * data) / sigma[i]
     actions = x * stats["action"]["scale"] + stats["action"]["center"]
-    np.testing.assert_allclose(actions, policy.trajectories(obs), atol=0.05, rtol=0)
+    np.testing.assert_allclose(actions, policy.plan(PlanRequest(obs)).trajectory, atol=0.05, rtol=0)
 
 
-def test_nothing_is_overwritten_unless_told(saved, tmp_path):
+def test_nothing_is_overwritten_unless_asked(saved, tmp_path):
     path, file = saved(), tmp_path / "net.onnx"
     file.write_bytes(b"mine")
     with pytest.raises(FileExistsError, match="overwrite=true"):
@@ -163,7 +134,7 @@ def test_nothing_is_overwritten_unless_told(saved, tmp_path):
 
 def test_a_difference_beyond_the_tolerance_leaves_no_file(saved, tmp_path):
     path, folder = saved(), tmp_path / "out"
-    with pytest.raises(ExportError, match=r"differ by .*, more than the tolerance 1e-12"):
+    with pytest.raises(ExportError, match=r"differ by .* was not written; expected at most the tolerance 1e-12"):
         export_onnx(path, folder / "policy.onnx", "network", tolerance=1e-12)
     assert not folder.exists()
 
@@ -171,10 +142,10 @@ def test_a_difference_beyond_the_tolerance_leaves_no_file(saved, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"what": "chnuk"}, "did you mean chunk"),
-        ({"solver": "ddpm"}, "draws noise at every step.*solver=ddim"),
-        ({"solver": "euler_maruyama"}, "draws noise"),
-        ({"solver": "dopri5"}, "chooses its steps"),
+        ({"what": "chnuk"}, "did you mean 'chunk'"),
+        ({"sampler": SamplerConfig("ddpm")}, "draws noise at every step.*solver=ddim"),
+        ({"sampler": SamplerConfig("euler_maruyama")}, "draws noise"),
+        ({"sampler": SamplerConfig("dopri5")}, "chooses its steps"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(saved, tmp_path, options, says):
@@ -185,8 +156,10 @@ def test_what_cannot_be_exported_is_refused(saved, tmp_path, options, says):
 def test_methods_that_are_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="takes two times.*what=chunk"):
         export_onnx(saved("mean_flow"), tmp_path / "policy.onnx", "network")
-    with pytest.raises(ValueError, match="checkpoint is of regression"):
+    with pytest.raises(ValueError, match="RegressionModel cannot be exported; expected flow matching, diffusion or"):
         export_onnx(saved("regression"), tmp_path / "policy.onnx")
+    with pytest.raises(ValueError, match="the policy sees images of 'front', 'wrist'"):
+        export_onnx(saved("flow", cameras=tiny.CAMERAS), tmp_path / "policy.onnx")
 
 
 def test_missing_packages_are_named_with_the_cure(saved, tmp_path, monkeypatch):

@@ -1,0 +1,178 @@
+"""Policies from a run's config and from checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffpolicy import checkpoint
+from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig, load_config
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.spec import ObservationSpec
+from diffpolicy.policies.encoders import EncodedModel, build_encoders
+from diffpolicy.policies.models.base import ChunkModel, ModelSpec
+from diffpolicy.policies.policy import Policy
+from diffpolicy.policies.pretrained import load_pretrained
+from diffpolicy.registry import build, lookup
+from diffpolicy.util.device import pick_device
+from diffpolicy.util.errors import located, require
+from diffpolicy.util.names import check
+
+
+def build_model(
+    config: RunConfig, observation: ObservationSpec, action_dim: int, *, for_training: bool = False
+) -> ChunkModel:
+    """Return the untrained model that a run's config describes (its sections method, net, encoder and policy).
+
+    Args:
+        config: of the run.
+        observation: what is observed; each camera gets an encoder, see `build_encoders`.
+        action_dim: A, numbers per action.
+        for_training: True when training starts from scratch: `encoder.weights` are read, which later stand in the
+            run's checkpoints, and a method that cannot draw all demonstrated actions is refused.
+
+    Raises:
+        ValueError: unknown names or options; sizes or options that do not fit together; cameras of a method that
+            learns nothing.
+        FileNotFoundError: no weights at `encoder.weights`.
+        CheckpointError: weights that do not fit the encoder.
+    """
+    cameras = {camera: field.shape for camera, field in observation.images.items()}
+    encoders = build_encoders(config.encoder, cameras)
+    weights = config.encoder.get("weights")
+    require(
+        cameras or not weights, f"encoder.weights={weights}", "images to encode, and nothing but vectors is observed"
+    )
+    numbers = observation.vector_dim + sum(encoder.features for encoder in encoders.values())
+    steps = config.policy.obs_horizon
+    spec = ModelSpec(action_dim, steps * numbers, config.policy.horizon, steps, config.net, config.found.windows)
+    model: ChunkModel = build("model", config.method, spec=spec)
+    if for_training:
+        _check_bound(model, config)
+    if not encoders:
+        return model
+    given = f"method {config.method['name']!r} learns nothing, and so no encoder of {', '.join(map(repr, encoders))}"
+    require(model.learns, given, cure="observe vectors alone, or choose another method")
+    encoded = EncodedModel(model, encoders)
+    if for_training and weights:
+        load_pretrained(encoded.encoders, weights)
+    return encoded
+
+
+def _check_bound(model: ChunkModel, config: RunConfig) -> None:
+    """Refuse a method that cannot draw the demonstrated actions as they are normalized."""
+    normalize = config.dataset.normalize.get("action", "limits")
+    needed = 1 if normalize == "limits" else 2  # standard deviations: some actions always lie beyond the first
+    given = (
+        f"{config.method} draws actions within ±{model.bound:g}, and dataset.normalize.action={normalize} needs more"
+    )
+    require(
+        model.bound >= needed, given, cure="take limits, or another method.clip where there is one (null for none)"
+    )
+
+
+def build_policy(
+    config: RunConfig,
+    observation: ObservationSpec,
+    model: ChunkModel,
+    normalizer: Normalizer,
+    *,
+    action_horizon: int | None = None,
+    block: int | None = None,
+    execution: ExecutionConfig | None = None,
+) -> Policy:
+    """Return the policy of a run's config around a model.
+
+    Args:
+        config: of the run.
+        observation: what is observed.
+        model: as `build_model` makes it.
+        normalizer: fitted on "obs" and "action".
+        action_horizon: T_a; None keeps the config's.
+        block: samples per network call, see `Policy`.
+        execution: how chunks are executed, see `Policy`.
+    """
+    horizons = config.policy
+    if action_horizon is not None:
+        horizons = replace(horizons, action_horizon=action_horizon)
+    return Policy(model, normalizer, observation, horizons, block=block, execution=execution)
+
+
+def load_policy(
+    path: str | Path,
+    sampler: SamplerConfig | None = None,
+    *,
+    solver: str | None = None,
+    steps: int | None = None,
+    grid: str | None = None,
+    solver_options: Mapping[str, Any] | None = None,
+    action_horizon: int | None = None,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+    block: int | None = None,
+    freeze: bool = False,
+    compile: bool = False,
+    execution: ExecutionConfig | None = None,
+) -> Policy:
+    """Return the trained policy of a checkpoint, ready to act. Nothing is unpickled.
+
+    Args:
+        path: a checkpoint's folder, such as RUN/checkpoints/best.
+        sampler: how chunks are sampled; None keeps the training's setting, in whole or field by field.
+        solver: short for `sampler.solver`.
+        steps: short for `sampler.steps`.
+        grid: short for `sampler.grid`.
+        solver_options: short for `sampler.options`.
+        action_horizon: T_a, actions executed per chunk; None keeps the training's.
+        weights: "ema" (the moving average, the better one) or "model" (the last step's).
+        device: where the network runs.
+        block: samples per network call, see `Policy`.
+        freeze: optimize the network for inference where it can be (`nets.base.Freezable`): faster for one robot,
+            equal up to rounding.
+        compile: freeze, and compile calls of `block` samples (one without a block). Takes a minute or two here, and
+            half of it once the compiler has seen the network; a chunk then takes a fourth of the time.
+        execution: how chunks are executed, see `Policy`.
+
+    Raises:
+        CheckpointError: a missing, half-written or damaged checkpoint, one of something else than a policy, or one
+            whose weights do not fit.
+        ValueError: settings that the policy cannot use, or a device that this machine does not have.
+    """
+    check("weights", weights, ("ema", "model"))
+    target = pick_device(device)
+    saved = checkpoint.read(path)
+    config = load_config(saved.config)
+    kind = config.found.kind
+    require(
+        kind == "policy", f"{path} is a checkpoint of {kind}", "one of a policy", error=checkpoint.CheckpointError
+    )
+    normalizer = Normalizer.from_tensors(saved.tensors("normalizer"))
+    observation = observation_of(config, normalizer)
+    with located(saved.path):
+        model = build_model(config, observation, normalizer.dim("action"))
+    checkpoint.load_weights(model, saved.tensors(weights), path)
+    model.configure(sampler or SamplerConfig(solver, steps, grid, solver_options and dict(solver_options)))
+    model.to(target).eval().requires_grad_(False)
+    policy = build_policy(
+        config, observation, model, normalizer, action_horizon=action_horizon, block=block, execution=execution
+    )
+    if compile:
+        print("compiling the policy, which takes a minute or two", file=sys.stderr)
+    if (freeze or compile) and not model.freeze((block or 1) if compile else None) and compile:
+        print("this network cannot be compiled: it runs as it is", file=sys.stderr)
+    return policy
+
+
+def observation_of(config: RunConfig, normalizer: Normalizer) -> ObservationSpec:
+    """Return what the policy of a checkpoint observes."""
+    return ObservationSpec.of_checkpoint(config.found.observation, config.observation.vectors, normalizer.dim("obs"))
+
+
+def method_class(config: RunConfig) -> type[ChunkModel]:
+    """Return the class of a config's method, which declares whether it learns and has a net."""
+    return lookup("model", config.method["name"])

@@ -1,0 +1,172 @@
+"""What every method of drawing chunks has in common.
+
+A method is a subclass of `ChunkModel`, constructed from `(spec: ModelSpec, **options)`, where the options stand in a
+config's section `method`. It works in normalized units and knows nothing of robots, tasks or files:
+
+    chunk_loss(data, cond, generator) -> (B,)          what is trained
+    sample(cond, generators, context) -> Sample        how chunks are drawn, one generator per chunk
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.config import SamplerConfig
+from diffpolicy.generative.shapes import Generators
+from diffpolicy.nets.base import Freezable, Model
+from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
+from diffpolicy.registry import build
+from diffpolicy.util.condition import Condition
+from diffpolicy.util.errors import require
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is built for, whatever its method.
+
+    Args:
+        action_dim: A, numbers per action.
+        cond_dim: C, numbers of the condition's vector, which holds T_o observations.
+        horizon: T_p, actions per chunk.
+        obs_horizon: T_o, observations that the condition is made of.
+        net: the network for the registry, {"name": …, options}.
+        windows: number of training windows, for methods that remember them; None if it is not known.
+    """
+
+    action_dim: int
+    cond_dim: int
+    horizon: int
+    obs_horizon: int = 1
+    net: Mapping[str, Any] = field(default_factory=dict)
+    windows: int | None = None
+
+
+class Sample(NamedTuple):
+    """Chunks (B, T_p, A) in normalized units, and how many network calls each took."""
+
+    chunks: Tensor
+    calls: int
+
+
+class ChunkModel(Model):
+    """A module that is trained on windows of demonstrations and draws chunks of actions."""
+
+    supported_execution: frozenset[str] = frozenset()
+    """The settings of `ExecutionConfig` that `sample` supports; "ensemble" needs no support."""
+    learns: ClassVar[bool] = True
+    """Whether training changes it."""
+    has_net: ClassVar[bool] = True
+    """Whether it is built with the network of the section `net`."""
+    half_precisions: ClassVar[tuple[str, ...]] = ("bfloat16", "float16")
+    """The types beside float32 that its weights may have when it samples."""
+    bound: float = math.inf
+    """The largest normalized action that it can draw."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @abstractmethod
+    def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
+        """Return the loss (B,) of demonstrated chunks `data` (B, T_p, A) under their conditions."""
+
+    @abstractmethod
+    def sample(
+        self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
+    ) -> Sample:
+        """Return a chunk for each condition, which depends on neither the others nor their number.
+
+        Args:
+            cond: of B samples.
+            generators: one per sample, the source of everything random.
+            context: what is known about the chunks.
+        """
+
+    def condition(self, observed: Mapping[str, Tensor], generator: Generators = None) -> Condition:
+        """Return the condition of a batch of normalized observations.
+
+        Args:
+            observed: "cond" (B, C), the numbers of T_o observations; more where there are encoders.
+            generator: of augmentation in training; None where there is none.
+        """
+        return Condition(observed["cond"])
+
+    def loss(self, batch: Mapping[str, Any], generator: Generators) -> Tensor:
+        """Return the loss (B,) of a batch: "data" (B, T_p, A), and what `condition` reads."""
+        return self.chunk_loss(batch["data"], self.condition(batch, generator), generator)
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """The settings of the sampler, for the record; empty where there is none."""
+        return {}
+
+    def configure(self, config: SamplerConfig) -> None:
+        """Change the sampler without retraining; None keeps what was set.
+
+        Raises:
+            ValueError: settings that this model does not have.
+        """
+        given = ", ".join(f"{name}={value!r}" for name, value in asdict(config).items() if value is not None)
+        require(not given, f"{type(self).__name__} has no sampler; given {given}", cure="leave solver and steps out")
+
+    @final
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T_p, A) of a chunk."""
+        return self.spec.horizon, self.spec.action_dim
+
+    @final
+    @property
+    def device(self) -> torch.device:
+        """The device of its tensors: of the weights, or of the buffers where there are no weights."""
+        return next(chain(self.parameters(), self.buffers())).device
+
+    @final
+    def precision(self) -> AbstractContextManager[object]:
+        """Return the context to sample in: autocast for weights of half precision, else nothing.
+
+        Inputs, noise and chunks stay float32: only the products inside the network are of half precision.
+        """
+        dtype = next(chain(self.parameters(), self.buffers())).dtype
+        given, able = f"{type(self).__name__} with weights of {dtype}", ("float32", *self.half_precisions)
+        supported = str(dtype).removeprefix("torch.") in able
+        require(supported, given, ", ".join(able), "take policy.model.to(torch.float32)", TypeError)
+        return nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
+
+    @final
+    def freeze(self, compile_batch: int | None = None) -> bool:
+        """Optimize the networks for inference, where they can be; return whether any can.
+
+        Args:
+            compile_batch: also compile calls of so many samples; see `Freezable`.
+        """
+        freezable = [net for net in self.networks() if isinstance(net, Freezable)]
+        for net in freezable:
+            net.freeze(None if compile_batch is None else (compile_batch, *self.shape))
+        return bool(freezable)
+
+
+class NetworkModel(ChunkModel):
+    """A model with one network of the registry.
+
+    Args:
+        spec: what it is built for.
+        two_times: whether the network is called with two times.
+    """
+
+    def __init__(self, spec: ModelSpec, two_times: bool = False) -> None:
+        super().__init__(spec)
+        sizes = {"dim": spec.action_dim, "cond_dim": spec.cond_dim, "horizon": spec.horizon}
+        self.net = build("net", spec.net, **sizes, two_times=two_times)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.net]

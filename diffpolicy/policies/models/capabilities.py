@@ -1,0 +1,48 @@
+"""What some models can do beside being trained and sampled. A model declares it by inheriting the class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor, nn
+
+from diffpolicy.generative.paths import Path
+
+
+class Remembers(ABC):
+    """A model that is shown the training windows once, before the training loop."""
+
+    @abstractmethod
+    def remember(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Keep the windows of all batches: "cond" (B, C) and "data" (B, T_p, A).
+
+        Raises:
+            ValueError: another number of windows than the model was built for.
+        """
+
+
+class Exportable(ABC):
+    """A model whose chunks are made by a flow map on a fixed grid of times, with one network: see `export_onnx`.
+
+    Attributes:
+        net: the network.
+        times: the grid of the sampler, from noise to data.
+        path: the path of the times.
+        prediction: what the network outputs.
+        clip: bound of the data estimate, or None.
+    """
+
+    net: nn.Module
+    times: Tensor
+    path: Path
+    prediction: str
+    clip: float | None
+
+    @abstractmethod
+    def check_exportable(self, what: str) -> None:
+        """Raise ValueError unless what="chunk" (with the present sampler) or what="network" can be exported."""
+
+    @abstractmethod
+    def flow_map(self, net: nn.Module) -> Callable[..., Tensor]:
+        """Return the flow map (x, t, s, cond) -> x_s of one step of the sampler, computed with `net`."""

@@ -1,0 +1,100 @@
+"""Flow matching and diffusion: chunks sampled from noise by any solver."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.config import SamplerConfig
+from diffpolicy.generative.guidance import Inpaint
+from diffpolicy.generative.method import Method
+from diffpolicy.generative.paths import Path
+from diffpolicy.generative.predictions import Field, ModelField
+from diffpolicy.generative.shapes import Generators
+from diffpolicy.generative.solvers import DormandPrince
+from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
+from diffpolicy.policies.models.base import ModelSpec, NetworkModel, Sample
+from diffpolicy.policies.models.capabilities import Exportable
+from diffpolicy.registry import build, make
+from diffpolicy.util.condition import Condition
+from diffpolicy.util.errors import require
+
+
+@final
+class GenerativeModel(NetworkModel, Exportable):
+    """A network, a path and a prediction type, sampled by any solver.
+
+    Args:
+        spec: what it is built for.
+        path: the probability path for the registry, {"name": …, options}.
+        process: further arguments of `generative.method.Method`, such as prediction, solver, steps and clip, the last
+            in normalized units.
+
+    Raises:
+        ValueError: unknown names, or options that do not fit together.
+    """
+
+    supported_execution = frozenset({"noise", "warm_start", "inpaint"})
+
+    def __init__(self, spec: ModelSpec, path: Mapping[str, Any], **process: Any) -> None:
+        super().__init__(spec)
+        self.process: Method = make("method 'generative'", Method, process, path=build("path", path))
+        self.bound = math.inf if self.process.clip is None else self.process.clip
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        return self.process.sampler
+
+    def configure(self, config: SamplerConfig) -> None:
+        self.process.configure(**asdict(config))
+
+    def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
+        return self.process.loss(self.net, {"data": data, "cond": cond}, generator)
+
+    def sample(
+        self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
+    ) -> Sample:
+        process, shape = self.process, (len(cond.vector), *self.shape)
+        x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
+        hold = None if context.held is None else functools.partial(Inpaint, known=context.expected, mask=context.held)
+        return Sample(*process.draw(process.field(self.net, hold), x, cond, generators, times=times))
+
+    @property
+    def times(self) -> Tensor:
+        return self.process.times
+
+    @property
+    def path(self) -> Path:
+        return self.process.path
+
+    @property
+    def prediction(self) -> str:
+        return self.process.prediction
+
+    @property
+    def clip(self) -> float | None:
+        return self.process.clip
+
+    def check_exportable(self, what: str) -> None:
+        solver = self.process.solver
+        why = "draws noise at every step" if solver.stochastic else "chooses its steps while it runs"
+        fixed = not solver.stochastic and not isinstance(solver, DormandPrince)
+        cure = "take solver=ddim (or euler, heun, rk4, dpmpp_2m, dpmpp_3m), or export what=network"
+        require(fixed or what == "network", f"{solver} {why}", "a solver with fixed steps and no noise", cure)
+
+    def flow_map(self, net: nn.Module) -> Callable[..., Tensor]:
+        field = _with_net(self.process.field(self.net), net)
+        return self.process.solver.bind(field, self.process.sampling_path)
+
+
+def _with_net(field: Field, net: nn.Module) -> Field:
+    """The same field with another network inside its wrappers."""
+    if isinstance(field, ModelField):
+        return replace(field, net=net)
+    return replace(field, field=_with_net(field.field, net))

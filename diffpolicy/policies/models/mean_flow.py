@@ -1,0 +1,84 @@
+"""MeanFlow: a network that jumps from noise to data in any number of steps, one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.config import SamplerConfig
+from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective
+from diffpolicy.generative.sampling import sample, time_grid
+from diffpolicy.generative.shapes import Generators
+from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
+from diffpolicy.policies.models.base import ModelSpec, NetworkModel, Sample
+from diffpolicy.policies.models.capabilities import Exportable
+from diffpolicy.registry import build
+from diffpolicy.util.condition import Condition
+from diffpolicy.util.errors import require
+
+_SOLVER = "flow_map"  # the network itself, for the record
+
+
+@final
+class MeanFlowModel(NetworkModel, Exportable):
+    """The average velocity between two times (Geng et al. 2025), see `generative.flow_maps`.
+
+    Args:
+        spec: what it is built for; the network is one of two times.
+        path: the probability path for the registry, {"name": …, options}.
+        span_fraction: fraction of samples that are taught a span s > t; the others are taught the velocity.
+        power: exponent of the loss weight, see `MeanFlowObjective`.
+        steps: jumps when sampling, evenly spaced in time.
+
+    Raises:
+        ValueError: unknown names, or options that do not fit together.
+    """
+
+    supported_execution = frozenset({"noise", "warm_start"})
+    prediction = "average_velocity"
+    clip = None
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        path: Mapping[str, Any],
+        span_fraction: float = 0.25,
+        power: float = 1.0,
+        steps: int = 1,
+    ) -> None:
+        super().__init__(spec, two_times=True)
+        self.path = build("path", path)
+        self.objective = MeanFlowObjective(self.path, span_fraction, power)
+        self.configure(SamplerConfig(steps=steps))
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        return {"solver": _SOLVER, "steps": len(self.times) - 1, "grid": "uniform", "options": {}}
+
+    def configure(self, config: SamplerConfig) -> None:
+        fits = config.solver in (None, _SOLVER) and config.grid in (None, "uniform") and not config.options
+        given = f"solver={config.solver}, grid={config.grid}, options={config.options} for mean_flow"
+        require(fits, given, "steps alone, since its network jumps by itself")
+        if config.steps is not None:
+            self.times = time_grid("uniform", config.steps, self.path)
+
+    def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
+        return self.objective(self.net, {"data": data, "cond": cond}, generator)
+
+    def sample(
+        self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
+    ) -> Sample:
+        shape = (len(cond.vector), *self.shape)
+        x, times = context.begin(shape, self.times, self.path, generators, cond.vector)
+        flow = AverageVelocity(self.net)
+        return Sample(sample(flow, x, times, cond), flow.calls)
+
+    def check_exportable(self, what: str) -> None:
+        given = "the network of mean_flow takes two times, which no other sampler gives it"
+        require(what == "chunk", given, "what=chunk")
+
+    def flow_map(self, net: nn.Module) -> Callable[..., Tensor]:
+        return AverageVelocity(net)
