@@ -67,6 +67,12 @@ def known(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=group)} | own
 
 
+def choices(group: str) -> list[str]:
+    """Return the names that installed packages add to the choices of a config group, such as "net"."""
+    kind = {"method": "model", "net": "net", "encoder": "encoder"}.get(group)
+    return sorted(known(kind).keys() - _OWN[kind].keys()) if kind else []
+
+
 def lookup(kind: str, name: str) -> Any:
     """Return what is called `name` among the things of a kind, usually a class.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffpolicy import registry
 from diffpolicy.config.schema import NOT_TYPED, section_of
 
 _OVERVIEW = """\
@@ -50,7 +51,8 @@ def _groups(command: ModuleType) -> Iterator[str]:
         return
     (folder,) = importlib.import_module("diffpolicy.configs").__path__
     for group in command.GROUPS:
-        choices = sorted(file.stem for file in (Path(folder) / group).glob("*.yaml"))
+        files = (file.stem for file in (Path(folder) / group).glob("*.yaml"))
+        choices = sorted({*files, *registry.choices(group)})
         yield textwrap.fill(", ".join(choices), 100, initial_indent=f"  {group:<10}", subsequent_indent=" " * 12)
 
 

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffpolicy import registry
 from diffpolicy.config.run import RunConfig
 from diffpolicy.config.schema import NOT_TYPED, open_maps, paths
 from diffpolicy.util.names import unknown
@@ -64,7 +65,8 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
         ValueError: an unknown key, with the close ones.
     """
     multirun = bool({"-m", "--multirun"} & set(settings))
-    known, open_, literal = _known(name, schema, groups, settings), open_maps(schema), paths(schema)
+    settings, plugged = _plugged(groups, settings)
+    known, open_, literal = _known(name, schema, groups, settings), open_maps(schema) | plugged, paths(schema)
     prepared = []
     for argument in settings:
         found = _OVERRIDE.fullmatch(argument)
@@ -79,6 +81,22 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
             rest = "=" + _quoted(rest[1:], multirun)
         prepared.append(f"{'++' if below and not sign else sign}{found['key']}{rest}")
     return prepared
+
+
+def _plugged(groups: Sequence[str], settings: Sequence[str]) -> tuple[list[str], set[str]]:
+    """The settings with choices of installed packages written out, and the groups in which there are any.
+
+    `net=theirs` has no file in configs/net: the group is left out, its section holds the name and any option.
+    """
+    written, plugged = [], set()
+    for argument in settings:
+        group, _, choice = argument.partition("=")
+        if group in groups and choice in registry.choices(group):
+            written += [f"~{group}", f"{group}.name={choice}"]
+            plugged.add(group)
+        else:
+            written.append(argument)
+    return written, plugged
 
 
 def _quoted(value: str, multirun: bool) -> str:
@@ -104,10 +122,11 @@ def _known(name: str, schema: type, groups: Sequence[str], settings: Sequence[st
 
 def _plain_message(error: HydraException) -> str:
     text = str(error).strip()
-    missing = re.search(r"Could not find '(\w+)/([^']+)'\s*(?:Available options in '\w+':\s*(.*))?", text, re.DOTALL)
+    missing = re.search(r"Could not find '(\w+)/([^']+)'\s*(?:Available options in '\w+':\n((?:\t.*\n)*))?", text)
     if not missing:
         return text
-    return unknown(missing[1], missing[2], (missing[3] or "").split())
+    group, choice, choices = missing.groups()
+    return unknown(group, choice, sorted([*(choices or "").split(), *registry.choices(group)]))
 
 
 @contextmanager
