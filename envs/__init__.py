@@ -1,9 +1,10 @@
-"""Gymnasium environments, registered by importing this package (gymnasium 1.0 stopped loading entry points):
+"""Gymnasium environments, registered by importing this package:
 
     import diffpolicy.envs
     env = gymnasium.make("diffpolicy/PushT-v0")
 
-or, in one line, `gymnasium.make("diffpolicy.envs:diffpolicy/PushT-v0")`.
+or, in one line, `gymnasium.make("diffpolicy.envs:diffpolicy/PushT-v0")`. What an evaluation needs to know of a task
+is plain data in `env.metadata["task"]`, see `tasks`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ENVIRONMENTS = (
 
 
 def register() -> None:
-    """Make the environments known to `gymnasium.make`; what is registered already is left alone."""
+    """Register the environments with gymnasium; those that are registered already are left alone."""
     for name, where, steps in ENVIRONMENTS:
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=f"{__name__}.{where}", max_episode_steps=steps)

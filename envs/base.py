@@ -1,12 +1,10 @@
-"""What the pushing environments share: spaces, options, the step, pictures. A task is a subclass, one per module."""
+"""What the pushing environments share: spaces, options, the step, images. A task is a subclass, one per module."""
 
 from __future__ import annotations
 
 import abc
-import difflib
-import importlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -14,49 +12,55 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from .drawing import OBSERVATION_SIZE, ObservationCamera, SceneRenderer
+from .checks import ANY, Bounds, check_choice, numbers, require
+from .drawing import OBSERVATION_SIZE, ObservationCamera, Scene, SceneRenderer
 from .geometry import Point, Polygon, Region
-from .physics import AGENT_RADIUS, CONTROL_HZ, PHYSICS_STEPS, WALL_RADIUS, WALLS, WORLD_SIZE, Table
+from .physics import CONTROL_HZ, PHYSICS_STEPS, WORLD_SIZE, Pushable, Table
+from .window import Window
 
-AGENT_BOUNDS = ((0.0, WORLD_SIZE), (0.0, WORLD_SIZE))
-SUCCESS_COVERAGE = 0.95
+AGENT_BOUNDS: tuple[Bounds, Bounds] = ((0.0, WORLD_SIZE), (0.0, WORLD_SIZE))
 
 
 class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
-    """An agent that pushes blocks about a table; `PushTEnv` documents the actions, options and errors.
+    """An agent that pushes blocks on a table; each subclass is a task.
 
-    A subclass calls `_set_goal` before its first picture is drawn, and answers for what is on the table: `_begin`
-    puts it there, `_state` reads where it is, `_judge` says how well that is, `_numbers` observes it, `_blocks` is
-    its outline.
+    A subclass calls `_set_goal` before its first image is drawn and implements the abstract methods: `_layout` says
+    where everything starts, `_state` reads where it is, `_judge` says how well that is, `_numbers` observes it, and
+    `_blocks` outlines it.
+
+    A copy, by `copy.deepcopy` or pickling, continues to the same bits as the original, whatever touches. Making one
+    takes as long as the steps of the episode so far. A window of render mode "human" is not copied.
 
     Args:
         obs_mode: one of the class's `obs_modes`.
         bounds: (low, high) of each number of a vector observation.
-        obstacles: what blocks cannot pass; the agent, a tool held from above, reaches over them.
-        render_mode, render_size: see `PushTEnv`.
+        obstacles: what stops blocks; the agent, a tool held from above, reaches over them.
+        render_mode: None, "rgb_array" or "human".
+        render_size: side of a rendered image, px.
 
     Raises:
-        ValueError: for an argument that is none of those.
+        ValueError: an unknown mode, or a size below 16.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": CONTROL_HZ}
-    modes: ClassVar[tuple[str, ...]] = ()
     obs_modes: ClassVar[tuple[str, ...]] = ("state", "pixels")
     reset_options: ClassVar[tuple[str, ...]] = ("state",)
+    modes: ClassVar[tuple[str, ...]] = ()
+    """Names of the modes in which the task can be done."""
 
     def __init__(
         self,
         obs_mode: str,
-        bounds: Sequence[tuple[float, float]],
+        bounds: Sequence[Bounds],
         obstacles: Sequence[Region],
         render_mode: str | None,
         render_size: int,
     ) -> None:
         check_choice("obs_mode", obs_mode, self.obs_modes)
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode is None, 'rgb_array' or 'human'; got {render_mode!r}")
-        if not isinstance(render_size, int) or render_size < 16:
-            raise ValueError(f"render_size is a whole number of pixels from 16 up; got {render_size!r}")
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
+        whole = isinstance(render_size, int) and render_size >= 16
+        require(whole, f"render_size={render_size!r}", "a whole number of pixels, at least 16")
         self.obs_mode = obs_mode
         self.render_mode = render_mode
         self.render_size = render_size
@@ -72,30 +76,29 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         self._goal_pieces: tuple[Polygon, ...] = ()
         self._camera: ObservationCamera | None = None
         self._renderer: SceneRenderer | None = None
-        self._window: Any = None
-        self._clock: Any = None
+        self._window: Window | None = None
         self._table: Table | None = None
         self._target: Point | None = None
 
     @abc.abstractmethod
-    def _begin(self, table: Table, options: Mapping[str, Any]) -> None:
-        """Put the agent and the blocks on a fresh table."""
+    def _layout(self, options: Mapping[str, Any]) -> tuple[Point, Sequence[Pushable]]:
+        """Return where the agent and the blocks start."""
 
     @abc.abstractmethod
     def _state(self) -> NDArray[np.float64]:
-        """Where everything is: agent x and y in px, then the blocks."""
+        """Return where everything is: agent x and y in px, then the blocks."""
 
     @abc.abstractmethod
-    def _judge(self, state: NDArray[np.float64]) -> tuple[float, dict[str, Any]]:
-        """The reward, and what goes into `info`: `coverage`, `success` and what is the task's own."""
+    def _judge(self, state: NDArray[np.float64]) -> tuple[float, Mapping[str, Any]]:
+        """Return the reward, and the task's part of `info`: `coverage`, `success` and more."""
 
     @abc.abstractmethod
     def _numbers(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The vector observation."""
+        """Return the vector observation."""
 
     @abc.abstractmethod
     def _blocks(self) -> Sequence[Polygon]:
-        """The convex pieces of all blocks, in the world."""
+        """Return the convex pieces of all blocks, in the world."""
 
     def _follow(self, state: NDArray[np.float64]) -> None:
         """Forget the mode of the last episode and follow one that starts with `state`."""
@@ -103,33 +106,47 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
     def mode_of(self, states: NDArray[np.floating]) -> str:
         """Return the one of `modes` in which a recorded episode was done, "" if in none.
 
-        This disturbs an episode that the environment is in; make one for the purpose.
+        The episode that the environment is in forgets its own mode.
 
         Args:
-            states: the episode's `info["state"]` in their order, (L, D).
+            states: the recorded `info["state"]` in their order, (L, D).
         """
-        states = np.asarray(states, np.float64)
-        self._follow(states[0])
         mode = ""
-        for state in states:
-            mode = self._judge(state)[1].get("mode", "")
+        if self.modes:
+            self._follow(np.asarray(states[0], np.float64))
+            for state in np.asarray(states, np.float64):
+                mode = self._judge(state)[1]["mode"]
         return mode
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; see the class for the options and what they raise."""
+        """Start an episode.
+
+        The option `state` starts exactly at an `info["state"]` of this or another episode. It does not restore what
+        is no part of the state: the agent's velocity (it starts at rest), the mode so far, the number of steps, the
+        random generator, and the contacts that the physics starts from (bodies that overlap are parted in the next
+        step). To continue an episode exactly, copy the environment instead.
+
+        Args:
+            seed: of the environment's random generator; None keeps the present one.
+            options: see the class for the names and values.
+
+        Raises:
+            TypeError: `options` is no dict.
+            ValueError: an unknown option or a value out of range; a running episode is left as it was.
+        """
         super().reset(seed=seed)
         options = {} if options is None else options
-        if not isinstance(options, Mapping):
-            raise TypeError(f"options is a dict such as {{'state': [...]}}; got {type(options).__name__}")
+        require(
+            isinstance(options, Mapping), f"options={options!r}", "a dict such as {'state': [...]}", None, TypeError
+        )
         for name in options:
             check_choice("reset option", name, self.reset_options)
-        table = Table([obstacle for region in self._obstacles for obstacle in region.pieces])
-        self._begin(table, options)
-        self._table, self._target = table, None
+        agent, blocks = self._layout(options)
+        self._table, self._target = Table(agent, blocks, self._obstacle_pieces()), None
         self._follow(self._state())
-        observation, _, info = self._observe(table.settle())
+        observation, _, info = self._observe(self._table.settle())
         if self.render_mode == "human":
             self.render()
         return observation, info
@@ -138,53 +155,57 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         """Drive the agent towards `action`, (2,) px, for 0.1 s.
 
         Raises:
-            ValueError: for an action of another shape or with values that are not finite numbers.
+            ValueError: an action of another shape, or with values that are not finite numbers.
             RuntimeError: before the first `reset`.
         """
-        if self._table is None:
-            raise RuntimeError("step() was called before the first reset()")
-        self._target = _checked_action(action)
+        require(self._table, "step() before the first reset()", "reset() first", None, RuntimeError)
+        x, y = numbers("action", action, ("target x", "target y"), (ANY, ANY))
+        self._target = min(max(x, 0.0), WORLD_SIZE), min(max(y, 0.0), WORLD_SIZE)
         observation, reward, info = self._observe(self._table.control(self._target))
         if self.render_mode == "human":
             self.render()
         return observation, reward, info["success"], False, info
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The picture, (render_size, render_size, 3) uint8 RGB, or None in mode "human" and without a mode.
+        """Return an image, (render_size, render_size, 3) uint8 RGB, or show it in render mode "human".
 
         Raises:
             RuntimeError: before the first `reset`.
-            gymnasium.error.DependencyNotInstalled: in mode "human" without pygame.
+            gymnasium.error.DependencyNotInstalled: render mode "human" without pygame.
         """
         if self.render_mode is None:
             gym.logger.warn('render() draws nothing: give a render_mode to gym.make(), such as "rgb_array"')
             return None
-        if self._table is None:
-            raise RuntimeError("render() was called before the first reset()")
+        require(self._table, "render() before the first reset()", "reset() first", None, RuntimeError)
         if self._renderer is None:
-            self._renderer = SceneRenderer(
-                self.render_size, self._goal_pieces, WALLS, WALL_RADIUS, self._obstacle_pieces()
-            )
-        image = self._renderer(self._blocks(), self._table.agent.position, AGENT_RADIUS, self._target)
+            self._renderer = SceneRenderer(self._scene(), self.render_size)
+        image = self._renderer(self._blocks(), self._table.agent.position, self._target)
         if self.render_mode == "rgb_array":
             return image
-        self._show(image)
+        if self._window is None:
+            self._window = Window(type(self).__name__.removesuffix("Env"), self.render_size, CONTROL_HZ)
+        self._window.show(image)
         return None
 
     def close(self) -> None:
-        """Close the window of mode "human", if there is one."""
+        """Close the window of render mode "human", if there is one."""
         if self._window is not None:
-            pygame = _import_pygame()
-            pygame.display.quit()
-            pygame.quit()
+            self._window.close()
             self._window = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy makes its own window, and draws again what is drawn once.
+        return self.__dict__ | {"_camera": None, "_renderer": None, "_window": None}
+
     def _set_goal(self, pieces: Sequence[Polygon]) -> None:
-        """What to draw as the goal from now on; pictures of another goal are forgotten."""
+        """Draw `pieces` as the goal from now on."""
         self._goal_pieces, self._camera, self._renderer = tuple(pieces), None, None
 
     def _obstacle_pieces(self) -> list[Polygon]:
         return [piece for obstacle in self._obstacles for piece in obstacle.pieces]
+
+    def _scene(self) -> Scene:
+        return Scene(self._goal_pieces, tuple(self._obstacle_pieces()))
 
     def _observe(self, contacts: int) -> tuple[Any, float, dict[str, Any]]:
         state = self._state()
@@ -198,108 +219,6 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         if self.obs_mode != "pixels":
             return self._numbers(state).astype(np.float32), reward, info
         if self._camera is None:
-            self._camera = ObservationCamera(self._goal_pieces, WALLS, WALL_RADIUS, self._obstacle_pieces())
-        image = self._camera(self._blocks(), self._table.agent.position, AGENT_RADIUS)
+            self._camera = ObservationCamera(self._scene())
+        image = self._camera(self._blocks(), self._table.agent.position)
         return {"image": image, "agent": state[:2].astype(np.float32)}, reward, info
-
-    def _show(self, image: NDArray[np.uint8]) -> None:
-        pygame = _import_pygame()
-        if self._window is None:
-            pygame.init()
-            self._window = pygame.display.set_mode((self.render_size, self.render_size))
-            pygame.display.set_caption(type(self).__name__.removesuffix("Env"))
-            self._clock = pygame.time.Clock()
-        pygame.event.pump()  # an unanswered window counts as hung
-        self._window.blit(pygame.surfarray.make_surface(image.swapaxes(0, 1)), (0, 0))
-        pygame.display.update()
-        self._clock.tick(CONTROL_HZ)
-
-
-def task_facts(
-    paths: Mapping[str, Sequence[int]],
-    modes: Sequence[str] = (),
-    seed_sets: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """Return what a general evaluation needs to know of a task, as plain data: `metadata["task"]`.
-
-    Args:
-        paths: the columns of `info["state"]` that are the x and y of each block.
-        modes: the names that `info["mode"]` can have, "" apart; none for a task that has no modes.
-        seed_sets: published sets of initial states: name -> first seed, episodes, and the reset option for a seed.
-
-    Returns:
-        "success_key" and "success_description": where `info` says that the task is done, and when it does;
-        "metrics": name -> where its values are (a key of `info`, or "reward"), how an episode's are reduced ("max" or
-        "last"), and its meaning; the first one is the score; "extent": left, right, bottom and top edge of a rendered
-        image in the units of actions and positions, as in matplotlib's `imshow` (here y points down); "mode_key":
-        where `info` names the mode; "modes", "paths" and "seed_sets", as given; "display_options": the arguments
-        that change what is observed or shown and nothing of what happens.
-    """
-    return {
-        "success_key": "success",
-        "success_description": f"episodes with a coverage above {SUCCESS_COVERAGE} at some step",
-        "metrics": {
-            "score": {
-                "key": "reward",
-                "reducer": "max",
-                "description": f"maximum over an episode of clip(coverage / {SUCCESS_COVERAGE}, 0, 1)",
-            },
-            "final_coverage": {"key": "coverage", "reducer": "last", "description": "at the last step"},
-        },
-        "extent": [0, int(WORLD_SIZE), int(WORLD_SIZE), 0],
-        "mode_key": "mode" if modes else None,
-        "modes": list(modes),
-        "paths": {name: list(columns) for name, columns in paths.items()},
-        "seed_sets": {name: dict(found) for name, found in (seed_sets or {}).items()},
-        "display_options": ["obs_mode", "render_mode", "render_size"],
-    }
-
-
-def check_choice(what: str, name: object, choices: Collection[str]) -> None:
-    """Raise ValueError, with the near ones, unless `name` is one of `choices`."""
-    if name not in choices:
-        near = difflib.get_close_matches(str(name), choices, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown {what} {name!r}{hint}; choose one of {', '.join(choices)}")
-
-
-def checked_state(state: ArrayLike, names: Sequence[str]) -> list[float]:
-    """A state from outside: one finite number per name, and all but angles in [0, WORLD_SIZE].
-
-    Raises:
-        ValueError: says which number is wrong.
-    """
-    try:
-        values = np.asarray(state, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"state is {len(names)} numbers [{', '.join(names)}]; got {state!r}") from error
-    if values.shape != (len(names),):
-        raise ValueError(f"state has shape ({len(names)},): [{', '.join(names)}]; got shape {values.shape}")
-    for name, value in zip(names, values.tolist(), strict=True):
-        if not math.isfinite(value):
-            raise ValueError(f"state holds finite numbers; {name} is {value}")
-        if not name.endswith("angle") and not 0.0 <= value <= WORLD_SIZE:
-            raise ValueError(f"{name} lies in [0, {WORLD_SIZE:g}] px; got {value:g}")
-    return values.tolist()
-
-
-def _checked_action(action: ArrayLike) -> Point:
-    try:
-        target = np.asarray(action, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"an action is two numbers, the target x and y in px; got {action!r}") from error
-    if target.shape != (2,):
-        raise ValueError(f"an action has shape (2,), the target x and y in px; got shape {target.shape}")
-    x, y = target.tolist()
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise ValueError(f"an action holds finite numbers, the target x and y in px; got [{x}, {y}]")
-    return min(max(x, 0.0), WORLD_SIZE), min(max(y, 0.0), WORLD_SIZE)
-
-
-def _import_pygame() -> Any:
-    try:
-        return importlib.import_module("pygame")
-    except ImportError as error:
-        raise gym.error.DependencyNotInstalled(
-            'the human window needs pygame: pip install "diffpolicy[human]"'
-        ) from error

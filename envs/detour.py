@@ -1,40 +1,35 @@
-"""Detour: a puck to be pushed round an obstacle, left or right: the smallest task on which averaging fails."""
+"""Detour: a puck to be pushed around an obstacle, left or right: the smallest task on which averaging fails."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pymunk
 from numpy.typing import NDArray
 
-from .base import AGENT_BOUNDS, SUCCESS_COVERAGE, PushingEnv, checked_state, task_facts
-from .geometry import Point, Polygon, Region
-from .physics import WORLD_SIZE, Table
-from .zones import disc_share, outline
+from .base import PushingEnv
+from .geometry import Point, Region
+from .pucks import PUCK_RADIUS, ZONE_RADIUS, PuckEnv
+from .tasks import SUCCESS_COVERAGE, task_facts
+from .zones import disc_fraction
 
-PUCK_RADIUS = 25.0
 ZONE: Point = (256.0, 100.0)
-ZONE_RADIUS = 45.0
 OBSTACLE = Region.of([[(221.0, 225.0), (291.0, 225.0), (291.0, 265.0), (221.0, 265.0)]])
 MIDDLE_X, MIDDLE_Y = 256.0, 245.0
-"""The obstacle's middle, px. A puck whose centre is beyond MIDDLE_Y has gone past, on the side where it crossed."""
-MARGIN = 70.0
-"""How far outside the world the puck's centre can get, px: the agent pushes it through a wall, see `pusht`."""
-
-_STATE_NAMES = ("agent x", "agent y", "puck x", "puck y")
+"""Center of the obstacle, px. A puck with a smaller y than MIDDLE_Y has passed it, on the side where it crossed."""
 
 
-class DetourEnv(PushingEnv):
+class DetourEnv(PuckEnv):
     """
     ## Description
-    A round agent on a table of 512 × 512 px, seen from above, pushes a puck of radius 25 px into a round zone behind
-    an obstacle. Going round it on the left and on the right are equally good; the mean of the two runs into it. The
-    y axis points down. The agent, a tool held from above, reaches over the obstacle, the puck does not. The puck
-    does not turn and sticks to the agent that pushes it, so that the task is to choose a mode and not to balance.
-    Physics and control are otherwise those of `PushTEnv`.
+    A round agent on a table of 512 × 512 px, seen from above, pushes a puck of radius 25 px into a round zone of
+    radius 45 px behind an obstacle. Passing it on the left and on the right are equally good; the mean of the two
+    runs into it. The y axis points down. The agent, a tool held from above, reaches over the obstacle, the puck does
+    not. The puck does not turn and sticks to the agent that pushes it, so that the task is to choose a mode and not
+    to balance. The agent follows its target by PD control; the puck moves only while it is pushed. One step is 0.1 s
+    of control (10 Hz), ten physics steps of 0.01 s.
 
     ## Observation Space
     Chosen by `obs_mode`.
@@ -48,27 +43,39 @@ class DetourEnv(PushingEnv):
     | 2   | puck x      | -70 | 582 | px   |
     | 3   | puck y      | -70 | 582 | px   |
 
-    `"pixels"`: `Dict`, as of `PushTEnv`: `image` (96, 96, 3) uint8 and `agent` (2,) float32.
+    `"pixels"`: `Dict`
+
+    | Key     | Observation                  | Shape       | Dtype   | Min | Max | Unit |
+    |---------|------------------------------|-------------|---------|-----|-----|------|
+    | `image` | RGB image from above         | (96, 96, 3) | uint8   | 0   | 255 | -    |
+    | `agent` | agent x, y                   | (2,)        | float32 | 0   | 512 | px   |
 
     ## Action Space
-    `Box(0, 512, (2,), float32)`: the agent's target x and y, px, as of `PushTEnv`.
+    `Box(0, 512, (2,), float32)`: the agent's target x and y, px. Targets out of range are clipped. Another shape, or
+    a value that is not finite, raises `ValueError`.
 
     ## Rewards
-    `clip(coverage / 0.95, 0, 1)`, with the coverage the share of the puck's area that lies within the zone.
+    `clip(coverage / 0.95, 0, 1)`, where the coverage is the fraction of the puck's area that lies in the zone.
 
     `info` holds `coverage`, `success` and `is_success` (coverage above 0.95), `mode` (`"left"` or `"right"`, the side
-    on which the puck last went past the obstacle's middle, or `""`), `state` (float64) and `n_contacts`.
+    on which the puck last passed the obstacle's middle, or `""`), `state` (the four numbers of `"state"`, float64)
+    and `n_contacts` (contact points, averaged over the physics steps and rounded up).
 
     ## Starting State
     From the environment's own generator: puck x uniform in 236 to 276, y in 390 to 420; agent x uniform in 156 to
-    356, y in 470 to 490. Option of `reset`: `state`, four numbers in [0, 512] px, a puck clear of the obstacle.
+    356, y in 470 to 490.
+
+    Option of `reset`: `state`, four numbers within the bounds of `"state"`. Any `info["state"]` is accepted; see
+    `reset` for what it does not restore. Bodies that overlap deeper than pushing can bring about raise `ValueError`.
 
     ## Episode End
-    Terminated when the coverage exceeds 0.95. Truncated after 200 steps by `gymnasium.make`'s time limit.
+    Terminated when the coverage exceeds 0.95. Truncated after 200 steps by the time limit of `gymnasium.make`.
 
     ## Arguments
     * `obs_mode`: `"state"` or `"pixels"`.
-    * `render_mode`, `render_size`: as of `PushTEnv`.
+    * `render_mode`: `None`, `"rgb_array"` (`render` returns the image) or `"human"` (a window, which needs pygame:
+      `pip install "diffpolicy[human]"`).
+    * `render_size`: side of the rendered image, px.
 
     ## Version History
     * v0: original version.
@@ -76,47 +83,23 @@ class DetourEnv(PushingEnv):
 
     modes = ("left", "right")
     metadata = PushingEnv.metadata | {"task": task_facts({"puck": (2, 3)}, modes)}
+    pucks = ("puck",)
+    zones = (ZONE,)
+    margin = 70.0  # the agent is within the world, and a puck that it pushes is 40 px from it
+    obstacles = (OBSTACLE,)
 
-    def __init__(
-        self, obs_mode: str = "state", render_mode: str | None = None, render_size: int = int(WORLD_SIZE)
-    ) -> None:
-        bounds = [*AGENT_BOUNDS, *((-MARGIN, WORLD_SIZE + MARGIN),) * 2]
-        super().__init__(obs_mode, bounds, [OBSTACLE], render_mode, render_size)
-        self._set_goal([outline(ZONE, ZONE_RADIUS)])
-        self._puck: pymunk.Body | None = None
-        self._mode = ""
-        self._past = False
-
-    def _begin(self, table: Table, options: Mapping[str, Any]) -> None:
-        if "state" in options:
-            state = checked_state(options["state"], _STATE_NAMES)
-            if Region.of([outline((state[2], state[3]), PUCK_RADIUS)]).overlap(OBSTACLE) > 0.0:
-                raise ValueError(f"the puck at ({state[2]:g}, {state[3]:g}) px overlaps the obstacle")
-        else:
-            draw = self.np_random
-            puck = draw.uniform(236.0, 276.0), draw.uniform(390.0, 420.0)
-            state = [draw.uniform(156.0, 356.0), draw.uniform(470.0, 490.0), *puck]
-        self._puck = table.add_puck(PUCK_RADIUS)
-        table.agent.position = state[0], state[1]
-        self._puck.position = state[2], state[3]
+    def _draw(self, draw: np.random.Generator) -> list[float]:
+        puck = draw.uniform(236.0, 276.0), draw.uniform(390.0, 420.0)
+        return [draw.uniform(156.0, 356.0), draw.uniform(470.0, 490.0), *puck]
 
     def _follow(self, state: NDArray[np.float64]) -> None:
         self._mode, self._past = "", bool(state[3] < MIDDLE_Y)
 
-    def _state(self) -> NDArray[np.float64]:
-        return np.array([*self._table.agent.position, *self._puck.position])
-
-    def _judge(self, state: NDArray[np.float64]) -> tuple[float, dict[str, Any]]:
+    def _judge(self, state: NDArray[np.float64]) -> tuple[float, Mapping[str, Any]]:
         x, y = state[2:].tolist()
         if (y < MIDDLE_Y) != self._past:
             self._past = not self._past
             self._mode = self.modes[x > MIDDLE_X] if self._past else ""
-        coverage = disc_share(math.dist((x, y), ZONE), PUCK_RADIUS, ZONE_RADIUS)
+        coverage = disc_fraction(math.dist((x, y), ZONE), PUCK_RADIUS, ZONE_RADIUS)
         info = {"coverage": coverage, "success": coverage > SUCCESS_COVERAGE, "mode": self._mode}
         return min(coverage / SUCCESS_COVERAGE, 1.0), info
-
-    def _numbers(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
-        return state
-
-    def _blocks(self) -> Sequence[Polygon]:
-        return [outline(self._puck.position, PUCK_RADIUS)]

@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .checks import require
+
 Point = tuple[float, float]
 Polygon = tuple[Point, ...]
 """Vertices of a convex polygon in the order of a positive `signed_area`: clockwise on a screen."""
 
 
 def signed_area(polygon: Sequence[Point]) -> float:
-    """Area by the shoelace formula; positive where the vertices turn from the x axis towards the y axis."""
+    """Return the area by the shoelace formula; it is positive where the vertices turn from the x to the y axis."""
     twice = 0.0
     x0, y0 = polygon[-1]
     for x1, y1 in polygon:
@@ -22,14 +24,16 @@ def signed_area(polygon: Sequence[Point]) -> float:
 
 
 def clip(subject: Sequence[Point], window: Sequence[Point]) -> list[Point]:
-    """The part of a convex polygon inside another one (Sutherland & Hodgman 1974, "Reentrant polygon clipping").
+    """Return the part of a convex polygon inside another one.
+
+    Sutherland and Hodgman 1974, "Reentrant polygon clipping".
 
     Args:
         subject: vertices of the polygon that is cut, in either order.
         window: vertices of the convex polygon that cuts, in the order of a positive area.
 
     Returns:
-        The vertices of the intersection, in the subject's order; fewer than three where the two do not overlap.
+        The vertices of the intersection, in the subject's order; fewer than three if the two do not overlap.
     """
     kept = list(subject)
     ax, ay = window[-1]
@@ -55,9 +59,11 @@ def clip(subject: Sequence[Point], window: Sequence[Point]) -> list[Point]:
 
 @dataclass(frozen=True)
 class Region:
-    """A flat region: convex pieces whose interiors are disjoint, each with a circle around it.
+    """A flat region of convex pieces whose interiors are disjoint; make one with `Region.of`.
 
-    Make one with `Region.of`; `pieces` and `circles` have one entry a piece, a circle being (x, y, radius).
+    Args:
+        pieces: polygons.
+        circles: (x, y, radius) of a circle around each piece.
     """
 
     pieces: tuple[Polygon, ...]
@@ -65,29 +71,35 @@ class Region:
 
     @classmethod
     def of(cls, pieces: Sequence[Sequence[Point]]) -> Region:
-        """Build a region from the vertices of its pieces.
+        """Return the region made of the given pieces.
+
+        Args:
+            pieces: vertices of each piece.
 
         Raises:
-            ValueError: where a piece is not strictly convex or its vertices run the wrong way round.
+            ValueError: a piece that is not strictly convex, or whose vertices are in the other order.
         """
         polygons = tuple(tuple((float(x), float(y)) for x, y in piece) for piece in pieces)
         for polygon in polygons:
             corners = zip(polygon[-2:] + polygon[:-2], polygon[-1:] + polygon[:-1], polygon, strict=True)
             turns = [(bx - ax) * (cy - by) - (by - ay) * (cx - bx) for (ax, ay), (bx, by), (cx, cy) in corners]
-            if len(polygon) < 3 or min(turns) <= 0.0:
-                raise ValueError(
-                    f"expected the corners of a strictly convex polygon, turning from x towards y, got {polygon}; "
-                    "split what is not convex into pieces, and reverse the order if only the direction is wrong"
-                )
+            convex = len(polygon) >= 3 and min(turns) > 0.0
+            require(convex, f"polygon {polygon}", "a strictly convex one, turning from x to y", "split or reverse it")
         return cls(polygons, tuple(_bounding_circle(polygon) for polygon in polygons))
 
     @property
     def area(self) -> float:
-        """Sum of the pieces' areas."""
+        """The sum of the pieces' areas."""
         return sum(signed_area(piece) for piece in self.pieces)
 
     def moved(self, x: float, y: float, angle: float) -> Region:
-        """The region turned by `angle` (rad) about the origin of its own frame, then shifted by (x, y)."""
+        """Return the region turned about the origin of its own frame, then shifted.
+
+        Args:
+            x: shift along x.
+            y: shift along y.
+            angle: rad, from x to y.
+        """
         c, s = math.cos(angle), math.sin(angle)
         return Region(
             tuple([tuple([(x + c * u - s * v, y + s * u + c * v) for u, v in piece]) for piece in self.pieces]),
@@ -95,7 +107,7 @@ class Region:
         )
 
     def overlap(self, other: Region) -> float:
-        """Area shared with another region, in squared units of length; pieces that are far apart cost little."""
+        """Return the area that lies in another region too; pieces that are far apart cost little."""
         area = 0.0
         for a, (ax, ay, ar) in zip(self.pieces, self.circles, strict=True):
             for b, (bx, by, br) in zip(other.pieces, other.circles, strict=True):

@@ -1,4 +1,4 @@
-"""Push-T: a round agent pushes a T-shaped block onto its mark (Chi et al. 2023; after Florence et al. 2021)."""
+"""Push-T: a round agent pushes a T-shaped block onto its goal (Chi et al. 2023; after Florence et al. 2021)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pymunk
 from numpy.typing import NDArray
 
-from .base import AGENT_BOUNDS, SUCCESS_COVERAGE, PushingEnv, checked_state, task_facts
-from .geometry import Polygon
-from .physics import WORLD_SIZE, Table
+from .base import AGENT_BOUNDS, PushingEnv
+from .checks import ANY, Bounds, numbers, require
+from .geometry import Point, Polygon
+from .physics import WORLD_SIZE, Slab
 from .shapes import make_block, make_region
+from .tasks import SUCCESS_COVERAGE, task_facts
 from .tee import GOAL_POSE, KEYPOINTS, block_points, corners, coverage, keypoints
 
 __all__ = ["PushTEnv", "block_points", "corners", "coverage", "keypoints"]
@@ -21,27 +22,31 @@ __all__ = ["PushTEnv", "block_points", "corners", "coverage", "keypoints"]
 OBS_MODES = ("state", "keypoints", "corners", "pixels")
 
 BLOCK_MARGIN = 192.0
-"""How far outside the world a point of the block can get, px. The agent (radius 15, centre within the world) can
-push the block through a wall; a block stays where it is left, so some point of it was last within 15 px of the world,
-plus the 19 px of the agent's fastest physics step, and no two points of the T are farther apart than 142 px."""
+"""How far outside the world a point of the block can get, px.
 
-_STATE_NAMES = ("agent x", "agent y", "block x", "block y", "block angle")
+The agent (radius 15, center within the world) can push the block through a wall. A block stays where it is left, so
+some point of it was last within 15 px of the world, plus the 19 px that the agent's fastest physics step makes along
+an axis; no two points of the T are farther apart than 142 px.
+"""
+
 GOAL_RANGE = (128.0, 384.0)
-"""Where a drawn goal's x and y lie, px."""
+"""Range of a drawn goal's x and y, px."""
+_STATE = ("agent x", "agent y", "block x", "block y", "block angle")
+_GOAL = ("goal x", "goal y", "goal angle")
 _DRAWS = 1000  # of a start or a goal clear of the obstacles
 
 
 class PushTEnv(PushingEnv):
     """
     ## Description
-    A round agent on a table of 512 × 512 px, seen from above, pushes a T-shaped block onto a mark of the same shape.
-    The y axis points down and angles turn from x towards y. The agent follows its target by PD control; the block
-    moves only while it is pushed. One step is 0.1 s of control (10 Hz), ten physics steps of 0.01 s. Physics, mark
-    and reward are those of Chi et al. 2023, "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion".
+    A round agent on a table of 512 × 512 px, seen from above, pushes a T-shaped block onto a goal of the same shape.
+    The y axis points down and angles turn from x to y. The agent follows its target by PD control; the block moves
+    only while it is pushed. One step is 0.1 s of control (10 Hz), ten physics steps of 0.01 s. Physics, goal and
+    reward are those of Chi et al. 2023, "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion".
 
     ## Observation Space
-    One of four, chosen by `obs_mode`; all but the picture are float32. The block can be forced through a wall, hence
-    the bounds of its points.
+    Chosen by `obs_mode`; all but the image are float32. The block can be forced through a wall, hence the bounds of
+    its points.
 
     `"state"`: `Box`, shape (5,)
 
@@ -64,17 +69,17 @@ class PushTEnv(PushingEnv):
 
     | Num   | Observation                                                            | Min  | Max | Unit |
     |-------|------------------------------------------------------------------------|------|-----|------|
-    | 0-15  | x, y of the block's eight corners, round its outline                   | -192 | 704 | px   |
+    | 0-15  | x, y of the block's eight corners, around its outline                  | -192 | 704 | px   |
     | 16-17 | agent x, y                                                             | 0    | 512 | px   |
 
     `"pixels"`: `Dict`
 
     | Key     | Observation                  | Shape       | Dtype   | Min | Max | Unit |
     |---------|------------------------------|-------------|---------|-----|-----|------|
-    | `image` | RGB picture from above       | (96, 96, 3) | uint8   | 0   | 255 | -    |
+    | `image` | RGB image from above         | (96, 96, 3) | uint8   | 0   | 255 | -    |
     | `agent` | agent x, y                   | (2,)        | float32 | 0   | 512 | px   |
 
-    With `goal="random"` a vector ends with three numbers more: the mark's x, y (px) and angle (0 to 2π rad). With
+    With `goal="random"` a vector ends with three more numbers: the goal's x, y (px) and angle (0 to 2π rad). With
     another block the corners are its own.
 
     ## Action Space
@@ -88,7 +93,7 @@ class PushTEnv(PushingEnv):
     Targets out of range are clipped. Another shape, or a value that is not finite, raises `ValueError`.
 
     ## Rewards
-    `clip(coverage / 0.95, 0, 1)`, with the coverage the share of the mark's area that lies under the block.
+    `clip(coverage / 0.95, 0, 1)`, where the coverage is the fraction of the goal's area that lies under the block.
 
     `reset` and `step` return in `info`: `coverage` (0 to 1), `success` and `is_success` (coverage above 0.95),
     `state` (the five numbers of `"state"`, float64), `goal_pose` (x and y in px, angle in rad) and `n_contacts`: the
@@ -97,32 +102,33 @@ class PushTEnv(PushingEnv):
 
     ## Starting State
     From the environment's own generator: agent x and y uniform over the integers 50 to 449, block x and y over 100 to
-    399, block angle uniform in [-π, π), drawn again where an obstacle is in the way. One physics step follows, which
-    parts what overlaps a little.
+    399, block angle uniform in [-π, π), drawn again where the block overlaps an obstacle. What overlaps is
+    parted in the first step.
 
     Options of `reset`:
 
     | Option       | Value                       | Meaning                                                          |
     |--------------|-----------------------------|------------------------------------------------------------------|
-    | `state`      | five numbers                | start here: agent and block position in [0, 512] px, any angle   |
+    | `state`      | five numbers                | start here: positions within the bounds of `"state"`, any angle  |
     | `legacy`     | bool, with `state` only     | set the block's position before its angle, which shifts it       |
     | `paper_seed` | int, 0 to 2³² - 1           | the published evaluation's initial state of this seed            |
 
+    Any `info["state"]` is accepted; see `reset` for what it does not restore (with `goal="random"`, the goal too).
     Unknown options and values out of range raise `ValueError`.
 
     ## Episode End
-    Terminated when the coverage exceeds 0.95. Truncated after 300 steps by `gymnasium.make`'s time limit.
+    Terminated when the coverage exceeds 0.95. Truncated after 300 steps by the time limit of `gymnasium.make`.
 
     ## Arguments
     * `obs_mode`: `"state"`, `"keypoints"`, `"corners"` or `"pixels"`.
-    * `render_mode`: `None`, `"rgb_array"` (the picture is returned) or `"human"` (a window, which needs pygame:
+    * `render_mode`: `None`, `"rgb_array"` (`render` returns the image) or `"human"` (a window, which needs pygame:
       `pip install "diffpolicy[human]"`).
-    * `render_size`: side of the rendered picture, px.
-    * `goal`: the mark's pose (x, y, angle), px and rad, or `"random"`: at every reset x and y uniform in 128 to 384,
+    * `render_size`: side of the rendered image, px.
+    * `goal`: the goal's pose (x, y, angle), px and rad, or `"random"`: at every reset x and y uniform in 128 to 384,
       any angle.
     * `block`: `"tee"`, `"ell"`, `"plus"` or convex pieces `[[(x, y), ...], ...]`, px.
     * `obstacles`: convex polygons `[[(x, y), ...], ...]`, px, that stop the block; the agent reaches over them. One
-      that covers part of the mark raises `ValueError`.
+      that covers part of the goal raises `ValueError`.
 
     ## Version History
     * v0: original version.
@@ -145,53 +151,52 @@ class PushTEnv(PushingEnv):
         block: Any = "tee",
         obstacles: Any = (),
     ) -> None:
-        self._shape = make_block(block)
-        in_the_way = [make_region("an obstacle", [polygon]) for polygon in obstacles]
         is_tee = isinstance(block, str) and block == "tee"
-        margin = BLOCK_MARGIN if is_tee else math.ceil(2.0 * self._shape.reach) + 34.0
-        if obs_mode == "keypoints" and not is_tee:
-            raise ValueError("the keypoints are the published data's, of the T; observe another block by its corners")
+        pairs = obs_mode != "keypoints" or is_tee
+        require(
+            pairs, f"obs_mode='keypoints' with block={block!r}", "the tee, whose keypoints they are", "take 'corners'"
+        )
+        self._shape = make_block(block)
+        self._margin = BLOCK_MARGIN if is_tee else math.ceil(2.0 * self._shape.reach) + 34.0
         self._points = KEYPOINTS if obs_mode == "keypoints" else self._shape.corners
         self._goal_drawn = isinstance(goal, str)
-        if self._goal_drawn and goal != "random":
-            raise ValueError(f"goal is a pose (x, y, angle) or 'random'; got {goal!r}")
-        point, turn = ((-margin, WORLD_SIZE + margin),) * 2, (0.0, 2.0 * math.pi)
-        inside = ((0.0, WORLD_SIZE),) * 2
-        if obs_mode == "state":
-            bounds = [*AGENT_BOUNDS, *point, turn]
-        else:
-            bounds = [*point * len(self._points), *AGENT_BOUNDS]
-        super().__init__(
-            obs_mode, [*bounds, *((*inside, turn) if self._goal_drawn else ())], in_the_way, render_mode, render_size
-        )
-        self._body: pymunk.Body | None = None
+        require(not self._goal_drawn or goal == "random", f"goal={goal!r}", "a pose (x, y, angle) or 'random'")
+        in_the_way = [make_region("obstacle", [polygon]) for polygon in obstacles]
+        super().__init__(obs_mode, self._bounds(obs_mode), in_the_way, render_mode, render_size)
         self._pose: tuple[float, float, float] | None = None
         if not self._goal_drawn:
-            names = ("goal x", "goal y", "goal angle")
-            self._aim((*checked_state(goal, names),))
-            if self._blocked(self._goal_pose):
-                raise ValueError(f"an obstacle covers part of the goal at {self._goal_pose}; move one of them")
+            x, y, angle = numbers("goal", goal, _GOAL, (*AGENT_BOUNDS, ANY))
+            self._aim((x, y, angle))
+            require(
+                not self._blocked(self._goal_pose), f"an obstacle on the goal at {goal}", "a free goal", "move one"
+            )
 
-    def _begin(self, table: Table, options: Mapping[str, Any]) -> None:
+    def _bounds(self, obs_mode: str) -> list[Bounds]:
+        point: list[Bounds] = [(-self._margin, WORLD_SIZE + self._margin)] * 2
+        turn = (0.0, 2.0 * math.pi)
+        goal = [*AGENT_BOUNDS, turn] if self._goal_drawn else []
+        if obs_mode == "state":
+            return [*AGENT_BOUNDS, *point, turn, *goal]
+        return [*point * len(self._points), *AGENT_BOUNDS, *goal]
+
+    def _layout(self, options: Mapping[str, Any]) -> tuple[Point, Sequence[Slab]]:
         (agent_x, agent_y, *pose), legacy = self._initial_state(options)
         if self._goal_drawn:
             self._aim(self._clear(lambda draw: (*draw.uniform(*GOAL_RANGE, 2), draw.uniform(-math.pi, math.pi))))
-        shape = self._shape
-        self._body = table.add_block(shape.region, shape.centre_of_gravity, shape.mass, shape.moment)
-        table.agent.position = agent_x, agent_y
-        table.place(self._body, *pose, legacy=legacy)
+        return (agent_x, agent_y), [Slab(self._shape, *pose, legacy)]
 
     def _aim(self, pose: tuple[float, float, float]) -> None:
         self._goal_pose, self._goal = pose, self._shape.region.moved(*pose)
-        self._pose = None  # the coverage kept is of another goal
+        self._pose = None  # the stored coverage is of another goal
         self._set_goal(self._goal.pieces)
 
     def _state(self) -> NDArray[np.float64]:
-        agent, (block_x, block_y) = self._table.agent.position, self._body.position
-        return np.array([agent[0], agent[1], block_x, block_y, self._body.angle % (2.0 * math.pi)])
+        agent, (block,) = self._table.agent.position, self._table.blocks
+        return np.array([agent[0], agent[1], *block.position, block.angle % (2.0 * math.pi)])
 
-    def _judge(self, state: NDArray[np.float64]) -> tuple[float, dict[str, Any]]:
-        pose = *self._body.position, self._body.angle
+    def _judge(self, state: NDArray[np.float64]) -> tuple[float, Mapping[str, Any]]:
+        (block,) = self._table.blocks
+        pose = *block.position, block.angle
         if pose != self._pose:  # most steps of an approach leave the block alone
             self._pose = pose
             self._coverage = self._shape.region.moved(*pose).overlap(self._goal) / self._goal.area
@@ -210,20 +215,21 @@ class PushTEnv(PushingEnv):
         return np.concatenate(seen)
 
     def _blocks(self) -> Sequence[Polygon]:
-        return self._shape.region.moved(*self._body.position, self._body.angle).pieces
+        (block,) = self._table.blocks
+        return self._shape.region.moved(*block.position, block.angle).pieces
 
     def _initial_state(self, options: Mapping[str, Any]) -> tuple[list[float], bool]:
         if "paper_seed" in options:
-            if len(options) > 1:
-                raise ValueError(f"paper_seed fixes the initial state and its order; got {sorted(options)} together")
+            require(
+                len(options) == 1, f"paper_seed together with {sorted(set(options) - {'paper_seed'})}", "it alone"
+            )
             return _paper_state(options["paper_seed"]), True
+        legacy = options.get("legacy", False)
+        require(isinstance(legacy, bool), f"legacy={legacy!r}", "True (position before angle) or False")
         if "state" in options:
-            legacy = options.get("legacy", False)
-            if not isinstance(legacy, bool):
-                raise ValueError(f"legacy is True (position before angle) or False; got {legacy!r}")
-            return checked_state(options["state"], _STATE_NAMES), legacy
-        if "legacy" in options:
-            raise ValueError("legacy is the order in which a given state is set: give state as well")
+            bounds = [*AGENT_BOUNDS, *[(-self._margin, WORLD_SIZE + self._margin)] * 2, ANY]
+            return numbers("state", options["state"], _STATE, bounds), legacy
+        require("legacy" not in options, "legacy without state", "both", "give the state, or leave legacy out")
         agent = self.np_random.integers(50, 450), self.np_random.integers(50, 450)
         pose = self._clear(
             lambda draw: (draw.integers(100, 400), draw.integers(100, 400), draw.uniform(-math.pi, math.pi))
@@ -235,18 +241,18 @@ class PushTEnv(PushingEnv):
         return any(there.overlap(obstacle) > 0.0 for obstacle in self._obstacles)
 
     def _clear(self, draw: Callable[[np.random.Generator], tuple[float, float, float]]) -> tuple[float, float, float]:
-        """The first of many drawn block poses that no obstacle is in the way of."""
+        """Return the first drawn pose at which the block overlaps no obstacle."""
         for _ in range(_DRAWS):
             pose = draw(self.np_random)
             if not self._blocked(pose):
                 return pose
-        raise ValueError(f"no room for the block: {_DRAWS} drawn poses all overlap an obstacle; leave more space")
+        raise ValueError(f"no room for the block: {_DRAWS} drawn poses overlap an obstacle; leave more space")
 
 
 def _paper_state(seed: Any) -> list[float]:
-    """The initial state of the published evaluation's environment for a seed (diffusion_policy, `pusht_env.py`)."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise ValueError(f"paper_seed is a whole number from 0 to 2**32 - 1 (100000 on in the paper); got {seed!r}")
+    """Return the published evaluation's initial state for a seed (diffusion_policy, `pusht_env.py`)."""
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool) and 0 <= seed < 2**32
+    require(whole, f"paper_seed={seed!r}", "a whole number from 0 to 2**32 - 1 (100000 on in the paper)")
     draw = np.random.RandomState(int(seed))
     places = [draw.randint(50, 450), draw.randint(50, 450), draw.randint(100, 400), draw.randint(100, 400)]
     return [*map(float, places), float(draw.randn() * 2.0 * math.pi - math.pi)]

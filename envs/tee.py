@@ -1,4 +1,4 @@
-"""The T-shaped block and its mark: shape, mass, the points that observations are made of, and coverage."""
+"""The T-shaped block and its goal: shape, mass, the points that observations show, and coverage."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pymunk
 from numpy.typing import ArrayLike, NDArray
 
+from .checks import require
 from .geometry import Point, Region
 
 BAR: tuple[Point, ...] = ((-60.0, 0.0), (60.0, 0.0), (60.0, 30.0), (-60.0, 30.0))
@@ -15,16 +16,16 @@ STEM: tuple[Point, ...] = ((-15.0, 30.0), (15.0, 30.0), (15.0, 120.0), (-15.0, 1
 TEE = Region.of([BAR, STEM])
 """The block in its own frame, px: the origin is the middle of the bar's outer side, the stem points along +y."""
 
-CENTRE_OF_GRAVITY: Point = (0.0, 45.0)  # as published: the mean of the two centres, not weighted by area
+CENTER_OF_GRAVITY: Point = (0.0, 45.0)  # as published: the mean of the two centers, not weighted by area
 MASS = 1.0
 MOMENT = 2.0 * pymunk.moment_for_poly(MASS, BAR)  # as published: the bar's moment, and that again for the stem
 
 GOAL_POSE: tuple[float, float, float] = (256.0, 256.0, math.pi / 4)
-"""Position (px) and angle (rad) of the mark."""
+"""Position (px) and angle (rad) of the goal."""
 GOAL = TEE.moved(*GOAL_POSE)
 
 CORNERS: NDArray[np.float64] = np.array([*BAR[:3], *STEM[1:], STEM[0], BAR[3]])
-"""The T's eight corners in its own frame, px, (8, 2), round the outline from the bar's outer corner at -x."""
+"""The T's eight corners in its own frame, px, (8, 2), around the outline from the bar's outer corner at -x."""
 KEYPOINTS: NDArray[np.float64] = np.array(
     [
         (9.26979, 90.04097),
@@ -42,21 +43,21 @@ KEYPOINTS: NDArray[np.float64] = np.array(
 
 
 def block_points(states: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
-    """Points fixed to the block, seen in the world.
+    """Return the world coordinates of points that are fixed to the block.
 
     Args:
         states: (..., 5) states [agent x, agent y, block x, block y, block angle], px and rad.
         points: (K, 2) points in the block's frame, px, such as `CORNERS` or `KEYPOINTS`.
 
     Returns:
-        (..., K·2) world coordinates in px: x and y of the first point, of the second, and so on.
+        (..., K·2) coordinates in px: x and y of the first point, of the second, and so on.
 
     Raises:
-        ValueError: where the shapes are others.
+        ValueError: arrays of other shapes.
     """
     states, points = np.asarray(states, dtype=np.float64), np.asarray(points, dtype=np.float64)
-    if states.ndim < 1 or states.shape[-1] != 5 or points.ndim != 2 or points.shape[-1] != 2:
-        raise ValueError(f"expected states (..., 5) and points (K, 2), got {states.shape} and {points.shape}")
+    fits = states.ndim >= 1 and states.shape[-1] == 5 and points.ndim == 2 and points.shape[-1] == 2
+    require(fits, f"shapes {states.shape} and {points.shape}", "states (..., 5) and points (K, 2)")
     c, s = np.cos(states[..., 4:5]), np.sin(states[..., 4:5])
     u, v = points.T
     world = np.empty((*states.shape[:-1], len(points), 2))
@@ -66,15 +67,21 @@ def block_points(states: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
 
 
 def corners(states: ArrayLike) -> NDArray[np.float64]:
-    """The block's eight corners in the order of `CORNERS`: states (..., 5) -> (..., 16) px; see `block_points`."""
+    """Return the world coordinates (..., 16), px, of the block's eight `CORNERS` for states (..., 5)."""
     return block_points(states, CORNERS)
 
 
 def keypoints(states: ArrayLike) -> NDArray[np.float64]:
-    """The published data's nine keypoints: states (..., 5) -> (..., 18) px; see `block_points`."""
+    """Return the world coordinates (..., 18), px, of the nine `KEYPOINTS` for states (..., 5)."""
     return block_points(states, KEYPOINTS)
 
 
 def coverage(x: float, y: float, angle: float) -> float:
-    """Share of the mark's area, 0 to 1, that a block at (x, y) px, turned by `angle` rad, covers."""
+    """Return the fraction of the goal's area, 0 to 1, that a block covers.
+
+    Args:
+        x: of the block's origin, px.
+        y: of the block's origin, px.
+        angle: of the block, rad.
+    """
     return TEE.moved(x, y, angle).overlap(GOAL) / GOAL.area

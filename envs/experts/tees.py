@@ -1,4 +1,4 @@
-"""The expert for Push-T: tries pushes in the simulator, takes the best, and walks round the block to it."""
+"""The expert for Push-T: simulates pushes, chooses the best one, and walks around the block to its start."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 
 from ..geometry import Point, signed_area
-from ..physics import AGENT_RADIUS, PHYSICS_DT, WORLD_SIZE, Table
+from ..physics import AGENT_RADIUS, PHYSICS_DT, WORLD_SIZE, Slab, Table
 from ..shapes import Block, make_block, make_region
-
-Vector = np.ndarray
+from .base import Expert, Vector
 
 SPACING = 12.0  # px between the contact points tried along an edge
 GAP = 8.0  # px between agent and block before a push
-CLEARANCE = 4.0  # px kept from the block on the way round it
-PACE = 14.0  # px a step that the target moves on the way
+CLEARANCE = 4.0  # px kept from the block on the path around it
+PACE = 14.0  # px a step that the target moves on the path
 PUSH_PACE = 9.0  # px a step that the target moves in a push
 LAG = 2  # steps by which the agent lags a target that moves steadily
 RETREAT = 12.0  # px from the block after a push
 LONGEST = 130  # px of a push
-OVERHEAD = 10.0  # steps that every push takes beside its way and depth
+OVERHEAD = 10.0  # steps that every push needs besides its path and depth
 WALL_INSET = 7.0  # px from the border to the inner side of a wall
 MARGIN = 20.0  # px the agent keeps from the border
 
+# Recordings store these: the keys are part of their format.
 SETTINGS = {
     "spacing": SPACING,
     "gap": GAP,
@@ -38,12 +38,18 @@ SETTINGS = {
     "overhead": OVERHEAD,
     "margin": MARGIN,
 }
-"""What a recording says of its expert."""
 
 
 @dataclass(frozen=True)
 class Push:
-    """Go to `start` and push along `direction` (unit vector) for `depth` px; `gain` is the px that brings a step."""
+    """A push of the block.
+
+    Args:
+        start: where the agent goes first, px.
+        direction: unit vector along which it then pushes.
+        depth: how far it pushes, px.
+        gain: how much nearer it brings the block's corners to their goal, px a step.
+    """
 
     start: Vector
     direction: Vector
@@ -51,80 +57,87 @@ class Push:
     gain: float
 
 
-class PushTExpert:
-    """Pushes the block of `PushTEnv` onto its mark.
+class PushTExpert(Expert):
+    """Pushes the block of `PushTEnv` onto its goal.
 
-    Each push begins at the point of the outline from which it, simulated, brings the block's corners nearest to their
-    places on the mark, the way to it counted in. The preference, drawn anew for each episode, is how the way is
-    weighed and which side of the block is nearer.
+    Each push starts at the point of the outline from which it, simulated, brings the block's corners nearest to their
+    places on the goal in the time that it and the path to it need. A preference for one direction around the block,
+    drawn for each episode, weights the paths.
+
+    Args:
+        seed: of the expert's generator.
+        options: the environment's constructor arguments; `block` and `obstacles` count.
     """
 
     id = "diffpolicy/PushT-v0"
     settings = SETTINGS
 
     def __init__(self, seed: int, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(seed)
         options = options or {}
-        self._draw = np.random.default_rng(seed)
         self._block = make_block(options.get("block", "tee"))
-        self._obstacles = [make_region("an obstacle", [o]).pieces[0] for o in options.get("obstacles", ())]
+        self._obstacles = [make_region("obstacle", [o]).pieces[0] for o in options.get("obstacles", ())]
         self._contacts = _contacts(self._block)
 
     def reset(self, info: Mapping[str, Any]) -> None:
-        """Begin an episode that starts with this `info`."""
+        """Start an episode, and draw its preference.
+
+        Args:
+            info: what the environment's `reset` returned.
+        """
         self._goal = _places(self._block.corners, *info["goal_pose"])
         self._preference = float(self._draw.uniform(-1.0, 1.0))
         self._plan: list[Vector] = []
 
     def act(self, info: Mapping[str, Any]) -> Vector:
-        """The action after this `info`: the agent's target, (2,) px."""
+        """Return the next action, the agent's target (2,) px.
+
+        Args:
+            info: what the environment's last `reset` or `step` returned.
+        """
         if not self._plan:
             self._plan = self._make_plan(info["state"])
         return self._plan.pop(0)
 
     def _make_plan(self, state: Vector) -> list[Vector]:
-        """Targets, one a step: the way to the best push, and the push."""
+        """Return the targets, one a step, of the path to the best push and of the push."""
         agent, pose = state[:2], state[2:]
         push = max((self._try(push, state) for push in self._pushes(agent, pose)), key=lambda p: p.gain)
-        way = _walk([agent, *_way(agent, push.start, self._outline(pose))], PACE)
+        path = _walk([agent, *_path(agent, push.start, self._outline(pose))], PACE)
         still = [push.start] * LAG
         depths = np.append(np.arange(PUSH_PACE, push.depth, PUSH_PACE), push.depth)
         pushing = [push.start + push.direction * depth for depth in depths]
         back = push.start + push.direction * (push.depth - RETREAT)
-        return [*way, *still, *pushing, *pushing[-1:] * (2 * LAG), back]
+        return [*path, *still, *pushing, *pushing[-1:] * (2 * LAG), back]
 
     def _outline(self, pose: Vector) -> list[Vector]:
         return [np.array(piece) for piece in self._block.region.moved(*pose).pieces]
 
     def _pushes(self, agent: Vector, pose: Vector) -> list[tuple[Vector, Vector, float]]:
-        """Starts, directions and steps on the way of all pushes whose start the agent can be at."""
+        """Return (start, direction, steps to get there) of all pushes whose start the agent can be at."""
         pieces = self._outline(pose)
         points = _places(self._contacts[:, :2], *pose)
         normals = _places(self._contacts[:, 2:], 0.0, 0.0, pose[2])
         starts = points + normals * (AGENT_RADIUS + GAP)
         inside = ((starts > MARGIN) & (starts < WORLD_SIZE - MARGIN)).all(1)
         free = _distance(starts, pieces) >= AGENT_RADIUS + GAP - 1e-6
-        centre = _places(np.array([self._block.centre_of_gravity]), *pose)[0]
+        center = _places(np.array([self._block.center_of_gravity]), *pose)[0]
         found = []
         for start, normal in zip(starts[inside & free], normals[inside & free], strict=True):
-            here, there = agent - centre, start - centre
+            here, there = agent - center, start - center
             turn = math.atan2(here[0] * there[1] - here[1] * there[0], here @ there)
-            way = float(np.hypot(*(start - agent))) + 40.0 * abs(turn) * (
-                1.0 + 0.5 * self._preference * np.sign(turn)
-            )
-            found.append((start, -normal, OVERHEAD + way / PACE))
+            weight = 1.0 + 0.5 * self._preference * np.sign(turn)
+            length = float(np.hypot(*(start - agent))) + 40.0 * abs(turn) * weight
+            found.append((start, -normal, OVERHEAD + length / PACE))
         return found
 
     def _try(self, push: tuple[Vector, Vector, float], state: Vector) -> Push:
-        """Simulate a push and end it where the corners are nearest to their places."""
-        start, direction, way = push
+        """Return a push that ends where, simulated, the corners are nearest to their places."""
+        start, direction, steps = push
         now = self._cost(state[2:4], state[4])
-        table = Table(self._obstacles)
-        body = table.add_block(
-            self._block.region, self._block.centre_of_gravity, self._block.mass, self._block.moment
-        )
-        table.agent.position = start[0], start[1]
-        table.place(body, *state[2:])
-        # The block moves only while pushed and as far: its way depends on the agent's way and not on its speed.
+        table = Table((start[0], start[1]), [Slab(self._block, *state[2:])], self._obstacles)
+        (body,) = table.blocks
+        # The block moves only while it is pushed: its path depends on the agent's path and not on the speed.
         table.agent.velocity = tuple(direction / PHYSICS_DT)
         costs: list[float] = []
         allowed = max(self._outside(body.position, body.angle), 0.0) + 1.0
@@ -138,20 +151,20 @@ class PushTExpert:
         if not costs:
             return Push(start, direction, 0.0, -math.inf)
         depth = int(np.argmin(costs)) + 1
-        return Push(start, direction, depth, (now - costs[depth - 1]) / (way + depth / PUSH_PACE))
+        return Push(start, direction, depth, (now - costs[depth - 1]) / (steps + depth / PUSH_PACE))
 
     def _cost(self, position: Point, angle: float) -> float:
         return float(np.hypot(*(_places(self._block.corners, *position, angle) - self._goal).T).mean())
 
     def _outside(self, position: Point, angle: float) -> float:
-        """How far the block reaches beyond the walls, px; an agent of unlimited force can push it through them."""
+        """Return how far the block reaches beyond the walls, px; the agent can push it through them."""
         corners = _places(self._block.corners, *position, angle)
         return float(np.abs(corners - WORLD_SIZE / 2).max()) - (WORLD_SIZE / 2 - WALL_INSET)
 
 
 def _contacts(block: Block) -> Vector:
-    """Points on the block's outline and outward normals there, (K, 4): x, y, nx, ny in the block's frame."""
-    rows = []
+    """Return points on the block's outline with their outward normals, (K, 4): x, y, nx, ny in the block's frame."""
+    found = []
     for piece in block.region.pieces:
         corners = np.array(piece if signed_area(piece) > 0 else piece[::-1])
         for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -160,34 +173,34 @@ def _contacts(block: Block) -> Vector:
             count = max(int(length // SPACING), 1)
             for k in range(count):
                 point = a + (b - a) * ((k + 0.5) / count)
-                rows.append([*point, *normal])
+                found.append([*point, *normal])
     outline = [np.array(piece) for piece in block.region.pieces]
-    rows = [row for row in rows if _distance(np.array([row[:2]]) + 0.5 * np.array([row[2:]]), outline)[0] > 0.25]
-    return np.array(rows)
+    free = [_distance(np.array([c[:2]]) + 0.5 * np.array([c[2:]]), outline)[0] > 0.25 for c in found]
+    return np.array(found)[free]
 
 
 def _places(points: Vector, x: float, y: float, angle: float) -> Vector:
-    """Points (K, 2) of the block's frame in the world."""
+    """Return points (K, 2) of the block's frame in the world."""
     c, s = math.cos(angle), math.sin(angle)
     return points @ np.array([[c, s], [-s, c]]) + np.array([x, y])
 
 
 def _distance(points: Vector, pieces: list[Vector]) -> Vector:
-    """Distance (K,) of points (K, 2) to the nearest of convex pieces; 0 within."""
+    """Return the distances (K,) of points (K, 2) to the nearest of convex pieces, 0 inside."""
     nearest = np.full(len(points), np.inf)
     for corners in pieces:
         inside = np.ones(len(points), bool)
         for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
             edge, to = b - a, points - a
-            share = np.clip(to @ edge / (edge @ edge), 0.0, 1.0)
-            nearest = np.minimum(nearest, np.hypot(*(to - share[:, None] * edge).T))
+            along = np.clip(to @ edge / (edge @ edge), 0.0, 1.0)
+            nearest = np.minimum(nearest, np.hypot(*(to - along[:, None] * edge).T))
             inside &= edge[0] * to[:, 1] - edge[1] * to[:, 0] > 0
         nearest[inside] = 0.0
     return nearest
 
 
-def _way(agent: Vector, goal: Vector, pieces: list[Vector]) -> list[Vector]:
-    """Corners of the shortest free way from agent to goal, which comes last (Dijkstra on a visibility graph)."""
+def _path(agent: Vector, goal: Vector, pieces: list[Vector]) -> list[Vector]:
+    """Return the corners of the shortest free path from agent to goal, its end (Dijkstra on a visibility graph)."""
     keep = AGENT_RADIUS + CLEARANCE
     nodes = [agent, goal]
     for corners in pieces:
@@ -215,15 +228,15 @@ def _way(agent: Vector, goal: Vector, pieces: list[Vector]) -> list[Vector]:
                 heapq.heappush(best, (length, there))
     if 1 not in distances:
         return [goal]
-    way, here = [], 1
+    path, here = [], 1
     while here != 0:
-        way.append(points[here])
+        path.append(points[here])
         here = before[here]
-    return way[::-1]
+    return path[::-1]
 
 
 def _free(a: Vector, b: Vector, pieces: list[Vector], keep: float, leaving: bool) -> bool:
-    """Whether the agent can go straight from a to b; one that is near the block may leave it, not come nearer."""
+    """Return whether the agent can go straight from a to b; if near the block it may leave it, not come nearer."""
     count = max(int(np.hypot(*(b - a)) // 4.0), 1)
     distance = _distance(a + (b - a) * np.linspace(0.0, 1.0, count + 1)[:, None], pieces)
     if leaving and distance[0] < keep:
@@ -234,7 +247,7 @@ def _free(a: Vector, b: Vector, pieces: list[Vector], keep: float, leaving: bool
 
 
 def _walk(corners: list[Vector], pace: float) -> list[Vector]:
-    """Targets along a polyline, `pace` px apart, the last at its end."""
+    """Return targets along a polyline, `pace` px apart, the last at its end."""
     line = np.array(corners)
     lengths = np.hypot(*np.diff(line, axis=0).T)
     total = lengths.sum()

@@ -33,16 +33,16 @@ def test_shifted_squares(dx: float, dy: float, area: float) -> None:
 
 
 def test_a_square_turned_by_45_degrees_leaves_a_regular_octagon() -> None:
-    centred = Region.of([((-1, -1), (1, -1), (1, 1), (-1, 1))])
-    assert centred.overlap(centred.moved(0, 0, math.pi / 4)) == pytest.approx(8 * (math.sqrt(2) - 1), abs=1e-14)
+    centered = Region.of([((-1, -1), (1, -1), (1, 1), (-1, 1))])
+    assert centered.overlap(centered.moved(0, 0, math.pi / 4)) == pytest.approx(8 * (math.sqrt(2) - 1), abs=1e-14)
 
 
-def test_clipping_is_symmetric_and_takes_the_smaller_polygon_whole() -> None:
+def test_clipping_is_symmetric_and_keeps_the_smaller_polygon_whole() -> None:
     small = tuple((0.5 + 0.25 * x, 0.5 + 0.25 * y) for x, y in SQUARE)
     assert signed_area(clip(small, SQUARE)) == signed_area(clip(SQUARE, small)) == 0.25
 
 
-def test_coverage_at_the_mark_and_far_from_it() -> None:
+def test_coverage_on_the_goal_and_far_from_it() -> None:
     assert coverage(*GOAL_POSE) == pytest.approx(1.0, abs=1e-12)
     assert coverage(GOAL_POSE[0], GOAL_POSE[1], GOAL_POSE[2] - 4 * math.pi) == pytest.approx(1.0, abs=1e-12)
     assert coverage(0.0, 0.0, 0.0) == 0.0
@@ -52,12 +52,12 @@ def test_coverage_of_a_pure_shift_along_the_stem() -> None:
     x, y, angle = GOAL_POSE
     shift = 7.0  # along the stem: the bar loses 7 of 30, the stem keeps its length up to the bar that moved over it
     moved = x - shift * math.sin(angle), y + shift * math.cos(angle), angle
-    lost = 120 * shift  # the uncovered strip of the mark is as long as the bar
+    lost = 120 * shift  # the uncovered strip of the goal is as long as the bar
     assert coverage(*moved) == pytest.approx(1 - lost / TEE.area, abs=1e-12)
 
 
 def test_coverage_against_counted_points() -> None:
-    """The share of a fine grid over the mark that lies in the block, by tests in the block's own frame."""
+    """Counts the points of a fine grid over the goal that lie in the block, in the block's own frame."""
     u, v = np.meshgrid(np.arange(-59.75, 60, 0.5), np.arange(0.25, 120, 0.5))
     inside = ((v < 30) | (np.abs(u) < 15)).ravel()
     grid = np.stack([u.ravel(), v.ravel()], axis=1)[inside]
@@ -75,7 +75,7 @@ def test_coverage_against_shapely() -> None:
     def tee(pose: np.ndarray | tuple[float, ...]) -> object:
         return shapely.Polygon(corners([0, 0, *pose]).reshape(8, 2))
 
-    for pose in np.concatenate([near_poses(300, 3.0), near_poses(300, 40.0)]):
+    for pose in np.concatenate([near_poses(60, 3.0), near_poses(60, 40.0)]):
         expected = tee(pose).intersection(tee(GOAL_POSE)).area / tee(GOAL_POSE).area
         assert coverage(*pose) == pytest.approx(expected, abs=1e-9)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import warnings
 
@@ -13,27 +14,58 @@ from gymnasium.utils.env_checker import check_env
 
 from diffpolicy.envs import ENVIRONMENTS
 from diffpolicy.envs.detour import DetourEnv
+from diffpolicy.envs.drawing import AGENT, BLOCK
 from diffpolicy.envs.geometry import Region
 from diffpolicy.envs.pushblocks import ZONES, PushBlocksEnv
 from diffpolicy.envs.pusht import PushTEnv
 from diffpolicy.envs.shapes import make_block
-from diffpolicy.envs.zones import disc_share, outline
+from diffpolicy.envs.zones import disc_fraction, outline
 
 BOX = [(230, 60), (280, 60), (280, 110), (230, 110)]
 
 
-@pytest.mark.parametrize("obs_mode", ["state", "pixels"])
-@pytest.mark.parametrize("name", [name for name, *_ in ENVIRONMENTS])
+NAMES = [name for name, *_ in ENVIRONMENTS]
+
+
+@pytest.mark.parametrize(
+    ("name", "obs_mode"), [(name, mode) for name in NAMES for mode in gym.make(name).unwrapped.obs_modes]
+)
 def test_check_env_finds_nothing(name: str, obs_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*symmetric and normalized space")  # actions are in px
+        # A recommendation for learning algorithms; actions here are in px, like all the published data.
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized space")
         env = gym.make(name, obs_mode=obs_mode).unwrapped
         check_env(env, skip_render_check=importlib.util.find_spec("pygame") is None)
 
 
-@pytest.mark.parametrize("name", [name for name, *_ in ENVIRONMENTS])
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_state_the_task(name: str) -> None:
+    env = gym.make(name, render_mode="rgb_array", render_size=128)
+    task = env.metadata["task"]
+    assert json.loads(json.dumps(task)) == task and env.metadata["render_fps"] == 10
+    _, info = env.reset(seed=0)
+    *_, info = env.step([300.0, 60.0])
+    assert isinstance(info[task["success_key"]], bool)
+    assert list(task["metrics"]) == ["score", "final_coverage"]
+    for metric in task["metrics"].values():
+        assert metric["key"] == "reward" or 0.0 <= info[metric["key"]] <= 1.0
+        assert metric["reducer"] in ("max", "last") and metric["description"]
+    assert task["modes"] == list(env.unwrapped.modes)
+    assert (task["mode_key"] in info) if task["modes"] else task["mode_key"] is None
+    for names in task["seed_sets"].values():
+        assert names["option"] in env.unwrapped.reset_options and names["first"] >= 0 and names["episodes"] > 0
+    # The extent says where in an image a position is.
+    left, right, bottom, top = task["extent"]
+    image = env.render()
+    places = {AGENT: [0, 1]} | ({BLOCK: task["paths"]["puck"]} if "puck" in task["paths"] else {})
+    for color, columns in places.items():
+        x, y = info["state"][columns]
+        assert tuple(image[int(128 * (y - top) / (bottom - top)), int(128 * (x - left) / (right - left))]) == color
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_seed_is_an_episode(name: str) -> None:
     runs = []
     for _ in range(2):
@@ -45,30 +77,30 @@ def test_a_seed_is_an_episode(name: str) -> None:
     assert not np.array_equal(runs[0][0], env.reset(seed=6)[0])
 
 
-def test_the_share_of_a_disc_against_counting() -> None:
+def test_the_fraction_of_a_disc_against_counting() -> None:
     x, y = np.meshgrid(*[(np.arange(1000) + 0.5) / 1000 * 50 - 25] * 2)
     puck = x**2 + y**2 < 25**2
     for distance in (0.0, 19.9, 25.0, 40.0, 55.0, 69.0, 70.0, 100.0):
         counted = (puck & ((x - distance) ** 2 + y**2 < 45**2)).sum() / puck.sum()
-        assert disc_share(distance, 25.0, 45.0) == pytest.approx(counted, abs=1e-3)
+        assert disc_fraction(distance, 25.0, 45.0) == pytest.approx(counted, abs=1e-3)
 
 
 def test_a_drawn_goal_is_seen_and_counts() -> None:
     env = PushTEnv(obs_mode="state", goal="random", render_mode="rgb_array")
     observation, info = env.reset(seed=0)
-    goal, picture = info["goal_pose"], env.render()
+    goal, image = info["goal_pose"], env.render()
     assert env.observation_space.contains(observation) and observation.shape == (8,)
     np.testing.assert_allclose(observation[5:], [*goal[:2], goal[2] % (2 * math.pi)], rtol=1e-6)
     assert not np.array_equal(env.reset(seed=1)[1]["goal_pose"], goal)
     env.reset(seed=0)
-    np.testing.assert_array_equal(env.render(), picture)
+    np.testing.assert_array_equal(env.render(), image)
     fixed = PushTEnv(goal=(200, 300, 1.0))
     _, info = fixed.reset(options={"state": [50, 50, 200, 300, 1.0]})
     assert info["coverage"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
-    ("shape", "area", "centre"),
+    ("shape", "area", "center"),
     [
         ("ell", 30 * 120 + 60 * 30, ((-15 * 3600 + 30 * 1800) / 5400, 45 * 1800 / 5400)),
         ("plus", 120 * 30 + 2 * 30 * 45, (0, 0)),
@@ -76,10 +108,10 @@ def test_a_drawn_goal_is_seen_and_counts() -> None:
         ([[(0, 0), (0, 30), (60, 0)]], 900, (20, 10)),  # the other way round
     ],
 )
-def test_blocks_are_plates(shape: object, area: float, centre: tuple[float, float]) -> None:
+def test_blocks_are_plates(shape: object, area: float, center: tuple[float, float]) -> None:
     block = make_block(shape)
     assert block.region.area == pytest.approx(area)
-    assert block.centre_of_gravity == pytest.approx(centre)
+    assert block.center_of_gravity == pytest.approx(center)
     x, y = np.meshgrid(np.arange(-99.75, 100, 0.5), np.arange(-99.75, 100, 0.5))
     inside = np.zeros(x.shape, bool)
     for piece in block.region.pieces:
@@ -88,7 +120,7 @@ def test_blocks_are_plates(shape: object, area: float, centre: tuple[float, floa
             for (ax, ay), (bx, by) in zip(piece, piece[1:] + piece[:1], strict=True)
         ]
         inside |= np.all(turns, axis=0)
-    moment = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2)[inside].mean()
+    moment = ((x - center[0]) ** 2 + (y - center[1]) ** 2)[inside].mean()
     assert block.moment == pytest.approx(moment, rel=0.01)
     env = PushTEnv(obs_mode="corners", block=shape)
     observation, _ = env.reset(seed=0)
@@ -110,7 +142,7 @@ def test_an_obstacle_stops_the_block_and_not_the_agent() -> None:
     box = Region.of([BOX])
     for seed in range(100):
         state = env.reset(seed=seed)[1]["state"]
-        assert make_block("tee").region.moved(*state[2:]).overlap(box) < 5.0  # settling moves it a little
+        assert make_block("tee").region.moved(*state[2:]).overlap(box) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -118,16 +150,16 @@ def test_an_obstacle_stops_the_block_and_not_the_agent() -> None:
     [
         ({"goal": "rnadom"}, "'rnadom'"),
         ({"goal": (1, 2)}, r"shape \(2,\)"),
-        ({"goal": (1, 2, math.nan)}, "goal angle is nan"),
-        ({"goal": (700, 2, 0)}, "goal x lies in"),
+        ({"goal": (1, 2, math.nan)}, "goal angle nan"),
+        ({"goal": (700, 2, 0)}, "goal x 700"),
         ({"block": "te"}, "did you mean 'tee'"),
-        ({"block": []}, "one or more polygons"),
+        ({"block": []}, "one or more convex polygons"),
         ({"block": [[(0, 0), (1, 0)]]}, "strictly convex"),
         ({"block": [[(0, 0), (900, 0), (0, 9)]]}, "at most 200 px"),
         ({"block": "ell", "obs_mode": "keypoints"}, "corners"),
-        ({"obstacles": [[(240, 240), (270, 240), (270, 270), (240, 270)]]}, "covers part of the goal"),
+        ({"obstacles": [[(240, 240), (270, 240), (270, 270), (240, 270)]]}, "an obstacle on the goal"),
         ({"obstacles": [[(0, 0), (math.inf, 0), (0, 1)]]}, "finite"),
-        ({"obstacles": BOX}, "an obstacle is a list"),
+        ({"obstacles": BOX}, "expected convex polygons"),
         ({"obs_mode": "pixel"}, "did you mean 'pixels'"),
     ],
 )
@@ -152,8 +184,6 @@ def test_detour_says_on_which_side_the_puck_went(x: float, mode: str) -> None:
     assert info["mode"] == mode and not info["success"]
     _, info = env.reset(options={"state": [50, 50, 256, 110]})
     assert info["success"] and info["coverage"] == 1.0 and env.step([50, 50])[1:3] == (1.0, True)
-    with pytest.raises(ValueError, match="overlaps the obstacle"):
-        env.reset(options={"state": [50, 50, 256, 240]})
 
 
 def test_straight_on_runs_into_the_obstacle() -> None:
@@ -164,7 +194,7 @@ def test_straight_on_runs_into_the_obstacle() -> None:
     assert reward == 0.0 and not terminated and info["state"][3] > 265 + 20
 
 
-def test_pushblocks_takes_the_better_assignment_and_names_the_first() -> None:
+def test_pushblocks_counts_the_better_assignment_and_names_the_first() -> None:
     env = PushBlocksEnv()
     left, right = ZONES
     _, info = env.reset(options={"state": [256, 480, *right, *left]})
@@ -173,8 +203,6 @@ def test_pushblocks_takes_the_better_assignment_and_names_the_first() -> None:
     assert info["coverage"] == 0.5 and not info["success"] and info["mode"] == "0-right"
     _, info = env.reset(options={"state": [256, 480, left[0] - 30, 120, left[0] + 30, 120]})
     assert not info["success"], "two pucks in one zone are not one in each"
-    with pytest.raises(ValueError, match="overlap"):
-        env.reset(options={"state": [256, 480, 200, 200, 220, 200]})
 
 
 def test_outlines_turn_the_right_way() -> None:
