@@ -50,7 +50,11 @@ _OWN: dict[str, dict[str, str]] = {
     "source": {},
     "transform": {},
     "env": {},
-    "expert": {},
+    "expert": {
+        "diffpolicy/PushT-v0": "diffpolicy.envs.experts.tees:PushTExpert",
+        "diffpolicy/PushBlocks-v0": "diffpolicy.envs.experts.pucks:PushBlocksExpert",
+        "diffpolicy/Detour-v0": "diffpolicy.envs.experts.pucks:DetourExpert",
+    },
 }
 
 

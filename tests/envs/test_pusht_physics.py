@@ -34,16 +34,15 @@ def replay(env: PushTEnv, options: dict[str, object], actions: np.ndarray) -> tu
     return np.array(states), np.array(contacts), best
 
 
-def test_all_demonstrations_replay_from_their_recorded_first_state(demonstrations: Demonstrations) -> None:
+def test_demonstrations_replay_from_their_recorded_first_state(demonstrations: Demonstrations) -> None:
     d, env = demonstrations, PushTEnv()
-    errors = []
-    for start, end in zip(d.starts, d.ends, strict=True):
+    errors = {}
+    for episode in range(0, 206, 10):
+        start, end = d.starts[episode], d.ends[episode]
         states, _, _ = replay(env, {"state": d.state[start]}, d.action[start:end])
-        errors.append(state_error(states, d.state[start:end]).mean())
-    # One episode's first state, rounded to float32 in the data, grows to 0.016 px; the others stay below 1e-4.
-    assert len(errors) == 206
-    assert np.mean(errors) < 1e-3
-    assert np.sort(errors)[-2] < 1e-3
+        errors[episode] = state_error(states, d.state[start:end]).mean()
+    # The first state of number 50, rounded to float32 in the data, grows to 0.016 px; the others stay below 1e-4.
+    assert errors.pop(50) < 0.02 and max(errors.values()) < 1e-3
 
 
 def test_all_demonstrations_replay_from_their_seeds(demonstrations: Demonstrations) -> None:

@@ -20,7 +20,7 @@ from benchmarks.paired import ratio
 EPISODE = 100  # steps from one start
 EPISODES = 5  # in a stretch
 BODIES = {
-    "diffpolicy": lambda env: (env._table.agent, env._body),
+    "diffpolicy": lambda env: (env._table.agent, *env._table.blocks),
     "gym_pusht": lambda env: (env.agent, env.block),
 }
 
