@@ -1,22 +1,30 @@
-"""Recorded demonstrations: the replay buffer, its windows, normalisers, and the published data sets by name.
+"""Recorded demonstrations: replay buffers, their windows, transforms, and the catalog of data sets.
 
-numpy, torch, zarr and pooch only: nothing here knows of networks, policies or environments.
+Nothing here knows of networks, policies or environments.
 """
 
-from diffpolicy.datasets.downloads import data_root, resolve
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.downloads import data_root
+from diffpolicy.datasets.load import Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.normalizer import Normalizer
-from diffpolicy.datasets.pusht import load_pusht
-from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
-from diffpolicy.datasets.windows import BatchSampler, WindowDataset, epoch_permutation
+from diffpolicy.datasets.samplers import BatchSampler
+from diffpolicy.datasets.selection import select_episodes
+from diffpolicy.datasets.spec import Field, ObservationSpec
+from diffpolicy.datasets.windows import WindowDataset
+from diffpolicy.datasets.writer import EpisodeWriter
 
 __all__ = [
     "BatchSampler",
+    "EpisodeWriter",
+    "Field",
     "Normalizer",
+    "ObservationSpec",
     "ReplayBuffer",
     "WindowDataset",
+    "Windows",
     "data_root",
-    "epoch_permutation",
-    "load_pusht",
-    "resolve",
+    "load_demonstrations",
+    "load_windows",
+    "open_batches",
     "select_episodes",
 ]

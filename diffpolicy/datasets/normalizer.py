@@ -1,8 +1,7 @@
-"""Observations and actions to the scale networks like, and back."""
+"""Observations and actions at the scale that networks are made for, and back."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import final
 
@@ -10,21 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffpolicy.datasets.transforms import ActingTransform, Batch
+from diffpolicy.util.errors import require
+from diffpolicy.util.names import check
+
 MODES = ("limits", "gaussian")
 
 CONSTANT = 1e-4
-"""A dimension whose range (`limits`) or standard deviation (`gaussian`) is below this, in its own unit,
-counts as constant: dividing by so little would blow up whatever noise it has. As in Diffusion Policy's
-normaliser."""
+"""A dimension whose range (`limits`) or standard deviation (`gaussian`) is below this, in its own unit, counts as
+constant: dividing by so little would blow up whatever noise it has. As in Diffusion Policy's normalizer."""
 
 
 @final
-class Normalizer:
+class Normalizer(ActingTransform):
     """Per dimension y = (x − center) / scale, and back x = y · scale + center.
 
     `limits` maps the smallest and the largest value seen to −1 and 1; `gaussian` maps to mean 0 and standard
-    deviation 1. A constant dimension (see `CONSTANT`) gets scale 1 and its middle as center, so that it maps
-    to 0 and back to itself. Fit it on training episodes only; it travels in the checkpoint.
+    deviation 1. A constant dimension (see `CONSTANT`) gets scale 1 and its middle as center, so that it maps to 0 and
+    back to itself. Fit it on training episodes only; it is saved in the checkpoint.
 
     Args:
         stats: key -> (center, scale), each of shape (D,); scale positive. Usually made by `fit`.
@@ -33,19 +35,16 @@ class Normalizer:
     def __init__(self, stats: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         self._stats: dict[str, tuple[Tensor, Tensor]] = {}
         for key, (center, scale) in stats.items():
-            if center.ndim != 1 or center.shape != scale.shape:
-                raise ValueError(
-                    f"normaliser {key!r}: center and scale must both be (D,), got {tuple(center.shape)} and "
-                    f"{tuple(scale.shape)}"
-                )
+            says = f"normalizer {key!r} with center {tuple(center.shape)} and scale {tuple(scale.shape)}"
+            require(center.ndim == 1 and center.shape == scale.shape, says, "both (D,)")
             center, scale = center.to(torch.float32), scale.to(torch.float32)
-            if not (center.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
-                raise ValueError(f"normaliser {key!r}: center and scale must be finite and scale positive")
+            finite = center.isfinite().all() and scale.isfinite().all() and (scale > 0).all()
+            require(finite, f"normalizer {key!r}: center {center}, scale {scale}", "finite, and scale positive")
             self._stats[key] = (center, scale)
 
     @classmethod
     def fit(cls, data: Mapping[str, np.ndarray | Tensor], modes: Mapping[str, str] | None = None) -> Normalizer:
-        """Measures the data.
+        """Return the normalizer of data.
 
         Args:
             data: key -> array of shape (..., D) with at least one frame.
@@ -54,43 +53,22 @@ class Normalizer:
         Raises:
             ValueError: no data, NaN or infinity, an unknown mode, or a mode for a key the data lack.
         """
-        modes = dict(modes or {})
-        if strangers := sorted(modes.keys() - data.keys()):
-            raise ValueError(f"modes name {strangers[0]!r}, but the data have {sorted(data)}")
-        stats = {}
-        for key, values in data.items():
-            mode = modes.get(key, "limits")
-            if mode not in MODES:
-                near = difflib.get_close_matches(str(mode), MODES, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown mode {mode!r} for {key!r}, expected one of {MODES}{hint}")
-            x = torch.as_tensor(values).detach().to("cpu", torch.float64)
-            if x.ndim == 0 or x.numel() == 0:
-                raise ValueError(f"cannot fit {key!r} on shape {tuple(x.shape)}; expected (..., D) and some frames")
-            if not x.isfinite().all():
-                raise ValueError(f"cannot fit {key!r}: the data hold NaN or infinity")
-            x = x.reshape(-1, x.shape[-1])
-            low, high = x.amin(0), x.amax(0)
-            middle = (low + high) / 2
-            if mode == "limits":
-                center, spread, scale = middle, high - low, (high - low) / 2
-            else:
-                center, spread = x.mean(0), x.std(0, correction=0)
-                scale = spread
-            constant = spread < CONSTANT
-            stats[key] = (torch.where(constant, middle, center), torch.where(constant, 1.0, scale))
-        return cls(stats)
+        for key, mode in (modes or {}).items():
+            check("key of dataset.normalize", key, data)
+            check(f"mode of normalizing {key!r}", mode, MODES)
+        return cls({key: _measure(key, values, (modes or {}).get(key, "limits")) for key, values in data.items()})
 
     def keys(self) -> list[str]:
-        """The keys it was fitted on."""
+        """Return the keys it was fitted on."""
         return list(self._stats)
 
     def dim(self, key: str) -> int:
-        """D of a key."""
-        return len(self._lookup(key)[0])
+        """Return D of a key."""
+        check("key of the normalizer", key, self._stats, KeyError)
+        return len(self._stats[key][0])
 
     def normalize(self, key: str, x: Tensor) -> Tensor:
-        """x (..., D) in the data's units -> the same shape, normalised; float32 at least.
+        """Return x (..., D) in the data's units normalized, in the same shape; float32 at least.
 
         Raises:
             KeyError: an unknown key.
@@ -100,42 +78,56 @@ class Normalizer:
         return (x - center) / scale
 
     def unnormalize(self, key: str, x: Tensor) -> Tensor:
-        """The inverse of `normalize`, up to rounding."""
+        """Return x (..., D) in the data's units: the inverse of `normalize`, up to rounding."""
         center, scale = self._for(key, x)
         return x * scale + center
 
+    def apply(self, batch: Batch) -> dict[str, Tensor]:
+        """Return a batch with what was fitted normalized, and all else as it is."""
+        return {key: self.normalize(key, x) if key in self._stats else x for key, x in batch.items()}
+
+    def undo(self, batch: Batch) -> dict[str, Tensor]:
+        """Return a batch with what was fitted in the data's units, and all else as it is."""
+        return {key: self.unnormalize(key, x) if key in self._stats else x for key, x in batch.items()}
+
     def to_tensors(self) -> dict[str, Tensor]:
-        """`KEY.center` and `KEY.scale` for every key, (D,) float32 on the CPU: fit for a safetensors file."""
-        flat = {}
-        for key, (center, scale) in self._stats.items():
-            flat[f"{key}.center"] = center.cpu().clone()
-            flat[f"{key}.scale"] = scale.cpu().clone()
-        return flat
+        """Return `KEY.center` and `KEY.scale` for every key, (D,) float32 on the CPU: fit for a safetensors file."""
+        parts = {key: {"center": center, "scale": scale} for key, (center, scale) in self._stats.items()}
+        return {f"{key}.{name}": part.cpu().clone() for key, pair in parts.items() for name, part in pair.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Normalizer:
-        """The inverse of `to_tensors`. Raises ValueError for unpaired names and impossible values."""
+        """Return the normalizer whose `to_tensors` these are. Raises ValueError for unpaired names."""
         keys = {name.rpartition(".")[0]: None for name in tensors}
-        expected = {f"{key}.{part}" for key in keys for part in ("center", "scale")}
-        if wrong := sorted(expected ^ tensors.keys()):
-            raise ValueError(
-                f"a normaliser holds KEY.center and KEY.scale for every KEY; unmatched: {', '.join(wrong)}"
-            )
+        wrong = sorted({f"{key}.{part}" for key in keys for part in ("center", "scale")} ^ tensors.keys())
+        require(
+            not wrong, f"a normalizer with unmatched {', '.join(wrong)}", "KEY.center and KEY.scale for every KEY"
+        )
         return cls({key: (tensors[f"{key}.center"], tensors[f"{key}.scale"]) for key in keys})
 
-    def _lookup(self, key: str) -> tuple[Tensor, Tensor]:
-        if key not in self._stats:
-            raise KeyError(f"the normaliser has no {key!r}; it was fitted on {sorted(self._stats)}")
-        return self._stats[key]
-
     def _for(self, key: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        center, scale = self._lookup(key)
-        if x.ndim == 0 or x.shape[-1] != len(center):
-            raise ValueError(
-                f"{key!r} was fitted on {len(center)} numbers, got a tensor of shape {tuple(x.shape)} whose "
-                f"last dimension is {x.shape[-1] if x.ndim else 'missing'}"
-            )
+        dim = self.dim(key)
+        fits = x.ndim and x.shape[-1] == dim
+        require(fits, f"{key!r} of shape {tuple(x.shape)}", f"(..., {dim}), which it was fitted on")
+        center, scale = self._stats[key]
         if center.device != x.device:
             # Moved once and kept: a copy to the accelerator in every call would stall it.
             self._stats[key] = center, scale = center.to(x.device), scale.to(x.device)
         return center, scale
+
+
+def _measure(key: str, values: np.ndarray | Tensor, mode: str) -> tuple[Tensor, Tensor]:
+    """Center and scale of an array (..., D)."""
+    x = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    require(x.ndim and x.numel(), f"fitting {key!r} of shape {tuple(x.shape)}", "(..., D) with at least one frame")
+    require(x.isfinite().all(), f"fitting {key!r}: the data hold NaN or infinity")
+    x = x.reshape(-1, x.shape[-1])
+    low, high = x.amin(0), x.amax(0)
+    middle = (low + high) / 2
+    if mode == "limits":
+        center, spread, scale = middle, high - low, (high - low) / 2
+    else:
+        center, spread = x.mean(0), x.std(0, correction=0)
+        scale = spread
+    constant = spread < CONSTANT
+    return torch.where(constant, middle, center), torch.where(constant, 1.0, scale)

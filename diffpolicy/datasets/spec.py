@@ -45,6 +45,7 @@ class Field:
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
             require(all(size > 0 for size in self.shape), f"a {self.kind} of shape {self.shape}", "positive sizes")
+        require(self.rate is None or self.rate > 0, f"a rate of {self.rate}", "frames per second above 0, or None")
         if self.kind == "image":
             require(
                 self.shape and len(self.shape) == 3, f"an image of shape {self.shape}", "(height, width, channels)"
@@ -115,7 +116,7 @@ class ObservationSpec(Mapping[str, Field]):
     def to_plain(self) -> dict[str, dict[str, Any]]:
         """Return the spec as mappings, lists, strings and numbers: key -> {kind, shape, unit, rate}."""
         plain = {key: asdict(field) for key, field in self._fields.items()}
-        return {key: {**field, "shape": field["shape"] and list(field["shape"])} for key, field in plain.items()}
+        return {key: {**field, "shape": _listed(field["shape"])} for key, field in plain.items()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Mapping[str, Any]], vector_dim: int | None = None) -> ObservationSpec:
@@ -223,6 +224,10 @@ class ObservationSpec(Mapping[str, Field]):
         if action_space is not None and action_dim is not None:
             given = f"{env} takes actions {action_space.shape}"
             require(action_space.shape == (action_dim,), given, f"({action_dim},), as the demonstrations have", cure)
+
+
+def _listed(shape: tuple[int, ...] | None) -> list[int] | None:
+    return None if shape is None else list(shape)
 
 
 def _leading(first: np.ndarray, steps: int | None) -> tuple[int, ...]:

@@ -1,0 +1,201 @@
+"""Episodes of recorded demonstrations in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from diffpolicy.datasets.checks import IMAGE_NDIM, as_images, check_array, check_episode, check_length, checked_ends
+from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive, write_archive
+from diffpolicy.util.errors import located, require
+from diffpolicy.util.names import check
+
+
+@final
+class ReplayBuffer:
+    """Whole episodes one after another: arrays with time on axis 0, and where each episode ends.
+
+    Arrays of four dimensions (N, H, W, C) are images and uint8; all others are numbers of any real dtype. Everything
+    is checked here, so that a buffer always holds finite data of matching lengths.
+
+    Args:
+        data: name -> array of shape (N, ...), all with the same N.
+        episode_ends: (E,) integers, the exclusive end of each episode; strictly increasing, the last one is N.
+        attrs: anything that JSON can hold, such as "fps" (frames per second) and "units" (by name of an array);
+            saved with the data.
+
+    Raises:
+        TypeError: a dtype that is not a real number, episode ends that are not integers, attributes beyond JSON.
+        ValueError: wrong shapes or lengths, bad episode ends, an empty episode, NaN or infinity in the data.
+    """
+
+    def __init__(
+        self, data: Mapping[str, np.ndarray], episode_ends: np.ndarray, attrs: Mapping[str, Any] | None = None
+    ) -> None:
+        self._ends = checked_ends(np.asarray(episode_ends))
+        require(data, "a replay buffer without arrays", "at least one")
+        self._numbers = np.arange(len(self._ends))
+        self._data = {name: np.asarray(values) for name, values in data.items()}
+        self.attrs: dict[str, Any] = dict(attrs or {})
+        json.dumps(self.attrs)  # fails now rather than in `save`, when the demonstrations would be lost
+        for name, values in self._data.items():
+            check_array(name, values, self._ends)
+
+    @classmethod
+    def from_episodes(
+        cls, episodes: Iterable[Mapping[str, np.ndarray]], attrs: Mapping[str, Any] | None = None
+    ) -> ReplayBuffer:
+        """Return a buffer of your own recordings: each episode a mapping of equally long arrays (L, ...).
+
+        Raises:
+            ValueError: no episodes, or an episode that is empty, or whose names, lengths or frame shapes do not
+                match; the message names the episode (counted from 0) and the array.
+        """
+        recorded: list[dict[str, np.ndarray]] = []
+        for number, episode in enumerate(episodes):
+            recorded.append({name: np.asarray(values) for name, values in episode.items()})
+            check_episode(number, recorded[-1], recorded[0])
+        require(recorded, "no episodes", "at least one")
+        lengths = [len(next(iter(episode.values()))) for episode in recorded]
+        data = {name: np.concatenate([episode[name] for episode in recorded]) for name in recorded[0]}
+        return cls(data, np.cumsum(lengths), attrs)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], keys: Sequence[str] | None = None) -> ReplayBuffer:
+        """Read a data set in the Diffusion Policy layout (see `zarr_layout`) into memory.
+
+        Images, that is arrays of four dimensions, come as uint8 also where the file holds float32 (as published ones
+        do): a quarter of the memory, and read piece by piece.
+
+        Args:
+            path: a zarr directory, a `.zarr.zip`, or a zip with the zarr folder inside; zarr format 2 or 3.
+            keys: the arrays to read; None reads all but the images.
+
+        Raises:
+            FileNotFoundError: nothing at `path`.
+            KeyError: a key the file lacks, with the close ones.
+            ValueError: damaged or ill-formed data; the message names the array and what to do.
+            TypeError: arrays of other things than real numbers, or `keys` that are one string.
+            ImportError: the images need the codecs of the `imagecodecs` extra.
+        """
+        require(not isinstance(keys, str), f"keys={keys!r}", "a list of names", f"write [{keys!r}]", TypeError)
+        with ZarrArchive(path) as archive, located(archive.path):
+            known = archive.names()
+            for key in keys or ():
+                check("key", key, known, KeyError)
+            ends = checked_ends(archive.read(ENDS))  # before the data, since reading images takes a while
+            shapes = {name: archive.shape(f"data/{name}") for name in (known if keys is None else keys)}
+            if keys is None:
+                shapes = {name: shape for name, shape in shapes.items() if len(shape) != IMAGE_NDIM}
+            require(shapes, "nothing to read but images", f"keys that name some, of {known}")
+            data = {name: _read(archive, name, shape, ends) for name, shape in shapes.items()}
+            return cls(data, ends, archive.attrs())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the buffer in the layout that `open` reads, whole or not at all, every chunk with a checksum.
+
+        Args:
+            path: a zip if it ends in `.zip`, else a directory.
+
+        Raises:
+            FileExistsError: `path` exists.
+        """
+        write_archive(path, self._data, self._ends, self.attrs)
+
+    def keys(self) -> list[str]:
+        """Return the names of the arrays."""
+        return list(self._data)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Return the array (N, ...) of that name, not a copy. Raises KeyError with the close names."""
+        check("key", key, self._data, KeyError)
+        return self._data[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._data
+
+    @property
+    def episode_ends(self) -> np.ndarray:
+        """(E,) int64, the exclusive end of each episode; a copy."""
+        return self._ends.copy()
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """(E,) int64, the number of frames of each episode."""
+        return np.diff(self._ends, prepend=0)
+
+    @property
+    def episode_numbers(self) -> np.ndarray:
+        """(E,) int64, the number of each episode in the buffer that subsets were made from; for messages."""
+        return self._numbers.copy()
+
+    @property
+    def n_episodes(self) -> int:
+        """The number of episodes E."""
+        return len(self._ends)
+
+    @property
+    def n_steps(self) -> int:
+        """The number of frames N of all episodes together."""
+        return int(self._ends[-1])
+
+    def episode_slices(self) -> list[slice]:
+        """Return for each episode the slice of its frames."""
+        return [slice(int(e - n), int(e)) for e, n in zip(self._ends, self.episode_lengths, strict=True)]
+
+    def with_arrays(self, data: Mapping[str, np.ndarray]) -> ReplayBuffer:
+        """Return a buffer of the same episodes with other arrays."""
+        return self._like(data, self._ends, self._numbers)
+
+    def subset(self, episode_indices: Iterable[int]) -> ReplayBuffer:
+        """Return a buffer of copies of the given episodes, in the given order.
+
+        Raises:
+            ValueError: no episode, one that does not exist, or one twice.
+        """
+        indices = [int(i) for i in episode_indices]
+        require(indices, "a subset of no episodes", "at least one")
+        bad = next((i for i in indices if not 0 <= i < self.n_episodes), None)
+        require(bad is None, f"there is no episode {bad}", f"0 to {self.n_episodes - 1}")
+        require(len(set(indices)) == len(indices), f"a subset of {indices}", "every episode at most once")
+        slices = self.episode_slices()
+        data = {name: np.concatenate([values[slices[i]] for i in indices]) for name, values in self._data.items()}
+        return self._like(data, np.cumsum(self.episode_lengths[indices]), self._numbers[indices])
+
+    def joined(self, other: ReplayBuffer) -> ReplayBuffer:
+        """Return a buffer of copies: these episodes, then the other's, which keep their numbers for messages.
+
+        Raises:
+            ValueError: the two hold other arrays, or frames of other shapes.
+        """
+        mine, theirs = ({name: values.shape[1:] for name, values in part._data.items()} for part in (self, other))
+        require(mine == theirs, f"joining buffers of different frames: {mine} and {theirs}")
+        data = {name: np.concatenate([values, other[name]]) for name, values in self._data.items()}
+        ends = np.concatenate([self._ends, other._ends + self.n_steps])
+        return self._like(data, ends, np.concatenate([self._numbers, other._numbers]))
+
+    def _like(self, data: Mapping[str, np.ndarray], ends: np.ndarray, numbers: np.ndarray) -> ReplayBuffer:
+        buffer = ReplayBuffer(data, ends, self.attrs)
+        buffer._numbers = numbers
+        return buffer
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{n} {v.shape[1:]} {v.dtype}" for n, v in self._data.items())
+        return f"ReplayBuffer({self.n_episodes} episodes, {self.n_steps} steps: {arrays})"
+
+
+def _read(archive: ZarrArchive, name: str, shape: tuple[int, ...], ends: np.ndarray) -> np.ndarray:
+    # A recording that was cut off may hold frames of an episode that does not count yet.
+    counted = min(shape[0], int(ends[-1])) if shape and archive.is_recording() else None
+    check_length(name, (counted, *shape[1:]) if counted else shape, ends)
+    if len(shape) != IMAGE_NDIM:
+        return archive.read(f"data/{name}")[:counted]
+    images, done = np.empty(shape, np.uint8), 0
+    for slab in archive.slabs(f"data/{name}"):
+        images[done : done + len(slab)] = as_images(slab, name, done)
+        done += len(slab)
+    return images[:counted]

@@ -1,0 +1,209 @@
+"""From a run's config to batches: which episodes, what is done to them, and their windows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffpolicy.config import RunConfig, StreamConfig
+from diffpolicy.datasets import catalog
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.catalog import DemonstrationSource
+from diffpolicy.datasets.digest import digest_of
+from diffpolicy.datasets.image_windows import ImageWindows
+from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.samplers import BatchSampler
+from diffpolicy.datasets.selection import select_episodes
+from diffpolicy.datasets.spec import Field, ObservationSpec
+from diffpolicy.datasets.streaming import WindowStream
+from diffpolicy.datasets.transforms import EpisodeTransform, StreamedAugmentation
+from diffpolicy.datasets.weights import time_to_success_weights
+from diffpolicy.datasets.windows import WindowDataset, joined_frames
+from diffpolicy.util.errors import require
+
+BatchAt = Callable[[int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What a policy is trained on.
+
+    Args:
+        train: training windows.
+        validation: windows of the episodes held out; None if there are none.
+        normalizer: fitted on the training episodes, augmentations included, or the given one.
+        spec: what is observed.
+        digest: SHA-256 of the training data, see `digest_of`.
+        streamed: augmentations of half of the windows of every batch, drawn at random, where images stream.
+    """
+
+    train: WindowDataset | ImageWindows
+    validation: WindowDataset | ImageWindows | None
+    normalizer: Normalizer
+    spec: ObservationSpec
+    digest: str
+    streamed: Sequence[StreamedAugmentation] = ()
+
+
+def load_windows(
+    config: RunConfig, device: str | torch.device = "cpu", normalizer: Normalizer | None = None
+) -> Windows:
+    """Select the episodes, transform them, cut them into windows, and fit the normalizer.
+
+    Args:
+        config: of a run: its sections `observation`, `dataset` and `policy`.
+        device: where windows live whose images do not stream.
+        normalizer: that of a checkpoint which is resumed or started from; None fits one.
+
+    Raises:
+        ValueError: names, numbers or horizons that do not fit the data.
+        OSError: missing data that cannot be downloaded.
+    """
+    source, data, keys = _demonstrations(config), config.dataset, config.observation.vectors
+    recorded = source.recorded()
+    chosen, held_out = select_episodes(recorded.n_episodes, data.episodes, data.seed, data.validation)
+    transforms = _transforms(source, config)
+    copies = [source.observed(copy) for copy in _transformed(recorded, transforms)]
+    training = [copy.subset(chosen) for copy in copies]
+
+    def windows(part: ReplayBuffer, weights: Tensor | None = None) -> WindowDataset | ImageWindows:
+        horizons = (config.policy.horizon, config.policy.obs_horizon, config.policy.action_horizon)
+        images = source.frames()
+        if images is not None:
+            return ImageWindows(part, images, keys, data.action_key, *horizons, weights)
+        return WindowDataset(part, keys, data.action_key, *horizons, device, weights)
+
+    streams = bool(config.observation.images)
+    seen = functools.reduce(ReplayBuffer.joined, training)
+    weights = None
+    if data.time_to_success is not None:
+        raw = recorded.subset(chosen)
+        weights = time_to_success_weights(source.progress(raw), raw.episode_lengths, data.time_to_success)
+        weights = weights if streams else weights.repeat(len(copies))
+    train = windows(training[0] if streams else seen, weights)
+    images = train.frames if isinstance(train, ImageWindows) else None
+    if normalizer is None:
+        frames = {"obs": joined_frames(seen, keys), "action": joined_frames(seen, [data.action_key])}
+        normalizer = Normalizer.fit(frames, data.normalize)
+    fields = source.fields(training[0])
+    if images is not None:
+        fields |= {
+            name: Field("image", shape, rate=source.rate_of(recorded)) for name, shape in images.shapes.items()
+        }
+    return Windows(
+        train,
+        windows(copies[0].subset(held_out)) if len(held_out) else None,
+        normalizer,
+        ObservationSpec(fields),
+        digest_of(recorded.subset(chosen), images),
+        [one for one in transforms if isinstance(one, StreamedAugmentation)] if streams else (),
+    )
+
+
+def load_demonstrations(config: RunConfig) -> ReplayBuffer:
+    """Return the vectors and actions of all demonstrations that a config names, as observed, without augmentations.
+
+    Raises:
+        ValueError: names or settings that do not fit the data.
+        OSError: missing data that cannot be downloaded.
+    """
+    source = _demonstrations(config)
+    changes = [transform for transform in _transforms(source, config) if not transform.adds]
+    (relabeled,) = _transformed(source.recorded(), changes)
+    return source.observed(relabeled)
+
+
+@contextmanager
+def open_batches(
+    windows: Windows,
+    batch_size: int,
+    seed: int,
+    stream: StreamConfig,
+    shard: tuple[int, int] = (0, 1),
+    device: str | torch.device = "cpu",
+) -> Iterator[BatchAt]:
+    """Yield a function from the step number to the training batch, see `BatchSampler` and `WindowStream`.
+
+    Args:
+        windows: all windows.
+        batch_size: of all processes together.
+        seed: of the order.
+        stream: how images are read.
+        shard: (rank, world): which part of every batch is wanted.
+        device: where the windows live, if they live in memory.
+
+    Raises:
+        ValueError: sizes that do not fit, or more memory needed than allowed.
+    """
+    rank, world = shard
+    mine = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+    if isinstance(windows.train, ImageWindows):
+        with ExitStack() as opened:
+            for source in (windows.train, windows.validation):
+                if isinstance(source, ImageWindows):
+                    opened.enter_context(source)
+            reading = (stream.pool, stream.run, stream.memory)
+            batches = opened.enter_context(WindowStream(windows.train, batch_size, seed, *reading, shard))
+            yield functools.partial(_augmented, batches, windows.streamed, seed, batch_size, mine)
+    else:
+        train, sampler = windows.train, BatchSampler(len(windows.train), batch_size, seed, device)
+        yield lambda step: train.batch(sampler[step][mine])
+
+
+def _augmented(
+    batches: WindowStream,
+    augmentations: Sequence[StreamedAugmentation],
+    seed: int,
+    batch_size: int,
+    mine: slice,
+    step: int,
+) -> dict[str, Tensor]:
+    """A batch in which each augmentation changed every window with probability 1/2, by the seed and the step."""
+    batch = batches[step]
+    for number, augmentation in enumerate(augmentations):
+        key = [seed, step, number] if number else [seed, step]
+        chosen = np.random.default_rng(key).random(batch_size) < 0.5
+        batch = augmentation.change(batch, torch.from_numpy(chosen[mine]))
+    return batch
+
+
+def _demonstrations(config: RunConfig) -> DemonstrationSource:
+    source = catalog.open_source(config)
+    if not isinstance(source, DemonstrationSource):
+        require(False, f"dataset.name={config.dataset.name} holds {source.kind}", "demonstrations")
+    return source
+
+
+def _transforms(source: DemonstrationSource, config: RunConfig) -> list[EpisodeTransform]:
+    """The transforms of `dataset.transforms`, checked against what they are to change."""
+    names, found = config.dataset.transforms, []
+    require(len(set(names)) == len(names), f"dataset.transforms={names}", "each name once")
+    for name in names:
+        transform = catalog.transform(name)
+        suits = transform.general or name in source.transforms
+        says = f"dataset.transforms={names}: {name!r} does not suit dataset.name={config.dataset.name}"
+        require(suits, says, f"{', '.join(source.transforms) or 'none'}, or a general one")
+        if config.observation.images:
+            can = isinstance(transform, StreamedAugmentation) or (transform.keeps_images and not transform.adds)
+            says = f"dataset.transforms={names}: {name!r} cannot change images"
+            require(can, says, cure="observe vectors alone, or leave it out")
+        found.append(transform)
+    return found
+
+
+def _transformed(recorded: ReplayBuffer, transforms: Sequence[EpisodeTransform]) -> list[ReplayBuffer]:
+    """The recording with all relabelings first, then its augmented copies."""
+    copies = [recorded]
+    for transform in transforms:
+        changed = []
+        for copy in copies:
+            transform.fit(copy)
+            changed.append(transform.apply(copy))
+        copies = copies + changed if transform.adds else changed
+    return copies

@@ -1,0 +1,17 @@
+"""Everything that is known about single data sets: one file each, found by name through `catalog`."""
+
+SOURCES = {
+    "pusht": "diffpolicy.datasets.sources.pusht:HumanPushT",
+    "expert_pusht": "diffpolicy.datasets.sources.pusht:ExpertPushT",
+    "pushblocks": "diffpolicy.datasets.sources.shipped:PushBlocks",
+    "detour": "diffpolicy.datasets.sources.shipped:Detour",
+    "zarr": "diffpolicy.datasets.sources.zarr:OwnRecording",
+    "mnist": "diffpolicy.datasets.sources.mnist:MNIST",
+}
+"""dataset.name -> module and class."""
+
+TRANSFORMS = {
+    "align": "diffpolicy.datasets.sources.pusht:Align",
+    "mirror": "diffpolicy.datasets.sources.pusht:Mirror",
+}
+"""Name in dataset.transforms -> module and class."""

@@ -1,0 +1,203 @@
+"""Demonstrations written an episode at a time, so that whatever happens what is finished stays.
+
+A recording is a data set in the layout of `zarr_layout` plus `meta/seeds`, the seed of every episode, and
+`manifest.json`, the SHA-256 of every other file. An episode is added in an order that keeps the folder readable after
+every single write, each of which appears whole or not at all:
+
+1. the manifest, with the digests that files are about to get under "pending";
+2. the chunk files of the new frames, at the end of the arrays or beyond it;
+3. the lengths of the arrays, `meta/episode_ends` last: until then the new frames do not count;
+4. the manifest, with nothing pending.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import zarr
+from zarr.storage import MemoryStore
+
+from diffpolicy.datasets.manifest import manifest_bytes, read_manifest, verify
+from diffpolicy.datasets.zarr_layout import CHUNK_BYTES, ENDS, MANIFEST, ZarrArchive, new_array
+from diffpolicy.util.errors import require
+from diffpolicy.util.files import sha256, write_bytes
+
+SEEDS = "meta/seeds"
+_CHUNK_FRAMES = 1024  # at most; the last chunk is written again with every episode
+
+
+@final
+@dataclass(frozen=True)
+class _Tail:
+    """The end of an array: the frames of its last, unfinished chunk, all that is kept in memory."""
+
+    start: int  # a multiple of chunk_frames
+    values: np.ndarray
+    chunk_frames: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.values)
+
+    def extended(self, values: np.ndarray) -> _Tail:
+        return _Tail(self.start, np.concatenate([self.values, values]), self.chunk_frames)
+
+    def cut(self) -> _Tail:
+        """Without the chunks that are full."""
+        full = len(self.values) // self.chunk_frames * self.chunk_frames
+        return _Tail(self.start + full, self.values[full:].copy(), self.chunk_frames)
+
+    @classmethod
+    def new(cls, values: np.ndarray) -> _Tail:
+        frames = min(_CHUNK_FRAMES, max(1, CHUNK_BYTES // max(1, values[:1].nbytes)))
+        return cls(0, values[:0], frames)
+
+    @classmethod
+    def read(cls, archive: ZarrArchive, name: str, count: int) -> _Tail:
+        """The end of an array of which the first `count` frames count."""
+        array = archive.array(name)
+        start = count // array.chunks[0] * array.chunks[0]
+        values = archive.frames(name, array, start, count) if count > start else np.empty((0, *array.shape[1:]))
+        return cls(start, values.astype(array.dtype, copy=False), array.chunks[0])
+
+
+@final
+class EpisodeWriter:
+    """Adds episodes to the recording at `path`, which is made if there is none.
+
+    Memory holds no more than the last chunk of every array, however long the recording.
+
+    Args:
+        path: a folder.
+        attrs: what the recording is of, as JSON; to continue one, it has to be the same. "fps" and "units" are read
+            by the data set's users, see `ReplayBuffer`.
+
+    Raises:
+        FileExistsError: `path` is something else than a recording.
+        ValueError: a recording with other attributes (says which), or a damaged one (names the files).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self._attrs = json.loads(json.dumps(dict(attrs)))
+        self._tails: dict[str, _Tail] = {}
+        self._seeds: list[int] = []
+        self._frames = 0
+        self._files: dict[str, str] = {}
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        foreign = f"{self.path} exists and is no recording ({MANIFEST} is missing)"
+        there = (self.path / MANIFEST).is_file()
+        require(there, foreign, cure="choose another name", error=FileExistsError)
+        self._files, pending = read_manifest(self.path)
+        if not (self.path / ENDS / "zarr.json").exists():  # cut off in its first episode: nothing is finished yet
+            self._remove({*self._files, *pending})
+            return
+        damaged = verify(self.path)
+        require(not damaged, f"{self.path} is damaged, so nothing is added to it: {'; '.join(damaged)}")
+        self._continue()
+        if pending:
+            self._finish({*self._files, *pending})
+
+    def _continue(self) -> None:
+        """Read what the next episode is added to."""
+        with ZarrArchive(self.path) as archive:
+            found = archive.attrs()
+            ends = archive.read(ENDS)
+            self._frames, count = int(ends[-1]), len(ends)
+            self._seeds = archive.read(SEEDS)[:count].tolist()
+            for name in (*(f"data/{name}" for name in archive.names()), SEEDS, ENDS):
+                self._tails[name] = _Tail.read(archive, name, self._frames if name.startswith("data/") else count)
+        other = sorted(k for k in found.keys() | self._attrs.keys() if found.get(k) != self._attrs.get(k))
+        differs = "; ".join(f"{k}: {found.get(k)!r} there, {self._attrs.get(k)!r} now" for k in other)
+        says = f"{self.path} records something else ({differs})"
+        require(not other, says, cure="choose another name, or the same settings")
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the finished episodes."""
+        return list(self._seeds)
+
+    def add(self, episode: Mapping[str, np.ndarray], seed: int) -> None:
+        """Add an episode.
+
+        Args:
+            episode: name -> array (L, ...), equally long.
+            seed: of the episode.
+
+        Raises:
+            ValueError: arrays of other names or frame shapes than those before.
+            OSError: as on a full disk; the episodes before stay as they are.
+        """
+        new = {f"data/{name}": np.asarray(values) for name, values in episode.items()}
+        lengths = {len(values) for values in new.values()}
+        says = f"an episode with arrays of lengths {sorted(lengths)}"
+        require(len(lengths) == 1 and 0 not in lengths, says, "equally long ones, not empty")
+        end = self._frames + lengths.pop()
+        if self._tails:
+            kept = {name: tail.values for name, tail in self._tails.items() if name.startswith("data/")}
+            before, now = ({n: (v.shape[1:], str(v.dtype)) for n, v in part.items()} for part in (kept, new))
+            require(before == now, f"this episode's frames are {now}", f"{before}, as before")
+        new |= {SEEDS: np.array([seed]), ENDS: np.array([end])}
+        tails = {name: self._tails.get(name, _Tail.new(values)).extended(values) for name, values in new.items()}
+        self._write(tails)
+        self._tails = {name: tail.cut() for name, tail in tails.items()}
+        self._seeds.append(int(seed))
+        self._frames = end
+
+    def _write(self, tails: Mapping[str, _Tail]) -> None:
+        """Write the files in which the ends of the arrays differ from what is there."""
+        contents = _encode(tails, self._attrs)
+        pending = {
+            name: found for name, content in contents.items() if self._files.get(name) != (found := sha256(content))
+        }
+        self._manifest(pending)
+        for name in sorted(pending, key=_order):
+            write_bytes(self.path / name, contents[name])
+        self._files |= pending
+        self._manifest({})
+
+    def _manifest(self, pending: Mapping[str, str]) -> None:
+        write_bytes(self.path / MANIFEST, manifest_bytes(self._files, pending))
+
+    def _finish(self, names: set[str]) -> None:
+        """After a kill: write the ends of the arrays without the frames that do not count, and remove the files."""
+        self._files = {name: sha256(self.path / name) for name in names if (self.path / name).exists()}
+        self._write(self._tails)
+        self._remove({name for name in self._files if not self._counts(name)})
+        self._manifest({})
+
+    def _counts(self, file: str) -> bool:
+        """Whether a file holds metadata, or a chunk with frames that count."""
+        if file.endswith("zarr.json"):
+            return True
+        name, _, place = file.rpartition("/c/")
+        tail = self._tails.get(name)
+        return tail is not None and int(place.split("/")[0]) * tail.chunk_frames < tail.stop
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            (self.path / name).unlink(missing_ok=True)
+            self._files.pop(name, None)
+
+
+def _encode(tails: Mapping[str, _Tail], attrs: Mapping[str, Any]) -> dict[str, bytes]:
+    """File name -> content of the metadata, and of the chunks at the ends of the arrays."""
+    memory: dict[str, Any] = {}
+    root = zarr.create_group(MemoryStore(memory), attributes=dict(attrs))
+    for name, tail in tails.items():
+        shape = (tail.stop, *tail.values.shape[1:])
+        array = new_array(root, name, shape, tail.values.dtype, tail.chunk_frames)
+        array[tail.start :] = tail.values
+    return {name: content.to_bytes() for name, content in memory.items()}
+
+
+def _order(name: str) -> tuple[bool, bool, str]:
+    """Chunks first, then lengths, and the ends of the episodes after all else."""
+    return name.startswith(ENDS), name.endswith("zarr.json"), name
