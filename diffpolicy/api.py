@@ -21,11 +21,8 @@ import torch
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, SamplerConfig, load_config, plain, typed
 from diffpolicy.config.commands import REPORT_SEED
-from diffpolicy.datasets.build import DatasetConfig, Windows, load_buffer, load_windows, open_batches
-from diffpolicy.datasets.mnist import load_mnist
-from diffpolicy.datasets.spec import ObservationSpec
-from diffpolicy.datasets.streaming import ImageWindows
-from diffpolicy.datasets.windows import BatchSampler
+from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
+from diffpolicy.datasets.catalog import ImageSource, open_source
 from diffpolicy.evaluation import (
     INFERENCE_BLOCK,
     VALIDATION_SEED,
@@ -73,8 +70,11 @@ def train_policy(config: RunConfig | Sequence[str]) -> Path | None:
         config = compose(config)
     with process_group(config.device) as (ranks, device):
         ranks.rows(config.training.batch_size)  # refused here, before anything is opened
-        work = _train_images if config.dataset.name == "mnist" else _train_on_demonstrations
-        last = work(config, ranks, device)
+        source = open_source(config)
+        if isinstance(source, ImageSource):
+            last = _train_images(source, config, ranks, device)
+        else:
+            last = _train_on_demonstrations(config, ranks, device)
     if not ranks.writes:
         return None
     run_dir = Path(config.run_dir)
@@ -151,7 +151,7 @@ def evaluate_policy(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     if modes:
-        buffer = load_buffer(_dataset(config))
+        buffer = load_demonstrations(config)
         result["modes"] = measure_modes(agent, make_env, buffer, resets, rolled_out, folder, workers)
     if folder is not None:
         write_json(folder / "evaluation.json", result)
@@ -164,11 +164,10 @@ def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionCo
     return given if isinstance(given, ExecutionConfig) else typed(ExecutionConfig, given or {}, "execution")
 
 
-def _train_images(config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
-    require(config.dataset.path is None, f"dataset.path={config.dataset.path}", cure="MNIST is found by data_root")
-    digits, held_out = (load_mnist(split, config.data_root).to(device) for split in ("train", "test"))
+def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
+    digits, held_out = (source.images(split).to(device) for split in ("train", "test"))
     torch.manual_seed(config.seed)
-    record = replace(config, found=FoundInData(kind="images"))
+    record = replace(config, found=FoundInData(kind="images", digest=digits.digest()))
     generator = build_generator(record)
     batches = BatchSampler(len(digits), config.training.batch_size, config.seed, device)
     rows = ranks.rows(config.training.batch_size)
@@ -184,22 +183,21 @@ def _train_images(config: RunConfig, ranks: Ranks, device: torch.device) -> Path
 
 
 def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
-    windows = load_windows(_dataset(config), **vars(config.policy), data_root=config.data_root, device=device)
+    windows = load_windows(config, device)
     torch.manual_seed(config.seed)
     record = replace(config, found=_found(config, windows))
-    spec = _observed(record, windows)
     if config.env.id:
-        check_fit(config, policy_env(config), spec, windows.train.action_dim)
+        check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
     begins = not config.resume or checkpoints.latest(Path(config.run_dir) / "checkpoints") is None
-    model = build_model(record, spec, windows.train.action_dim, for_training=begins)
+    model = build_model(record, windows.spec, windows.train.action_dim, for_training=begins)
     batch = functools.partial(_batch, windows)
     if isinstance(model, Remembers):
         every = torch.arange(len(windows.train), device=device)
         model.remember(batch(windows.train.batch(part)) for part in every.split(4096))
     _say(config, ranks, device, model, f"{len(windows.train)} windows")
     shard = (ranks.rank, ranks.world)
-    stream = _dataset(config).stream
-    with open_batches(windows, config.training.batch_size, config.seed, stream, shard, device) as raw_batch_at:
+    batching = (config.training.batch_size, config.seed, config.dataset.stream, shard, device)
+    with open_batches(windows, *batching) as raw_batch_at:
         return _train(
             config,
             ranks,
@@ -239,25 +237,10 @@ def _train(
     )
 
 
-def _dataset(config: RunConfig) -> DatasetConfig:
-    seen, data = config.observation, config.dataset
-    return DatasetConfig(
-        name=data.name, obs=seen.mode or "keypoints", path=data.path, obs_keys=seen.vectors,
-        action_key=data.action_key, image_keys=seen.images if data.name == "zarr" else [], stream=data.stream,
-        episodes=data.episodes, seed=data.seed, validation=data.validation, mirror="mirror" in data.transforms,
-        align="align" in data.transforms, pace=data.time_to_success, normalize=data.normalize,
-    )  # fmt: skip
-
-
 def _found(config: RunConfig, windows: Windows) -> FoundInData:
-    cameras = windows.train.image_shapes if isinstance(windows.train, ImageWindows) else {}
-    observation = {key: {"kind": "image", "shape": list(shape)} for key, shape in cameras.items()}
     remembers = not method_class(config).learns
-    return FoundInData(observation=observation, windows=len(windows.train) if remembers else None)
-
-
-def _observed(record: RunConfig, windows: Windows) -> ObservationSpec:
-    return ObservationSpec.of_checkpoint(record.found.observation, record.observation.vectors, windows.train.obs_dim)
+    count = len(windows.train) if remembers else None
+    return FoundInData(digest=windows.digest, observation=windows.spec.to_plain(), windows=count)
 
 
 def _batch(windows: Windows, raw: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -283,7 +266,7 @@ def _validation(
 
 
 def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[Any, int], dict[str, float]]:
-    make_env, spec = policy_env(record), _observed(record, windows)
+    make_env, spec = policy_env(record), windows.spec
 
     def validate(averaged: ChunkModel, step: int) -> dict[str, float]:
         policy = build_policy(record, spec, averaged, windows.normalizer, block=INFERENCE_BLOCK)

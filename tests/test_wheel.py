@@ -51,7 +51,7 @@ def test_commands_and_environment_work(installed):
     )  # fmt: skip
     data = _python(
         installed, "-c",
-        "from diffpolicy.datasets.shipped import *;"
+        "from diffpolicy.datasets.sources.shipped import *;"
         "print(*(open_shipped(name).n_episodes for name in SHIPPED), shipped_path('detour'))",
     )  # fmt: skip
     assert data.stdout.split() == ["400", "800", "800", str(installed / "diffpolicy" / "data" / "detour.zarr")]

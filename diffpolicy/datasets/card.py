@@ -7,21 +7,28 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffpolicy.datasets import ReplayBuffer
-from diffpolicy.datasets.recorder import digest, verify
+from diffpolicy.datasets import catalog
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.manifest import digest, verify
 from diffpolicy.datasets.zarr_layout import MANIFEST
+from diffpolicy.util.errors import require
 
-_RATE = 10.0  # control steps a second, of the environments here
 _DRAWN = 24  # episodes on a sheet
 
 
 def card(path: Path, buffer: ReplayBuffer) -> str:
-    """Episodes, lengths, ranges and digest, as lines of text."""
-    lengths = buffer.episode_lengths
-    low, middle, high = np.percentile(lengths, [0, 50, 100]).astype(int)
+    """Return episodes, lengths, ranges and digest of a data set, as lines of text.
+
+    Args:
+        path: where it is.
+        buffer: its content; the attribute "fps" gives lengths in seconds.
+    """
+    low, middle, high = np.percentile(buffer.episode_lengths, [0, 50, 100]).astype(int)
+    rate = buffer.attrs.get("fps")
+    seconds = f" ({middle / rate:g} s at {rate:g} Hz)" if rate else ""
     lines = [
         f"{path}: {buffer.n_episodes} episodes, {buffer.n_steps} frames",
-        f"lengths: {low} to {high}, half of them up to {middle} frames ({middle / _RATE:g} s at {_RATE:g} Hz)",
+        f"lengths: {low} to {high}, half of them up to {middle} frames{seconds}",
     ]
     for name in buffer.keys():  # noqa: SIM118  a buffer is no mapping
         values = buffer[name].reshape(buffer.n_steps, -1)
@@ -33,12 +40,21 @@ def card(path: Path, buffer: ReplayBuffer) -> str:
 
 
 def draw_sheet(file: Path, buffer: ReplayBuffer, key: str) -> None:
-    """Draw the first two numbers of array `key` over time for episodes spread over the data set."""
+    """Draw the first two numbers of an array over time, for episodes spread over a data set.
+
+    Args:
+        file: the image file to write.
+        buffer: the data set.
+        key: the array.
+
+    Raises:
+        KeyError: an array that the data set lacks.
+        ValueError: an array of one number per frame.
+    """
     figure = Figure(figsize=(12, 8.4), layout="constrained")
     picked = np.unique(np.linspace(0, buffer.n_episodes - 1, _DRAWN).astype(int))
     values = buffer[key].reshape(buffer.n_steps, -1)
-    if values.shape[1] < 2:
-        raise ValueError(f"{key} has one number a frame; a trajectory is drawn from two: choose another --key")
+    require(values.shape[1] >= 2, f"{key} has one number per frame", "two to draw", "choose another key")
     low, high = values[:, :2].min(0), values[:, :2].max(0)
     grid = figure.subplots(4, 6).ravel()
     for axes in grid:
@@ -53,7 +69,22 @@ def draw_sheet(file: Path, buffer: ReplayBuffer, key: str) -> None:
     figure.savefig(file, dpi=110)
 
 
-def inspect_dataset(path: str | None, check: bool, sheet: str | None, key: str) -> tuple[str, bool]:
+def list_sources() -> str:
+    """Return the sources of the catalog and what can be observed of each, as lines of text."""
+    lines = ["Data sets by name (dataset.name=…):"]
+    for name in catalog.names():
+        source = catalog.lookup(name)
+        lines.append(f"  {name:14} {source.summary}")
+        if issubclass(source, catalog.DemonstrationSource):
+            lines += [f"  {'':14}   observation.mode={mode}: {what}" for mode, what in source.modes.items()]
+            if source.transforms:
+                lines.append(f"  {'':14}   dataset.transforms: {', '.join(source.transforms)}")
+    return "\n".join(lines)
+
+
+def inspect_dataset(
+    path: str | None, check: bool = False, sheet: str | None = None, key: str = "action"
+) -> tuple[str, bool]:
     """Return what to tell about a data set, and whether it is sound; without a path, the sources of the catalog.
 
     Args:
@@ -64,12 +95,14 @@ def inspect_dataset(path: str | None, check: bool, sheet: str | None, key: str) 
 
     Raises:
         FileExistsError: `sheet` exists.
-        ValueError, OSError, KeyError: see `ReplayBuffer.open`.
+        ValueError: damaged or ill-formed data, see `ReplayBuffer.open`.
+        FileNotFoundError: nothing at `path`.
+        KeyError: an array that the data set lacks.
     """
     if path is None:
-        return "sources: pusht, expert_pusht, pushblocks, detour, zarr, mnist", True
-    if sheet and Path(sheet).exists():
-        raise FileExistsError(f"{sheet} exists and is not overwritten; choose another name")
+        return list_sources(), True
+    there = bool(sheet) and Path(str(sheet)).exists()
+    require(not there, f"{sheet} exists", cure="choose another name", error=FileExistsError)
     if check:
         damaged = verify(path)
         return "\n".join(damaged) or f"{path}: every file is as it was written", not damaged

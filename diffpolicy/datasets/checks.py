@@ -88,7 +88,7 @@ def check_horizons(horizon: int, obs_horizon: int, action_horizon: int) -> None:
     says = f"horizon={horizon}, obs_horizon={obs_horizon}, action_horizon={action_horizon}"
     require(min(horizon, obs_horizon, action_horizon) >= 1, says, "at least 1 frame each")
     executed = obs_horizon - 1 + action_horizon
-    require(executed <= horizon, says, f"obs_horizon - 1 + action_horizon = {executed} at most horizon={horizon}")
+    require(executed <= horizon, says, f"obs_horizon - 1 + action_horizon, which is {executed}, at most horizon")
 
 
 def check_keys(name: str, keys: Sequence[str]) -> None:

@@ -185,7 +185,7 @@ class ZarrArchive:
         try:
             return np.asarray(array[start:stop])
         except Exception as error:
-            says = f"{self.path}: {name} cannot be decoded in frames {start} to {stop - 1} ({error})"
+            says = f"{self.path}: {name} is damaged: frames {start} to {stop - 1} cannot be decoded ({error})"
             raise ValueError(explain(says, cure=_AGAIN)) from error
 
     def _check_chunks(self, name: str, array: zarr.Array, metadata: Mapping[str, Any]) -> None:
@@ -199,9 +199,9 @@ class ZarrArchive:
         if "blosc" in (outermost.get("id"), outermost.get("name")):
             for file in files:
                 size, stated = self._sizes[file], int.from_bytes(self._head(file, _BLOSC_HEADER)[-4:], "little")
-                says = f"{self.path}: the chunk file {file} has {size} bytes"
                 whole = size >= _BLOSC_HEADER and stated == size
-                require(whole, says, f"{stated}, the length it states", _AGAIN)
+                says = f"{self.path}: the chunk file {file} has {size} bytes and states {stated}"
+                require(whole, f"{says}: it is truncated or damaged", cure=_AGAIN)
 
     def _report_missing(self, name: str, array: zarr.Array, first: int, file: str) -> None:
         shape = _file_shape(array)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffpolicy.config import EnvConfig
-from diffpolicy.datasets.replay_buffer import ReplayBuffer
+from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.evaluation.adapters import EnvFactory, make_env
 from diffpolicy.evaluation.episode import Episode, Reset
 from diffpolicy.evaluation.experts import ExpertAgent

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from diffpolicy.config.commands import RecordConfig
-from diffpolicy.datasets.recorder import EpisodeRecorder, digest
+from diffpolicy.datasets.manifest import digest
+from diffpolicy.datasets.writer import EpisodeWriter
 from diffpolicy.evaluation.adapters import OBS_MODE, make_env
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.experts import ExpertAgent
@@ -45,7 +46,7 @@ def record(config: RecordConfig) -> str:
     agent = ExpertAgent(env.id, env.options)
     make = demonstration_env(make_env(env), config.noise, config.steps_after_success)
     make().close()  # refuses bad options before anything is written
-    writer = EpisodeRecorder(config.out, _attributes(config, agent))
+    writer = EpisodeWriter(config.out, _attributes(config, agent))
     tried, failed = (writer.seeds[-1] + 1 - config.seed if writer.seeds else 0), 0
     with tqdm(total=config.episodes, initial=len(writer.seeds), desc="demonstrations", unit="episode") as bar:
         while len(writer.seeds) < config.episodes:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from diffpolicy.config.compose import compose
-from diffpolicy.datasets.mnist import CLASSES, SIDE, Digits, load_mnist
+from diffpolicy.datasets.images import LabeledImages
+from diffpolicy.datasets.sources.mnist import CLASSES, SIDE, load_mnist
 from diffpolicy.gallery.learn import Attenuated, learn
 from diffpolicy.gallery.style import Exhibit, Settings, canvas
 from diffpolicy.generative.guidance import ClassifierGuidance, class_log_prob
@@ -35,7 +36,7 @@ class NoisedImageClassifier(nn.Module):
         return self.net(torch.cat([x, level], dim=1))
 
 
-def _generator(settings: Settings, digits: Digits) -> ImageGenerator:
+def _generator(settings: Settings, digits: LabeledImages) -> ImageGenerator:
     """That of the checkpoint, or one by the recipe of `task=mnist` at half its width, trained for a while."""
     if settings.digits is not None:
         return load_generator(settings.digits)
@@ -52,7 +53,7 @@ def _generator(settings: Settings, digits: Digits) -> ImageGenerator:
     ).requires_grad_(False)
 
 
-def _batches(digits: Digits) -> Callable[[int, torch.Generator], Batch]:
+def _batches(digits: LabeledImages) -> Callable[[int, torch.Generator], Batch]:
     return lambda n, generator: digits.batch(torch.randint(len(digits), (n,), generator=generator))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 
 from diffpolicy.config.commands import GalleryConfig
-from diffpolicy.datasets.mnist import load_mnist
+from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.gallery.exhibits import EXHIBITS
 from diffpolicy.gallery.pages import save_figure, write_pages
 from diffpolicy.gallery.style import RC, Settings

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffpolicy import checkpoint
 from diffpolicy.datasets import BatchSampler
-from diffpolicy.datasets.mnist import Digits, from_levels
+from diffpolicy.datasets.images import LabeledImages, from_levels
 from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.registry import build
 from diffpolicy.training import TrainConfig, train
@@ -71,8 +71,8 @@ def logits_and_features(classifier: nn.Module, images: Tensor) -> tuple[Tensor, 
 
 def train_classifier(
     run_dir: str | Path,
-    digits: Digits,
-    test: Digits,
+    digits: LabeledImages,
+    test: LabeledImages,
     *,
     training: TrainConfig = TRAINING,
     net: Mapping[str, Any] = NET,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffpolicy.datasets.mnist import LEVEL, Digits, from_levels
+from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels
 from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.images.generator import ImageGenerator, dequantized
@@ -26,7 +26,12 @@ def to_bits(nats: Tensor, dimensions: int) -> Tensor:
 
 
 def bits_per_dimension(
-    generator: ImageGenerator, digits: Digits, steps: int = 50, probes: int = 4, indices: int = 1000, seed: int = 0
+    generator: ImageGenerator,
+    digits: LabeledImages,
+    steps: int = 50,
+    probes: int = 4,
+    indices: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Bits per dimension of `digits`, given their labels, unguided: through the flow, and by DDPM's bound.
 

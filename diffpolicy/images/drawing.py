@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from diffpolicy.datasets.mnist import to_levels
+from diffpolicy.datasets.images import to_levels
 from diffpolicy.images.generator import ImageGenerator
 from diffpolicy.training.loop import keyed_generator
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from diffpolicy import checkpoint
 from diffpolicy.config import RunConfig, load_config
-from diffpolicy.datasets.mnist import CLASSES, LEVEL, SIDE
+from diffpolicy.datasets.images import LEVEL
+from diffpolicy.datasets.sources.mnist import CLASSES, SIDE
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.method import Method
 from diffpolicy.generative.paths import Path

@@ -15,7 +15,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from diffpolicy.datasets.mnist import CLASSES, Digits, from_levels
+from diffpolicy.datasets.images import LabeledImages, from_levels
+from diffpolicy.datasets.sources.mnist import CLASSES
 from diffpolicy.images.classifier import logits_and_features
 from diffpolicy.training.loop import keyed_generator
 from diffpolicy.util.stats import Interval, wilson
@@ -164,7 +165,7 @@ class Reference:
     floor: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def draw(cls, classifier: nn.Module, test: Digits, per_class: int) -> Reference:
+    def draw(cls, classifier: nn.Module, test: LabeledImages, per_class: int) -> Reference:
         """The reference of `per_class` images of each class, drawn without replacement, always the same ones.
 
         Raises:
@@ -180,17 +181,17 @@ class Reference:
         sets = min(1 + _FLOORS, fewest // per_class)
         drawn = order.per_class(sets * per_class)
         member = torch.arange(len(drawn)) // per_class % sets
-        own, *others = [Digits(drawn.levels[member == i], drawn.labels[member == i]) for i in range(sets)]
+        own, *others = [LabeledImages(drawn.levels[member == i], drawn.labels[member == i]) for i in range(sets)]
         bare = cls(logits_and_features(classifier, from_levels(own.levels))[1], own.labels)
         floors = [assess(classifier, from_levels(other.levels), other.labels, bare) for other in others]
         return cls(bare.features, bare.labels, pooled(floors))
 
 
-def shuffled(digits: Digits) -> Digits:
+def shuffled(digits: LabeledImages) -> LabeledImages:
     """The digits in a drawn order, always the same: the first half of MNIST's test images was written by other people
     than the second, more legibly."""
     order = torch.randperm(len(digits), generator=keyed_generator(0, _ORDER))
-    return Digits(digits.levels[order], digits.labels[order])
+    return LabeledImages(digits.levels[order], digits.labels[order])
 
 
 def assess(classifier: nn.Module, images: Tensor, labels: Tensor, reference: Reference) -> dict[str, Any]:

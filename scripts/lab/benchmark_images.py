@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from diffpolicy import checkpoint
-from diffpolicy.datasets.mnist import CLASSES, load_mnist
+from diffpolicy.datasets.sources.mnist import CLASSES, load_mnist
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.images import load_generator
 from diffpolicy.images.classifier import load_classifier, train_classifier

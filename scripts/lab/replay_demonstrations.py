@@ -3,7 +3,7 @@
 python scripts/lab/replay_demonstrations.py --out docs/results/replays.json
 
 Recorded, people stop short of success; what each of them did reach is the goal of its aligned copy, see
-`diffpolicy.datasets.pusht.align`.
+`diffpolicy.datasets.sources.pusht.Align`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from diffpolicy.datasets import load_pusht
+from diffpolicy.config import DatasetConfig, ObservationConfig, RunConfig
+from diffpolicy.datasets import load_demonstrations
 from diffpolicy.evaluation import ReplayAgent, Reset, make_env, rollout, summarize
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
@@ -23,7 +24,8 @@ def replay(aligned: bool) -> dict[str, Any]:
 
     An episode ends with its demonstration, or on success.
     """
-    demonstrations = load_pusht("state", aligned=aligned)
+    data = DatasetConfig(name="pusht", transforms=["align"] if aligned else [])
+    demonstrations = load_demonstrations(RunConfig(dataset=data, observation=ObservationConfig("state")))
     parts = demonstrations.episode_slices()
     actions = {number: demonstrations["action"][part] for number, part in enumerate(parts)}
     resets = [

@@ -10,7 +10,7 @@ import pytest
 from typed import BIN, typed
 
 from diffpolicy.datasets import ReplayBuffer
-from diffpolicy.datasets.recorder import digest, verify
+from diffpolicy.datasets.manifest import digest, verify
 from diffpolicy.envs.experts.pucks import DONE
 from diffpolicy.envs.pushblocks import ZONES
 from diffpolicy.evaluation import ExpertAgent, Reset, make_env

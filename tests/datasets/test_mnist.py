@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffpolicy.datasets import mnist
-from diffpolicy.datasets.mnist import Digits, from_levels, load_mnist, to_levels
+from diffpolicy.config import DatasetConfig, RunConfig
+from diffpolicy.datasets.catalog import open_source
+from diffpolicy.datasets.images import LabeledImages, from_levels, to_levels
+from diffpolicy.datasets.sources import mnist
+from diffpolicy.datasets.sources.mnist import load_mnist
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
 LABELS = np.arange(20, dtype=np.uint8) % 10
@@ -75,12 +78,24 @@ def test_per_class(root):
     assert two.labels.tolist() == [label for label in range(10) for _ in range(2)]
     assert torch.equal(two.levels[2:4], digits.levels[[1, 11]])
     for count in (3, 0):
-        with pytest.raises(ValueError, match=rf"asked for {count} images of each class.* 1 or more, .*one class has"):
+        with pytest.raises(ValueError, match=rf"{count} images of each class; expected 1 or more, .*one class has"):
             digits.per_class(count)
 
 
+def test_through_the_catalog(root):
+    source = open_source(RunConfig(dataset=DatasetConfig(name="mnist"), data_root=str(root)))
+    assert source.kind == "images" and source.shape == (1, 32, 32) and source.classes == 10
+    digits = source.images("test")
+    assert torch.equal(digits.levels, load_mnist("test", root).levels)
+    assert digits.digest() == load_mnist("test", root).digest() != digits.per_class(1).digest()
+    other = LabeledImages(digits.levels, digits.labels.flip(0))
+    assert other.digest() != digits.digest()
+    with pytest.raises(ValueError, match=r"dataset\.path=x; expected none"):
+        open_source(RunConfig(dataset=DatasetConfig(name="mnist", path="x"))).images("test")
+
+
 def test_an_unknown_split():
-    with pytest.raises(ValueError, match=r"unknown split 'validation'.*\['test', 'train'\]"):
+    with pytest.raises(ValueError, match=r"unknown split 'validation'.*train, test"):
         load_mnist("validation")
 
 
@@ -95,7 +110,7 @@ def test_too_short_for_a_magic_number(root, kept):
 def test_truncated_images(root, kept):
     images_file(root).write_bytes(gzip.compress(idx(PIXELS)[:kept]))
     cure = "delete t10k-images-idx3-ubyte.gz, and it is downloaded again from http://"
-    with pytest.raises(ValueError, match=rf"t10k-images.*announces .* it is truncated or damaged; {cure}"):
+    with pytest.raises(ValueError, match=rf"t10k-images.*announces .*: it is truncated or damaged; {cure}"):
         load_mnist("test", root)
 
 
@@ -108,7 +123,7 @@ def test_truncated_labels(root, kept):
 
 def test_bytes_too_many(root):
     labels_file(root).write_bytes(gzip.compress(idx(LABELS) + b"\0"))
-    with pytest.raises(ValueError, match=r"announces an array of \(20,\) and goes on for 21 bytes"):
+    with pytest.raises(ValueError, match=r"announces an array of \(20,\) and holds 21 bytes"):
         load_mnist("test", root)
 
 
@@ -128,25 +143,23 @@ def test_no_whole_gzip_file(root, spoil):
 def test_swapped_files(root):
     images, labels = images_file(root).read_bytes(), labels_file(root).read_bytes()
     images_file(root).write_bytes(labels)
-    with pytest.raises(ValueError, match=r"t10k-images.*holds labels; expected images, .*2051; .*swapped.*; delete"):
+    with pytest.raises(ValueError, match=r"t10k-images.*holds labels, as if swapped; .* images, .*2051; delete"):
         load_mnist("test", root)
     images_file(root).write_bytes(images)
     labels_file(root).write_bytes(images)
-    with pytest.raises(ValueError, match=r"t10k-labels.*holds images; expected labels, .*2049; .*swapped.*; delete"):
+    with pytest.raises(ValueError, match=r"t10k-labels.*holds images, as if swapped; .* labels, .*2049; delete"):
         load_mnist("test", root)
 
 
 def test_another_magic_number(root):
     images_file(root).write_bytes(gzip.compress(idx(PIXELS, magic=3331)))  # floats along three axes
-    with pytest.raises(
-        ValueError, match=r"t10k-images.*magic number is 3331\); expected images, magic number 2051; "
-    ):
+    with pytest.raises(ValueError, match=r"t10k-images.*magic number 3331\); expected images, magic number 2051; "):
         load_mnist("test", root)
 
 
 def test_images_of_another_size(root):
     images_file(root).write_bytes(gzip.compress(idx(PIXELS[:, :14])))
-    with pytest.raises(ValueError, match=r"t10k-images.*holds images of \(14, 28\) pixels.*\(28, 28\); delete"):
+    with pytest.raises(ValueError, match=r"t10k-images.*holds images of \(14, 28\) pixels; .*\(28, 28\); delete"):
         load_mnist("test", root)
 
 
@@ -154,7 +167,7 @@ def test_labels_that_are_no_digits(root):
     labels = LABELS.copy()
     labels[7] = 10
     labels_file(root).write_bytes(gzip.compress(idx(labels)))
-    with pytest.raises(ValueError, match=r"t10k-labels.*holds the label 10, at 7; MNIST's lie in 0 to 9; delete"):
+    with pytest.raises(ValueError, match=r"t10k-labels.*holds the label 10; expected labels from 0 to 9; delete"):
         load_mnist("test", root)
 
 
@@ -181,7 +194,7 @@ def test_a_missing_file_without_a_network(root):
 def test_a_place_that_cannot_be_written_to(root):
     (root / "file").write_text("no folder")
     with pytest.raises(
-        PermissionError, match=r"MNIST is not at .*nothing can be written to .*mnist.*To do it by hand"
+        PermissionError, match=r"MNIST is not at .*nothing can be written to .*mnist.*; download http"
     ):
         load_mnist("train", root / "file")
 
@@ -200,7 +213,7 @@ def published() -> Path:
 ])  # fmt: skip
 def test_published_content(published, split, counts):
     digits = load_mnist(split, published)
-    assert isinstance(digits, Digits)
+    assert isinstance(digits, LabeledImages)
     assert digits.levels.shape == (sum(counts), 1, 32, 32)
     assert torch.bincount(digits.labels).tolist() == counts
     first = {"train": [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], "test": [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]}

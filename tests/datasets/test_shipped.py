@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import diffpolicy.data
-from diffpolicy.datasets import shipped
-from diffpolicy.datasets.build import DatasetConfig, load_buffer
-from diffpolicy.datasets.pusht import GOAL
-from diffpolicy.datasets.recorder import digest, verify
-from diffpolicy.datasets.shipped import SHIPPED, open_shipped, shipped_path
+from diffpolicy.config import DatasetConfig, ObservationConfig, RunConfig
+from diffpolicy.datasets.load import load_demonstrations
+from diffpolicy.datasets.manifest import digest, verify
+from diffpolicy.datasets.sources import shipped
+from diffpolicy.datasets.sources.pusht import GOAL
+from diffpolicy.datasets.sources.shipped import SHIPPED, open_shipped, shipped_path
 
 FOLDER = Path(*diffpolicy.data.__path__)
 
@@ -34,18 +35,17 @@ def test_together_at_most_six_megabytes():
 
 
 def test_expert_pusht_is_read_as_the_human_one_is():
-    corners = load_buffer(DatasetConfig(name="expert_pusht", obs="corners"))
-    state = load_buffer(DatasetConfig(name="expert_pusht", obs="state"))
-    mirrored = load_buffer(DatasetConfig(name="expert_pusht", obs="state"), mirrored=True)
+    def read(mode, *transforms):
+        data = DatasetConfig(name="expert_pusht", transforms=list(transforms))
+        return load_demonstrations(RunConfig(dataset=data, observation=ObservationConfig(mode)))
+
+    corners, state, aligned = read("corners"), read("state"), read("state", "align")
     assert corners["obs"].shape[1] == 18 and state["obs"].shape[1] == 5
     np.testing.assert_array_equal(corners["obs"][:, 16:], state["obs"][:, :2])
-    np.testing.assert_array_equal(mirrored["action"], 512 - state["action"][:, ::-1])
-    aligned = load_buffer(DatasetConfig(name="expert_pusht", obs="state", align=True))
-    np.testing.assert_allclose(
-        aligned["obs"][aligned.episode_ends - 1, 2:], np.tile(GOAL, (aligned.n_episodes, 1)), atol=1e-4
-    )
-    with pytest.raises(ValueError, match="corners or state, not as 'keypoints'"):
-        load_buffer(DatasetConfig(name="expert_pusht", obs="keypoints"))
+    goals = np.tile(GOAL, (aligned.n_episodes, 1))
+    np.testing.assert_allclose(aligned["obs"][aligned.episode_ends - 1, 2:], goals, atol=1e-4)
+    with pytest.raises(ValueError, match="unknown observation.mode 'keypoints'; choose from corners, state"):
+        read("keypoints")
 
 
 def test_a_damaged_one_is_refused_and_an_unknown_one_named(tmp_path, monkeypatch):

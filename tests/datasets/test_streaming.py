@@ -13,12 +13,17 @@ import pytest
 import torch
 import zarr
 
-from diffpolicy.datasets import streaming
-from diffpolicy.datasets.build import DatasetConfig, StreamConfig, load_windows, open_batches
-from diffpolicy.datasets.recorder import EpisodeRecorder
-from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
-from diffpolicy.datasets.streaming import ImageWindows, WindowStream
-from diffpolicy.datasets.windows import BatchSampler, PoolSampler, WindowDataset
+from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig, StreamConfig
+from diffpolicy.datasets import frames as frame_sources
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.frames import ZarrFrames
+from diffpolicy.datasets.image_windows import ImageWindows
+from diffpolicy.datasets.load import load_windows, open_batches
+from diffpolicy.datasets.samplers import BatchSampler, PoolSampler
+from diffpolicy.datasets.selection import select_episodes
+from diffpolicy.datasets.streaming import WindowStream
+from diffpolicy.datasets.windows import WindowDataset
+from diffpolicy.datasets.writer import EpisodeWriter
 
 LENGTHS = (31, 9, 54, 17, 40, 23, 60, 12, 8, 46)  # 300 frames
 T_P, T_O, T_A = 8, 3, 4
@@ -49,7 +54,8 @@ def write(path, chunk=7, dtype=np.uint8, lengths=LENGTHS, **options):
 def open_windows(path, keys=KEYS, episodes=None):
     buffer = ReplayBuffer.open(path)
     buffer = buffer if episodes is None else buffer.subset(episodes)
-    return ImageWindows(buffer, path, {key: key for key in keys}, ["agent"], "action", *HORIZONS)
+    frames = ZarrFrames(path, {key: key for key in keys})
+    return ImageWindows(buffer, frames, ["agent"], "action", *HORIZONS)
 
 
 class Oracle:
@@ -102,8 +108,8 @@ def test_every_sample_equals_that_from_memory(path, settings, episodes):
                 indices = PoolSampler(windows.runs(settings["run"]), 32, 1, settings["pool"])[step]
                 assert_equal(stream[step], oracle.batch(indices))
         assert_equal(windows.batch(torch.tensor([n - 1, 0, 5, 5])), oracle.batch(torch.tensor([n - 1, 0, 5, 5])))
-        assert windows.image_shapes == {"front": (6, 5, 3), "wrist": (4, 4, 1)}
-        assert (windows.obs_dim, windows.action_dim, windows.frame_bytes) == (2, 2, 106)
+        assert windows.frames.shapes == {"front": (6, 5, 3), "wrist": (4, 4, 1)}
+        assert (windows.obs_dim, windows.action_dim, windows.frames.frame_bytes) == (2, 2, 106)
         torch.testing.assert_close(windows.all_actions(), oracle.windows.all_actions())
         torch.testing.assert_close(windows.all_obs(), oracle.windows.all_obs())
 
@@ -136,16 +142,16 @@ def test_every_layout(tmp_path, pack, layout):
 
 def test_a_recording_that_was_cut_off(tmp_path):
     """Frames of an episode that does not count yet are no error, as when the numbers are read."""
-    rng, recorder = np.random.default_rng(0), EpisodeRecorder(tmp_path / "r", {})
+    rng, writer = np.random.default_rng(0), EpisodeWriter(tmp_path / "r", {})
     for seed in range(3):
-        recorder.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, seed)
+        writer.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, seed)
     ends = tmp_path / "r/meta/episode_ends"
     two = {file: file.read_bytes() for file in ends.rglob("*") if file.is_file()}
-    recorder.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, 3)
+    writer.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, 3)
     for file, content in two.items():
         file.write_bytes(content)
     buffer = ReplayBuffer.open(tmp_path / "r")
-    with ImageWindows(buffer, tmp_path / "r", {"eye": "cam"}, ["x"], "x", *HORIZONS) as windows:
+    with ImageWindows(buffer, ZarrFrames(tmp_path / "r", {"eye": "cam"}), ["x"], "x", *HORIZONS) as windows:
         assert buffer.n_episodes == 3
         cam = ReplayBuffer.open(tmp_path / "r", ["cam"])["cam"]
         last = windows.batch(torch.tensor([len(windows) - 1]))["eye"][0]
@@ -201,16 +207,16 @@ def test_a_step_alone_equals_the_step_in_sequence(path):
 
 
 @pytest.mark.parametrize("batch_size", [24, 600])
-def test_shares_are_the_batch(path, batch_size):
+def test_shards_are_the_batch(path, batch_size):
     settings = {"batch_size": batch_size, "seed": 5, "pool": 3, "run": 20}
     with open_windows(path) as windows, WindowStream(windows, **settings) as whole:
-        shares = [WindowStream(windows, **settings, share=(rank, 4)) for rank in range(4)]
+        shards = [WindowStream(windows, **settings, shard=(rank, 4)) for rank in range(4)]
         for step in (0, 1, 2, 11):
-            parts = [share[step] for share in shares]
+            parts = [shard[step] for shard in shards]
             assert {len(part["action"]) for part in parts} == {batch_size // 4}
             assert_equal({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, whole[step])
-        for share in shares:
-            share.close()
+        for shard in shards:
+            shard.close()
 
 
 # --- memory
@@ -237,32 +243,35 @@ def test_no_more_than_two_pools_are_alive(path, monkeypatch):
             sizes.append(sum(images.nbytes for images in stream._now[1].images.values()))
         assert max(counts) == 2 and len(counts) > 15
         assert 0.5 * stream.pool_bytes < max(sizes) <= stream.pool_bytes
-        assert stream.memory_bytes == 2 * stream.pool_bytes + windows.decoding_bytes
+        assert stream.memory_bytes == 2 * stream.pool_bytes + windows.frames.decoding_bytes
     gc.collect()
     assert not any(pool() for pool in pools)
 
 
 def test_float_images_are_converted_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "_PIECE_BYTES", 4000)  # of 360 bytes a frame: one chunk of 7 frames
+    monkeypatch.setattr(frame_sources, "_PIECE_BYTES", 4000)  # of 360 bytes a frame: one chunk of 7 frames
     with open_windows(write(tmp_path / "d.zarr", dtype=np.float32), ["front"]) as windows:
-        largest, frames = [], windows._archive.frames
+        largest, archive = [], windows.frames._archive
 
         def spy(*arguments):
             largest.append(frames(*arguments).nbytes)
             return frames(*arguments)
 
-        monkeypatch.setattr(windows._archive, "frames", spy)
+        frames = archive.frames
+        monkeypatch.setattr(archive, "frames", spy)
         windows.read(np.arange(300))
-        assert max(largest) == 7 * 360 and windows.decoding_bytes == 2 * 7 * 360
+        assert max(largest) == 7 * 360 and windows.frames.decoding_bytes == 2 * 7 * 360
         largest.clear()
         windows.read(np.array([0, 1, 100, 299]))  # chunks that hold none of them are not read
         assert largest == [7 * 360, 7 * 360, 6 * 360]
 
 
 def test_too_little_memory_says_what_would_fit(path, monkeypatch):
-    monkeypatch.setattr(streaming, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(frame_sources, "_PIECE_BYTES", 1000)
     with open_windows(path) as windows:
-        with pytest.raises(ValueError, match=r"two pools of 16 runs need 1 MiB .*allows 0\.01 MiB: set pool") as told:
+        with pytest.raises(
+            ValueError, match=r"two pools of 16 runs .*need 1 MiB; expected .*memory=0\.01 MiB; set pool"
+        ) as told:
             WindowStream(windows, 8, 0, run=7, memory=0.01)
         most = int(str(told.value).split("set pool to at most ")[1].split(",")[0])
         WindowStream(windows, 8, 0, pool=most, run=7, memory=0.01).close()
@@ -283,7 +292,7 @@ def test_damage_is_raised_where_the_batch_is_asked_for(tmp_path):
             content = bytearray(chunk.read_bytes())
             content[-6] ^= 1
             chunk.write_bytes(content)
-        with pytest.raises(ValueError, match=r"data/wrist of .*d\.zarr cannot be decoded in frames \d+ to \d+"):
+        with pytest.raises(ValueError, match=r"d\.zarr: data/wrist is damaged: frames \d+ to \d+ cannot be decoded"):
             for step in range(1, 100):
                 stream[step]
         with pytest.raises(ValueError, match=r"data/wrist"):  # again, not another error
@@ -302,9 +311,7 @@ def test_chunks_that_go_while_they_are_used(path, tmp_path, how):
             else:
                 chunk.write_bytes(chunk.read_bytes()[:-3])
         now = "no" if how == "missing" else r"\d+"
-        with pytest.raises(
-            ValueError, match=rf"data/front of .*d\.zarr: the chunk file data/front/[\d.]+ had .*{now}; leave"
-        ):
+        with pytest.raises(ValueError, match=rf"d\.zarr: the chunk file data/front/[\d.]+ had .*now {now}; leave"):
             for step in range(1, 100):
                 stream[step]
 
@@ -312,9 +319,7 @@ def test_chunks_that_go_while_they_are_used(path, tmp_path, how):
 def test_missing_chunks_are_found_at_once(tmp_path):
     path = write(tmp_path / "d.zarr")
     (path / "data/front/3.0.0.0").unlink()
-    with pytest.raises(
-        ValueError, match=r"data/front.*first missing one is data/front/3\.0\.0\.0 \(frames 21 to 27\)"
-    ):
+    with pytest.raises(ValueError, match=r"data/front .*lacks data/front/3\.0\.0\.0 \(frames 21 to 27\)"):
         open_windows(path)
 
 
@@ -325,7 +330,7 @@ def test_numbers_that_are_no_images(tmp_path):
     with (
         open_windows(path) as windows,
         WindowStream(windows, 20, 0, pool=2, run=1) as stream,
-        pytest.raises(ValueError, match=r"d\.zarr: 'front' has four dimensions.*frame 123 holds values"),
+        pytest.raises(ValueError, match=r"d\.zarr: 'front' has four dimensions.*frame 123 holds other values"),
     ):
         for step in range(100):
             stream[step]
@@ -379,15 +384,17 @@ def test_what_makes_no_windows(path, tmp_path):
     buffer = ReplayBuffer.open(path)
 
     def build(part=buffer, key="front", name="eye", where=path):
-        return ImageWindows(part, where, {name: key}, ["agent"], "action", *HORIZONS)
+        return ImageWindows(part, ZarrFrames(where, {name: key}), ["agent"], "action", *HORIZONS)
 
-    with pytest.raises(ValueError, match=r"at least one array of images.*got \{\}"):
-        ImageWindows(buffer, path, {}, ["agent"], "action", *HORIZONS)
-    with pytest.raises(ValueError, match=r"none obs or action.*got \{'obs': 'front'\}"):
+    with pytest.raises(ValueError, match=r"cameras \[\]; expected at least one"):
+        ImageWindows(buffer, ZarrFrames(path, {}), ["agent"], "action", *HORIZONS)
+    with pytest.raises(ValueError, match=r"cameras \['obs'\]; .*none called obs or action"):
         build(name="obs")
-    with pytest.raises(KeyError, match=r"'fornt'.*Did you mean 'front'"):
+    with pytest.raises(KeyError, match=r"'fornt'.*did you mean 'front'"):
         build(key="fornt")
-    with pytest.raises(ValueError, match=r"'agent' of .* has shape \(300, 2\).*Name arrays of numbers in obs_keys"):
+    with pytest.raises(
+        ValueError, match=r"demo\.zarr: 'agent' has shape \(300, 2\).*name it in observation\.vectors"
+    ):
         build(key="agent")
     with pytest.raises(FileNotFoundError):
         build(where=tmp_path / "nowhere")
@@ -400,15 +407,15 @@ def test_what_makes_no_windows(path, tmp_path):
     short = write(tmp_path / "short.zarr")
     array = zarr.open_array(short / "data/front", mode="r+")
     array.resize((290, *array.shape[1:]))
-    with pytest.raises(ValueError, match=r"short\.zarr: episode_ends overrun the data.*'front' has 290 frames"):
+    with pytest.raises(ValueError, match=r"short\.zarr: episode_ends overrun the data.*'front' has 290"):
         build(where=short)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"share": (4, 4)}, r"share must be \(rank, world\).*\(4, 4\)"),
-        ({"share": (0, 3)}, r"world must divide batch_size.*batch_size=20"),
+        ({"shard": (4, 4)}, r"shard=\(4, 4\).*\(rank, world\)"),
+        ({"shard": (0, 3)}, r"batch_size=20; .*a multiple of world"),
         ({"run": 0}, r"run=0"),
         ({"pool": 0}, r"pool=0"),
         ({"seed": -1}, r"seed=-1"),
@@ -428,13 +435,18 @@ def test_steps_count_from_0(path):
 # --- from a config
 
 
-def config(path, **settings):
-    return DatasetConfig(name="zarr", path=str(path), obs_keys=["agent"], image_keys=list(KEYS), **settings)
+def config(path, images=KEYS, **settings):
+    return RunConfig(
+        observation=ObservationConfig(vectors=["agent"], images=list(images)),
+        dataset=DatasetConfig(name="zarr", path=str(path), **settings),
+        policy=PolicyConfig(T_O, T_P, T_A),
+    )
 
 
 def test_a_config_that_names_images_streams(path):
-    windows = load_windows(config(path, episodes=6, validation=0.2, stream=StreamConfig(2, 1, 50)), *HORIZONS)
+    windows = load_windows(config(path, episodes=6, validation=0.2))
     assert isinstance(windows.train, ImageWindows) and isinstance(windows.validation, ImageWindows)
+    assert windows.spec.images["front"].shape == (6, 5, 3) and windows.spec.vector_dim == 2
     chosen, held_out = select_episodes(len(LENGTHS), 6, validation=0.2)
     with open_batches(windows, 20, 3, StreamConfig(2, 1, 50)) as batch_at:
         indices = PoolSampler(windows.train.runs(1), 20, 3, 2)[4]
@@ -445,30 +457,32 @@ def test_a_config_that_names_images_streams(path):
     scaled = windows.normalizer.normalize("obs", torch.from_numpy(agent).float())
     assert scaled.min() == -1 and scaled.max() == 1
     with (
-        pytest.raises(ValueError, match=r"memory allows 0\.001 MiB"),
+        pytest.raises(ValueError, match=r"memory=0\.001 MiB"),
         open_batches(windows, 20, 3, StreamConfig(memory=0.001)),
     ):
         pass
 
 
 def test_a_config_without_images_stays_in_memory(path):
-    plain = DatasetConfig(name="zarr", path=str(path), obs_keys=["agent"])
-    windows = load_windows(plain, *HORIZONS)
+    plain = config(path, images=())
+    windows = load_windows(plain)
     assert isinstance(windows.train, WindowDataset)
-    with open_batches(windows, 20, 3, plain.stream) as batch_at:
+    with open_batches(windows, 20, 3, plain.dataset.stream) as batch_at:
         assert_equal(batch_at(4), windows.train.batch(BatchSampler(len(windows.train), 20, 3)[4]))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "observation", "message"),
     [
+        ("detour", ObservationConfig(None, ["state"], ["img"]), r"images=\['img'\]; expected none, which detour has"),
         (
-            {"name": "detour", "obs_keys": ["state"], "image_keys": ["img"]},
-            r"image_keys=\['img'\].*dataset\.name=zarr",
+            "expert_pusht",
+            ObservationConfig("pixels"),
+            r"unknown observation\.mode 'pixels'; choose from corners, state",
         ),
-        ({"name": "expert_pusht", "obs": "pixels"}, r"as corners or state, not as 'pixels'"),
+        ("expert_pusht", ObservationConfig("corners", ["obs"], ["img"]), r"images=\['img'\]; expected none"),
     ],
 )
-def test_images_that_are_not_there(settings, message):
+def test_images_that_are_not_there(name, observation, message):
     with pytest.raises(ValueError, match=message):
-        load_windows(DatasetConfig(**settings), *HORIZONS)
+        load_windows(RunConfig(dataset=DatasetConfig(name=name), observation=observation))

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffpolicy.datasets.replay_buffer import ReplayBuffer
-from diffpolicy.datasets.windows import BatchSampler, WindowDataset, epoch_permutation
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.samplers import BatchSampler, epoch_permutation
+from diffpolicy.datasets.windows import WindowDataset
 
 
 def make_buffer(lengths, seed=0):
@@ -66,7 +67,7 @@ def test_a_window_by_hand():
 def test_a_window_that_does_not_exist(window):
     windows = WindowDataset(make_buffer([4, 12]), ["agent"], "action", horizon=6, obs_horizon=2, action_horizon=3)
     assert windows.window_counts.tolist() == [2, 10] and len(windows) == 12
-    with pytest.raises(IndexError, match=r"windows 0 to 11, not .*"):
+    with pytest.raises(IndexError, match=r"windows .*; expected 0 to 11"):
         windows.batch(torch.tensor([window, 3]))
 
 
@@ -89,9 +90,9 @@ def test_all_frames_are_given_unpadded():
 
 def test_the_shortest_episode_is_named():
     buffer = make_buffer([20, 30, 7, 3])
-    with pytest.raises(ValueError, match=r"episode 2 is too short: it has 7 frames.*needs 8"):
+    with pytest.raises(ValueError, match=r"episode 3 has 3 frames, too few for one window; expected 8"):
         WindowDataset(buffer, ["agent"], "action", 16, 2, 8)
-    with pytest.raises(ValueError, match=r"episode 2 is too short"):  # its number before the selection
+    with pytest.raises(ValueError, match=r"episode 2 has 7 frames"):  # its number before the selection
         WindowDataset(buffer.subset([1, 2]).subset([0, 1]), ["agent"], "action", 16, 2, 8)
     assert len(WindowDataset(make_buffer([8]), ["agent"], "action", 16, 2, 8)) == 1
 
@@ -99,8 +100,8 @@ def test_the_shortest_episode_is_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((["agent"], "action", 8, 2, 8), "must lie inside the window.*9 exceeds horizon=8"),
-        ((["agent"], "action", 8, 0, 8), "at least 1 frame.*obs_horizon=0"),
+        ((["agent"], "action", 8, 2, 8), "horizon=8, .*which is 9, at most horizon"),
+        ((["agent"], "action", 8, 0, 8), "obs_horizon=0.*at least 1 frame"),
         ((["agent"], "action", 8, 1, 0), "action_horizon=0"),
         (("agent", "action", 8, 1, 8), "list"),
         (([], "action", 8, 1, 8), "at least one name"),
@@ -120,7 +121,7 @@ def test_bad_windows(arguments, message):
 
 
 def test_an_unknown_key():
-    with pytest.raises(KeyError, match=r"'agnet'.*Did you mean 'agent'"):
+    with pytest.raises(KeyError, match=r"'agnet'.*did you mean 'agent'"):
         WindowDataset(make_buffer([20]), ["agnet"], "action", 8, 1, 8)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import zarr
 
-from diffpolicy.datasets.replay_buffer import ReplayBuffer
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.frames import ZarrFrames
 from diffpolicy.datasets.zarr_layout import ZarrArchive
 
 LOW = ("keypoint", "reward", "state")
@@ -91,12 +92,27 @@ def test_big_endian_is_read_into_native_order(tmp_path):
     np.testing.assert_array_equal(x, [0, 1, 2, 3])
 
 
-def test_unknown_keys_name_the_near_ones(tmp_path, arrays, write_published):
+@pytest.mark.parametrize("name", ["d.zarr", "d.zarr.zip"])
+def test_unknown_keys_name_the_close_ones(tmp_path, arrays, write_published, pack, name):
     path = write_published(tmp_path / "d.zarr", arrays)
-    with pytest.raises(KeyError, match=r"'keypoints'.*Did you mean 'keypoint'.*img, keypoint, reward, state"):
+    if name.endswith(".zip"):
+        path = pack(path, tmp_path / name, "folder/d.zarr/")
+    close = r"unknown key 'keypoints' \(did you mean 'keypoint'\?\); choose from img, keypoint, reward, state"
+    with pytest.raises(KeyError, match=close):
         ReplayBuffer.open(path, keys=["keypoints"])
+    with pytest.raises(KeyError, match=r"did you mean 'state'"):
+        ZarrFrames(path, {"eye": "stat"})
+    with ZarrArchive(path) as archive, pytest.raises(KeyError, match=r"'data/stat' \(did you mean 'data/state'"):
+        archive.shape("data/stat")
     with pytest.raises(TypeError, match=r"\['state'\]"):
         ReplayBuffer.open(path, keys="state")
+
+
+def test_damage_in_a_zip_that_nothing_was_read_from(tmp_path, arrays, write_published, pack):
+    path = write_published(tmp_path / "d.zarr", arrays)
+    (path / "meta/episode_ends/.zarray").write_bytes(b"[1]")
+    with pytest.raises(ValueError, match=r"d\.zip: meta/episode_ends/\.zarray is damaged \(it holds no JSON object"):
+        ReplayBuffer.open(pack(path, tmp_path / "d.zip"))
 
 
 # --- missing and broken
@@ -109,7 +125,9 @@ def test_a_missing_chunk_is_no_zeros(tmp_path, arrays, write_published, pack, zi
     (path / "data/state" / chunk).unlink()
     if zipped:
         path = pack(path, tmp_path / "d.zip", "name.zarr/")
-    with pytest.raises(ValueError, match=rf"data/state of .*5 chunk files 4 .*data/state/{chunk} \(frames 7 to 13\)"):
+    with pytest.raises(
+        ValueError, match=rf"data/state has 4 of 5 chunk files, and lacks data/state/{chunk} \(frames 7 to 13\)"
+    ):
         ReplayBuffer.open(path)
     check(ReplayBuffer.open(path, keys=["keypoint"]), arrays, ["keypoint"])
 
@@ -121,7 +139,7 @@ def test_a_missing_chunk_of_a_saved_buffer(tmp_path, pack, name):
     path = tmp_path / name
     if name.endswith(".zip"):
         pack(tmp_path / "x.zarr", path)
-    with pytest.raises(ValueError, match=r"data/x/c/0/0.*would read them as zeros.*Download or copy"):
+    with pytest.raises(ValueError, match=r"lacks data/x/c/0/0.*download or copy"):
         ReplayBuffer.open(path)
 
 
@@ -129,7 +147,7 @@ def test_chunks_left_out_as_empty_are_named_with_the_cure(tmp_path):
     root = zarr.create_group(tmp_path / "d.zarr")
     root.create_array("data/x", data=np.zeros(4), chunks=(4,))
     root.create_array("meta/episode_ends", data=np.array([4]), chunks=(1,))
-    with pytest.raises(ValueError, match=r"write_empty_chunks=True.*ReplayBuffer.save"):
+    with pytest.raises(ValueError, match=r"lacks data/x/c/0.*write_empty_chunks=True"):
         ReplayBuffer.open(tmp_path / "d.zarr")
 
 
@@ -138,7 +156,7 @@ def test_an_absurd_shape_is_refused_at_once(tmp_path, arrays, write_published):
     metadata = json.loads((path / "meta/episode_ends/.zarray").read_text())
     metadata["shape"] = [10**15]
     (path / "meta/episode_ends/.zarray").write_text(json.dumps(metadata))
-    with pytest.raises(ValueError, match=r"meta/episode_ends.*missing"):
+    with pytest.raises(ValueError, match=r"meta/episode_ends has 1 of .*lacks"):
         ReplayBuffer.open(path)
 
 
@@ -158,7 +176,7 @@ def test_truncated_chunks(tmp_path, arrays, write_published, codec, keep):
     chunk = path / "data/state/2.0"
     content = chunk.read_bytes()
     chunk.write_bytes(content[: int(keep * len(content)) if keep == 0.5 else keep])
-    with pytest.raises(ValueError, match=r"data/state.*(data/state/2.0|frames 14 to 20).*(truncated|damaged)"):
+    with pytest.raises(ValueError, match=r"state/2.0 .*truncated|state is damaged: frames 14 to 20"):
         ReplayBuffer.open(path)
 
 
@@ -195,14 +213,14 @@ def test_flipped_bits_in_a_zip_are_noticed(tmp_path):
     content = bytearray((tmp_path / "x.zarr.zip").read_bytes())
     content[content.index(b"data/x/c/0/0") + 300] ^= 4
     (tmp_path / "x.zarr.zip").write_bytes(content)
-    with pytest.raises(ValueError, match=r"data/x of .*x\.zarr\.zip cannot be decoded in frames 0 to 49"):
+    with pytest.raises(ValueError, match=r"x\.zarr\.zip: data/x is damaged: frames 0 to 49 cannot be decoded"):
         ReplayBuffer.open(tmp_path / "x.zarr.zip")
 
 
 def test_a_truncated_zip(tmp_path, arrays, write_published, pack):
     path = pack(write_published(tmp_path / "d.zarr", arrays), tmp_path / "d.zip")
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(ValueError, match=r"d.zip.*nor a whole zip file.*do it again"):
+    with pytest.raises(ValueError, match=r"d.zip.*nor a whole zip file.*copy the data set again"):
         ReplayBuffer.open(path)
 
 
@@ -225,7 +243,7 @@ def test_places_that_hold_no_buffer(tmp_path, arrays, write_published, pack):
         ReplayBuffer.open(pack(tmp_path / "photos", tmp_path / "photos.zip"))
     write_published(tmp_path / "two/a.zarr", arrays)
     write_published(tmp_path / "two/b.zarr", arrays)
-    with pytest.raises(ValueError, match=r"several data sets: a.zarr/, b.zarr/"):
+    with pytest.raises(ValueError, match=r"several data sets, a.zarr/, b.zarr/"):
         ReplayBuffer.open(pack(tmp_path / "two", tmp_path / "two.zip"))
 
 
@@ -239,7 +257,7 @@ def test_only_images_must_be_named(tmp_path, arrays, write_published):
 def test_images_are_whole_numbers_to_255(tmp_path, arrays, write_published, value):
     arrays["data/img"][17, 2, 3, 1] = value
     path = write_published(tmp_path / "d.zarr", arrays)
-    with pytest.raises(ValueError, match=r"d\.zarr: 'img'.*frame 17.*store images as uint8"):
+    with pytest.raises(ValueError, match=r"d\.zarr: 'img'.*frame 17.*whole numbers from 0 to 255"):
         ReplayBuffer.open(path, keys=["img"])
 
 
@@ -254,7 +272,7 @@ def test_checks_of_the_content_name_the_file(tmp_path, arrays, write_published):
         ReplayBuffer.open(path, keys=["img"])
     arrays["meta/episode_ends"] = np.array([13.0, 30.0])
     path = write_published(tmp_path / "float.zarr", arrays)
-    with pytest.raises(TypeError, match=r"float\.zarr: episode_ends must be integers, got dtype float64"):
+    with pytest.raises(TypeError, match=r"float\.zarr: episode_ends of dtype float64; expected integers"):
         ReplayBuffer.open(path)
 
 
@@ -326,5 +344,5 @@ def test_slabs_join_to_the_whole(tmp_path, arrays, write_published, monkeypatch)
         slabs = list(archive.slabs("data/img"))
         assert [len(s) for s in slabs] == [7, 7, 7, 7, 2]
         np.testing.assert_array_equal(np.concatenate(slabs), arrays["data/img"])
-        with pytest.raises(KeyError, match=r"'data/stat'.*Did you mean 'data/state'"):
+        with pytest.raises(KeyError, match=r"'data/stat'.*did you mean 'data/state'"):
             archive.array("data/stat")

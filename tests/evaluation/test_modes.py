@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from diffpolicy.datasets.shipped import open_shipped
+from diffpolicy.datasets.sources.shipped import open_shipped
 from diffpolicy.evaluation import compare_modes, mode_fractions, total_variation
 
 

@@ -6,14 +6,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from diffpolicy.datasets import load_pusht
+from diffpolicy.config import DatasetConfig, ObservationConfig, RunConfig
+from diffpolicy.datasets import load_demonstrations
 
 
 @pytest.mark.parametrize(("mode", "tolerance"), [("keypoints", 0.05), ("corners", 1e-3), ("state", 1e-3)])
 def test_recorded_and_simulated_observations_agree(mode, tolerance):
     if "DIFFPOLICY_DATA" not in os.environ:
         pytest.skip("needs the Push-T demonstrations: set DIFFPOLICY_DATA to the folder that holds pusht/")
-    observed, states = load_pusht(mode)["obs"], load_pusht("state")["obs"]
+    data = DatasetConfig(name="pusht")
+    configs = [RunConfig(dataset=data, observation=ObservationConfig(one)) for one in (mode, "state")]
+    observed, states = (load_demonstrations(config)["obs"] for config in configs)
     env = gym.make("diffpolicy/PushT-v0", obs_mode=mode)
     for frame in range(0, len(states), 2500):
         # The reset's own physics step may push the two apart where they touch: compare where nothing moved.

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffpolicy.checkpoint import CheckpointError
 from diffpolicy.config.commands import GalleryConfig
-from diffpolicy.datasets.mnist import Digits
+from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.gallery import EXHIBITS, digits, draw, draw_gallery
 from diffpolicy.gallery.learn import learn, mlp, points
 from diffpolicy.gallery.style import Settings
@@ -22,7 +22,7 @@ def bars(split, root=None):
     levels = torch.zeros(40, 1, 32, 32, dtype=torch.uint8)
     for i, label in enumerate(labels.tolist()):
         levels[i, :, 2 + 3 * label : 4 + 3 * label, 4:28] = 255
-    return Digits(levels, labels)
+    return LabeledImages(levels, labels)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diffpolicy import checkpoint
-from diffpolicy.datasets.mnist import Digits, from_levels, load_mnist
+from diffpolicy.datasets.images import LabeledImages, from_levels
+from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.images.classifier import (
     TRAINING,
     augment,
@@ -27,7 +28,7 @@ SHORT = dataclasses.replace(TRAINING, steps=4, batch_size=8, warmup_steps=1)
 def _noise(n=20, seed=0):
     generator = torch.Generator().manual_seed(seed)
     levels = torch.randint(0, 256, (n, 1, 32, 32), generator=generator, dtype=torch.uint8)
-    return Digits(levels, torch.arange(n) % 10)
+    return LabeledImages(levels, torch.arange(n) % 10)
 
 
 def _train(run_dir, **options):
@@ -48,7 +49,7 @@ def mnist():
 def test_a_minute_of_training_in_seconds(mnist, tmp_path):
     """80 of the 2400 steps, with which the classifier reads most digits already."""
     train, test = mnist
-    test = Digits(test.levels[:1000], test.labels[:1000])
+    test = LabeledImages(test.levels[:1000], test.labels[:1000])
     training = dataclasses.replace(TRAINING, steps=80, batch_size=128, warmup_steps=10)
     path = train_classifier(tmp_path / "run", train, test, training=training, speed="float32", progress=False)
     logits, features = logits_and_features(load_classifier(path), from_levels(test.levels))

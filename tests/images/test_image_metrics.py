@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from scipy import stats
 
-from diffpolicy.datasets.mnist import Digits
+from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.images.metrics import (
     Reference,
     accuracy,
@@ -192,7 +192,7 @@ def _bars(per_class, seed):
     ends = torch.randint(10, 32, (len(labels),), generator=generator)
     for image, label, end in zip(levels, labels, ends, strict=True):
         image[0, 3 * label : 3 * label + 3, :end] += 150
-    return Digits(levels.to(torch.uint8), labels)
+    return LabeledImages(levels.to(torch.uint8), labels)
 
 
 def test_assess_tells_good_digits_from_wrong_pale_and_repeated_ones(judge):

@@ -8,7 +8,7 @@ import pytest
 import benchmark_images
 from diffpolicy import checkpoint
 from diffpolicy.datasets import data_root
-from diffpolicy.datasets.mnist import load_mnist
+from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.images.classifier import train_classifier
 from diffpolicy.training import TrainConfig
 from image_benchmark.cells import Cell

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffpolicy.datasets.mnist import LEVEL, Digits, from_levels, to_levels
+from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels, to_levels
 from diffpolicy.generative.paths import LinearPath
 from diffpolicy.images import build_generator
 from diffpolicy.images.density import bits_per_dimension, to_bits
@@ -113,7 +113,7 @@ def test_bits_of_a_gaussian_by_the_flow_and_by_the_bound():
     configure(generator, "DDIM", 5)  # how it samples is no part of what it finds probable
     before = generator.method.sampler
     pixels = m + s * torch.randn(10, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    digits = Digits(to_levels(pixels), torch.arange(10))
+    digits = LabeledImages(to_levels(pixels), torch.arange(10))
     found = bits_per_dimension(generator, digits, steps=40, probes=2, indices=300)
     assert generator.method.sampler == before
     entropy = (0.5 * math.log(2 * math.pi * math.e * s**2) - math.log(LEVEL)) / math.log(2)

@@ -20,8 +20,12 @@ from zarr.codecs import ZstdCodec
 
 from benchmarks.paired import ratio, seconds
 from benchmarks.train_step import chosen_speed, optimisation
-from diffpolicy.datasets import ReplayBuffer, resolve
-from diffpolicy.datasets.streaming import ImageWindows, WindowStream
+from diffpolicy.datasets import ReplayBuffer
+from diffpolicy.datasets.downloads import resolve
+from diffpolicy.datasets.frames import ZarrFrames
+from diffpolicy.datasets.image_windows import ImageWindows
+from diffpolicy.datasets.sources.pusht import PUSHT
+from diffpolicy.datasets.streaming import WindowStream
 from diffpolicy.nets import ImageEncoder
 from diffpolicy.policies import ModelSpec
 from diffpolicy.policies.encoders import EncodedModel
@@ -66,15 +70,14 @@ def _write(path: Path, frames: int, seed: int) -> None:
 
 
 def _windows(path: Path) -> ImageWindows:
-    return ImageWindows(
-        ReplayBuffer.open(path, ["state", "action"]), path, {"image": "img"}, ["state"], "action", *HORIZONS
-    )
+    frames = ZarrFrames(path, {"image": "img"})
+    return ImageWindows(ReplayBuffer.open(path, ["state", "action"]), frames, ["state"], "action", *HORIZONS)
 
 
 def _peak(path: Path) -> dict[str, float]:
     """MiB of this process at the most, and what the loader says its images take."""
     with _windows(path) as windows, WindowStream(windows, BATCH, 0) as stream:
-        pools = (stream.pool_bytes // windows.frame_bytes) * POOLS
+        pools = (stream.pool_bytes // windows.frames.frame_bytes) * POOLS
         for step in range(pools // BATCH):
             stream[step]
         stated = stream.memory_bytes / 2**20
@@ -129,7 +132,7 @@ def _throughput(path: Path, rounds: int, seed: int) -> dict[str, Any]:
         learner, loss = EncodedModel(head, {"image": encoder}), EncodedModel.loss
         speed = chosen_speed(learner, loss, batch)
         train = optimisation(learner, loss, batch, speed)
-        count = 2 * stream.pool_bytes // windows.frame_bytes  # of every pool as much as comes to be decoded
+        count = 2 * stream.pool_bytes // windows.frames.frame_bytes  # of every pool as much as comes to be decoded
         load = _batches(stream, count)
         turns = [(seconds(train, STEPS) / BATCH, seconds(load, 1) / count) for _ in range(rounds + 1)][1:]
     eaten, fed = (1 / np.array(of) for of in zip(*turns, strict=True))
@@ -144,7 +147,7 @@ def _recordings(folder: Path, seed: int) -> Iterator[tuple[str, Path]]:
         ReplayBuffer(noise, ends).save(folder / "noise.zarr")
         yield "noise, uint8", folder / "noise.zarr"
         return
-    published = resolve("pusht")
+    published = resolve(PUSHT)
     ReplayBuffer.open(published, ["img", "state", "action"]).save(folder / "pusht.zarr")
     yield "Push-T, uint8", folder / "pusht.zarr"
     yield "Push-T, published float32", published

@@ -14,11 +14,9 @@ from comparison.plan import Measurement, Run
 from comparison.store import Result, compact, digest
 from comparison.timing import chunk_seconds
 from diffpolicy import checkpoint
-from diffpolicy.api import _dataset
 from diffpolicy.config import RunConfig, effective, load_config
 from diffpolicy.config.commands import EvaluateConfig
-from diffpolicy.datasets import select_episodes
-from diffpolicy.datasets.build import load_buffer
+from diffpolicy.datasets import load_demonstrations, select_episodes
 from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED
 from diffpolicy.training.logging import read_metrics
 from diffpolicy.util.errors import require
@@ -96,7 +94,7 @@ def protocol(config: EvaluateConfig) -> str:
 def _demonstrations(config: RunConfig) -> dict[str, int]:
     """How many demonstrations were trained on and held out."""
     data = config.dataset
-    count = load_buffer(_dataset(config), config.data_root).n_episodes
+    count = load_demonstrations(config).n_episodes
     chosen, held_out = select_episodes(count, data.episodes, data.seed, data.validation)
     return {"trained": len(chosen), "held_out": len(held_out)}
 

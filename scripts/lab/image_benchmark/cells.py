@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from diffpolicy.datasets.mnist import CLASSES
+from diffpolicy.datasets.sources.mnist import CLASSES
 from diffpolicy.images.drawing import draw_images
 from diffpolicy.images.generator import ImageGenerator
 from diffpolicy.images.metrics import Reference, assess, pooled

@@ -1,3 +1,5 @@
+"""Push-T: what is recorded, what is observed of it, and the two symmetries that change it."""
+
 import os
 from pathlib import Path
 
@@ -6,13 +8,40 @@ import numpy as np
 import pytest
 import torch
 
-from diffpolicy.datasets.build import DatasetConfig, load_windows, open_batches
-from diffpolicy.datasets.downloads import PUSHT, check_digest
-from diffpolicy.datasets.pusht import CORNERS, GOAL, align, block_corners, load_pusht, mirror
-from diffpolicy.datasets.replay_buffer import ReplayBuffer
+from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.downloads import check_digest
+from diffpolicy.datasets.load import load_demonstrations, load_windows, open_batches
+from diffpolicy.datasets.sources import pusht
+from diffpolicy.datasets.sources.pusht import CORNERS, GOAL, PUSHT, Align, Mirror, block_corners
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.datasets.zarr_layout import ZarrArchive
 from diffpolicy.envs.tee import GOAL_POSE
+
+
+def config(mode="keypoints", transforms=(), **settings):
+    pixels = mode == "pixels"
+    observation = ObservationConfig(mode, ["agent" if pixels else "obs"], ["image"] if pixels else [])
+    return RunConfig(
+        observation=observation, dataset=DatasetConfig(name="pusht", transforms=list(transforms), **settings)
+    )
+
+
+def load(mode, *transforms):
+    """All demonstrations, relabeled."""
+    return load_demonstrations(config(mode, transforms))
+
+
+def mirrored(mode, *transforms):
+    """The mirror images of all demonstrations."""
+    source = pusht.HumanPushT(DatasetConfig(name="pusht", time_to_success=1.0), ObservationConfig(mode))
+    frames = source.recorded()
+    if transforms:
+        align = Align()
+        align.fit(frames)
+        frames = align.apply(frames)
+    return source.observed(Mirror().apply(frames))
+
 
 # The data set's nine points in the block's frame, px.
 KEYPOINTS = np.array(
@@ -59,7 +88,7 @@ def test_images_have_the_published_form(published):
 
 @pytest.mark.parametrize(("obs", "size"), [("keypoints", 20), ("corners", 18), ("state", 5)])
 def test_observations(published, obs, size):
-    buffer = load_pusht(obs)
+    buffer = load(obs)
     raw = ReplayBuffer.open(published)
     assert buffer.keys() == ["obs", "action"]
     assert buffer["obs"].shape == (25650, size) and buffer["obs"].dtype == np.float32
@@ -94,31 +123,59 @@ def test_corners_in_their_order():
     assert block_corners(np.zeros((4, 3), np.float32)).dtype == np.float32
 
 
-def test_mirror_is_the_reflection_in_the_goals_axis():
-    """Against the definition: reflect the corners in x + y = 512, where the T's two sides change places."""
+@pytest.fixture
+def frames():
+    """Two episodes of 3 and 4 frames anywhere, with points fixed to the block."""
     rng = np.random.default_rng(0)
-    agent, pose = rng.uniform(0, 512, (6, 2)), np.column_stack([rng.uniform(0, 512, (6, 2)), rng.uniform(0, 6, 6)])
-    points = block_corners(pose)[:, [0, 3, 4]]
-    image = rng.integers(0, 256, (6, 96, 96, 3)).astype(np.uint8)
-    frames = {"state": np.hstack([agent, pose]), "action": agent, "keypoint": points, "img": image}
-    seen = mirror(frames)
-    np.testing.assert_allclose(seen["action"], 512 - agent[:, ::-1])
-    np.testing.assert_array_equal(seen["state"][:, :2], seen["action"])
+    agent, pose = rng.uniform(0, 512, (7, 2)), np.column_stack([rng.uniform(0, 512, (7, 2)), rng.uniform(0, 6, 7)])
+    arrays = {"state": np.hstack([agent, pose]), "action": rng.uniform(0, 512, (7, 2))}
+    return ReplayBuffer({**arrays, "keypoint": block_corners(pose)[:, [0, 3, 4]]}, np.array([3, 7]))
+
+
+def assert_close(one, other):
+    assert one.keys() == other.keys()
+    for name in one.keys():  # noqa: SIM118
+        np.testing.assert_allclose(one[name], other[name], atol=1e-9)
+
+
+def test_mirror_is_the_reflection_in_the_goals_axis(frames):
+    """Against the definition: reflect the corners in x + y = 512, where the T's two sides change places."""
+    seen = Mirror().apply(frames)
+    np.testing.assert_allclose(seen["action"], 512 - frames["action"][:, ::-1])
+    np.testing.assert_array_equal(seen["state"][:, :2], 512 - frames["state"][:, 1::-1])
     other_side = [1, 0, 7, 6, 5, 4, 3, 2]
-    reflected = 512 - block_corners(pose)[:, other_side][..., ::-1]
+    reflected = 512 - block_corners(frames["state"][:, 2:])[:, other_side][..., ::-1]
     np.testing.assert_allclose(block_corners(seen["state"][:, 2:]), reflected, atol=1e-9)
     np.testing.assert_allclose(seen["keypoint"], reflected[:, [0, 3, 4]], atol=1e-9)
-    np.testing.assert_array_equal(seen["img"][:, 95 - 30, 95 - 20], image[:, 20, 30])  # row y, column x
-    goal = np.array([[0, 0, 256, 256, np.pi / 4]])
-    np.testing.assert_allclose(mirror({"state": goal})["state"][0, 2:], goal[0, 2:])
-    again = mirror(seen)
-    for name, values in frames.items():
-        np.testing.assert_allclose(again[name], values, atol=1e-9)
+    goal = ReplayBuffer({"state": np.array([[0, 0, 256, 256, np.pi / 4]])}, np.array([1]))
+    np.testing.assert_allclose(Mirror().apply(goal)["state"][0, 2:], goal["state"][0, 2:])
+    assert_close(Mirror().apply(seen), frames)
+    assert_close(Mirror().undo(seen), frames)
+
+
+def test_mirrored_windows_are_mirrored_frames_and_mirror_back():
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 256, (6, 1, 96, 96, 3)).astype(np.uint8))
+    agent = torch.from_numpy(rng.uniform(0, 512, (6, 1, 2)))
+    batch = {"obs": agent, "action": agent.repeat(1, 4, 1), "image": image, "weight": torch.ones(6)}
+    chosen = torch.tensor([True, False, True, False, False, True])
+    seen = Mirror().change(batch, chosen)
+    assert torch.equal(seen["image"][chosen][:, 0, 95 - 30, 95 - 20], image[chosen][:, 0, 20, 30])  # row y, column x
+    assert torch.equal(seen["action"][chosen], 512 - batch["action"][chosen].flip(-1))
+    for name, values in batch.items():
+        assert torch.equal(seen[name][~chosen], values[~chosen])
+        torch.testing.assert_close(Mirror().change(seen, chosen)[name], values)
+
+
+def test_neither_is_applied_when_acting():
+    assert not Mirror.acts and not Align.acts
+    assert Mirror.adds and not Align.adds
+    assert not Mirror.general and not Align.general
 
 
 def test_mirror_images_are_demonstrations_too(published):
     """Acted out in the environment they take the block where they say; only the walls differ, by a pixel."""
-    state = load_pusht("state", mirrored=True)
+    state = mirrored("state")
     env = gym.make("diffpolicy.envs:diffpolicy/PushT-v0", obs_mode="state", max_episode_steps=10_000)
     for episode in state.episode_slices()[:40:10]:
         obs, _ = env.reset(options={"state": state["obs"][episode][0]})
@@ -127,16 +184,10 @@ def test_mirror_images_are_demonstrations_too(published):
         np.testing.assert_allclose(obs[2:4], state["obs"][episode][-1, 2:4], atol=0.1)
 
 
-def test_aligning_moves_each_episode_as_one_rigid_body():
-    rng = np.random.default_rng(0)
-    agent, pose = rng.uniform(0, 512, (7, 2)), np.column_stack([rng.uniform(0, 512, (7, 2)), rng.uniform(0, 6, 7)])
-    frames = {
-        "state": np.hstack([agent, pose]),
-        "action": rng.uniform(0, 512, (7, 2)),
-        "keypoint": block_corners(pose)[:, [0, 3, 4]],
-    }
-    ends = np.array([3, 7])
-    moved = align(frames, ends)
+def test_aligning_moves_each_episode_as_one_rigid_body(frames):
+    align, ends = Align(), np.array([3, 7])
+    align.fit(frames)
+    moved = align.apply(frames)
     last = moved["state"][ends - 1]
     np.testing.assert_allclose(last[:, 2:], np.tile(GOAL, (2, 1)))
     np.testing.assert_allclose(moved["keypoint"], block_corners(moved["state"][:, 2:])[:, [0, 3, 4]], atol=1e-9)
@@ -153,45 +204,46 @@ def test_aligning_moves_each_episode_as_one_rigid_body():
             for seen in (moved, frames)
         ]
         np.testing.assert_allclose(*turned)  # a mirror image has the other sign
-    again = align(moved, ends)
-    for name, values in moved.items():
-        np.testing.assert_allclose(again[name], values, atol=1e-9)
+    assert_close(align.undo(moved), frames)
+    again = Align()
+    again.fit(moved)
+    assert_close(again.apply(moved), moved)
 
 
 def test_aligned_demonstrations_finish_what_people_left(published):
     """Acted out in the environment: as recorded hardly one reaches a coverage of 0.95, aligned nearly all do."""
     env = gym.make("diffpolicy.envs:diffpolicy/PushT-v0", obs_mode="state", max_episode_steps=10_000)
     successes = {}
-    for aligned in (False, True):
-        state = load_pusht("state", aligned=aligned)
-        successes[aligned] = 0
+    for transforms in ((), ("align",)):
+        state = load("state", *transforms)
+        successes[transforms] = 0
         for episode in state.episode_slices()[:200:10]:
             env.reset(options={"state": state["obs"][episode][0]})
             ended = [env.step(action)[2] for action in state["action"][episode]]
-            successes[aligned] += any(ended)
-    assert successes[False] <= 2 and successes[True] >= 18, successes
+            successes[transforms] += any(ended)
+    assert successes[()] <= 2 and successes["align",] >= 18, successes
 
 
 @pytest.mark.parametrize(("obs", "block"), [("keypoints", slice(18)), ("corners", slice(16)), ("state", slice(2, 5))])
 def test_aligned_whatever_is_observed(published, obs, block):
     """All demonstrations end with the block in one place, the mirrored ones too where its points are symmetric."""
-    windows = load_windows(DatasetConfig(obs=obs, episodes=20, mirror=True, align=True), 16, 2, 8)
-    ends = load_pusht(obs, aligned=True).episode_ends
-    last = load_pusht(obs, aligned=True)["obs"][ends - 1, block]
+    windows = load_windows(config(obs, ["align", "mirror"], episodes=20))
+    aligned = load(obs, "align")
+    ends = aligned.episode_ends
+    last = aligned["obs"][ends - 1, block]
     assert np.ptp(last, axis=0).max() < (1.0 if obs == "keypoints" else 1e-3)  # some recorded keypoints lag behind
     if obs == "state":
         np.testing.assert_allclose(last[0], GOAL, atol=1e-5)
-        mirrored = load_pusht(obs, mirrored=True, aligned=True)["obs"][ends - 1, block]
-        np.testing.assert_allclose(mirrored, last, atol=1e-4)
-    plain = load_windows(DatasetConfig(obs=obs, episodes=20, mirror=True), 16, 2, 8)
+        np.testing.assert_allclose(mirrored(obs, "align")["obs"][ends - 1, block], last, atol=1e-4)
+    plain = load_windows(config(obs, ["mirror"], episodes=20))
     assert len(windows.train) == len(plain.train)
     seen, recorded = (np.unique(w.train.all_obs()[:, block].round(decimals=2), axis=0) for w in (windows, plain))
-    frames = {tuple(row) for row in seen.tolist()} & {tuple(row) for row in last.round(2).tolist()}
-    assert frames and not frames & {tuple(row) for row in recorded.tolist()}  # the goal is seen where it is aligned
+    found = {tuple(row) for row in seen.tolist()} & {tuple(row) for row in last.round(2).tolist()}
+    assert found and not found & {tuple(row) for row in recorded.tolist()}  # the goal is seen where it is aligned
 
 
-def test_aligning_leaves_the_weights_by_pace_alone(published):
-    aligned, plain = (load_windows(DatasetConfig(episodes=9, pace=1.0, align=how), 16, 2, 8) for how in (True, False))
+def test_aligning_leaves_the_time_to_success_weights_alone(published):
+    aligned, plain = (load_windows(config(transforms=t, episodes=9, time_to_success=1.0)) for t in (["align"], []))
     batch = torch.arange(len(plain.train))
     assert torch.equal(aligned.train.batch(batch)["weight"], plain.train.batch(batch)["weight"])
     assert plain.train.batch(batch)["weight"].std() > 0.1
@@ -206,38 +258,42 @@ def test_the_goal_and_the_corners_are_the_environments():
 
 
 def test_mirrored_angles_are_observed_ones(published):
-    angles = load_pusht("state", mirrored=True)["obs"][:, 4]
+    angles = mirrored("state")["obs"][:, 4]
     assert angles.min() >= 0 and angles.max() < 2 * np.pi + 1e-6
 
 
-def test_images_cannot_be_aligned():
-    for obs in ("pixels", "agent"):
-        with pytest.raises(ValueError, match=r"cannot be aligned.*dataset\.align=false"):
-            load_pusht(obs, aligned=True)
-    with pytest.raises(ValueError, match=r"only Push-T's goal is known.*dataset\.align=false"):
-        load_windows(DatasetConfig(name="detour", align=True), 16, 2, 8)
+def test_images_cannot_be_aligned(published):
+    with pytest.raises(ValueError, match=r"\['align'\]: 'align' cannot change images; observe vectors alone"):
+        load_windows(config("pixels", ["align"]))
+    other = RunConfig(dataset=DatasetConfig(name="detour", transforms=["align"]))
+    with pytest.raises(ValueError, match=r"'align' does not suit dataset\.name=detour; expected none"):
+        load_windows(other)
 
 
 def test_mirror_images_of_the_training_episodes_alone(published):
-    plain, mirrored = (load_windows(DatasetConfig(episodes=5, mirror=how), 16, 2, 8) for how in (False, True))
-    assert len(mirrored.train) == 2 * len(plain.train)
-    assert len(mirrored.validation) == len(plain.validation)
-    torch.testing.assert_close(
-        mirrored.train.all_actions()[: len(plain.train.all_actions())], plain.train.all_actions()
-    )
+    plain, both = (load_windows(config(transforms=t, episodes=5)) for t in ([], ["mirror"]))
+    assert len(both.train) == 2 * len(plain.train)
+    assert len(both.validation) == len(plain.validation)
+    assert both.digest == plain.digest  # the data are the same, the settings differ
+    torch.testing.assert_close(both.train.all_actions()[: len(plain.train.all_actions())], plain.train.all_actions())
 
 
 def test_windows_of_the_demonstrations(published):
-    buffer = load_pusht("keypoints")
+    buffer = load("keypoints")
     windows = WindowDataset(buffer, ["obs"], "action", horizon=16, obs_horizon=2, action_horizon=8)
     assert len(windows) == sum(n - 16 + 1 + 7 + 1 for n in buffer.episode_lengths) == 24208
 
 
-def test_an_unknown_kind_of_observation():
+def test_modes():
     with pytest.raises(
-        ValueError, match=r"'keypoint'.*Did you mean 'keypoints'.*agent, corners, keypoints, pixels, state"
+        ValueError, match=r"'keypoint' \(did you mean 'keypoints'\?\).*keypoints, corners, state, pixels"
     ):
-        load_pusht("keypoint")
+        load("keypoint")
+    source = pusht.HumanPushT(DatasetConfig(name="pusht"), ObservationConfig())
+    assert source.mode == "keypoints" and source.rate == 10
+    no_images = RunConfig(dataset=DatasetConfig(name="pusht"), observation=ObservationConfig("pixels", ["agent"]))
+    with pytest.raises(ValueError, match=r"images=\[\]; expected \['image'\] with observation\.mode=pixels"):
+        pusht.HumanPushT(no_images.dataset, no_images.observation).frames()
 
 
 def test_other_data_under_the_name_are_refused_and_kept(tmp_path):
@@ -246,38 +302,17 @@ def test_other_data_under_the_name_are_refused_and_kept(tmp_path):
     data = {"state": rng.normal(size=(9, 5)), "action": rng.normal(size=(9, 2))}
     ReplayBuffer(data, np.array([9])).save(path)
     with pytest.raises(ValueError, match=r"data/state of .*is not the published array.*move it away"):
-        load_pusht("state", root=tmp_path)
+        load_windows(
+            RunConfig(
+                dataset=DatasetConfig(name="pusht"), observation=ObservationConfig("state"), data_root=str(tmp_path)
+            )
+        )
     assert path.exists()
 
 
-def test_pixels(tmp_path, monkeypatch):
-    """The form of the pixel observations, on a data set small enough; its digests are taken as published."""
-    rng = np.random.default_rng(0)
-    data = {
-        "img": rng.integers(0, 256, (9, 96, 96, 3)).astype(np.uint8),
-        "state": rng.normal(size=(9, 5)).astype(np.float32),
-        "action": rng.normal(size=(9, 2)).astype(np.float32),
-    }
-    ReplayBuffer(data, np.array([4, 9])).save(tmp_path / PUSHT.folder)
-    checked = []
-    monkeypatch.setattr("diffpolicy.datasets.pusht.check_digest", lambda _, name, *__: checked.append(name))
-    buffer = load_pusht("pixels", root=tmp_path)
-    assert checked == ["data/img", "data/state", "data/action", "meta/episode_ends"]
-    assert buffer.keys() == ["image", "agent", "action"]
-    np.testing.assert_array_equal(buffer["image"], data["img"])
-    np.testing.assert_array_equal(buffer["agent"], data["state"][:, :2])
-    checked.clear()
-    windows = load_windows(
-        DatasetConfig(obs="pixels", obs_keys=["agent"], validation=0), 3, 1, 2, str(tmp_path)
-    ).train
-    assert sorted(checked) == ["data/action", "data/img", "data/state", "meta/episode_ends"]
-    assert windows.image_shapes == {"image": (96, 96, 3)} and windows.obs_dim == 2
-    batch = windows.batch(torch.arange(len(windows)))
-    np.testing.assert_array_equal(batch["image"][:, 0], data["img"][[0, 1, 2, 4, 5, 6, 7]])
-    np.testing.assert_array_equal(batch["obs"][:, 0], data["state"][[0, 1, 2, 4, 5, 6, 7], :2])
-
-
-def test_half_of_the_windows_with_images_are_mirrored(tmp_path, monkeypatch):
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A data set in the form of the published one, whose digests are taken as right, and the digests asked for."""
     rng = np.random.default_rng(0)
     data = {
         "img": rng.integers(0, 256, (9, 96, 96, 3)).astype(np.uint8),
@@ -285,30 +320,52 @@ def test_half_of_the_windows_with_images_are_mirrored(tmp_path, monkeypatch):
         "action": rng.uniform(0, 512, (9, 2)).astype(np.float32),
     }
     ReplayBuffer(data, np.array([4, 9])).save(tmp_path / PUSHT.folder)
-    monkeypatch.setattr("diffpolicy.datasets.pusht.check_digest", lambda *_: None)
-    config = DatasetConfig(obs="pixels", obs_keys=["agent"], mirror=True, validation=0)
-    loaded = load_windows(config, 3, 1, 2, str(tmp_path))
-    with open_batches(loaded, 14, 0, config.stream) as at:
+    checked = []
+    monkeypatch.setattr(pusht, "check_digest", lambda _, name, *__: checked.append(name))
+    return data, checked
+
+
+def from_pixels(root, *transforms):
+    run = config("pixels", transforms, validation=0.0)
+    run.policy, run.data_root = PolicyConfig(1, 3, 2), str(root)
+    return load_windows(run)
+
+
+def test_pixels(small, tmp_path):
+    data, checked = small
+    windows = from_pixels(tmp_path).train
+    assert sorted(checked) == ["data/action", "data/img", "data/state", "meta/episode_ends"]  # the images once
+    assert windows.frames.shapes == {"image": (96, 96, 3)} and windows.obs_dim == 2
+    batch = windows.batch(torch.arange(len(windows)))
+    np.testing.assert_array_equal(batch["image"][:, 0], data["img"][[0, 1, 2, 4, 5, 6, 7]])
+    np.testing.assert_array_equal(batch["obs"][:, 0], data["state"][[0, 1, 2, 4, 5, 6, 7], :2])
+
+
+def test_half_of_the_windows_with_images_are_mirrored(small, tmp_path):
+    data, _ = small
+    loaded = from_pixels(tmp_path, "mirror")
+    with open_batches(loaded, 14, 0, DatasetConfig().stream) as at:
         batch = at(0)
         again = at(1), at(0)
+    with open_batches(loaded := from_pixels(tmp_path, "mirror"), 14, 0, DatasetConfig().stream, (1, 2)) as at:
+        half = at(0)
     for name, values in batch.items():
         assert torch.equal(again[1][name], values)
-
-    def mirrored(of):
-        seen = mirror({"state": of["state"], "action": of["action"], "img": of["img"]})
-        return {"obs": seen["state"][:, :2], "action": seen["action"], "image": seen["img"]}
+        assert torch.equal(half[name], values[7:])
 
     plain = {"obs": data["state"][:, :2], "action": data["action"], "image": data["img"]}
-    kinds = (plain, mirrored(data))
+    windows = {name: torch.from_numpy(values)[:, None] for name, values in plain.items()}
+    seen = Mirror().change(windows, torch.ones(9, dtype=torch.bool))
+    kinds = (plain, {name: values[:, 0].numpy() for name, values in seen.items()})
     found = []
     for row in range(14):
         first = {name: values[row, 0].numpy() for name, values in batch.items()}
         is_it = [[all(np.allclose(kind[n][f], first[n]) for n in first) for f in range(9)] for kind in kinds]
-        assert np.sum(is_it) == 1  # one frame of one kind, in picture, numbers and action alike
+        assert np.sum(is_it) == 1  # one frame of one kind, in image, numbers and action alike
         found.append(int(np.any(is_it[1])))
     assert 2 <= sum(found) <= 12
-    # the normaliser knows both
-    seen = np.concatenate([kind["action"] for kind in kinds])
+    # the normalizer knows both
+    both = np.concatenate([kind["action"] for kind in kinds])
     low, high = loaded.normalizer.unnormalize("action", torch.tensor([[-1.0, -1.0], [1.0, 1.0]])).numpy()
-    np.testing.assert_allclose(low, seen.min(0), rtol=1e-5)
-    np.testing.assert_allclose(high, seen.max(0), rtol=1e-5)
+    np.testing.assert_allclose(low, both.min(0), rtol=1e-5)
+    np.testing.assert_allclose(high, both.max(0), rtol=1e-5)

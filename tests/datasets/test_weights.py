@@ -1,4 +1,4 @@
-"""Weights by pace: what they are on episodes whose paces are known, and how they reach the loss."""
+"""Time-to-success weights: what they are on episodes of known speed, and how they reach the loss."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffpolicy.datasets.build import DatasetConfig, load_windows
-from diffpolicy.datasets.downloads import PUSHT
-from diffpolicy.datasets.pace import pace_weights
-from diffpolicy.datasets.replay_buffer import ReplayBuffer
+from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.load import load_windows
+from diffpolicy.datasets.sources.pusht import PUSHT
+from diffpolicy.datasets.weights import time_to_success_weights
 
 
 def _walks(speeds):
@@ -23,7 +24,7 @@ def test_by_hand():
     """Two bins of distance, whose times left are known."""
     lengths = np.array([30, 30, 40])
     obs = torch.cat([torch.linspace(1, 0, n) for n in lengths])[:, None] + torch.tensor([[5.0]])
-    found = pace_weights(obs, lengths, 0.5)
+    found = time_to_success_weights(obs, lengths, 0.5)
     left = np.concatenate([np.arange(n)[::-1] for n in lengths])
     near = np.argsort(np.abs(obs[:, 0].numpy() - 5.0), kind="stable")
     wanted = np.empty(100)
@@ -36,7 +37,7 @@ def test_by_hand():
 
 def test_fast_walks_count_more_and_equal_ones_alike():
     obs, lengths = _walks([1.0, 1.0, 1.0, 2.0, 0.5])
-    of_walks = pace_weights(obs, np.array(lengths), 1.0).split(lengths)
+    of_walks = time_to_success_weights(obs, np.array(lengths), 1.0).split(lengths)
     begin = [weights[: len(weights) // 2].mean().item() for weights in of_walks]
     assert begin[4] < begin[0] < begin[3]
     assert begin[0] == pytest.approx(begin[1], rel=0.05)
@@ -46,39 +47,55 @@ def test_what_differs_in_the_end_hardly_counts():
     """The walker's own place is anywhere when the block lies where it should."""
     rng = np.random.default_rng(0)
     obs, lengths = _walks([1.0, 0.7, 1.3] * 4)
-    block = pace_weights(obs, np.array(lengths), 1.0)
+    block = time_to_success_weights(obs, np.array(lengths), 1.0)
     seen = obs.clone()
     seen[:, 0] += torch.from_numpy(rng.normal(0, 1e-3, len(obs))).float()
     seen[:, 1] = torch.from_numpy(rng.uniform(0, 1, len(obs))).float()
-    found = pace_weights(seen, np.array(lengths), 1.0)
+    found = time_to_success_weights(seen, np.array(lengths), 1.0)
     assert np.corrcoef(found, block)[0, 1] > 0.95
 
 
-def test_what_has_no_pace():
+def test_what_cannot_be_weighted():
     obs, lengths = _walks([4.0, 4.0])
-    with pytest.raises(ValueError, match="compares 50 frames of several episodes; given 30 in 2"):
-        pace_weights(obs, np.array(lengths), 1.0)
-    with pytest.raises(ValueError, match="given 60 in 1"):
-        pace_weights(*_walks([1.0]), 1.0)
-    with pytest.raises(ValueError, match=r"above 0.*given 0"):
-        pace_weights(obs, np.array(lengths), 0.0)
+    with pytest.raises(ValueError, match="30 frames in 2 episodes; expected 50 frames of several"):
+        time_to_success_weights(obs, np.array(lengths), 1.0)
+    with pytest.raises(ValueError, match="60 frames in 1 episodes"):
+        time_to_success_weights(*_walks([1.0]), 1.0)
+    with pytest.raises(ValueError, match=r"time_to_success=0.0; expected .*above 0"):
+        time_to_success_weights(obs, np.array(lengths), 0.0)
 
 
-def test_windows_carry_the_weight_of_their_frame_now(tmp_path):
+def own(path, images=(), **settings):
+    return RunConfig(
+        observation=ObservationConfig(images=list(images)),
+        dataset=DatasetConfig(name="zarr", path=str(path), **settings),
+        policy=PolicyConfig(3, 8, 4),
+    )
+
+
+@pytest.fixture
+def recording(tmp_path):
     rng = np.random.default_rng(0)
-    lengths = [90, 100, 110]
-    data = {"obs": rng.normal(size=(300, 3)), "action": rng.normal(size=(300, 2))}
-    ReplayBuffer(data, np.cumsum(lengths)).save(tmp_path / "own.zarr")
-    config = DatasetConfig(name="zarr", path=str(tmp_path / "own.zarr"), validation=0.0, pace=0.5)
-    windows = load_windows(config, 8, 3, 4)
-    weights = pace_weights(torch.from_numpy(data["obs"].astype(np.float32)), np.array(lengths), 0.5)
+    data = {
+        "obs": rng.normal(size=(300, 3)),
+        "action": rng.normal(size=(300, 2)),
+        "camera": rng.integers(0, 256, (300, 4, 4, 3)).astype(np.uint8),
+    }
+    ReplayBuffer(data, np.cumsum([90, 100, 110])).save(tmp_path / "own.zarr")
+    return tmp_path / "own.zarr"
+
+
+def test_windows_carry_the_weight_of_their_frame_now(recording):
+    windows = load_windows(own(recording, validation=0.0, time_to_success=0.5))
+    obs = ReplayBuffer.open(recording)["obs"].astype(np.float32)
+    weights = time_to_success_weights(torch.from_numpy(obs), np.array([90, 100, 110]), 0.5)
     batch = windows.train.batch(torch.arange(len(windows.train)))
-    frame = {tuple(row): i for i, row in enumerate(data["obs"].astype(np.float32).tolist())}
+    frame = {tuple(row): i for i, row in enumerate(obs.tolist())}
     now = [frame[tuple(row)] for row in batch["obs"][:, -1].tolist()]
     torch.testing.assert_close(batch["weight"], weights[now])
-    plain = load_windows(DatasetConfig(name="zarr", path=config.path, validation=0.34), 8, 3, 4)
+    plain = load_windows(own(recording, validation=0.34))
     assert "weight" not in plain.train.batch(torch.arange(3))
-    held_out = load_windows(DatasetConfig(name="zarr", path=config.path, validation=0.34, pace=0.5), 8, 3, 4)
+    held_out = load_windows(own(recording, validation=0.34, time_to_success=0.5))
     assert "weight" not in held_out.validation.batch(torch.arange(3))
 
 
@@ -87,26 +104,17 @@ def test_windows_carry_the_weight_of_their_frame_now(tmp_path):
     reason=f"set DIFFPOLICY_DATA to a folder that holds {PUSHT.folder} to run this test",
 )
 def test_mirror_images_have_the_weights_of_what_they_mirror():
-    config = DatasetConfig(episodes=8, mirror=True, pace=1.0)
-    windows = load_windows(config, 16, 2, 8)
+    data = DatasetConfig(name="pusht", episodes=8, transforms=["mirror"], time_to_success=1.0)
+    windows = load_windows(RunConfig(dataset=data))
     half = len(windows.train) // 2
     first, second = (windows.train.batch(torch.arange(half) + start)["weight"] for start in (0, half))
     torch.testing.assert_close(first, second)
     assert first.std() > 0.1
 
 
-def test_windows_with_images_carry_the_same_weights(tmp_path):
-    rng = np.random.default_rng(0)
-    lengths = [90, 100, 110]
-    data = {
-        "obs": rng.normal(size=(300, 3)),
-        "action": rng.normal(size=(300, 2)),
-        "camera": rng.integers(0, 256, (300, 4, 4, 3)).astype(np.uint8),
-    }
-    ReplayBuffer(data, np.cumsum(lengths)).save(tmp_path / "own.zarr")
-    own = {"name": "zarr", "path": str(tmp_path / "own.zarr"), "validation": 0.0, "pace": 0.5}
-    blind = load_windows(DatasetConfig(**own), 8, 3, 4).train
-    seeing = load_windows(DatasetConfig(**own, image_keys=["camera"]), 8, 3, 4).train
+def test_windows_with_images_carry_the_same_weights(recording):
+    blind = load_windows(own(recording, validation=0.0, time_to_success=0.5)).train
+    seeing = load_windows(own(recording, ["camera"], validation=0.0, time_to_success=0.5)).train
     everything = torch.arange(len(blind))
     with seeing:
         batch = seeing.batch(everything)

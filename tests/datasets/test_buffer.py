@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from diffpolicy.datasets.replay_buffer import ReplayBuffer, select_episodes
+from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.selection import select_episodes
 
 
 def make(lengths=(3, 5, 2), seed=0):
@@ -56,7 +57,7 @@ def test_joined_keeps_the_episodes_of_both():
     ("indices", "message"),
     [
         ([], "no episodes"),
-        ([0, 3], "no episode 3: the buffer has 3"),
+        ([0, 3], "no episode 3; expected 0 to 2"),
         ([-1], "no episode -1"),
         ([1, 1], "once"),
     ],
@@ -69,16 +70,16 @@ def test_bad_subsets(indices, message):
 @pytest.mark.parametrize(
     ("ends", "error", "message"),
     [
-        ([3, 3, 10], ValueError, "episode 1 ends at 3 and begins at 3"),
-        ([0, 10], ValueError, "episode 0 ends at 0 and begins at 0"),
-        ([8, 5, 10], ValueError, "episode 1 ends at 5 and begins at 8"),
-        ([-4, 10], ValueError, "episode 0 ends at -4"),
+        ([3, 3, 10], ValueError, "episode 1 starts at 3 and ends at 3"),
+        ([0, 10], ValueError, "episode 0 starts at 0 and ends at 0"),
+        ([8, 5, 10], ValueError, "episode 1 starts at 8 and ends at 5"),
+        ([-4, 10], ValueError, "episode 0 starts at 0 and ends at -4"),
         ([4, 12], ValueError, "overrun the data: episode 1 ends at frame 12, but 'x' has 10"),
-        ([4, 8], ValueError, "do not cover the data: the last episode ends at frame 8, but 'x' has 10"),
-        ([], TypeError, "must be integers"),
+        ([4, 8], ValueError, "do not cover the data: the last one is 8, but 'x' has 10"),
+        ([], TypeError, "dtype float64; expected integers"),
         (np.zeros(0, np.int64), ValueError, "at least one episode"),
-        ([[4, 10]], ValueError, r"shape \(E,\)"),
-        ([4.0, 10.0], TypeError, "integers, got dtype float64"),
+        ([[4, 10]], ValueError, r"\(1, 2\); expected \(E,\)"),
+        ([4.0, 10.0], TypeError, "dtype float64; expected integers"),
     ],
 )
 def test_bad_episode_ends(ends, error, message):
@@ -87,7 +88,7 @@ def test_bad_episode_ends(ends, error, message):
 
 
 def test_unsigned_ends_that_fall_are_no_huge_episode():
-    with pytest.raises(ValueError, match=r"episode 1 ends at 5 and begins at 8"):
+    with pytest.raises(ValueError, match=r"episode 1 starts at 8 and ends at 5"):
         ReplayBuffer({"x": np.zeros(10)}, np.array([8, 5, 10], dtype=np.uint64))
 
 
@@ -102,14 +103,14 @@ def test_values_that_are_not_finite_are_located(bad):
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        ({}, ValueError, "at least one array"),
+        ({}, ValueError, "without arrays; expected at least one"),
         ({"x": np.zeros(4, complex)}, TypeError, "'x' has dtype complex128"),
         ({"x": np.array(["a"] * 4)}, TypeError, "real numbers"),
         ({"x": np.array([None] * 4)}, TypeError, "object"),
         ({"x": np.zeros(())}, ValueError, r"'x' has shape \(\)"),
         ({"x": np.zeros((4, 0))}, ValueError, r"'x' has shape \(4, 0\)"),
         ({"x": np.zeros(4), "y": np.zeros(5)}, ValueError, "'y' has 5"),
-        ({"image": np.zeros((4, 8, 8, 3), np.float32)}, TypeError, "'image'.*float32; images are uint8"),
+        ({"image": np.zeros((4, 8, 8, 3), np.float32)}, TypeError, "'image'.*float32; expected uint8"),
         ({"a/b": np.zeros(4)}, ValueError, "plain word"),
         ({"": np.zeros(4)}, ValueError, "plain word"),
     ],
@@ -129,9 +130,9 @@ def test_bad_episodes_are_named():
     cases = [
         ([], "no episodes"),
         ([{}], "episode 0 holds the arrays"),
-        ([good, {"obs": good["obs"]}], r"episode 1 holds the arrays \['obs'\], expected \['action', 'obs'\]"),
-        ([good, {**good, "action": good["action"][:2]}], "episode 1: arrays must be equally long"),
-        ([good, {k: v[:0] for k, v in good.items()}], "episode 1: .*not empty"),
+        ([good, {"obs": good["obs"]}], r"episode 1 holds the arrays \['obs'\]; expected \['action', 'obs'\]"),
+        ([good, {**good, "action": good["action"][:2]}], "episode 1 has arrays of lengths .*equally long"),
+        ([good, {k: v[:0] for k, v in good.items()}], "episode 1 has arrays .*not empty"),
         ([good, {**good, "obs": good["obs"][:, :3]}], r"episode 1: a frame of 'obs' has shape \(3,\)"),
         ([{"obs": 1.0}], "episode 0: 'obs' is a single number"),
     ]
@@ -141,7 +142,7 @@ def test_bad_episodes_are_named():
 
 
 def test_unknown_key_names_the_near_one():
-    with pytest.raises(KeyError, match=r"'actions'.*Did you mean 'action'.*action, obs"):
+    with pytest.raises(KeyError, match=r"'actions'.*did you mean 'action'.*obs, action"):
         ReplayBuffer.from_episodes(make())["actions"]
 
 
@@ -181,12 +182,12 @@ def test_selection_is_seeded_nested_and_validates_on_the_same_episodes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_episodes": 0}, "at least 1, got 0"),
-        ({"n_episodes": 206, "episodes": 207}, "cannot train on 207 episodes: there are 206"),
-        ({"n_episodes": 206, "episodes": 0}, "cannot train on 0"),
-        ({"n_episodes": 206, "validation": 1.0}, r"\[0, 1\), got 1.0"),
-        ({"n_episodes": 206, "validation": -0.1}, "got -0.1"),
-        ({"n_episodes": 1}, "leaves none to train on; set validation=0"),
+        ({"n_episodes": 0}, "n_episodes=0; expected at least 1"),
+        ({"n_episodes": 206, "episodes": 207}, "training on 207 episodes; expected 1 to 206"),
+        ({"n_episodes": 206, "episodes": 0}, "training on 0 episodes"),
+        ({"n_episodes": 206, "validation": 1.0}, r"validation=1.0; .*\[0, 1\)"),
+        ({"n_episodes": 206, "validation": -0.1}, "validation=-0.1"),
+        ({"n_episodes": 1}, "leaves none to train on; take validation=0"),
     ],
 )
 def test_impossible_selections(arguments, message):

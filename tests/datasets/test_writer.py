@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from diffpolicy.datasets import ReplayBuffer, recorder
-from diffpolicy.datasets.recorder import EpisodeRecorder, digest, verify
+from diffpolicy.datasets import ReplayBuffer, writer
+from diffpolicy.datasets.manifest import digest, verify
+from diffpolicy.datasets.writer import EpisodeWriter
 from diffpolicy.datasets.zarr_layout import MANIFEST
 
 ATTRS = {"env": {"id": "diffpolicy/Detour-v0"}, "first_seed": 0}
@@ -19,7 +20,7 @@ def episode(seed, length=None):
 
 
 def record(path, seeds):
-    made = EpisodeRecorder(path, ATTRS)
+    made = EpisodeWriter(path, ATTRS)
     for seed in seeds:
         made.add(episode(seed), seed)
     return made
@@ -53,14 +54,14 @@ class Killed(BaseException):
 @pytest.mark.parametrize("following", [[3, 4], [7, 4]], ids=["the same episode again", "another one"])
 def test_a_kill_at_every_write_loses_at_most_the_episode_in_hand(tmp_path, monkeypatch, following):
     """Stops before the k-th write of an episode, for every k, then opens, verifies, and goes on."""
-    replace = recorder._replace
+    replace = writer.write_bytes
     whole = record(tmp_path / "whole", [0, 1, 2, *following])
     expect(whole.path, [0, 1, 2, *following])
     k = finished = 0
     while not finished:
         path = tmp_path / str(k)
         record(path, [0, 1, 2])
-        made, left = EpisodeRecorder(path, ATTRS), [k]
+        made, left = EpisodeWriter(path, ATTRS), [k]
 
         def counted(where, content, left=left):
             if left[0] == 0:
@@ -69,13 +70,13 @@ def test_a_kill_at_every_write_loses_at_most_the_episode_in_hand(tmp_path, monke
             left[0] -= 1
             replace(where, content)
 
-        monkeypatch.setattr(recorder, "_replace", counted)
+        monkeypatch.setattr(writer, "write_bytes", counted)
         try:
             made.add(episode(3), 3)
             finished = True
         except Killed:
             pass
-        monkeypatch.setattr(recorder, "_replace", replace)
+        monkeypatch.setattr(writer, "write_bytes", replace)
         added = [3] if len(ReplayBuffer.open(path).episode_ends) == 4 else []
         expect(path, [0, 1, 2, *added])
         assert verify(path) == []
@@ -89,17 +90,17 @@ def test_a_kill_at_every_write_loses_at_most_the_episode_in_hand(tmp_path, monke
 
 
 def test_a_kill_in_the_first_episode(tmp_path, monkeypatch):
-    replace = recorder._replace
+    replace = writer.write_bytes
 
     def stop_at_the_ends(where, content):
         if where.parent.name == "episode_ends":
             raise Killed
         replace(where, content)
 
-    monkeypatch.setattr(recorder, "_replace", stop_at_the_ends)
+    monkeypatch.setattr(writer, "write_bytes", stop_at_the_ends)
     with pytest.raises(Killed):
         record(tmp_path / "a", [5])
-    monkeypatch.setattr(recorder, "_replace", replace)
+    monkeypatch.setattr(writer, "write_bytes", replace)
     record(tmp_path / "a", [0])
     record(tmp_path / "b", [0])
     assert digest(tmp_path / "a") == digest(tmp_path / "b") and verify(tmp_path / "a") == []
@@ -152,13 +153,13 @@ def test_what_does_not_belong_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"frames are .*\(5,\).* before"):
         made.add({"state": np.zeros((3, 5), np.float32), "action": np.zeros((3, 2))}, 1)
     with pytest.raises(ValueError, match=r"records something else \(first_seed: 0 there, 9 now\)"):
-        EpisodeRecorder(tmp_path / "a", {**ATTRS, "first_seed": 9})
+        EpisodeWriter(tmp_path / "a", {**ATTRS, "first_seed": 9})
     (tmp_path / "a" / "data" / "state" / "stray").write_text("")
-    with pytest.raises(ValueError, match="data/state/stray is none of the recording's"):
-        EpisodeRecorder(tmp_path / "a", ATTRS)
+    with pytest.raises(ValueError, match="data/state/stray does not belong to the recording"):
+        EpisodeWriter(tmp_path / "a", ATTRS)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("")
     with pytest.raises(FileExistsError, match=MANIFEST):
-        EpisodeRecorder(tmp_path / "b", ATTRS)
+        EpisodeWriter(tmp_path / "b", ATTRS)
     with pytest.raises(FileNotFoundError, match="no recording at"):
         verify(tmp_path / "c")
