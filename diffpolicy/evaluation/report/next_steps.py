@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diffpolicy import registry
+from diffpolicy.config import ExecutionConfig, plain
 from diffpolicy.evaluation.task import TaskSpec
 
 
@@ -26,25 +27,33 @@ def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Pat
         out: folder of the evaluation.
         task: what was evaluated.
     """
-    evaluate, episodes = f"diffpolicy evaluate checkpoint={checkpoint}", len(result["episodes"])
+    settings, config = result["settings"], result["checkpoint"]["config"]
+    evaluate = " ".join([f"diffpolicy evaluate checkpoint={checkpoint}", *_as_typed(settings)])
+    episodes = len(result["episodes"])
     steps = [
         NextStep(
             "More episodes, for narrower intervals:", f"{evaluate} episodes={4 * episodes} out={out}_{4 * episodes}"
         ),
         NextStep(
             "Another policy on the same initial states, with the paired difference:",
-            f"diffpolicy evaluate checkpoint=OTHER/checkpoints/best seeds={result['settings']['seeds']} "
+            f"diffpolicy evaluate checkpoint=OTHER/checkpoints/best seeds={settings['seeds']} "
             f"episodes={episodes} compare_to={Path(out) / 'evaluation.json'} out={out}_other",
         ),
     ]
-    sampler = result["settings"].get("sampler")
+    if result["checkpoint"]["step"] and "training" in config:
+        says = "Train longer: your training command, with these settings at its end:"
+        longer = (
+            f"run_dir={Path(checkpoint).parent.parent} resume=true training.steps={3 * config['training']['steps']}"
+        )
+        steps.append(NextStep(says, longer))
+    sampler = settings.get("sampler")
     if sampler and sampler["steps"] > 1:
         half = sampler["steps"] // 2
         steps.append(NextStep("Fewer network calls per chunk:", f"{evaluate} steps={half} out={out}_{half}_steps"))
     if task.modes and "modes" not in result:
         says = "In which modes the policy does this task, beside its demonstrations:"
         steps.append(NextStep(says, f"{evaluate} modes=true out={out}_modes"))
-    env_id = result["checkpoint"]["config"]["env"]["id"]
+    env_id = config["env"]["id"]
     if env_id in registry.known("expert"):
         says = "More demonstrations by the expert of this environment:"
         steps.append(NextStep(says, f"diffpolicy record env.id={env_id} episodes=500 out=DEMOS"))
@@ -54,3 +63,13 @@ def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Pat
         )
     )
     return steps
+
+
+def _as_typed(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of an evaluation that are not the defaults and change what the policy does."""
+    given = {name: settings.get(name) for name in ("solver", "grid", "action_horizon")}
+    given |= {f"solver_options.{name}": value for name, value in (settings.get("solver_options") or {}).items()}
+    usual = plain(ExecutionConfig())
+    bound = settings.get("execution", usual).items()
+    given |= {f"execution.{name}": value for name, value in bound if value != usual[name]}
+    return [f"{name}={value}".replace(" ", "") for name, value in given.items() if value is not None]
