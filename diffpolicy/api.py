@@ -42,7 +42,7 @@ from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models import Remembers
 from diffpolicy.training import train
 from diffpolicy.training.distributed import Ranks, process_group
-from diffpolicy.training.logging import read_metrics
+from diffpolicy.training.log import read_metrics
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.files import write_json
 
@@ -69,7 +69,7 @@ def train_policy(config: RunConfig | Sequence[str]) -> Path | None:
 
         config = compose(config)
     with process_group(config.device) as (ranks, device):
-        ranks.rows(config.training.batch_size)  # refused here, before anything is opened
+        ranks.shard(config.training.batch_size)  # refused here, before anything is opened
         source = open_source(config)
         if isinstance(source, ImageSource):
             last = _train_images(source, config, ranks, device)
@@ -170,7 +170,7 @@ def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: 
     record = replace(config, found=FoundInData(kind="images", digest=digits.digest()))
     generator = build_generator(record)
     batches = BatchSampler(len(digits), config.training.batch_size, config.seed, device)
-    rows = ranks.rows(config.training.batch_size)
+    rows = ranks.shard(config.training.batch_size)
 
     def batch_at(step: int) -> dict[str, torch.Tensor]:
         return digits.batch(batches[step][rows])
@@ -222,16 +222,16 @@ def _train(
 ) -> Path:
     return train(
         model,
-        lambda model, batch, generator: model.loss(batch, generator),
         batch_at,
         config.training,
         Path(config.run_dir),
         seed=config.seed,
-        record=plain(record),
+        record=record,
         device=device,
         speed=config.speed,
         ranks=ranks,
         resume=config.resume,
+        start_from=config.init_from,
         max_minutes=config.max_minutes,
         **watched,
     )

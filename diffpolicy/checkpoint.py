@@ -2,32 +2,40 @@
 
     RUN/checkpoints/step_00002500/
         checkpoint.json        format version, step, training state, SHA-256 of every other file
-        config.yaml            the run's config, names resolved by the registry
+        config.yaml            the run's config
         model.safetensors      weights             ema.safetensors        their moving average
-        normalizer.safetensors                     training.safetensors   optimiser and generators
+        normalizer.safetensors                     training.safetensors   optimizer
     RUN/checkpoints/last -> step_00002500          best -> step_00002000
 
-A checkpoint is written into a hidden folder beside its place, flushed to disk and renamed; `last` and `best` are
-links replaced by a rename. A kill at any moment leaves the previous state or the new one. Nothing is unpickled.
+A checkpoint is written into a hidden folder beside its place, flushed to disk and renamed. `last` and `best` are
+symbolic links, or, where there are none, text files that name a step (`training.retention`); in a copy of a run they
+may be folders. A kill at any moment leaves the previous state or the new one. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from diffpolicy.util import files
+from diffpolicy.util.errors import explain, require
+
 FORMAT_VERSION = 1
+POINTERS = ("best", "last")
 _INFO = "checkpoint.json"
+_STEP = re.compile(r"step_\d{8,}")
+_OTHER_BYTES = 1 << 16  # of a checkpoint, beside its tensors
 
 
 class CheckpointError(RuntimeError):
@@ -36,7 +44,15 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk, its files verified; tensors are read when asked for."""
+    """A checkpoint on disk, its files verified; tensors are read when asked for.
+
+    Args:
+        path: its folder.
+        step: number of updates.
+        state: what training noted, such as the ranking of checkpoints.
+        config: the run's config as it was stored, in the version of its release.
+        sha256: digest by file name.
+    """
 
     path: Path
     step: int
@@ -45,15 +61,14 @@ class Checkpoint:
     sha256: dict[str, str]
 
     def tensors(self, group: str) -> dict[str, Tensor]:
-        """The tensors of one group ("model", "ema", "normalizer", "training"), by flat names."""
-        file = self.path / f"{group}.safetensors"
-        if not file.is_file():
-            there = sorted(f.stem for f in self.path.glob("*.safetensors"))
-            raise CheckpointError(f"{self.path} holds no {group!r} tensors; it holds {there}")
-        return safetensors.torch.load_file(file)
+        """Return the tensors of one group ("model", "ema", "normalizer", "training"), by flat names."""
+        there = sorted(file.stem for file in self.path.glob("*.safetensors"))
+        require(group in there, f"{self.path} holds no {group!r} tensors", f"one of {there}", error=CheckpointError)
+        return safetensors.torch.load_file(self.path / f"{group}.safetensors")
 
 
 def step_name(step: int) -> str:
+    """Return the name of a step's folder."""
     return f"step_{step:08d}"
 
 
@@ -64,74 +79,130 @@ def write(
     config: Mapping[str, Any],
     state: Mapping[str, Any],
 ) -> Path:
-    """Write the checkpoint of `step` into `folder` and return its path. One already there is kept as it is.
+    """Write the checkpoint of a step and return its path. One that exists is kept as it is.
 
-    `groups` are tensors by group and flat name; `config` and `state` plain data (numbers, strings, lists, maps).
+    Args:
+        folder: where the checkpoints of a run are.
+        step: number of updates.
+        groups: tensors by group and flat name.
+        config: the run's config as plain data (numbers, strings, lists, mappings).
+        state: further plain data.
+
+    Raises:
+        DiskFullError: there is no room; nothing is left behind.
     """
     final = folder / step_name(step)
     if final.exists():
         return final
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{final.name}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for group, tensors in groups.items():
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        safetensors.torch.save_file(contiguous, partial / f"{group}.safetensors")
-    (partial / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    digests = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
-    info = {"format_version": FORMAT_VERSION, "step": step, "state": dict(state), "sha256": digests}
-    (partial / _INFO).write_text(json.dumps(info, indent=1))
-    for file in partial.iterdir():
-        _flush(file)
-    _flush(partial)
-    partial.rename(final)
-    _flush(folder)
+    needed = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values()) + _OTHER_BYTES
+    files.require_space(final, needed)
+    partial = folder / f".{final.name}.{os.getpid()}{files.PARTIAL}"
+    try:
+        _write(partial, step, groups, config, state)
+        os.replace(partial, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if files.is_disk_full(error):
+            raise files.DiskFullError(final, needed) from None
+        raise
+    files.flush(folder)
     return final
 
 
+def _write(
+    partial: Path,
+    step: int,
+    groups: Mapping[str, Mapping[str, Tensor]],
+    config: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for group, tensors in groups.items():
+        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(contiguous, partial / f"{group}.safetensors")
+    (partial / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    digests = {file.name: files.sha256(file) for file in sorted(partial.iterdir())}
+    info = {"format_version": FORMAT_VERSION, "step": step, "state": dict(state), "sha256": digests}
+    (partial / _INFO).write_text(json.dumps(info, indent=1), encoding="utf-8")
+    for file in partial.iterdir():
+        files.flush(file)
+    files.flush(partial)
+
+
+def locate(path: str | Path) -> Path:
+    """Return the folder of the checkpoint that a path stands for.
+
+    Args:
+        path: a step's folder, `best` or `last`; or a run or its folder `checkpoints`, which stand for their best
+            checkpoint if they were evaluated, else for the last.
+
+    Raises:
+        CheckpointError: nothing there.
+    """
+    path = Path(path)
+    if (found := _target(path)) is not None:
+        return found
+    for folder in filter(Path.is_dir, (path / "checkpoints", path)):
+        places = [folder / name for name in POINTERS] + sorted(folder.glob("step_*"), reverse=True)
+        if found := next(filter(None, map(_target, places)), None):
+            return found
+    if path.is_dir():
+        return path.resolve()
+    raise CheckpointError(explain(f"no checkpoint at {path}", cure=_others(path)))
+
+
+def _target(path: Path) -> Path | None:
+    """The folder of a checkpoint at `path`, a folder, a link or a pointer file; None if there is none."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            name = stream.read(64).decode(errors="replace").strip()
+        path = path.parent / name if _STEP.fullmatch(name) else path
+    return path.resolve() if (path / _INFO).is_file() or (path.is_dir() and _STEP.fullmatch(path.name)) else None
+
+
 def read(path: str | Path) -> Checkpoint:
-    """Open and verify the checkpoint at `path` (a step's folder, or a link such as `best`).
+    """Open and verify the checkpoint that `path` stands for, see `locate`.
 
     Raises:
         CheckpointError: nothing there, a half-written or damaged one, or another format version.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise CheckpointError(f"no checkpoint at {path}{_hint(path)}")
-    path = path.resolve()
+    path = locate(path)
     try:
-        info = json.loads((path / _INFO).read_text())
+        info = json.loads((path / _INFO).read_text(encoding="utf-8"))
         version, digests = info["format_version"], info["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is no complete checkpoint ({_INFO}: {error}){_hint(path.parent)}") from None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version}; this release reads {FORMAT_VERSION}: use the release that wrote it"
-        )
-    for name, expected in digests.items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing; take another checkpoint{_hint(path.parent)}")
-        if _sha256(file) != expected:
-            raise CheckpointError(
-                f"{file} is damaged (its SHA-256 differs from the one recorded); "
-                f"take another checkpoint{_hint(path.parent)}"
-            )
-    config = yaml.safe_load((path / "config.yaml").read_text())
+        says = explain(f"{path} is no complete checkpoint ({_INFO}: {error})", cure=_others(path))
+        raise CheckpointError(says) from None
+    require(
+        version == FORMAT_VERSION,
+        f"{path} has format version {version}",
+        str(FORMAT_VERSION),
+        "use the release that wrote it",
+        CheckpointError,
+    )
+    damaged = next(filter(None, (_damage(path / name, digest) for name, digest in digests.items())), None)
+    if damaged:
+        raise CheckpointError(explain(damaged, cure=_others(path)))
+    config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     return Checkpoint(path, int(info["step"]), info["state"], config, digests)
 
 
+def _damage(file: Path, digest: str) -> str | None:
+    if not file.is_file():
+        return f"{file} is missing"
+    return None if files.sha256(file) == digest else f"{file} is damaged (its SHA-256 is not the one recorded)"
+
+
 def latest(folder: Path) -> Checkpoint | None:
-    """The checkpoint that `folder/last` names, or, where that link is missing, the newest; None if there is none.
+    """Return the checkpoint that `folder/last` names, or, where that is missing, the newest; None if there is none.
 
     Raises:
         CheckpointError: it is damaged.
     """
-    if (folder / "last").exists():
-        return read(folder / "last")
-    steps = sorted(folder.glob("step_*"))
-    return read(steps[-1]) if steps else None
+    places = [folder / "last", *sorted(folder.glob("step_*"), reverse=True)]
+    found = next(filter(None, map(_target, places)), None)
+    return None if found is None else read(found)
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
@@ -152,62 +223,18 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | 
     module.load_state_dict(dict(tensors))
 
 
-def point(folder: Path, name: str, target: str) -> None:
-    """Make `folder/name` a link to `target` (a name in the folder), replacing an earlier link atomically."""
-    link = folder / f".{name}.{os.getpid()}.link"
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
-    os.replace(link, folder / name)
-    _flush(folder)
-
-
-def prune(folder: Path, keep: Iterable[str]) -> None:
-    """Delete the checkpoints of `folder` other than those named in `keep`, and what a kill left half-written."""
-    keep = set(keep)
-    for entry in folder.iterdir():
-        if entry.name.endswith((".partial", ".link")) and entry.name.startswith("."):
-            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
-        elif entry.name.startswith("step_") and entry.name not in keep:
-            # Renamed first: a kill half-way through deleting leaves no folder that looks complete.
-            doomed = folder / f".{entry.name}.partial"
-            shutil.rmtree(doomed, ignore_errors=True)
-            entry.rename(doomed)
-            shutil.rmtree(doomed)
-
-
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:
     return "nothing" if tensor is None else tuple(tensor.shape)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def restate(path: Path, state: Mapping[str, Any]) -> None:
+    """Replace the training state of the checkpoint at `path`, whose tensors stay."""
+    info = json.loads((path / _INFO).read_text(encoding="utf-8"))
+    files.write_text(path / _INFO, json.dumps({**info, "state": dict(state)}, indent=1))
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _hint(path: Path) -> str:
-    """The checkpoints to be found at or below `path`, for an error message."""
+def _others(path: Path) -> str | None:
+    """The checkpoints to be found near `path`, for an error message."""
     places = (path, path.parent, path / "checkpoints", path.parent.parent)
-    found = [f for place in places if place.is_dir() for f in sorted(place.glob("step_*"))]
-    return f"; there are {', '.join(map(str, found[-4:]))}" if found else ""
-
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Checkpoint",
-    "CheckpointError",
-    "latest",
-    "load_weights",
-    "point",
-    "prune",
-    "read",
-    "step_name",
-    "write",
-]
+    found = [file for place in places if place.is_dir() for file in sorted(place.glob("step_*")) if file != path]
+    return f"take another one: {', '.join(map(str, found[-4:]))}" if found else None

@@ -34,6 +34,9 @@ def execute(name: str, command: ModuleType, arguments: Sequence[str]) -> None:
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
             command.run(OmegaConf.to_object(config))
+        except Interrupted as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.code)  # here, since hydra would take any other exception for a defect
         except MENDABLE as error:
             if not _mendable(error):
                 raise
@@ -46,9 +49,6 @@ def execute(name: str, command: ModuleType, arguments: Sequence[str]) -> None:
         overrides = prepare(name, command.SCHEMA, command.GROUPS, _positional(command, arguments))
         register(name, command.SCHEMA)
         _hydra(name, job, overrides)
-    except Interrupted as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.code)
     except MENDABLE as error:
         if not _mendable(error):
             raise

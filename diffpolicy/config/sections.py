@@ -152,6 +152,9 @@ class ImageConfig:
 class TrainConfig:
     """Settings of the training loop.
 
+    A finished run is extended by resuming it with more steps. With the cosine schedule the added steps have a warm-up
+    and a decay of their own; a constant rate continues. Weights, average and optimizer continue in both cases.
+
     Args:
         steps: optimization steps; the learning-rate schedule runs over them whatever stops the run.
         batch_size: samples per step.
@@ -169,6 +172,7 @@ class TrainConfig:
         validate_every: steps between validation losses; 0 for never.
         log_every: steps between lines of the log; 0 for never.
         keep_best: how many of the best-scoring checkpoints to keep beside the last.
+        tensorboard: write the log for TensorBoard too, which the extra "tensorboard" installs.
     """
 
     steps: int = 4000
@@ -187,6 +191,7 @@ class TrainConfig:
     validate_every: int = free(250)
     log_every: int = free(25)
     keep_best: int = free(3)
+    tensorboard: bool = free(False)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from diffpolicy.evaluation.report import (
 from diffpolicy.evaluation.rollout import MakeEnv, rollout
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Agent
-from diffpolicy.training.logging import read_metrics
+from diffpolicy.training.log import read_metrics
 from diffpolicy.util.errors import require
 
 

@@ -21,7 +21,7 @@ from diffpolicy.generative.shapes import randn
 from diffpolicy.images import ImageGenerator, build_generator, load_generator
 from diffpolicy.images.drawing import tiled
 from diffpolicy.nets.classifier import ImageClassifier
-from diffpolicy.training.loop import Batch
+from diffpolicy.training.learner import Batch
 
 
 class NoisedImageClassifier(nn.Module):

@@ -5,21 +5,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
+from diffpolicy.config import RunConfig
 from diffpolicy.gallery.style import Settings
 from diffpolicy.generative.paths import Path as ProbabilityPath
 from diffpolicy.generative.shapes import expand
 from diffpolicy.nets import MLP
-from diffpolicy.training.loop import Batch, Loss, TrainConfig, train
+from diffpolicy.training import LossModel, TrainConfig, train
+from diffpolicy.training.learner import Batch
 
 
 def learn(
     make_net: Callable[[], nn.Module],
-    loss: Loss,
+    loss: Callable[[Any, Batch, Any], Tensor],
     batch: Callable[[int, torch.Generator], Batch],
     settings: Settings,
     steps: int = 2500,
@@ -34,7 +37,7 @@ def learn(
     """
     steps = settings.size(steps, 30)
     torch.manual_seed(settings.seed)
-    net = make_net()
+    model = LossModel(make_net(), loss)
     config = TrainConfig(
         steps=steps,
         batch_size=settings.size(batch_size, 64),
@@ -48,18 +51,17 @@ def learn(
     )
     with tempfile.TemporaryDirectory(prefix="diffpolicy-gallery-") as folder:
         last = train(
-            net,
-            loss,
+            model,
             lambda step: batch(config.batch_size, settings.generator(_BATCHES, step)),
             config,
             Path(folder) / "run",
             seed=settings.seed,
-            record={},
+            record=RunConfig(training=config),
             speed="float32",
             progress=False,
         )
-        checkpoint.load_weights(net, checkpoint.read(last).tensors("ema"), last)
-    return net.eval()
+        checkpoint.load_weights(model, checkpoint.read(last).tensors("ema"), last)
+    return model.net.eval()
 
 
 _BATCHES = 1_000  # keeps the stream of batches apart from the figures' own keys

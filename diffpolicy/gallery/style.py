@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffpolicy.training.loop import keyed_generator
+from diffpolicy.util.seeds import generator as keyed_generator
 
 INK, MUTED, FAINT = "#1f2933", "#9aa5b1", "#e4e7eb"
 DATA, MODEL = "#0b7285", "#d9480f"  # what is given, and what was made of it

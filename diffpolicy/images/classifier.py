@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
+from diffpolicy.config import free
 from diffpolicy.datasets import BatchSampler
 from diffpolicy.datasets.images import LabeledImages, from_levels
 from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.registry import build
-from diffpolicy.training import TrainConfig, train
+from diffpolicy.training import LossModel, TrainConfig, train
 
 TASK = "mnist_classifier"
 NET: Mapping[str, Any] = {"name": "image_classifier"}
@@ -31,6 +32,27 @@ TRAINING = TrainConfig(
     checkpoint_every=0,
     validate_every=0,
 )
+
+
+@dataclass
+class ClassifierConfig:
+    """The config of a classifier's training, which is also that of its checkpoints.
+
+    Args:
+        net: name and options of the network, from the registry.
+        training: settings of the loop.
+        seed: of weights, order and augmentation.
+        speed: see `diffpolicy.training.precision`.
+        task: tells these checkpoints from others.
+    """
+
+    net: dict[str, Any] = field(default_factory=lambda: dict(NET))
+    training: TrainConfig = field(default_factory=lambda: TRAINING)
+    seed: int = 0
+    speed: str = free("auto")
+    task: str = TASK
+
+
 _BLOCK = 500  # images per forward pass, of a size that stays in a processor's cache
 
 # How far the training images are moved: what leaves a digit the same digit.
@@ -95,19 +117,17 @@ def train_classifier(
     classifier = build("classifier", net)
     order = BatchSampler(len(digits), training.batch_size, seed)
 
-    def evaluate(averaged: nn.Module, step: int) -> dict[str, float]:
-        logits, _ = logits_and_features(averaged, from_levels(test.levels))
+    def evaluate(averaged: LossModel, step: int) -> dict[str, float]:
+        logits, _ = logits_and_features(averaged.net, from_levels(test.levels))
         return {"score": float((logits.argmax(1) == test.labels).double().mean())}
 
-    record = {"task": TASK, "net": dict(net), "training": dataclasses.asdict(training), "seed": seed, "speed": speed}
     return train(
-        classifier,
-        classification_loss,
+        LossModel(classifier, classification_loss),
         lambda step: digits.batch(order[step]),
         training,
         Path(run_dir),
         seed=seed,
-        record=record,
+        record=ClassifierConfig(dict(net), training, seed, speed),
         evaluate=evaluate,
         device=device,
         speed=speed,

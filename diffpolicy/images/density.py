@@ -11,7 +11,7 @@ from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels
 from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.images.generator import ImageGenerator, dequantized
-from diffpolicy.training.loop import keyed_generator
+from diffpolicy.util.seeds import generator as keyed_generator
 
 _LEVELS, _SIGNS, _BOUND = 7, 8, 9  # keys of the draws, next to those of the training loop
 

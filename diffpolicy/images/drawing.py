@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from diffpolicy.datasets.images import to_levels
 from diffpolicy.images.generator import ImageGenerator
-from diffpolicy.training.loop import keyed_generator
+from diffpolicy.util.seeds import generator as keyed_generator
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BLOCK = 250

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffpolicy.datasets.images import LabeledImages, from_levels
 from diffpolicy.datasets.sources.mnist import CLASSES
 from diffpolicy.images.classifier import logits_and_features
-from diffpolicy.training.loop import keyed_generator
+from diffpolicy.util.seeds import generator as keyed_generator
 from diffpolicy.util.stats import Interval, wilson
 
 _ORDER, _REPLICATES = 5, 6  # keys of the draws, next to those of the training loop

@@ -1,5 +1,8 @@
-"""The one training loop, given a loss, batches and an `evaluate` callable."""
+"""The one training loop, given a model, batches and a callable that evaluates."""
 
-from diffpolicy.training.loop import NonFiniteLossError, TrainConfig, train
+from diffpolicy.config import TrainConfig
+from diffpolicy.training.learner import LossModel
+from diffpolicy.training.loop import train
+from diffpolicy.training.run import NonFiniteLossError
 
-__all__ = ["NonFiniteLossError", "TrainConfig", "train"]
+__all__ = ["LossModel", "NonFiniteLossError", "TrainConfig", "train"]

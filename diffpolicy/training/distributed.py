@@ -1,13 +1,12 @@
-"""Several processes as one training run: torchrun's environment, who takes which rows, and who writes.
+"""Several processes as one training run: torchrun's environment, batch shards, and agreement between ranks.
 
-    torchrun --nproc-per-node 4 -m diffpolicy.scripts.train …
-    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500
-        -m diffpolicy.scripts.train …
+    torchrun --nproc-per-node 4 -m diffpolicy train …
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m diffpolicy train …
 
-Every rank draws the same global batch and takes its own rows of it; DistributedDataParallel averages the gradients.
-So a run is the same function of its config and seed whatever the number of ranks, up to the order of summation (and
-dropout, which every rank draws by itself; batch norms, which would see a rank's rows alone, are refused). All ranks
-read `run_dir` and the first one writes it: all must see it.
+Every rank draws the same global batch and computes on its own shard of it; DistributedDataParallel averages the
+gradients. So a run is the same function of its config and seed for any number of ranks, up to the order of summation
+(and dropout, which differs on every rank; batch norms, which would see one shard only, are refused). All ranks read
+`run_dir` and the first one writes it: it must be visible to all.
 """
 
 from __future__ import annotations
@@ -24,12 +23,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from diffpolicy.generative.shapes import Generators, NoiseSource
+from diffpolicy.util.device import pick_device
+from diffpolicy.util.errors import require
+
+LAUNCHED_BY = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that torchrun sets for every process it starts."""
 
 
 @final
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `world`, counted from 0. One process alone needs no process group."""
+    """This process among `world`. One process alone needs no process group.
+
+    Args:
+        rank: number of this process, from 0.
+        world: number of processes.
+    """
 
     rank: int = 0
     world: int = 1
@@ -39,26 +48,26 @@ class Ranks:
         """Whether this process writes checkpoints, logs and the terminal."""
         return self.rank == 0
 
-    def rows(self, total: int) -> slice:
-        """The rows of a batch of `total` that are this rank's.
+    def shard(self, total: int) -> slice:
+        """Return which samples of a batch of `total` are this rank's.
 
         Raises:
-            ValueError: `total` cannot be dealt out evenly.
+            ValueError: the batch cannot be split evenly.
         """
-        if total % self.world:
-            raise ValueError(
-                f"a batch of {total} cannot be dealt out evenly to {self.world} processes; "
-                f"choose a training.batch_size that {self.world} divides"
-            )
-        share = total // self.world
-        return slice(self.rank * share, (self.rank + 1) * share)
+        require(
+            total % self.world == 0,
+            f"training.batch_size={total} cannot be split evenly over {self.world} processes",
+            f"a multiple of {self.world}",
+        )
+        size = total // self.world
+        return slice(self.rank * size, (self.rank + 1) * size)
 
     def deal(self, items: Sequence[Any]) -> Sequence[Any]:
-        """Every `world`-th item: this rank's, for work that `collect` puts together again."""
+        """Return every `world`-th item, this rank's part of some work; `collect` puts the results together."""
         return items[self.rank :: self.world]
 
     def collect(self, items: Sequence[Any]) -> list[Any]:
-        """All ranks' items, on every rank, in the order in which `deal` dealt them out."""
+        """Return the items of all ranks, on every rank, in the order in which `deal` dealt them out."""
         if self.world == 1:
             return list(items)
         parts: list[Any] = [None] * self.world
@@ -67,32 +76,44 @@ class Ranks:
         return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
     def first(self, value: Any) -> Any:
-        """What rank 0 has, on every rank."""
+        """Return rank 0's value on every rank."""
         if self.world == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def largest(self, value: int) -> int:
+        """Return the largest of all ranks' integers on every rank."""
+        if self.world == 1:
+            return value
+        box = torch.tensor(value)
+        dist.all_reduce(box, dist.ReduceOp.MAX)
+        return int(box)
+
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the ranks, of a tensor of any device."""
+        """Return the mean of a tensor over the ranks, on its device."""
         if self.world > 1:
             dist.all_reduce(value := value.detach().clone())
         return value / self.world
 
     def wait(self) -> None:
-        """Until all ranks are here."""
-        self.first(None)
+        """Return when all ranks are here."""
+        self.largest(0)
 
     def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """`module` with its gradients averaged over the ranks after every backward pass."""
+        """Return `module` with its gradients averaged over the ranks in every backward pass.
+
+        Raises:
+            ValueError: it has batch norms, which would count one shard only.
+        """
         if self.world == 1:
             return module
-        if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
-            raise ValueError(
-                "a batch norm of several processes would count each one's own rows: train this network with one, or "
-                "take one with group norm"
-            )
+        require(
+            not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()),
+            f"batch norm over {self.world} processes would see one shard only",
+            cure="take group norm, or train in one process",
+        )
         # Static, since every step uses the same parameters: those it never uses need no search in each.
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=ids, static_graph=True, gradient_as_bucket_view=True)
@@ -121,30 +142,47 @@ class BatchShard(NoiseSource):
         Raises:
             ValueError: they do not lie within the batch.
         """
-        if not 0 <= self.start <= self.total - samples:
-            raise ValueError(
-                f"{samples} samples from number {self.start} on do not lie within a batch of {self.total}"
-            )
+        says = f"{samples} samples from number {self.start} on do not lie within a batch of {self.total}"
+        require(0 <= self.start <= self.total - samples, says)
         return function(self.total, self.generator)[self.start : self.start + samples]
 
 
 def launched() -> bool:
-    """Whether torchrun (or what sets the same environment) started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Return whether torchrun, or another launcher with its environment, started this process as one of several.
+
+    A WORLD_SIZE without a RANK belongs to something else, and is ignored.
+
+    Raises:
+        ValueError: the environment says so in part only.
+    """
+    world = os.environ.get("WORLD_SIZE", "")
+    if not world.isdigit() or int(world) < 2 or "RANK" not in os.environ:
+        return False
+    missing = [name for name in LAUNCHED_BY if name not in os.environ]
+    require(
+        not missing,
+        f"the environment has WORLD_SIZE={world} and RANK, but not {', '.join(missing)}",
+        cure="start with torchrun, or unset WORLD_SIZE to train in one process",
+    )
+    return True
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that torchrun started, and this one's device; alone, one rank.
+    """Yield the ranks that torchrun started and this one's device; alone, one rank.
 
     Args:
-        device: "auto" (a GPU where there is one), "cpu", "cuda" …; with several ranks, "cuda" is each one's own.
+        device: "auto" (a GPU if there is one, else the CPU), "cpu", "cuda", …; with several ranks "cuda" stands for
+            each one's own GPU.
+
+    Raises:
+        ValueError: this machine has no such device, or the environment is that of a launcher in part only.
     """
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if not launched():
-        yield Ranks(), torch.device(kind)
+        yield Ranks(), pick_device(device)
         return
-    chosen = torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" else kind)
+    name = pick_device(device).type if device == "auto" else device
+    chosen = pick_device(f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" else name)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     # gloo on a processor; for GPUs beside it, since small agreements between ranks should not stop them.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +15,24 @@ from typing import Any
 
 import filelock
 
+from diffpolicy.util.errors import explain
+
 PARTIAL = ".partial"
+
+
+class DiskFullError(OSError):
+    """There is no room for what is to be written.
+
+    Args:
+        path: what was to be written.
+        needed: its bytes.
+        more: what else there is to say, for example what was written before.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], needed: int, more: str | None = None) -> None:
+        given = f"no space for {path}: {needed:,} bytes are needed, and {free_bytes(path):,} are free"
+        super().__init__(explain(given, cure="; ".join(filter(None, [more, "make room and repeat the command"]))))
+        self.path, self.needed = path, needed
 
 
 @contextmanager
@@ -94,6 +113,9 @@ def lock(path: str | os.PathLike[str], held: str, *, wait: bool = False) -> Iter
     Raises:
         FileExistsError: another process holds it, unless `wait`.
     """
+    if filelock.FileLock is filelock.SoftFileLock:  # a system without locks; a file alone would survive a kill
+        yield
+        return
     file = filelock.FileLock(str(path), blocking=wait)
     try:
         file.acquire()
@@ -114,3 +136,18 @@ def free_bytes(path: str | os.PathLike[str]) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def require_space(path: str | os.PathLike[str], needed: int) -> None:
+    """Raise DiskFullError unless the disk of `path` has `needed` free bytes."""
+    if free_bytes(path) < needed:
+        raise DiskFullError(path, needed)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, of Python or of a library that only words it, says that a disk or quota is full."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, DiskFullError):
+        return True
+    return bool(re.search(r"os error (28|112|122)\b", str(error)))

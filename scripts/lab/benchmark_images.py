@@ -28,7 +28,7 @@ from diffpolicy.images import load_generator
 from diffpolicy.images.classifier import load_classifier, train_classifier
 from diffpolicy.images.density import bits_per_dimension
 from diffpolicy.images.metrics import Reference, shuffled
-from diffpolicy.training.logging import read_metrics
+from diffpolicy.training.log import read_metrics
 from diffpolicy.util.files import write_json
 from image_benchmark.cells import FEWEST, SAMPLERS, Cell, cells, combined, kept, measure_seed
 from image_benchmark.plots import draw_benchmark

@@ -14,7 +14,7 @@ from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.solvers import make_solver
 from diffpolicy.images import build_generator, load_generator
 from diffpolicy.images.drawing import draw_images, save_animation, save_grid, tiled
-from diffpolicy.training.loop import keyed_generator
+from diffpolicy.util.seeds import generator as keyed_generator
 
 CONFIG = {
     "net": {"name": "unet2d", "widths": [8, 16], "layers": 1, "features": 8, "block": "adaptive", "patch": 2},

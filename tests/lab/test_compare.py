@@ -23,6 +23,7 @@ from diffpolicy.config import RunConfig
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import compare as paired
+from diffpolicy.training.retention import point
 from diffpolicy.util import stats
 
 RUN = {"train": (train, RunConfig), "evaluate": (evaluate, EvaluateConfig)}
@@ -267,7 +268,7 @@ def test_an_unfinished_training_is_resumed(replay):
     folder = replay.folder / "runs" / "flow_few_s0"
     shutil.rmtree(folder / "checkpoints" / checkpoint.step_name(2))
     for name in ("last", "best"):
-        checkpoint.point(folder / "checkpoints", name, checkpoint.step_name(1))
+        point(folder / "checkpoints", name, checkpoint.step_name(1))
     before = replay.stored["flow_few_s0/fresh"]
     forget(replay, "flow_few_s0/fresh", "flow_few_s0/calls_2", "flow_few_s0/modes")
     assert "resume training at step 1" in replay.make().agenda(replay.make("flow_few_s0").to_do())

@@ -1,5 +1,6 @@
 """Encoders that begin with weights of a file or of another run, stay frozen, and are shared by cameras."""
 
+import dataclasses
 import re
 
 import pytest
@@ -9,13 +10,14 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from diffpolicy import checkpoint, load_policy
-from diffpolicy.config import PolicyConfig, plain
+from diffpolicy.config import PolicyConfig
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.nets.resnet import ResNet18
 from diffpolicy.policies import build_model
 from diffpolicy.training import TrainConfig, train
 from diffpolicy.training.distributed import Ranks
-from diffpolicy.training.loop import keyed_generator
+from diffpolicy.training.retention import point
+from diffpolicy.util.seeds import generator as keyed_generator
 
 T_O, T_P = 2, 8
 LIGHT = {"name": "image", "crop": 12, "widths": [8, 16], "keypoints": 3}
@@ -43,10 +45,6 @@ def _batch(step, count=4):
     }
     cond = torch.randn(count, T_O * 3, generator=generator)
     return {"cond": cond, "data": torch.randn(count, T_P, 2, generator=generator), **images}
-
-
-def _loss(model, batch, generator):
-    return model.loss(batch, generator)
 
 
 @pytest.fixture
@@ -93,7 +91,7 @@ def test_a_published_file_fills_the_trunks_when_training_for_training_and_is_not
 def test_another_runs_encoders(tmp_path, encoder, what):
     before = _model(_config(encoder))
     _saved(tmp_path, _config(encoder), before)
-    checkpoint.point(tmp_path, "best", checkpoint.step_name(1))
+    point(tmp_path, "best", checkpoint.step_name(1))
     model = _model(_config(encoder, weights=str(tmp_path / what)), for_training=True, seed=1)
     for camera, own in model.encoders.items():
         for name, weight in own.state_dict().items():
@@ -163,8 +161,13 @@ def test_a_pickled_file_is_not_opened_and_the_error_says_how_to_convert_it(tmp_p
 
 def _trained(config, run_dir, batch_at=_batch, for_training=True, **options):
     settings = TrainConfig(steps=6, warmup_steps=1, lr=1e-2, weight_decay=0.1, checkpoint_every=3)
-    arguments = {"seed": 1, "record": plain(config), "progress": False, "speed": "float32"} | options
-    return train(_model(config, for_training), _loss, batch_at, settings, run_dir, **arguments)
+    arguments = {
+        "seed": 1,
+        "record": dataclasses.replace(config, training=settings),
+        "progress": False,
+        "speed": "float32",
+    } | options
+    return train(_model(config, for_training), batch_at, settings, run_dir, **arguments)
 
 
 @pytest.mark.parametrize("shared", [False, True])

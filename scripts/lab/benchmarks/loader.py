@@ -129,9 +129,9 @@ def _throughput(path: Path, rounds: int, seed: int) -> dict[str, Any]:
         cond_dim = numbers + HORIZONS[1] * encoder.features
         spec = ModelSpec(windows.action_dim, cond_dim, *HORIZONS[:2], NET)
         head = GenerativeModel(spec, {"name": "linear"}, prediction="velocity")
-        learner, loss = EncodedModel(head, {"image": encoder}), EncodedModel.loss
-        speed = chosen_speed(learner, loss, batch)
-        train = optimisation(learner, loss, batch, speed)
+        learner = EncodedModel(head, {"image": encoder})
+        speed = chosen_speed(learner, batch)
+        train = optimisation(learner, batch, speed)
         count = 2 * stream.pool_bytes // windows.frames.frame_bytes  # of every pool as much as comes to be decoded
         load = _batches(stream, count)
         turns = [(seconds(train, STEPS) / BATCH, seconds(load, 1) / count) for _ in range(rounds + 1)][1:]

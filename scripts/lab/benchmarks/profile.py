@@ -16,7 +16,7 @@ from benchmarks.conv1d_unet import Conv1dUnet
 from benchmarks.paired import ratio
 from benchmarks.train_step import CASES, COND, DIM, SPEEDS, Denoiser, optimisation
 from diffpolicy.nets import ConditionalUnet1D
-from diffpolicy.training.speed import Speed
+from diffpolicy.training.precision import Speed
 
 ROUNDS = 3
 SIDE = 2048  # of the matrices whose product is timed
@@ -78,7 +78,7 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
     for name, widths in CASES.items():
         sizes = {"dim": DIM, "cond_dim": COND, "widths": widths, "time_features": 128 if widths[0] == 64 else 256}
         peer = Denoiser(Conv1dUnet(**sizes))
-        theirs = optimisation(peer, Denoiser.loss, peer.batch, Speed.parse("float32"))
+        theirs = optimisation(peer, peer.batch, Speed.parse("float32"))
         with FlopCounterMode(display=False) as counter:
             theirs()
         gigaflop = counter.get_total_flops() / 1e9
@@ -87,7 +87,7 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
         found[f"{name}, Conv1d float32"] = _row(peers, peers, by_kind, "float32", gigaflop, bytes_moved, machine)
         for speed in SPEEDS:
             model = Denoiser(ConditionalUnet1D(**sizes))
-            ours = optimisation(model, Denoiser.loss, model.batch, Speed.parse(speed))
+            ours = optimisation(model, model.batch, Speed.parse(speed))
             turns, by_kind = _profile(ours, rounds)
             precision = Speed.parse(speed).precision
             found[f"{name}, {speed}"] = _row(peers, turns, by_kind, precision, gigaflop, bytes_moved, machine)

@@ -15,9 +15,11 @@ from benchmarks.paired import paired
 from diffpolicy.generative.objectives import DenoisingObjective
 from diffpolicy.generative.paths import LinearPath
 from diffpolicy.nets import ConditionalUnet1D
+from diffpolicy.nets.base import Model
+from diffpolicy.training import TrainConfig
 from diffpolicy.training.average import Average
-from diffpolicy.training.loop import Batch, Loss, TrainConfig
-from diffpolicy.training.speed import Speed, choose
+from diffpolicy.training.learner import Batch
+from diffpolicy.training.precision import Speed, choose
 from diffpolicy.util.condition import Condition
 
 DIM, COND, HORIZON, BATCH = 2, 40, 16, 256
@@ -27,7 +29,7 @@ STEPS = 10_000  # of the run that a speed is chosen for
 CPU = torch.device("cpu")
 
 
-class Denoiser(nn.Module):
+class Denoiser(Model):
     """A network with its loss on one batch of noise."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -39,8 +41,11 @@ class Denoiser(nn.Module):
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         return self._objective(self.net, {**batch, "cond": Condition(batch["cond"])}, generator)
 
+    def networks(self) -> list[nn.Module]:
+        return [self.net]
 
-def optimisation(model: nn.Module, loss: Loss, batch: Batch, speed: Speed) -> Callable[[], None]:
+
+def optimisation(model: Model, batch: Batch, speed: Speed) -> Callable[[], None]:
     """One step of the training loop as a call, always on the same batch."""
     generator, settings = torch.Generator().manual_seed(0), TrainConfig()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -51,7 +56,7 @@ def optimisation(model: nn.Module, loss: Loss, batch: Batch, speed: Speed) -> Ca
     def step() -> None:
         nonlocal count
         with autocast:
-            value = loss(model, batch, generator).mean()
+            value = model.loss(batch, generator).mean()
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
@@ -62,13 +67,13 @@ def optimisation(model: nn.Module, loss: Loss, batch: Batch, speed: Speed) -> Ca
     return step
 
 
-def chosen_speed(model: nn.Module, loss: Loss, batch: Batch) -> Speed:
+def chosen_speed(model: Model, batch: Batch) -> Speed:
     """What `speed=auto` takes here for a run of `STEPS`."""
     generator = torch.Generator().manual_seed(0)
 
     def run(autocast: torch.autocast) -> None:
         with autocast:
-            value = loss(model, batch, generator).mean()
+            value = model.loss(batch, generator).mean()
         value.backward()
 
     return choose(model, run, CPU, STEPS)[0]
@@ -77,18 +82,17 @@ def chosen_speed(model: nn.Module, loss: Loss, batch: Batch) -> Speed:
 def measure(rounds: int, seed: int) -> Mapping[str, Any]:
     """One row per case and speed, with the seconds of the first step, compilation included."""
     torch.manual_seed(seed)
-    loss = Denoiser.loss
     found: dict[str, Any] = {}
     for name, widths in CASES.items():
         features = 128 if widths[0] == 64 else 256  # as published at the large size
         sizes = {"dim": DIM, "cond_dim": COND, "widths": widths, "time_features": features}
         auto = Denoiser(ConditionalUnet1D(**sizes))
-        automatic = str(chosen_speed(auto, loss, auto.batch))
+        automatic = str(chosen_speed(auto, auto.batch))
         for speed in SPEEDS:
             model, peer = Denoiser(ConditionalUnet1D(**sizes)), Denoiser(Conv1dUnet(**sizes))
             peer.net.copy_from(model.net)
-            ours = optimisation(model, loss, model.batch, Speed.parse(speed))
-            theirs = optimisation(peer, loss, peer.batch, Speed.parse("float32"))
+            ours = optimisation(model, model.batch, Speed.parse(speed))
+            theirs = optimisation(peer, peer.batch, Speed.parse("float32"))
             began = time.perf_counter()
             ours()
             row: dict[str, Any] = {"auto": speed == automatic, "first_step_seconds": time.perf_counter() - began}

@@ -18,7 +18,7 @@ from diffpolicy.config import RunConfig, effective, load_config
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.datasets import load_demonstrations, select_episodes
 from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED
-from diffpolicy.training.logging import read_metrics
+from diffpolicy.training.log import read_metrics
 from diffpolicy.util.errors import require
 
 EVALUATION = "evaluation.json"

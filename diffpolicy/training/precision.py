@@ -1,25 +1,31 @@
 """How the arithmetic of a training step is run: its precision, and what of the network is compiled.
 
-A speed is a name, "float32" or "bfloat16" (autocast; the weights stay float32), alone or with what is compiled:
+A speed is a precision, "float32" or "bfloat16" (autocast; the weights stay float32), alone or with what is compiled:
 
-    bfloat16+blocks    what stands between the matrix products (the network's `fuse`), once for all sizes: seconds
+    bfloat16+blocks    what stands between the matrix products (`nets.base.Fusable`), once for all sizes: seconds
     bfloat16+network   the whole network, with CUDA graphs on a GPU: a minute or two
 
-Weights are the same whatever was chosen, so that checkpoints can be exchanged. "auto" measures; see `choose`.
+Weights are the same at every speed, so that checkpoints can be exchanged. "auto" measures; see `choose`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import nn
 
+from diffpolicy.nets.base import Fusable, Model
+from diffpolicy.util import names
+from diffpolicy.util.errors import require
+
 PRECISIONS = ("float32", "bfloat16")
 COMPILED = ("", "blocks", "network")
+SPEEDS = tuple(f"{precision}+{part}" if part else precision for precision in PRECISIONS for part in COMPILED)
 
 _BLOCKS_SECONDS = 15.0  # the first compilation of the blocks on two cores; one that is cached takes 5
 _NETWORK_SECONDS = 90.0  # of the network, on a GPU's host
@@ -31,58 +37,58 @@ _MARGIN = 1.1  # how much faster a choice must be than the plainer one, so that 
 @final
 @dataclass(frozen=True)
 class Speed:
-    """One of the names above, taken apart."""
+    """A speed, taken apart.
+
+    Args:
+        precision: one of PRECISIONS.
+        compiled: one of COMPILED.
+    """
 
     precision: str
     compiled: str
 
     @classmethod
     def parse(cls, name: str) -> Speed:
-        """Raises ValueError for what is no speed."""
+        """Return the speed of a name; raise ValueError if there is none."""
+        require(name in SPEEDS, names.unknown("speed", name, ("auto", *SPEEDS)))
         precision, _, compiled = name.partition("+")
-        if precision not in PRECISIONS or compiled not in COMPILED or name.endswith("+"):
-            names = [f"{p}+{c}" if c else p for p in PRECISIONS for c in COMPILED]
-            raise ValueError(f"speed must be auto or one of {', '.join(names)}; not {name!r}")
         return cls(precision, compiled)
 
     def __str__(self) -> str:
         return f"{self.precision}+{self.compiled}" if self.compiled else self.precision
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The context of the forward pass."""
+        """Return the context of the forward pass."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
-    def prepare(self, model: nn.Module, device: torch.device) -> None:
+    def prepare(self, model: Model, device: torch.device) -> None:
         """Compile what is to be compiled of the model's networks; happens at the first step.
 
         Raises:
-            ValueError: "blocks" of networks that have none.
+            ValueError: "blocks" of networks that have none, or no compiler.
         """
         if device.type == "cuda" and self.precision == "bfloat16":
             torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
-        if self.compiled and device.type == "cpu" and not has_compiler():
-            raise ValueError(
-                f"speed={self} compiles, and no C++ compiler was found; install one (g++), or take "
-                f"speed={self.precision}"
-            )
+        plain = f"take speed={self.precision}"
+        if self.compiled and device.type == "cpu":
+            says = f"speed={self} compiles, and no C++ compiler was found"
+            require(has_compiler(), says, cure=f"{plain}, or install one (g++)")
         if self.compiled == "network":
-            for net in networks(model):  # in place: the names of the weights stay
+            for net in model.networks():  # in place: the names of the weights stay
                 net.compile(mode="reduce-overhead" if device.type == "cuda" else None)
         if self.compiled == "blocks":
-            fusable = [net for net in networks(model) if hasattr(net, "fuse")]
-            if not fusable:
-                raise ValueError(f"no network here has blocks to compile; speed={self.precision} compiles nothing")
-            for net in fusable:
+            require(fusable(model), f"speed={self}, and no network here has blocks to compile", cure=plain)
+            for net in fusable(model):
                 net.fuse()
 
 
-def networks(model: nn.Module) -> list[nn.Module]:
-    """What can be compiled of a model: what it says (`Actor.networks`), or its children."""
-    return model.networks() if hasattr(model, "networks") else list(model.children())
+def fusable(model: Model) -> list[Fusable]:
+    """Return the networks of a model whose blocks can be compiled."""
+    return [net for net in model.networks() if isinstance(net, Fusable)]
 
 
 def has_compiler() -> bool:
-    """Whether torch finds the C++ compiler with which it compiles for a processor."""
+    """Return whether torch finds the C++ compiler with which it compiles for a processor."""
     from torch._inductor.cpp_builder import get_cpp_compiler  # takes a second to import
 
     try:
@@ -94,30 +100,42 @@ def has_compiler() -> bool:
 Pass = Callable[[torch.autocast], object]
 
 
-def choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tuple[Speed, str]:
-    """The fastest speed for `steps` more steps, counting what compiling costs, and a line that says why.
+def choose(model: Model, run: Pass, device: torch.device, steps: int) -> tuple[Speed, str]:
+    """Return the fastest speed for `steps` more steps, counting what compiling costs, and a line that says why.
 
     On a processor both precisions are timed where it has instructions for bfloat16, and the blocks are compiled if
     that pays within the run. On a GPU it is bfloat16 where that is supported, and the whole network if that pays.
 
     Args:
+        model: what is trained; its buffers are left as they are.
         run: one forward pass under the context it is given, and the backward pass.
+        device: where it is trained.
+        steps: steps of the run that are still to be taken.
     """
-    before = [buffer.clone() for buffer in model.buffers()]  # a batch norm counts what it sees
+    with untouched_buffers(model):
+        return (_choose_for_gpu if device.type == "cuda" else _choose_for_processor)(model, run, device, steps)
+
+
+@contextmanager
+def untouched_buffers(model: nn.Module) -> Iterator[None]:
+    """Undo what a block changes in a model's buffers: a batch norm counts what it sees."""
+    before = [buffer.clone() for buffer in model.buffers()]
     try:
-        return _choose(model, run, device, steps)
+        yield
     finally:
         for buffer, value in zip(model.buffers(), before, strict=True):
             buffer.copy_(value)
 
 
-def _choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tuple[Speed, str]:
-    if device.type == "cuda":
-        precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-        seconds = _seconds(run, Speed(precision, ""), device)
-        pays = steps * seconds * _NETWORK_SAVES > _NETWORK_SECONDS
-        chosen = Speed(precision, "network" if pays else "")
-        return chosen, f"speed: {chosen} ({1e3 * seconds:.0f} ms a pass before compiling, {steps} steps to go)"
+def _choose_for_gpu(model: Model, run: Pass, device: torch.device, steps: int) -> tuple[Speed, str]:
+    precision = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    seconds = _seconds(run, Speed(precision, ""), device)
+    pays = steps * seconds * _NETWORK_SAVES > _NETWORK_SECONDS
+    chosen = Speed(precision, "network" if pays else "")
+    return chosen, f"speed: {chosen} ({1e3 * seconds:.0f} ms a pass before compiling, {steps} steps to go)"
+
+
+def _choose_for_processor(model: Model, run: Pass, device: torch.device, steps: int) -> tuple[Speed, str]:
     timed = {Speed("float32", ""): _seconds(run, Speed("float32", ""), device)}
     chosen = Speed("float32", "")
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
@@ -126,8 +144,7 @@ def _choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tu
         if timed[half] * _MARGIN < timed[chosen]:
             chosen = half
     seen = ", ".join(f"{name} {1e3 * value:.0f}" for name, value in timed.items())
-    can = any(hasattr(net, "fuse") for net in networks(model))
-    if can and steps * timed[chosen] * _BLOCKS_SAVE > _BLOCKS_SECONDS:
+    if fusable(model) and steps * timed[chosen] * _BLOCKS_SAVE > _BLOCKS_SECONDS:
         if has_compiler():
             chosen = Speed(chosen.precision, "blocks")
         else:
@@ -136,12 +153,12 @@ def _choose(model: nn.Module, run: Pass, device: torch.device, steps: int) -> tu
 
 
 def _seconds(run: Pass, speed: Speed, device: torch.device, repeats: int = 3) -> float:
-    """The fastest of a few passes, after one that warms up."""
+    """Return the seconds of the fastest of a few passes, after one that warms up."""
     taken = []
     for _ in range(repeats + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         run(speed.autocast(device))
         if device.type == "cuda":
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.perf_counter() - start)
     return min(taken[1:])
