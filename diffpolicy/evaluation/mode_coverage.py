@@ -7,14 +7,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from diffpolicy.config import EnvConfig
+import numpy as np
+
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.evaluation.adapters import EnvFactory, make_env
 from diffpolicy.evaluation.episode import Episode, Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.modes import compare_modes
 from diffpolicy.evaluation.observers import States
-from diffpolicy.evaluation.record import OBS_KEY, demonstrate
+from diffpolicy.evaluation.record import OBS_KEY
 from diffpolicy.evaluation.report import draw_modes
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.evaluation.task import TaskSpec
@@ -48,27 +49,26 @@ def measure_modes(
         workers: see `rollout`.
 
     Raises:
-        ValueError: a task without modes, or a recording without states.
+        ValueError: a task without modes or without an expert, or a recording without states.
     """
     with closing(make()) as env:
         task = TaskSpec.of(env)
         check_modes(task, make.id)
+        expert = ExpertAgent(make.id, make.options)
         require(OBS_KEY in buffer, f"the data set has no array {OBS_KEY!r}, from which modes follow")
         mode_of = env.unwrapped.mode_of
         demonstrated = [mode_of(buffer[OBS_KEY][part]) for part in buffer.episode_slices()]
         start = buffer[OBS_KEY][0].tolist()
         fixed = [Reset(how.seed, options={"state": start}) for how in resets]
-        again = rollout(agent, make, fixed, [States(first=DRAWN)], workers=workers, progress=True)
-        expert = ExpertAgent(make.id, make.options)
-        recorded = demonstrate(expert, make_env(EnvConfig(make.id), _without_view(make, task)), fixed)
-        shown = [recording[OBS_KEY] for _, recording in recorded if recording]
-        modes = [mode_of(states) for states in shown]
+    watching = {"observers": [States(first=DRAWN)], "workers": workers, "progress": True}
+    again = rollout(agent, make, fixed, **watching)
+    kept = {name: value for name, value in make.options.items() if name not in task.display_options}
+    shown = [episode for episode in rollout(expert, make_env(make.id, kept), fixed, **watching) if episode.held]
     if out is not None:
-        paths = [(episode.observed[States.name], episode.mode) for episode in again[:DRAWN]]
-        draw_modes(out / "modes.png", list(zip(shown, modes, strict=True))[:DRAWN], paths, task)
+        draw_modes(out / "modes.png", _paths(shown), _paths(again), task)
     return {
         "all_starts": _measured(demonstrated, episodes, task),
-        "fixed_start": {"state": start, **_measured(modes, again, task)},
+        "fixed_start": {"state": start, **_measured([episode.mode for episode in shown], again, task)},
         "expert": dict(expert.make.settings),
     }
 
@@ -78,11 +78,10 @@ def check_modes(task: TaskSpec, env_id: str) -> None:
     require(task.modes, f"{env_id} declares no modes", cure="evaluate with modes=false")
 
 
-def _without_view(make: EnvFactory, task: TaskSpec) -> dict[str, Any]:
-    """The options that change what happens, so that the expert's recordings hold the state."""
-    return {name: value for name, value in make.options.items() if name not in task.display_options}
+def _paths(episodes: Sequence[Episode]) -> list[tuple[np.ndarray, str | None]]:
+    return [(e.observed[States.name], e.mode) for e in episodes if States.name in e.observed]
 
 
-def _measured(demonstrated: Sequence[str], episodes: Sequence[Episode], task: TaskSpec) -> dict[str, Any]:
+def _measured(demonstrated: Sequence[str | None], episodes: Sequence[Episode], task: TaskSpec) -> dict[str, Any]:
     success = wilson(sum(bool(episode.success) for episode in episodes), len(episodes))
     return {"success": success, **compare_modes(demonstrated, [episode.mode for episode in episodes], task.modes)}

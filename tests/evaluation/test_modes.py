@@ -1,11 +1,21 @@
-"""The measure of multimodality against closed forms, and the ways of the recorded demonstrations."""
+"""Mode coverage against closed forms, of the recorded demonstrations, and measured beside an expert."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import tiny
 
+from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.sources.shipped import open_shipped
-from diffpolicy.evaluation import compare_modes, mode_fractions, total_variation
+from diffpolicy.evaluation import (
+    compare_modes,
+    episode_resets,
+    make_env,
+    mode_fractions,
+    rollout,
+    total_variation,
+)
+from diffpolicy.evaluation.mode_coverage import measure_modes
 
 
 def test_fractions_and_entropy():
@@ -40,17 +50,17 @@ def test_what_cannot_be_compared_is_refused():
 
 
 @pytest.mark.parametrize(("name", "id"), [("detour", "Detour"), ("pushblocks", "PushBlocks")])
-def test_every_shipped_demonstration_takes_a_way_and_all_are_taken(name, id):
+def test_every_shipped_demonstration_is_done_in_a_mode_and_all_occur(name, id):
     buffer = open_shipped(name)
     env = gym.make(f"diffpolicy/{id}-v0").unwrapped
-    ways = [env.mode_of(buffer["state"][part]) for part in buffer.episode_slices()]
-    found = mode_fractions(ways, env.modes)["fractions"]
+    modes = [env.mode_of(buffer["state"][part]) for part in buffer.episode_slices()]
+    found = mode_fractions(modes, env.modes)["fractions"]
     assert found.pop("none") == 0.0
     even = 1 / len(env.modes)
-    assert all(abs(share - even) < 0.07 for share in found.values()), found  # 3 standard errors of 500
+    assert all(abs(fraction - even) < 0.07 for fraction in found.values()), found  # 3 standard errors of 500
 
 
-def test_a_recorded_way_is_the_one_that_the_environment_told():
+def test_the_mode_of_a_recording_is_that_of_its_info():
     env = gym.make("diffpolicy/Detour-v0").unwrapped
     _, info = env.reset(options={"state": [256, 480, 256, 390]})
     states = [info["state"]]
@@ -60,3 +70,20 @@ def test_a_recorded_way_is_the_one_that_the_environment_told():
     assert info["mode"] == "right"
     assert env.mode_of(np.array(states)) == "right"
     assert env.mode_of(np.array(states[:5])) == ""
+
+
+def test_rollouts_are_measured_beside_demonstrations(tmp_path, line_expert):
+    made, resets = make_env(tiny.ENV_ID, {"images": True}), episode_resets(0, 6)
+    states = np.linspace([0.0, 0.5], [0.95, 0.5], 5, dtype=np.float32)
+    buffer = ReplayBuffer({"state": np.concatenate([states, states, -states])}, [5, 10, 15])
+    agent = tiny.Wanderer()
+    found = measure_modes(agent, made, buffer, resets, rollout(agent, made, resets), tmp_path)
+    everywhere, one = found["all_starts"], found["fixed_start"]
+    assert everywhere["demonstrations"]["fractions"] == {"left": 1 / 3, "right": 2 / 3, "none": 0}
+    assert one["state"] == [0, 0.5] and one["demonstrations"]["episodes"] == one["rollouts"]["episodes"] == 6
+    assert one["demonstrations"]["fractions"]["none"] == 0.0 < one["rollouts"]["fractions"]["none"]
+    assert found["expert"] == {"speed": 1.0} and (tmp_path / "modes.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="no array 'state'"):
+        measure_modes(agent, made, ReplayBuffer({"obs": states}, [5]), resets, [])
+    with pytest.raises(ValueError, match="PushT-v0 declares no modes; evaluate with modes=false"):
+        measure_modes(agent, make_env("diffpolicy/PushT-v0"), buffer, resets, [])
