@@ -23,6 +23,7 @@ from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, SamplerCo
 from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.catalog import ImageSource, open_source
+from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.evaluation import (
     INFERENCE_BLOCK,
     VALIDATION_SEED,
@@ -183,13 +184,16 @@ def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: 
 
 
 def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
-    windows = load_windows(config, device)
+    start = _start(config)
+    normalizer = None if start is None else Normalizer.from_tensors(start.tensors("normalizer"))
+    windows = load_windows(config, device, normalizer)
+    if start is not None and ranks.writes:
+        print(f"normalizer: that of {start.path}")
     torch.manual_seed(config.seed)
     record = replace(config, found=_found(config, windows))
     if config.env.id:
         check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
-    begins = not config.resume or checkpoints.latest(Path(config.run_dir) / "checkpoints") is None
-    model = build_model(record, windows.spec, windows.train.action_dim, for_training=begins)
+    model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
     batch = functools.partial(_batch, windows)
     if isinstance(model, Remembers):
         every = torch.arange(len(windows.train), device=device)
@@ -237,6 +241,12 @@ def _train(
     )
 
 
+def _start(config: RunConfig) -> checkpoints.Checkpoint | None:
+    """The checkpoint whose weights and normalizer training begins with, if any: of the run, or of `init_from`."""
+    own = checkpoints.latest(Path(config.run_dir) / "checkpoints") if config.resume else None
+    return checkpoints.read(config.init_from) if own is None and config.init_from is not None else own
+
+
 def _found(config: RunConfig, windows: Windows) -> FoundInData:
     remembers = not method_class(config).learns
     count = len(windows.train) if remembers else None
@@ -267,6 +277,8 @@ def _validation(
 
 def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[Any, int], dict[str, float]]:
     make_env, spec = policy_env(record), windows.spec
+    with closing(make_env()) as env:
+        main = TaskSpec.of(env).main
 
     def validate(averaged: ChunkModel, step: int) -> dict[str, float]:
         policy = build_policy(record, spec, averaged, windows.normalizer, block=INFERENCE_BLOCK)
@@ -274,7 +286,8 @@ def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[
         workers = record.evaluation_workers if ranks.world == 1 else 0  # the ranks are workers already
         episodes = rollout(Agent(policy), make_env, resets, workers=workers) if resets else []
         found = ranks.collect([episode.row() for episode in episodes])
-        return {name: value["mean"] for name, value in summarize(found).items()}
+        means = {name: value["mean"] for name, value in summarize(found).items()}
+        return {"score": means[main], **means}  # by which checkpoints are ranked
 
     return validate
 
