@@ -106,15 +106,11 @@ class LineExpert:
 class Wanderer(Controller):
     """Draws chunks of three random actions, each from the episode's seed and the chunk's number."""
 
-    calls = 0
+    replan_every = 3
 
     def __init__(self, step: float = 1.0) -> None:
         self.step = step
         self._chunks: dict[int, tuple[int, int, list[np.ndarray]]] = {}  # seed, chunks so far, actions left
-
-    @property
-    def replan_every(self) -> int:
-        return 3
 
     def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         self._chunks |= {env_id: (seed, 0, []) for env_id, seed in zip(env_ids or [], seeds or [], strict=True)}

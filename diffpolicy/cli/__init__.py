@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from diffpolicy.cli.help import command_help, overview
+from diffpolicy.config.help import command_help, overview
 from diffpolicy.util.names import unknown
 
 COMMANDS = ("train", "evaluate", "record", "inspect", "export", "sample", "gallery")
@@ -31,6 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(settings):
         print(command_help(name, command))
         return
-    from diffpolicy.cli.execute import execute
+    from diffpolicy.config.execute import execute
 
     execute(name, command, settings)

@@ -13,7 +13,8 @@ from diffpolicy.evaluation.experts import ExpertAgent, ReplayAgent
 from diffpolicy.evaluation.metrics import check_comparable, compare, is_same_task, summarize
 from diffpolicy.evaluation.modes import compare_modes, mode_fractions, total_variation
 from diffpolicy.evaluation.observers import Observations, Observer, Recorder, States, Timing, Video
-from diffpolicy.evaluation.rollout import INFERENCE_BLOCK, rollout, simulate
+from diffpolicy.evaluation.rollout import rollout, simulate
+from diffpolicy.evaluation.shards import INFERENCE_BLOCK
 from diffpolicy.evaluation.task import Metric, TaskSpec
 from diffpolicy.evaluation.timing import time_chunks
 

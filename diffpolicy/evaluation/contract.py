@@ -11,8 +11,10 @@ import gymnasium as gym
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.util.errors import explain, require
 
+MakeEnv = Callable[[], gym.Env[Any, Any]]
 
-def make(make_env: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+
+def make(make_env: MakeEnv) -> gym.Env[Any, Any]:
     """Return what `make_env` makes.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 
 from diffpolicy.config import RunConfig
 from diffpolicy.datasets.spec import ObservationSpec
+from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset
 from diffpolicy.evaluation.metrics import SUCCESS, check_comparable, metric_names, summarize
 from diffpolicy.evaluation.observers import Observations, Video
@@ -25,7 +26,7 @@ from diffpolicy.evaluation.report import (
     write_page,
     write_video,
 )
-from diffpolicy.evaluation.rollout import MakeEnv, rollout
+from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Agent
 from diffpolicy.training.log import read_metrics

@@ -13,6 +13,8 @@ from diffpolicy.policies.agent import Controller
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
 
+Infos = Sequence[Mapping[str, Any]]
+
 
 class Expert(Protocol):
     """What an installed package names as an entry point `diffpolicy.expert`, by the environment's id.
@@ -58,22 +60,12 @@ class ExpertAgent(Controller):
         self._waiting: dict[int, Expert] = {}  # until the first info of their episode
         self._experts: dict[int, Expert] = {}
 
-    @property
-    def replan_every(self) -> int:
-        """An expert decides anew at every control step."""
-        return 1
-
     def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Make new experts with these seeds, which are needed, one per environment."""
         env_ids, seeds = env_ids or [], seeds or []
         self._waiting |= {env_id: self.make(seed, self.options) for env_id, seed in zip(env_ids, seeds, strict=True)}
 
-    def act(
-        self,
-        obs: Observation,
-        env_ids: Sequence[int] | None = None,
-        infos: Sequence[Mapping[str, Any]] | None = None,
-    ) -> np.ndarray:
+    def act(self, obs: Observation, env_ids: Sequence[int] | None = None, infos: Infos | None = None) -> np.ndarray:
         """Return the experts' actions (B, A) float32. They see the `infos` alone, which are needed."""
         require(infos is not None, "no infos", "the info of every environment, since experts see the whole state")
         infos = infos or []
@@ -98,21 +90,11 @@ class ReplayAgent(Controller):
         self.actions = actions
         self._playing: dict[int, tuple[int, int]] = {}  # env_id -> seed, next action
 
-    @property
-    def replan_every(self) -> int:
-        """A recording can start at every control step."""
-        return 1
-
     def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Start the recordings of these seeds, which are needed, one per environment."""
         self._playing |= {env_id: (seed, 0) for env_id, seed in zip(env_ids or [], seeds or [], strict=True)}
 
-    def act(
-        self,
-        obs: Observation,
-        env_ids: Sequence[int] | None = None,
-        infos: Sequence[Mapping[str, Any]] | None = None,
-    ) -> np.ndarray:
+    def act(self, obs: Observation, env_ids: Sequence[int] | None = None, infos: Infos | None = None) -> np.ndarray:
         """Return the next recorded actions (B, A)."""
         env_ids = list(self._playing) if env_ids is None else env_ids
         actions = []

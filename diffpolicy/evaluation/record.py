@@ -17,10 +17,11 @@ from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.datasets.writer import EpisodeWriter
 from diffpolicy.evaluation.adapters import OBS_MODE, make_env
+from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.observers import Recorder
-from diffpolicy.evaluation.rollout import MakeEnv, finished_episodes
+from diffpolicy.evaluation.rollout import finished_episodes
 from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSuccess
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -19,21 +19,18 @@ import gymnasium as gym
 from tqdm import tqdm
 
 from diffpolicy.evaluation import contract
+from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import Observer
-from diffpolicy.evaluation.shards import INFERENCE_BLOCK, choose_workers, one_thread, run_shards
+from diffpolicy.evaluation.shards import choose_workers, one_thread, run_shards
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Controller, stack
 from diffpolicy.util.errors import require
 
-__all__ = ["INFERENCE_BLOCK", "MakeEnv", "finished_episodes", "rollout", "simulate"]
-
-MakeEnv = Callable[[], gym.Env[Any, Any]]
-
 
 @dataclass
 class _Running:
-    """An episode under way: its reset, its environment, and what was last seen there."""
+    """An episode under way: its environment, and what was last seen there."""
 
     episode: Episode
     limit: float
@@ -54,10 +51,9 @@ def simulate(
     max_steps: int | None = None,
     numbers: Sequence[int] | None = None,
 ) -> Generator[list[Step], None, None]:
-    """Yield, control step by control step, what happened in every environment in which an episode is running.
+    """Yield, for each control step, what happened in every environment in which an episode is running.
 
     This is the loop of `rollout`, to be stepped from outside: a program may look, draw or stop between two steps.
-    Episodes whose step says `done` are complete.
 
     Args:
         agent: acts; it is reset for every episode.
@@ -70,13 +66,11 @@ def simulate(
         numbers: `Episode.number` of each reset; None counts from 0.
 
     Raises:
-        ValueError: an environment that breaks the contract, such as one without a time limit.
-        TypeError: the same, where it is a matter of types.
+        ValueError, TypeError: an environment that breaks the contract, such as one without a time limit.
     """
     agent.reset()
     waiting = zip(range(len(resets)) if numbers is None else numbers, resets, strict=True)
-    running: dict[int, _Running] = {}  # by env_id
-    clock = 0
+    running, clock = dict[int, _Running](), 0  # by env_id; control steps since chunks started
     with ExitStack() as opened:
         opened.enter_context(one_thread())
         made = [opened.enter_context(closing(contract.make(make_env))) for _ in range(min(envs, len(resets)))]
@@ -159,17 +153,14 @@ def rollout(
         max_steps: limit of steps, for environments that have none.
 
     Raises:
-        ValueError: envs or workers out of range, what cannot be pickled for the workers, or an environment that
-            breaks the contract.
-        TypeError: the same, where it is a matter of types.
+        ValueError: envs or workers out of range, or what cannot be pickled for the workers.
+        ValueError, TypeError: an environment that breaks the contract.
         RuntimeError: a worker died.
     """
     episodes: dict[int, Episode] = {}
     settings = {"envs": envs, "workers": workers, "task": task, "max_steps": max_steps}
-    with (
-        tqdm(total=len(resets), desc="rollout", unit="episode", disable=not progress, leave=False) as bar,
-        closing(finished_episodes(agent, make_env, resets, observers, **settings)) as finished,
-    ):
+    bar = tqdm(total=len(resets), desc="rollout", unit="episode", disable=not progress, leave=False)
+    with bar, closing(finished_episodes(agent, make_env, resets, observers, **settings)) as finished:
         for episode in finished:
             episodes[episode.number] = episode
             bar.update()
@@ -199,13 +190,9 @@ def finished_episodes(
 
 
 def _roll(
-    agent: Controller,
-    make_env: MakeEnv,
-    observers: Sequence[Observer],
-    shard: Sequence[tuple[int, Reset]],
-    **settings: Any,
+    agent: Controller, make_env: MakeEnv, observers: Sequence[Observer], shard: Sequence[Any], **settings: Any
 ) -> Generator[Episode, None, int]:
-    """Yield the finished episodes of numbered resets; return the network calls of a chunk."""
+    """Yield the finished episodes of a shard of numbered resets; return the network calls of a chunk."""
     numbers, resets = zip(*shard, strict=True)
     for steps in simulate(agent, make_env, resets, observers, numbers=numbers, **settings):
         yield from (step.episode for step in steps if step.done)

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 
 from diffpolicy.util import names
-from diffpolicy.util.errors import require
+from diffpolicy.util.errors import explain, require
 
 SUCCESS_KEYS = ("success", "is_success")
 """Keys of `info` that say whether the task is done, where an environment declares none."""
@@ -31,6 +31,8 @@ REWARD = "reward"
 """The key by which a metric reads the reward instead of `info`."""
 
 DEFAULT_FPS = 30.0
+
+Declared = TypeVar("Declared", "Metric", "SeedSet")
 
 _REDUCERS: dict[str, Callable[[float, float], float]] = {
     "max": max,
@@ -128,8 +130,10 @@ class TaskSpec:
             names.check('entry of metadata["task"]', name, [one.name for one in fields(cls)])
         if "metrics" in declared:
             declared["metrics"] = {name: _metric(name, one) for name, one in declared["metrics"].items()}
+            require(declared["metrics"], "no metrics", "at least one, or none declared")
         if "seed_sets" in declared:
-            declared["seed_sets"] = {name: SeedSet(**one) for name, one in declared["seed_sets"].items()}
+            sets = declared["seed_sets"].items()
+            declared["seed_sets"] = {name: _made(SeedSet, f"seed set {name!r}", one) for name, one in sets}
         return cls(**{"fps": float(metadata.get("render_fps") or DEFAULT_FPS), **declared})
 
     @property
@@ -161,6 +165,14 @@ class TaskSpec:
 
 
 def _metric(name: str, declared: Mapping[str, Any]) -> Metric:
-    metric = Metric(**declared)
+    metric = _made(Metric, f"metric {name!r}", declared)
     names.check(f"reducer of the metric {name!r}", metric.reducer, _REDUCERS)
     return metric
+
+
+def _made(kind: type[Declared], name: str, declared: Mapping[str, Any]) -> Declared:
+    try:
+        return kind(**declared)
+    except TypeError:
+        known = ", ".join(one.name for one in fields(kind))
+        raise ValueError(explain(f"{name} is declared as {dict(declared)}", known)) from None

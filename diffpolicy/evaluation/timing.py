@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import Reset
-from diffpolicy.evaluation.rollout import MakeEnv, simulate
+from diffpolicy.evaluation.rollout import simulate
 from diffpolicy.policies.agent import Controller
 
 CHUNKS = 50

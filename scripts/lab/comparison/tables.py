@@ -279,7 +279,8 @@ def _modes(results: Sequence[Result]) -> Iterator[tuple[Result, list[str]]]:
         for where, starts in (("all_starts", "all"), ("fixed_start", "one")):
             if (found := (modes_of(one) or {}).get(where)) is None:
                 continue
-            fractions = [_fractions(found[who]["shares"]) for who in ("demonstrations", "rollouts")]
+            both = [found[who] for who in ("demonstrations", "rollouts")]
+            fractions = [_fractions(each["fractions" if "fractions" in each else "shares"]) for each in both]
             success = interval(found["success"], PERCENT)
             yield one, [starts, success, *fractions, f"{found['total_variation']:.3f}"]
 

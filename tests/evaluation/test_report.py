@@ -1,0 +1,134 @@
+"""Plots, videos and the page take their columns from the task; the next steps fit what was evaluated."""
+
+import re
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+import tiny
+from matplotlib.image import imread
+
+from diffpolicy.evaluation import Observations, TaskSpec, Video, episode_resets, make_env, rollout, summarize
+from diffpolicy.evaluation.evaluate import describe
+from diffpolicy.evaluation.report import (
+    Clip,
+    Image,
+    draw_metric,
+    draw_modes,
+    draw_training,
+    next_steps,
+    provenance,
+    write_document,
+    write_page,
+    write_video,
+)
+
+LINE = make_env(tiny.ENV_ID)
+TASK = TaskSpec.of(LINE())
+
+
+def result_of(rows, env_id=tiny.ENV_ID, sampler=None, seeds=200_000):
+    config = {"env": {"id": env_id, "options": {}}, "dataset": {"name": "zarr", "path": "a<b>.zarr"}}
+    return {
+        **summarize(rows),
+        "network_calls": 3,
+        "checkpoint": {"step": 70, "config": config},
+        "settings": {"seeds": seeds, "sampler": sampler},
+        **provenance(),
+        "metrics": TASK.plain_metrics(),
+        "episodes": rows,
+    }
+
+
+@pytest.fixture(scope="module")
+def filmed():
+    return rollout(tiny.Wanderer(), LINE.rendering(), episode_resets(200_000, 6), [Video(first=1), Observations()])
+
+
+@pytest.fixture(scope="module")
+def result(filmed):
+    return result_of([episode.row() for episode in filmed], sampler={"solver": "euler", "steps": 8})
+
+
+def test_video_is_in_real_time(tmp_path, filmed):
+    frames = filmed[0].observed["video"]
+    write_video(tmp_path / "a.mp4", frames, TASK.fps)
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert video.streams.video[0].average_rate == 5
+        decoded = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert len(decoded) == len(frames) == filmed[0].steps + 1 and decoded[0].shape == (16, 16, 3)
+
+
+def test_the_page_has_the_tasks_columns(tmp_path, filmed, result):
+    write_video(tmp_path / "a.mp4", filmed[0].observed["video"], TASK.fps)
+    draw_metric(tmp_path / "scores.png", result)
+    images = [Image("Dist<ribution", tmp_path / "scores.png", "Of what.")]
+    steps = next_steps(result, "RUN/best", "OUT", TASK)
+    write_page(tmp_path / "report.html", result, images, [Clip(tmp_path / "a.mp4", filmed[0].row())], steps)
+    page = (tmp_path / "report.html").read_text()
+    assert "tiny/Line-v0, 6 episodes" in page and "greatest distance from the middle" in page
+    assert f"{result['best']['mean']:.3f}" in page and f"{result['place']['low']:.3f}" in page
+    assert "coverage" not in page and "score" not in page.replace("scores", "")
+    successes = sum(row["success"] for row in result["episodes"])
+    assert f"Successes: {successes} of 6" in page and f"Failures: {6 - successes} of 6" in page
+    assert "Dist&lt;ribution" in page and "a&lt;b&gt;.zarr" in page and "<b>.zarr" not in page
+    assert page.count("data:image/png;base64,") == page.count("data:video/mp4;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:)', page), "a page that needs other files"
+    assert "solver euler, 8 steps" in page and "seeds from 200000 on" in page
+
+
+def test_a_page_without_success_and_with_named_seeds(tmp_path):
+    rows = [{"seed": k, "return": -1234.5 - k, "steps": 4} for k in range(3)]
+    result = result_of(rows, "Pendulum-v1", seeds="published")
+    write_page(tmp_path / "report.html", result)
+    page = (tmp_path / "report.html").read_text()
+    assert "-1235" in page or "-1236" in page
+    assert "Wilson" not in page and "Failures" not in page and "the task&#39;s seeds &#39;published&#39;" in page
+    draw_metric(tmp_path / "scores.png", result)
+    assert imread(tmp_path / "scores.png").std() > 0.01
+
+
+def test_next_steps_fit_what_was_evaluated(result, line_expert):
+    def commands(result, task):
+        return [step.command for step in next_steps(result, "RUN/best", "OUT", task)]
+
+    said = commands(result, TASK)
+    assert "diffpolicy evaluate checkpoint=RUN/best episodes=24 out=OUT_24" in said
+    assert "diffpolicy evaluate checkpoint=RUN/best steps=4 out=OUT_4_steps" in said
+    assert "diffpolicy evaluate checkpoint=RUN/best modes=true out=OUT_modes" in said
+    assert any("compare_to=OUT/evaluation.json" in command and "seeds=200000" in command for command in said)
+    assert "diffpolicy record env.id=tiny/Line-v0 episodes=500 out=DEMOS" in said
+    plain = commands({**result_of(result["episodes"], "Pendulum-v1")}, TaskSpec())
+    assert not any(word in " ".join(plain) for word in ("modes", "record", "steps=", "push", "detour", "diffpolicy/"))
+    for command in said + plain:
+        assert command.split()[:2][0] == "diffpolicy" and command.split()[1] in ("evaluate", "record", "export")
+
+
+def test_the_results_in_words(result):
+    lines = describe({**result, "difference": {"best": {"mean": 0.5, "low": -0.25, "high": 1}}}, "OUT").splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "best", "place", "success", "best, paired difference", "6 episodes, 3 network calls per chunk",
+        "results", "page",
+    ]  # fmt: skip
+    assert lines[3] == "best, paired difference: +0.500  [-0.250, +1.000]"
+
+
+def test_other_plots(tmp_path):
+    log = [{"step": k, "loss": 1 / k, "evaluation/best": k / 9, "evaluation/place": -k} for k in range(1, 9)]
+    draw_training(tmp_path / "rolled.png", log)
+    draw_training(tmp_path / "plain.png", [{"step": row["step"], "loss": -row["loss"]} for row in log])
+    states = np.linspace(0, 1, 10)[:, None] * [1, 0.5]
+    draw_modes(tmp_path / "modes.png", [(states, "right"), (-states, "")], [(-states, "left")], TASK)
+    for name in ("rolled", "plain", "modes"):
+        assert imread(tmp_path / f"{name}.png").std() > 0.01
+    assert imread(tmp_path / "rolled.png").shape[1] > 1.5 * imread(tmp_path / "plain.png").shape[1]
+    write_document(tmp_path / "page.html", "A & B", ["<p>one</p>", "<p>two</p>"])
+    page = (tmp_path / "page.html").read_text()
+    assert "<title>A &amp; B</title>" in page and "<p>one</p><p>two</p>" in page
+
+
+def test_no_plot_goes_through_pyplot():
+    code = "import sys, diffpolicy.evaluation.evaluate; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
