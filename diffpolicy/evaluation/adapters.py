@@ -21,7 +21,7 @@ from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
 
 OBS_MODE = "obs_mode"
-"""The option by which an environment that can be observed in several ways is told which."""
+"""The option that chooses among the observations of an environment that has several."""
 
 _FRAMES = "rgb_array"
 

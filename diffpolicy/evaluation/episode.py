@@ -1,4 +1,4 @@
-"""How episodes begin, what happens at a step, and what is kept of them; the seeds of every protocol."""
+"""How an episode starts, what happens at a step, and what its result is; the seeds of every protocol."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VALIDATION_EPISODES = 50
 
 @dataclass(frozen=True)
 class Reset:
-    """How an episode begins.
+    """How an episode starts.
 
     Args:
         seed: of the agent's random numbers; it names the episode.
@@ -45,7 +45,7 @@ class Episode:
         seed: see `Reset`.
         number: its place among the resets.
         success: whether the task was done at some step; None in an environment that does not say.
-        held: whether it was done at the last step.
+        success_at_end: whether it was done at the last step.
         steps: control steps taken.
         metrics: name -> value, see `TaskSpec.metrics`.
         mode: the mode in which the task was done, "" if in none; None for tasks without modes.
@@ -55,7 +55,7 @@ class Episode:
     seed: int
     number: int = 0
     success: bool | None = None
-    held: bool | None = None
+    success_at_end: bool | None = None
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     mode: str | None = None
@@ -66,9 +66,9 @@ class Episode:
         self.steps += 1
         for name, metric in task.metrics.items():
             self.metrics[name] = metric.reduce(self.metrics.get(name), reward, info)
-        self.held = task.succeeded(info)
-        if self.held is not None:
-            self.success = bool(self.success) or self.held
+        self.success_at_end = task.succeeded(info)
+        if self.success_at_end is not None:
+            self.success = bool(self.success) or self.success_at_end
         if task.mode_key is not None:
             self.mode = info.get(task.mode_key)
 

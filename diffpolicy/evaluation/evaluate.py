@@ -1,4 +1,4 @@
-"""The pieces of an evaluation: roll out, summarize, film, draw, and write the page."""
+"""The pieces of an evaluation: roll out, summarize, write videos, plots and the page."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
 def check_comparison(
     other: Mapping[str, Any] | None, seeds: str | int, resets: Sequence[Reset], env: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError unless an evaluation to compare with is of the same task and shares some seeds.
+    """Raise ValueError unless an evaluation to compare with is of the same task and has some seeds in common.
 
     Args:
         other: contents of its evaluation.json; None compares nothing.
@@ -96,16 +96,16 @@ def evaluate(
     began = time.monotonic()
     episodes = rollout(agent, make_env, resets, envs=envs, workers=workers, progress=progress, task=task)
     minutes = (time.monotonic() - began) / 60
-    rows = [episode.row() for episode in episodes]
+    results = [episode.row() for episode in episodes]
     return {
-        **summarize(rows),
+        **summarize(results),
         "network_calls": agent.calls,
         "minutes": minutes,
         "checkpoint": dict(checkpoint),
         "settings": dict(settings),
         **provenance(),
-        "metrics": {name: one for name, one in task.plain_metrics().items() if name in rows[0]},
-        "episodes": rows,
+        "metrics": {name: one for name, one in task.plain_metrics().items() if name in results[0]},
+        "episodes": results,
     }, episodes
 
 
@@ -131,15 +131,15 @@ def write_report(
         resets: of the evaluation.
         episodes: of the evaluation.
         task: what results mean.
-        videos: number of successes and number of failures to film.
+        videos: number of successes and number of failures to make videos of.
     """
     out.mkdir(parents=True, exist_ok=True)
-    clips = film(out, agent, rendering, resets, episodes, task, videos)
+    clips = write_videos(out, agent, rendering, resets, episodes, task, videos)
     images = _plots(out, result, checkpoint)
     write_page(out / "report.html", result, images, clips, next_steps(result, checkpoint, out, task))
 
 
-def film(
+def write_videos(
     out: Path,
     agent: Agent,
     rendering: MakeEnv,
@@ -148,9 +148,9 @@ def film(
     task: TaskSpec,
     videos: int,
 ) -> list[Clip]:
-    """Film some successes and some failures, and draw what the policy considers in the first; see `write_report`.
+    """Write videos of some successes and failures, and draw what the policy considers in the first.
 
-    The same episodes are rolled out over, so that filming slows no measurement.
+    The same episodes are rolled out again, so that rendering slows no measurement. Arguments as of `write_report`.
     """
     for old in out.glob("episode_*.mp4"):
         old.unlink()
@@ -180,7 +180,7 @@ def _plots(out: Path, result: Mapping[str, Any], checkpoint: str | Path) -> list
         Image(
             "Learning curve",
             out / "training.png",
-            "Left, the loss on the batches and on episodes held out; right, rollouts on the validation seeds.",
+            "Left, the loss on the batches and on validation episodes; right, rollouts on the validation seeds.",
         ),
         Image(
             "What the policy considers",

@@ -11,26 +11,26 @@ from diffpolicy.util.stats import Interval, bootstrap, wilson
 
 SUCCESS = "success"
 
-_NOT_METRICS = ("seed", "steps", "mode", "way")  # of an episode's plain data; "way" is the older name of "mode"
+_NOT_METRICS = ("seed", "steps", "mode", "way")  # of an episode's plain data; older releases wrote "way" for "mode"
 
 
-def metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def metric_names(episodes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the metrics of episodes as plain data, in order; "success" among them if all episodes have it."""
-    return [name for name in rows[0] if name not in _NOT_METRICS and all(name in row for row in rows)]
+    return [name for name in episodes[0] if name not in _NOT_METRICS and all(name in one for one in episodes)]
 
 
-def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
+def summarize(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     """Return the mean of every metric of episodes (`Episode.row`) with its interval.
 
     Raises:
         ValueError: no episodes.
     """
-    require(rows, "no episodes", "at least one")
+    require(episodes, "no episodes", "at least one")
     return {
-        name: wilson(sum(bool(row[name]) for row in rows), len(rows))
+        name: wilson(sum(bool(one[name]) for one in episodes), len(episodes))
         if name == SUCCESS
-        else bootstrap([row[name] for row in rows])
-        for name in metric_names(rows)
+        else bootstrap([one[name] for one in episodes])
+        for name in metric_names(episodes)
     }
 
 
@@ -63,7 +63,7 @@ def check_comparable(
         their_env = other["checkpoint"]["config"]["env"]
         same_task = is_same_task(env, their_env)
         same_kind = _seed_set(seeds) == _seed_set(other["settings"]["seeds"])
-        common = sorted(set(planned) & {row["seed"] for row in other["episodes"]})
+        common = sorted(set(planned) & {one["seed"] for one in other["episodes"]})
     except (KeyError, TypeError):
         raise ValueError(explain("what is to be compared with is no evaluation.json of this project")) from None
     require(same_task, f"the two evaluations are of different tasks, {dict(env)} and {their_env}")
@@ -80,7 +80,7 @@ def _seed_set(seeds: str | int) -> str | None:
 def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Return the differences first - second, with intervals, over the seeds that two evaluations have in common.
 
-    Pairing removes what the two share, the difficulty of each initial state.
+    Pairing removes what both have in common, the difficulty of each initial state.
 
     Args:
         first: contents of an evaluation.json.
@@ -89,7 +89,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     Raises:
         ValueError: they are of different tasks, were reset differently or have no seeds in common.
     """
-    a, b = ({row["seed"]: row for row in evaluation["episodes"]} for evaluation in (first, second))
+    a, b = ({one["seed"]: one for one in evaluation["episodes"]} for evaluation in (first, second))
     common = check_comparable(first["settings"]["seeds"], a, first["checkpoint"]["config"]["env"], second)
     both = metric_names([*a.values(), *b.values()])
     return {

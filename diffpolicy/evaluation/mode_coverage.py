@@ -63,7 +63,9 @@ def measure_modes(
     watching = {"observers": [States(first=DRAWN)], "workers": workers, "progress": True}
     again = rollout(agent, make, fixed, **watching)
     kept = {name: value for name, value in make.options.items() if name not in task.display_options}
-    shown = [episode for episode in rollout(expert, make_env(make.id, kept), fixed, **watching) if episode.held]
+    shown = [
+        episode for episode in rollout(expert, make_env(make.id, kept), fixed, **watching) if episode.success_at_end
+    ]
     if out is not None:
         draw_modes(out / "modes.png", _paths(shown), _paths(again), task)
     return {

@@ -27,7 +27,7 @@ from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
 
 HOPELESS = 50
-"""Failures in a row after which recording stops."""
+"""Consecutive failures after which recording stops."""
 
 OBS_KEY = "state"
 """Name of a plain observation in a recording by an expert."""
@@ -56,7 +56,7 @@ def record(config: RecordConfig) -> str:
             with closing(demonstrate(agent, make, resets, workers=config.workers)) as demonstrations:
                 for seed, recording in demonstrations:
                     failed = 0 if recording else failed + 1
-                    given = f"the expert failed {HOPELESS} times in a row"
+                    given = f"the expert failed {HOPELESS} times running"
                     require(failed < HOPELESS, given, cure="this task is not for it")
                     if recording:
                         writer.add(recording, seed)
@@ -101,7 +101,7 @@ def demonstrate(
     Args:
         agent: the expert.
         make: see `demonstration_env`.
-        resets: how the episodes begin.
+        resets: how the episodes start.
         workers: processes; fewer than two roll out in this one.
         obs_key: name of a plain observation.
     """
@@ -111,7 +111,7 @@ def demonstrate(
     count = min(workers, len(resets)) if workers > 1 else 0
     with closing(finished_episodes(agent, make, resets, observers, envs=1, workers=count)) as finished:
         for episode in finished:
-            recording = episode.observed[Recorder.name] if episode.held else None
+            recording = episode.observed[Recorder.name] if episode.success_at_end else None
             ready[episode.number] = (episode.seed, recording)
             while following in ready:
                 yield ready.pop(following)

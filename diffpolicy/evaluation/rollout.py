@@ -2,7 +2,7 @@
 
 An episode is a function of the agent and of its reset alone: how many run side by side, and in how many processes,
 changes the time it takes and nothing else. An agent keys its noise by the episode's seed, networks run in blocks of
-one fixed size (`Policy.block`) on one thread, and every episode begins in an environment reset by its own seed.
+one fixed size (`Policy.block`) on one thread, and every episode starts in an environment reset by its own seed.
 """
 
 from __future__ import annotations

@@ -25,12 +25,12 @@ def measure(env_id: str, episodes: int, first: int, workers: int) -> dict[str, A
     rolled_out = rollout(
         agent, make_env(env_id), resets, envs=1, workers=workers if workers > 1 else 0, progress=True
     )
-    done = [episode.steps for episode in rolled_out if episode.held]
+    done = [episode.steps for episode in rolled_out if episode.success_at_end]
     low, median, high = np.percentile(done, [5, 50, 95]).tolist() if done else (None, None, None)
     return {
         "success": wilson(len(done), episodes),
         "steps": {"5%": low, "50%": median, "95%": high},
-        "failed_seeds": [episode.seed for episode in rolled_out if not episode.held],
+        "failed_seeds": [episode.seed for episode in rolled_out if not episode.success_at_end],
         "episodes": episodes,
         "first_seed": first,
     }

@@ -7,7 +7,7 @@ import tiny
 from diffpolicy.config import EnvConfig
 from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets import ReplayBuffer
-from diffpolicy.datasets.shipped import open_shipped
+from diffpolicy.datasets.sources.shipped import open_shipped
 from diffpolicy.evaluation import ExpertAgent, Reset, make_env, rollout
 from diffpolicy.evaluation.record import demonstrate, demonstration_env, record
 from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSuccess
@@ -36,7 +36,7 @@ def test_failures_are_left_out_and_seeds_are_tried_in_order(line_expert, tmp_pat
 
 def test_an_expert_without_success_ends_it(line_expert, tmp_path):
     env = EnvConfig(tiny.ENV_ID, {"width": 2.0})
-    with pytest.raises(ValueError, match="failed 50 times in a row; this task is not for it"):
+    with pytest.raises(ValueError, match="failed 50 times running; this task is not for it"):
         record(RecordConfig(str(tmp_path / "A"), episodes=80, env=env))
     with pytest.raises(ValueError, match="no expert for env.id='tiny/Lin-v0'.*did you mean 'tiny/Line-v0'"):
         ExpertAgent("tiny/Lin-v0")

@@ -126,7 +126,7 @@ def test_success_metrics_and_modes():
         "mode": "left",
     }
     (none,) = rollout(ReplayAgent({5: np.zeros((4, 2))}), LINE, [Reset(5, limit=4)])
-    assert none.steps == 4 and none.success is False and none.mode == "" and none.held is False
+    assert none.steps == 4 and none.success is False and none.mode == "" and none.success_at_end is False
     same_start = rollout(tiny.Wanderer(), LINE, [Reset(1, env_seed=9), Reset(2, env_seed=9)], [States()])
     first, second = (episode.observed["states"] for episode in same_start)
     assert (first[0] == second[0]).all() and first.shape[1] == 2 and not np.array_equal(first[1], second[1])

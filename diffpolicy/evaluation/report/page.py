@@ -25,10 +25,10 @@ class Image(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """An MP4 file and the plain data of its episode."""
+    """An MP4 file and its episode as plain data."""
 
     file: Path
-    row: Mapping[str, Any]
+    episode: Mapping[str, Any]
 
 
 def write_page(
@@ -108,17 +108,17 @@ def _groups(episodes: Sequence[Mapping[str, Any]], videos: Sequence[Clip]) -> li
         return [{"heading": "Videos", "videos": [_captioned(clip) for clip in videos]}]
     groups = []
     for heading, wanted in (("Successes", True), ("Failures", False)):
-        count = sum(bool(row[SUCCESS]) is wanted for row in episodes)
-        chosen = [_captioned(clip) for clip in videos if bool(clip.row[SUCCESS]) is wanted]
+        count = sum(bool(one[SUCCESS]) is wanted for one in episodes)
+        chosen = [_captioned(clip) for clip in videos if bool(clip.episode[SUCCESS]) is wanted]
         groups.append({"heading": f"{heading}: {count} of {len(episodes)}", "videos": chosen})
     return groups
 
 
 def _captioned(clip: Clip) -> dict[str, str]:
-    row = clip.row
-    values = ", ".join(f"{name.replace('_', ' ')} {number(row[name])}" for name in metric_names([row])[:1])
-    mode = f", mode {row['mode']}" if row.get("mode") else ""
-    caption = f"seed {row['seed']}: {values} after {row['steps']} steps{mode}"
+    episode = clip.episode
+    values = ", ".join(f"{name.replace('_', ' ')} {number(episode[name])}" for name in metric_names([episode])[:1])
+    mode = f", mode {episode['mode']}" if episode.get("mode") else ""
+    caption = f"seed {episode['seed']}: {values} after {episode['steps']} steps{mode}"
     return {"source": _embedded(clip.file, "video/mp4"), "caption": caption}
 
 

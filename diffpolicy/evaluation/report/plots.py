@@ -74,7 +74,7 @@ def draw_metric(path: Path, result: Mapping[str, Any]) -> None:
         result: contents of evaluation.json.
     """
     name = metric_names(result["episodes"])[0]
-    values, mean = np.array([row[name] for row in result["episodes"]], float), result[name]
+    values, mean = np.array([one[name] for one in result["episodes"]], float), result[name]
     low, high = (0.0, 1.0) if values.min() >= 0 and values.max() <= 1 else (values.min(), values.max())
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -106,18 +106,18 @@ def draw_training(path: Path, metrics: Sequence[Mapping[str, float]]) -> None:
         path: of the PNG file.
         metrics: the lines of a run's metrics.jsonl.
     """
-    rolled_out = list(dict.fromkeys(key for row in metrics for key in row if key.startswith(_EVALUATION)))
+    rolled_out = list(dict.fromkeys(key for line in metrics for key in line if key.startswith(_EVALUATION)))
     figure = Figure(figsize=(9 if rolled_out else 4.5, 3.2), layout="constrained")
     losses, *others = figure.subplots(1, 2 if rolled_out else 1, squeeze=False)[0]
     _curves(losses, metrics, ("loss", "validation_loss"))
     # a negative log-likelihood passes 0
-    positive = all(row.get(name, 1.0) > 0 for row in metrics for name in ("loss", "validation_loss"))
+    positive = all(line.get(name, 1.0) > 0 for line in metrics for name in ("loss", "validation_loss"))
     losses.set(xlabel="step", ylabel="loss", yscale="log" if positive else "linear")
     for axes in others:
         shown = [rolled_out[0], *(key for key in rolled_out[1:] if key == _EVALUATION + SUCCESS)]
         _curves(axes, metrics, shown, marker="o")
         axes.set(xlabel="step", title="validation rollouts")
-        if all(0 <= row[key] <= 1 for row in metrics for key in shown if key in row):
+        if all(0 <= line[key] <= 1 for line in metrics for key in shown if key in line):
             axes.set_ylim(0, 1.02)
     for axes in (losses, *others):
         if axes.lines:
@@ -127,7 +127,7 @@ def draw_training(path: Path, metrics: Sequence[Mapping[str, float]]) -> None:
 
 def _curves(axes: Axes, metrics: Sequence[Mapping[str, float]], keys: Sequence[str], **style: Any) -> None:
     for key in keys:
-        points = [(row["step"], row[key]) for row in metrics if key in row]
+        points = [(line["step"], line[key]) for line in metrics if key in line]
         if points:
             label = key.removeprefix(_EVALUATION).replace("_", " ")
             axes.plot(*zip(*points, strict=True), label=label, **style)
