@@ -200,7 +200,7 @@ class FoundInData:
 
     Args:
         kind: what was trained, "policy" or "images".
-        digest: SHA-256 of the training data after selection and transforms; None in checkpoints of version 1.
+        digest: SHA-256 of the selected training data as recorded; None in checkpoints of version 1.
         observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
         action_dim: numbers per action, or None where the checkpoint's normalizer tells.
         windows: number of training windows, for methods that remember them.

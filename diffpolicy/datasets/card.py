@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffpolicy.config import DatasetConfig, RunConfig
 from diffpolicy.datasets import catalog
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.manifest import digest, verify
@@ -16,15 +17,16 @@ from diffpolicy.util.errors import require
 _DRAWN = 24  # episodes on a sheet
 
 
-def card(path: Path, buffer: ReplayBuffer) -> str:
+def card(path: str | Path, buffer: ReplayBuffer, rate: float | None = None) -> str:
     """Return episodes, lengths, ranges and digest of a data set, as lines of text.
 
     Args:
-        path: where it is.
-        buffer: its content; the attribute "fps" gives lengths in seconds.
+        path: where it is, or its name.
+        buffer: its content.
+        rate: frames per second, for lengths in seconds; None takes the data set's attribute "fps", if it has one.
     """
     low, middle, high = np.percentile(buffer.episode_lengths, [0, 50, 100]).astype(int)
-    rate = buffer.attrs.get("fps")
+    rate = rate or buffer.attrs.get("fps")
     seconds = f" ({middle / rate:g} s at {rate:g} Hz)" if rate else ""
     lines = [
         f"{path}: {buffer.n_episodes} episodes, {buffer.n_steps} frames",
@@ -34,7 +36,7 @@ def card(path: Path, buffer: ReplayBuffer) -> str:
         values = buffer[name].reshape(buffer.n_steps, -1)
         lines.append(f"{name} {buffer[name].shape[1:]} {buffer[name].dtype}: {values.min():g} to {values.max():g}")
     lines += [f"{key}: {value}" for key, value in buffer.attrs.items()]
-    if (path / MANIFEST).exists():
+    if (Path(path) / MANIFEST).exists():
         lines.append(f"SHA-256 of the recording: {digest(path)}")
     return "\n".join(lines)
 
@@ -73,7 +75,11 @@ def list_sources() -> str:
     """Return the sources of the catalog and what can be observed of each, as lines of text."""
     lines = ["Data sets by name (dataset.name=…):"]
     for name in catalog.names():
-        source = catalog.lookup(name)
+        try:
+            source = catalog.lookup(name)
+        except ValueError as error:  # another package's, which is broken
+            lines.append(f"  {name:14} {error}")
+            continue
         lines.append(f"  {name:14} {source.summary}")
         if issubclass(source, catalog.DemonstrationSource):
             lines += [f"  {'':14}   observation.mode={mode}: {what}" for mode, what in source.modes.items()]
@@ -88,7 +94,7 @@ def inspect_dataset(
     """Return what to tell about a data set, and whether it is sound; without a path, the sources of the catalog.
 
     Args:
-        path: a recording or any data set in the replay-buffer layout.
+        path: a recording, any data set in the replay-buffer layout, or the name of demonstrations of the catalog.
         check: compare every file of a recording with its digest.
         sheet: image file to draw the trajectories of `key` into.
         key: array to draw.
@@ -106,7 +112,11 @@ def inspect_dataset(
     if check:
         damaged = verify(path)
         return "\n".join(damaged) or f"{path}: every file is as it was written", not damaged
-    buffer = ReplayBuffer.open(path)
+    if path in catalog.names() and not Path(path).exists():
+        source = catalog.open_demonstrations(RunConfig(dataset=DatasetConfig(name=path)))
+        buffer, rate = source.recorded(), source.rate
+    else:
+        buffer, rate = ReplayBuffer.open(path), None
     if sheet:
         draw_sheet(Path(sheet), buffer, key)
-    return card(Path(path), buffer), True
+    return card(path, buffer, rate), True

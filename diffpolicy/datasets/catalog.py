@@ -176,6 +176,14 @@ def open_source(config: RunConfig) -> Source:
     return lookup(config.dataset.name)(config.dataset, config.observation, config.data_root)
 
 
+def open_demonstrations(config: RunConfig) -> DemonstrationSource:
+    """Return the source that a run's config names, which has to hold demonstrations. Raises as `open_source`."""
+    source = open_source(config)
+    if isinstance(source, DemonstrationSource):
+        return source
+    raise ValueError(explain(f"dataset.name={config.dataset.name} holds {source.kind}", "demonstrations"))
+
+
 def _targets(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     """Where each name leads to, those of this project first; a package cannot replace these."""
     own = {"source": SOURCES, "transform": TRANSFORMS}[kind]

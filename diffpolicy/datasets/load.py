@@ -65,7 +65,7 @@ def load_windows(
         ValueError: names, numbers or horizons that do not fit the data.
         OSError: missing data that cannot be downloaded.
     """
-    source, data, keys = _demonstrations(config), config.dataset, config.observation.vectors
+    source, data, keys = catalog.open_demonstrations(config), config.dataset, config.observation.vectors
     recorded = source.recorded()
     chosen, held_out = select_episodes(recorded.n_episodes, data.episodes, data.seed, data.validation)
     transforms = _transforms(source, config)
@@ -113,7 +113,7 @@ def load_demonstrations(config: RunConfig) -> ReplayBuffer:
         ValueError: names or settings that do not fit the data.
         OSError: missing data that cannot be downloaded.
     """
-    source = _demonstrations(config)
+    source = catalog.open_demonstrations(config)
     changes = [transform for transform in _transforms(source, config) if not transform.adds]
     (relabeled,) = _transformed(source.recorded(), changes)
     return source.observed(relabeled)
@@ -171,13 +171,6 @@ def _augmented(
         chosen = np.random.default_rng(key).random(batch_size) < 0.5
         batch = augmentation.change(batch, torch.from_numpy(chosen[mine]))
     return batch
-
-
-def _demonstrations(config: RunConfig) -> DemonstrationSource:
-    source = catalog.open_source(config)
-    if not isinstance(source, DemonstrationSource):
-        require(False, f"dataset.name={config.dataset.name} holds {source.kind}", "demonstrations")
-    return source
 
 
 def _transforms(source: DemonstrationSource, config: RunConfig) -> list[EpisodeTransform]:

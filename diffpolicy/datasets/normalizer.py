@@ -14,10 +14,11 @@ from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
 
 MODES = ("limits", "gaussian")
+_PARTS = ("center", "scale")
 
 CONSTANT = 1e-4
-"""A dimension whose range (`limits`) or standard deviation (`gaussian`) is below this, in its own unit, counts as
-constant: dividing by so little would blow up whatever noise it has. As in Diffusion Policy's normalizer."""
+"""A dimension whose range or standard deviation is below this, in its own unit, counts as constant: dividing by so
+little would blow up its noise. As in Diffusion Policy's normalizer."""
 
 
 @final
@@ -25,8 +26,7 @@ class Normalizer(ActingTransform):
     """Per dimension y = (x − center) / scale, and back x = y · scale + center.
 
     `limits` maps the smallest and the largest value seen to −1 and 1; `gaussian` maps to mean 0 and standard
-    deviation 1. A constant dimension (see `CONSTANT`) gets scale 1 and its middle as center, so that it maps to 0 and
-    back to itself. Fit it on training episodes only; it is saved in the checkpoint.
+    deviation 1. A constant dimension (see `CONSTANT`) gets scale 1 and its middle as center.
 
     Args:
         stats: key -> (center, scale), each of shape (D,); scale positive. Usually made by `fit`.
@@ -53,14 +53,11 @@ class Normalizer(ActingTransform):
         Raises:
             ValueError: no data, NaN or infinity, an unknown mode, or a mode for a key the data lack.
         """
-        for key, mode in (modes or {}).items():
+        modes = modes or {}
+        for key, mode in modes.items():
             check("key of dataset.normalize", key, data)
-            check(f"mode of normalizing {key!r}", mode, MODES)
-        return cls({key: _measure(key, values, (modes or {}).get(key, "limits")) for key, values in data.items()})
-
-    def keys(self) -> list[str]:
-        """Return the keys it was fitted on."""
-        return list(self._stats)
+            check(f"dataset.normalize.{key}", mode, MODES)
+        return cls({key: _measure(key, values, modes.get(key, "limits")) for key, values in data.items()})
 
     def dim(self, key: str) -> int:
         """Return D of a key."""
@@ -68,12 +65,7 @@ class Normalizer(ActingTransform):
         return len(self._stats[key][0])
 
     def normalize(self, key: str, x: Tensor) -> Tensor:
-        """Return x (..., D) in the data's units normalized, in the same shape; float32 at least.
-
-        Raises:
-            KeyError: an unknown key.
-            ValueError: a last dimension other than the fitted one.
-        """
+        """Return x (..., D) normalized, float32 at least. Raises KeyError or ValueError for what was not fitted."""
         center, scale = self._for(key, x)
         return (x - center) / scale
 
@@ -92,14 +84,14 @@ class Normalizer(ActingTransform):
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return `KEY.center` and `KEY.scale` for every key, (D,) float32 on the CPU: fit for a safetensors file."""
-        parts = {key: {"center": center, "scale": scale} for key, (center, scale) in self._stats.items()}
-        return {f"{key}.{name}": part.cpu().clone() for key, pair in parts.items() for name, part in pair.items()}
+        parts = ((key, name, stats[i]) for key, stats in self._stats.items() for i, name in enumerate(_PARTS))
+        return {f"{key}.{name}": part.cpu().clone() for key, name, part in parts}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Normalizer:
         """Return the normalizer whose `to_tensors` these are. Raises ValueError for unpaired names."""
         keys = {name.rpartition(".")[0]: None for name in tensors}
-        wrong = sorted({f"{key}.{part}" for key in keys for part in ("center", "scale")} ^ tensors.keys())
+        wrong = sorted({f"{key}.{part}" for key in keys for part in _PARTS} ^ tensors.keys())
         require(
             not wrong, f"a normalizer with unmatched {', '.join(wrong)}", "KEY.center and KEY.scale for every KEY"
         )
@@ -118,15 +110,14 @@ class Normalizer(ActingTransform):
 
 def _measure(key: str, values: np.ndarray | Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """Center and scale of an array (..., D)."""
-    x = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    x = torch.as_tensor(values).detach().cpu().to(torch.float64)
     require(x.ndim and x.numel(), f"fitting {key!r} of shape {tuple(x.shape)}", "(..., D) with at least one frame")
     require(x.isfinite().all(), f"fitting {key!r}: the data hold NaN or infinity")
     x = x.reshape(-1, x.shape[-1])
     low, high = x.amin(0), x.amax(0)
     middle = (low + high) / 2
-    if mode == "limits":
-        center, spread, scale = middle, high - low, (high - low) / 2
-    else:
+    center, spread, scale = middle, high - low, (high - low) / 2
+    if mode == "gaussian":
         center, spread = x.mean(0), x.std(0, correction=0)
         scale = spread
     constant = spread < CONSTANT

@@ -10,8 +10,9 @@ from typing import Any, final
 import numpy as np
 from gymnasium import spaces
 
-from diffpolicy.util.errors import explain, require
-from diffpolicy.util.names import check, suggest
+from diffpolicy.datasets.observation_checks import check_array, check_entries, check_finite, check_image, check_vector
+from diffpolicy.util.errors import require
+from diffpolicy.util.names import check
 
 KINDS = ("vector", "image", "text", "goal")
 """vector: numbers, flattened per frame. image: (H, W, C) uint8. text: a string. goal: numbers that say what to do."""
@@ -161,34 +162,34 @@ class ObservationSpec(Mapping[str, Field]):
             TypeError: no mapping where there are cameras, or images that are not uint8.
             ValueError: an entry that is missing or of another shape, NaN or infinity.
         """
+        images: dict[str, np.ndarray] = {}
         if isinstance(obs, Mapping):
-            arrays = self._entries(obs)
-            leading = _leading(next(iter(arrays.values())), steps)
-            images = {key: _image(key, arrays[key], field, leading, steps) for key, field in self.images.items()}
-            vectors = [_vector(key, arrays[key], field, leading, steps) for key, field in self.vectors.items()]
-            joined = np.concatenate(vectors, axis=-1)
-            keys = f"the vectors {', '.join(map(repr, self.vectors))} together have"
-            require(joined.shape[-1] == self.vector_dim, f"{keys} {joined.shape[-1]} numbers", str(self.vector_dim))
+            check_entries(obs, [*self.images, *self.vectors], self._says())
+            leading = _leading(np.asarray(obs[next(iter([*self.images, *self.vectors]))]), steps)
+            for key, field in self.images.items():
+                values = np.asarray(obs[key])
+                check_image(key, values, field.shape or (), leading)
+                images[key] = values.reshape(leading[0], steps or 1, *values.shape[len(leading) :])
+            parts = []
+            for key, field in self.vectors.items():
+                values = np.asarray(obs[key])
+                check_vector(key, values, field.size, leading)
+                parts.append(values.reshape(leading[0], steps or 1, math.prod(values.shape[len(leading) :])))
+            joined = np.concatenate(parts, axis=2)
+            says = f"the vectors {', '.join(map(repr, self.vectors))} together have {joined.shape[2]} numbers"
+            require(joined.shape[2] == self.vector_dim, says, str(self.vector_dim))
         else:
-            require(not self.images, _described(obs), f"a mapping with {self._says()}", error=TypeError)
-            joined, images = _plain_array(obs, self.vector_dim, steps), {}
-        joined = joined.reshape(len(joined), steps or 1, self.vector_dim).astype(np.float32)
-        if not np.isfinite(joined).all():
-            sample = int(np.argmax(~np.isfinite(joined).all(axis=(1, 2))))
-            raise ValueError(explain(f"obs holds NaN or infinity (sample {sample})", cure="check the sensors"))
-        return joined, {
-            key: values.reshape(len(values), steps or 1, *values.shape[-3:]) for key, values in images.items()
-        }
-
-    def _entries(self, obs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The arrays that are observed, images first."""
-        keys = [*self.images, *self.vectors]
-        for key in keys:
-            given = f"obs has {', '.join(map(repr, obs)) or 'no entries'} and lacks {key!r}{suggest(key, obs)}"
-            require(key in obs, given, self._says())
-        return {key: np.asarray(obs[key]) for key in keys}
+            joined = np.asarray(obs)
+            given = f"obs is {type(obs).__name__} of shape {joined.shape}"
+            require(not self.images, given, f"a mapping with {self._says()}", error=TypeError)
+            check_array(joined, (self.vector_dim,) if steps is None else (steps, self.vector_dim))
+            joined = joined.reshape(len(joined), steps or 1, self.vector_dim)
+        joined = joined.astype(np.float32)
+        check_finite(joined)
+        return joined, images
 
     def _says(self) -> str:
+        """What is observed, in words."""
         parts = [f"{field.kind} {key!r} {field.shape or ''}".rstrip() for key, field in self._fields.items()]
         return ", ".join(parts)
 
@@ -226,73 +227,11 @@ class ObservationSpec(Mapping[str, Field]):
             require(action_space.shape == (action_dim,), given, f"({action_dim},), as the demonstrations have", cure)
 
 
-def _listed(shape: tuple[int, ...] | None) -> list[int] | None:
-    return None if shape is None else list(shape)
-
-
 def _leading(first: np.ndarray, steps: int | None) -> tuple[int, ...]:
-    """The sizes of the batch axis and, with `steps`, of the time axis that all entries share."""
+    """The sizes of the batch axis and, with `steps`, of the time axis, which all entries share."""
     count = len(first) if first.ndim else 0
     return (count,) if steps is None else (count, steps)
 
 
-def _axes(steps: int | None) -> str:
-    return "B" if steps is None else "B, T_o"
-
-
-def _image(key: str, values: np.ndarray, field: Field, leading: tuple[int, ...], steps: int | None) -> np.ndarray:
-    given = f"obs[{key!r}] is {values.dtype}"
-    require(values.dtype == np.uint8, given, "uint8 images, 0 to 255", _as_uint8(values), TypeError)
-    expected = (*leading, *(field.shape or ()))
-    given = f"obs[{key!r}] has shape {values.shape}"
-    says = f"({_axes(steps)}, H, W, C) = {expected}"
-    require(values.shape == expected, given, says, _cure(values.shape, expected, len(leading)))
-    return values
-
-
-def _vector(key: str, values: np.ndarray, field: Field, leading: tuple[int, ...], steps: int | None) -> np.ndarray:
-    numbers = field.size or math.prod(values.shape[len(leading) :])
-    fits = values.shape[: len(leading)] == leading and math.prod(values.shape[len(leading) :]) == numbers
-    given = f"obs[{key!r}] has shape {values.shape}"
-    require(fits, given, f"({_axes(steps)}, {numbers}) = {(*leading, numbers)}")
-    return values.reshape(*leading, numbers)
-
-
-def _plain_array(obs: Any, dim: int, steps: int | None) -> np.ndarray:
-    values = np.asarray(obs)
-    expected = (dim,) if steps is None else (steps, dim)
-    cure = "add the batch axis with obs[None]" if values.shape == expected else None
-    says = f"({_axes(steps)}, D) = (B, {', '.join(map(str, expected))})"
-    require(values.ndim and values.shape[1:] == expected, f"obs has shape {values.shape}", says, cure)
-    return values
-
-
-def _described(obs: object) -> str:
-    """What was given as an observation, for a message."""
-    return f"obs is {type(obs).__name__} of shape {np.shape(obs)}" if np.ndim(obs) else f"obs is {type(obs).__name__}"
-
-
-def _as_uint8(values: np.ndarray) -> str | None:
-    """How to make uint8 images of `values`, by the range that they seem to have."""
-    if not (np.issubdtype(values.dtype, np.number) and values.size):
-        return None
-    low, high = float(values.min()), float(values.max())
-    whole = np.issubdtype(values.dtype, np.integer)
-    if low >= 0 and high <= 1 and not whole:
-        return "these look like 0 to 1: give (x * 255).round().astype(np.uint8)"
-    if -1 <= low < 0 and high <= 1 and not whole:
-        return "these look like -1 to 1: give ((x + 1) * 127.5).round().astype(np.uint8)"
-    if low >= 0 and high <= 255:
-        return f"these look like 0 to 255: give {'x' if whole else 'x.round()'}.astype(np.uint8)"
-    return f"these run from {low:g} to {high:g}, which is no known range of images"
-
-
-def _cure(shape: tuple[int, ...], expected: tuple[int, ...], leading: int) -> str | None:
-    """What to do about images of another shape than expected, whose first `leading` axes are batch and time."""
-    if shape == expected[1:]:
-        return "add the batch axis with obs[None]"
-    if shape == (*expected[:leading], expected[-1], *expected[leading:-1]):
-        return "the channels come last: give np.moveaxis(x, -3, -1)"
-    if len(shape) == len(expected) and shape[:leading] == expected[:leading]:
-        return "scale or crop the images to this shape"
-    return None
+def _listed(shape: tuple[int, ...] | None) -> list[int] | None:
+    return None if shape is None else list(shape)

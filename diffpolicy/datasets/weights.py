@@ -45,7 +45,7 @@ def time_to_success_weights(obs: Tensor, lengths: np.ndarray, temperature: float
     says = f"time-to-success weights of {len(obs)} frames in {len(lengths)} episodes"
     require(enough, says, f"{_BIN_FRAMES} frames of several episodes", cure)
     left = np.concatenate([np.arange(n - 1, -1, -1) for n in lengths])
-    bins = np.array_split(np.argsort(_from_done(obs.double().cpu().numpy(), lengths), kind="stable"), _bins(len(obs)))
+    bins = np.array_split(np.argsort(_from_done(obs.cpu().double().numpy(), lengths), kind="stable"), _bins(len(obs)))
     advantages = np.empty(len(left))
     for frames in bins:
         advantages[frames] = (left[frames].mean() - left[frames]) / max(left[frames].std(), 1.0)

@@ -22,6 +22,7 @@ from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.observers import Recorder
 from diffpolicy.evaluation.rollout import finished_episodes
+from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSuccess
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
@@ -46,8 +47,9 @@ def record(config: RecordConfig) -> str:
     env = config.env
     agent = ExpertAgent(env.id, env.options)
     make = demonstration_env(make_env(env), config.noise, config.steps_after_success)
-    make().close()  # refuses bad options before anything is written
-    writer = EpisodeWriter(config.out, _attributes(config, agent))
+    with closing(make()) as made:  # refuses bad options before anything is written
+        fps = TaskSpec.of(made).fps
+    writer = EpisodeWriter(config.out, _attributes(config, agent, fps))
     tried, failed = (writer.seeds[-1] + 1 - config.seed if writer.seeds else 0), 0
     with tqdm(total=config.episodes, initial=len(writer.seeds), desc="demonstrations", unit="episode") as bar:
         while len(writer.seeds) < config.episodes:
@@ -124,12 +126,13 @@ def _reset(config: RecordConfig, number: int) -> Reset:
     return Reset(seed, config.seed + start, {NOISE_SEED: seed} if config.noise else None)
 
 
-def _attributes(config: RecordConfig, agent: ExpertAgent) -> dict[str, Any]:
+def _attributes(config: RecordConfig, agent: ExpertAgent, fps: float) -> dict[str, Any]:
     """What a recording says of itself. The names are those of its file format."""
     optional = {"starts": config.starts, "linger": config.steps_after_success}
     return {
         "env": {"id": config.env.id, "options": dict(config.env.options)},
         "expert": dict(agent.make.settings),
+        "fps": fps,
         "first_seed": config.seed,
         "noise": config.noise,
         **{name: value for name, value in optional.items() if value},
