@@ -21,7 +21,7 @@ from diffpolicy.datasets.catalog import ImageSource
 from diffpolicy.datasets.downloads import ENVIRONMENT_VARIABLE, data_root, downloaded
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.util.errors import explain, require
-from diffpolicy.util.files import sha256
+from diffpolicy.util.files import sha256, write_bytes
 from diffpolicy.util.names import check
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -86,7 +86,7 @@ def _download(file: Path, name: str) -> None:
     by_hand = f"download {url} to {file}, or set {ENVIRONMENT_VARIABLE} to a folder that holds mnist/{file.name}"
     with downloaded("MNIST is", url, file, file.parent, by_hand) as packed:
         _read(packed, name, f"that is what {url} gave; try again")  # before others find it
-        os.replace(packed, file)
+        write_bytes(file, packed.read_bytes())
 
 
 def _read(file: Path, name: str, cure: str) -> np.ndarray:
