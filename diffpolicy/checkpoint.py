@@ -34,8 +34,10 @@ from diffpolicy.util.errors import explain, require
 FORMAT_VERSION = 1
 POINTERS = ("best", "last")
 _INFO = "checkpoint.json"
+_FOR_TRAINING = ("model.safetensors", "training.safetensors")  # may be deleted where a policy only acts
 _STEP = re.compile(r"step_\d{8,}")
-_OTHER_BYTES = 1 << 16  # of a checkpoint, beside its tensors
+OTHER_BYTES = 1 << 16
+"""Bytes of a checkpoint beside its tensors, at most."""
 
 
 class CheckpointError(RuntimeError):
@@ -94,7 +96,7 @@ def write(
     final = folder / step_name(step)
     if final.exists():
         return final
-    needed = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values()) + _OTHER_BYTES
+    needed = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values()) + OTHER_BYTES
     files.require_space(final, needed)
     partial = folder / f".{final.name}.{os.getpid()}{files.PARTIAL}"
     try:
@@ -190,7 +192,7 @@ def read(path: str | Path) -> Checkpoint:
 
 def _damage(file: Path, digest: str) -> str | None:
     if not file.is_file():
-        return f"{file} is missing"
+        return None if file.name in _FOR_TRAINING else f"{file} is missing"
     return None if files.sha256(file) == digest else f"{file} is damaged (its SHA-256 is not the one recorded)"
 
 

@@ -14,7 +14,7 @@ from diffpolicy.checkpoint import CheckpointError
 from diffpolicy.training.retention import point
 from diffpolicy.util import files
 
-GROUPS = {"model": {"weight": torch.arange(6.0)}, "normalizer": {"scale": torch.ones(2)}}
+GROUPS = {"ema": {"weight": torch.arange(6.0)}, "normalizer": {"scale": torch.ones(2)}}
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def run(tmp_path):
 def test_what_was_written_is_read(run):
     saved = checkpoint.read(run / "checkpoints/step_00000010")
     assert (saved.step, saved.config, saved.state) == (10, {"seed": 10}, {"best": [[0.5, 20]]})
-    assert torch.equal(saved.tensors("model")["weight"], torch.arange(6.0))
-    with pytest.raises(CheckpointError, match=r"holds no 'ema' tensors; expected one of \['model', 'normalizer'\]"):
-        saved.tensors("ema")
+    assert torch.equal(saved.tensors("ema")["weight"], torch.arange(6.0))
+    with pytest.raises(CheckpointError, match=r"holds no 'model' tensors; expected one of \['ema', 'normalizer'\]"):
+        saved.tensors("model")
 
 
 def test_an_existing_checkpoint_is_kept(run):
-    checkpoint.write(run / "checkpoints", 10, {"model": {"weight": torch.zeros(6)}}, {}, {})
-    assert checkpoint.read(run / "checkpoints/step_00000010").tensors("model")["weight"].sum() == 15
+    checkpoint.write(run / "checkpoints", 10, {"ema": {"weight": torch.zeros(6)}}, {}, {})
+    assert checkpoint.read(run / "checkpoints/step_00000010").tensors("ema")["weight"].sum() == 15
 
 
 @pytest.mark.parametrize("pointers", ["links", "text", "folders"])
@@ -82,13 +82,11 @@ def test_a_pointer_names_a_step_of_its_own_folder_only(run):
 
 def test_what_is_damaged_is_refused_with_the_others_named(run):
     folder = run / "checkpoints"
-    (folder / "step_00000020/model.safetensors").write_bytes(b"cut")
-    with pytest.raises(
-        CheckpointError, match=r"model\.safetensors is damaged .*SHA-256.*take another.*step_00000010"
-    ):
+    (folder / "step_00000020/ema.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors is damaged .*SHA-256.*take another.*step_00000010"):
         checkpoint.read(folder / "best")
-    (folder / "step_00000020/model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing; take another one"):
+    (folder / "step_00000020/ema.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"ema\.safetensors is missing; take another one"):
         checkpoint.read(folder / "best")
     (folder / "step_00000020/checkpoint.json").write_text('{"step": 20')
     with pytest.raises(CheckpointError, match=r"step_00000020 is no complete checkpoint \(checkpoint\.json: "):
@@ -99,21 +97,28 @@ def test_what_is_damaged_is_refused_with_the_others_named(run):
         checkpoint.read(folder / "step_00000030")
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere; take another one: .*step_00000030"):
         checkpoint.read(folder / "nowhere")
-    with pytest.raises(CheckpointError, match="no checkpoint at .*model.safetensors"):
-        checkpoint.read(folder / "step_00000010/model.safetensors")
+    with pytest.raises(CheckpointError, match="no checkpoint at .*ema.safetensors"):
+        checkpoint.read(folder / "step_00000010/ema.safetensors")
+
+
+def test_what_only_training_needs_may_be_deleted(run):
+    path = checkpoint.write(run / "checkpoints", 40, {**GROUPS, "model": {}, "training": {}}, {}, {})
+    for name in ("model", "training"):
+        (path / f"{name}.safetensors").unlink()
+    assert len(checkpoint.read(path).tensors("ema")) == 1
 
 
 def test_weights_of_another_network_are_refused(run):
     module = torch.nn.Linear(2, 3)
     with pytest.raises(CheckpointError, match=r"bias: checkpoint nothing, network \(3,\); weight: checkpoint \(6,\)"):
-        checkpoint.load_weights(module, checkpoint.read(run).tensors("model"), run)
+        checkpoint.load_weights(module, checkpoint.read(run).tensors("ema"), run)
 
 
 def test_a_state_is_replaced_and_the_rest_stays(run):
     path = run / "checkpoints/step_00000010"
     checkpoint.restate(path, {"best": [[0.9, 10]]})
     saved = checkpoint.read(path)
-    assert saved.state == {"best": [[0.9, 10]]} and saved.tensors("model")["weight"].sum() == 15
+    assert saved.state == {"best": [[0.9, 10]]} and saved.tensors("ema")["weight"].sum() == 15
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ def execute(name: str, command: ModuleType, arguments: Sequence[str]) -> None:
         overrides = prepare(name, command.SCHEMA, command.GROUPS, _positional(command, arguments))
         register(name, command.SCHEMA)
         _hydra(name, job, overrides)
+    except KeyboardInterrupt:
+        print(f"\ndiffpolicy {name}: interrupted", file=sys.stderr)
+        sys.exit(130)
     except MENDABLE as error:
         if not _mendable(error):
             raise

@@ -34,7 +34,7 @@ def continued(saved: Checkpoint, record: Any, schedule: Schedule) -> Schedule:
     """
     before = load_config(saved.config) if isinstance(record, RunConfig) else typed(type(record), saved.config)
     if isinstance(record, RunConfig):
-        _refuse_other_data(saved, before, record)
+        refuse_other_data(saved, before, record)
         record = _as_known(before, record)
     extended = schedule  # which has no steps where there is nothing to train
     if schedule.steps:
@@ -56,7 +56,8 @@ def refuse_other_tensors(saved: Checkpoint, extras: Mapping[str, Mapping[str, Te
         require(same, f"the {group} of {saved.path} is another one, so it was trained on other data", cure=_NEW)
 
 
-def _refuse_other_data(saved: Checkpoint, before: RunConfig, now: RunConfig) -> None:
+def refuse_other_data(saved: Checkpoint, before: RunConfig, now: RunConfig) -> None:
+    """Raise ValueError unless two configs, of a checkpoint and of now, were found to have the same data."""
     old, new = before.found.digest, now.found.digest
     if old is None or new is None:  # before checkpoints had digests, data were known by their path
         paths = [None if path is None else Path(path).resolve() for path in (before.dataset.path, now.dataset.path)]

@@ -109,7 +109,7 @@ class Run:
             if saved is None or learner.step < self.schedule.steps:
                 extras = sum(value.nbytes for tensors in self._extras.values() for value in tensors.values())
                 with self._writing():
-                    files.require_space(self.folder, learner.bytes() + extras)
+                    files.require_space(self.folder, learner.bytes() + extras + checkpoint.OTHER_BYTES)
             self._log = MetricsLog(self.run_dir, learner.step, self._config.tensorboard)
             if saved is not None:
                 self._link(learner.step)
@@ -216,13 +216,14 @@ class Run:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Name the last good checkpoint if the disk is full."""
+        cure = f"{self._last_good()}; make room and continue by resume=true"
         try:
             yield
         except files.DiskFullError as error:
-            raise files.DiskFullError(error.path, error.needed, self._last_good()) from None
+            raise files.DiskFullError(error.path, error.needed, cure) from None
         except OSError as error:
             if files.is_disk_full(error):
-                raise files.DiskFullError(error.filename or self.run_dir, 1, self._last_good()) from None
+                raise files.DiskFullError(error.filename or self.run_dir, 1, cure) from None
             raise
 
     def _close(self) -> None:

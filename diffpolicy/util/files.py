@@ -26,12 +26,14 @@ class DiskFullError(OSError):
     Args:
         path: what was to be written.
         needed: its bytes.
-        more: what else there is to say, for example what was written before.
+        cure: what to do.
     """
 
-    def __init__(self, path: str | os.PathLike[str], needed: int, more: str | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], needed: int, cure: str = "make room and repeat the command"
+    ) -> None:
         given = f"no space for {path}: {needed:,} bytes are needed, and {free_bytes(path):,} are free"
-        super().__init__(explain(given, cure="; ".join(filter(None, [more, "make room and repeat the command"]))))
+        super().__init__(explain(given, cure=cure))
         self.path, self.needed = path, needed
 
 

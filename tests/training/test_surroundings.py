@@ -24,7 +24,7 @@ def test_a_disk_too_small_for_the_first_checkpoint_is_noticed_before_the_first_s
 
     monkeypatch.setattr(files, "free_bytes", lambda path: 100)
     with pytest.raises(
-        DiskFullError, match=r"checkpoints: 1,\d{3} bytes are needed, and 100 are free; no checkpoint"
+        DiskFullError, match=r"checkpoints: 67,\d{3} bytes are needed, and 100 are free; no checkpoint"
     ):
         minimal.run(tmp_path, batch_at=refuse)
     monkeypatch.undo()
@@ -45,7 +45,7 @@ def test_a_disk_that_fills_up_names_the_last_good_checkpoint(tmp_path, monkeypat
     folder = tmp_path / "checkpoints"
     says = str(full.value)
     assert says.startswith(f"no space for {folder / 'step_00000008'}: ") and "\n" not in says
-    assert f"the last good checkpoint is {folder / 'step_00000004'}; make room and repeat the command" in says
+    assert f"the last good checkpoint is {folder / 'step_00000004'}; make room and continue by resume=true" in says
     assert sorted(path.name for path in folder.iterdir()) == ["last", "step_00000004"]
     assert minimal.digests(minimal.run(tmp_path, resume=True)) == minimal.digests(whole)
 
