@@ -114,14 +114,23 @@ def test_a_second_signal_ends_at_once(tmp_path, processes):
     assert child.exitcode == 128 + signal.SIGINT and not (tmp_path / "checkpoints").exists()
 
 
-def test_the_command_exits_without_a_traceback(tmp_path):
+_BARE = """
+import os, sys
+def no_links(*_): raise NotImplementedError
+os.symlink, sys.modules["fcntl"] = no_links, None
+from diffpolicy.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_the_command_exits_without_a_traceback_also_where_there_are_no_locks_and_no_links(tmp_path):
     rng = np.random.default_rng(0)
     episodes = [{"obs": rng.random((40, 3)), "action": rng.random((40, 2))} for _ in range(2)]
     ReplayBuffer.from_episodes(episodes).save(tmp_path / "demos.zarr")
     command = [
-        sys.executable, "-m", "diffpolicy", "train", "task=own", f"dataset.path={tmp_path / 'demos.zarr'}",
+        sys.executable, "-c", _BARE, "train", "task=own", f"dataset.path={tmp_path / 'demos.zarr'}", "speed=float32",
         "net.widths=[8,16]", "net.groups=2", "net.time_features=8", "training.batch_size=8", "device=cpu",
-        "training.steps=100000", "training.log_every=1", "speed=float32", f"run_dir={tmp_path / 'run'}",
+        "training.steps=100000", "training.log_every=1", f"run_dir={tmp_path / 'run'}",
     ]  # fmt: skip
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run/metrics.jsonl"
@@ -133,3 +142,4 @@ def test_the_command_exits_without_a_traceback(tmp_path):
     assert "Traceback" not in says and "resume=true continues" in says
     step = checkpoint.read(tmp_path / "run").step
     assert step >= 1 and f"step_{step:08d}" in says
+    assert (tmp_path / "run/checkpoints/last").read_text() == f"step_{step:08d}\n"

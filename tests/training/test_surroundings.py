@@ -2,8 +2,6 @@
 
 import errno
 import importlib
-import os
-import subprocess
 import sys
 
 import minimal
@@ -102,19 +100,3 @@ def test_a_device_that_is_not_there_is_refused_in_words(device):
         process_group(device),
     ):
         pass
-
-
-def test_without_fcntl_and_without_links_a_run_is_trained_and_resumed(tmp_path):
-    """In a process of its own, as on a system that has neither."""
-    program = (
-        "import sys, os; sys.modules['fcntl'] = None\n"
-        "def no_links(*_): raise NotImplementedError\n"
-        "os.symlink = no_links\n"
-        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
-        "import minimal; from diffpolicy import checkpoint\n"
-        f"first = minimal.run({str(tmp_path / 'a')!r}, steps=1, evaluate=minimal.score)\n"
-        "again = minimal.run(first.parents[1], steps=1, evaluate=minimal.score, resume=True)\n"
-        "print(checkpoint.read(first.parents[1]).step, (first.parent / 'last').read_text())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.split() == ["1", "step_00000001"], done.stderr
