@@ -101,7 +101,7 @@ def write(
     partial = folder / f".{final.name}.{os.getpid()}{files.PARTIAL}"
     try:
         _write(partial, step, groups, config, state)
-        os.replace(partial, final)
+        files.rename(partial, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if files.is_disk_full(error):

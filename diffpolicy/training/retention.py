@@ -53,7 +53,7 @@ def _link(place: Path, target: str) -> bool:
         if files.is_disk_full(error):
             raise
         return False
-    os.replace(link, place)
+    files.rename(link, place)
     return True
 
 
@@ -63,12 +63,12 @@ def _release(place: Path) -> None:
     if step.exists():
         _remove(place)
     else:
-        os.replace(place, step)
+        files.rename(place, step)
 
 
 def _remove(folder: Path) -> None:
     """Delete a checkpoint. Renamed first: a kill half-way leaves no folder that looks complete."""
     doomed = folder.with_name(f".{folder.name}{files.PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(folder, doomed)
+    files.rename(folder, doomed)
     shutil.rmtree(doomed)

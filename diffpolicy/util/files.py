@@ -84,6 +84,11 @@ def new_digest() -> Any:
     return hashlib.sha256()
 
 
+def rename(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> None:
+    """Give a file or a folder another name on the same disk, in one step; a file of that name is replaced."""
+    os.replace(old, new)
+
+
 def flush(path: str | os.PathLike[str]) -> None:
     """Bring a file, or the entries of a folder, to disk. Folders are skipped where the system cannot open them."""
     path = Path(path)
