@@ -1,1 +1,1 @@
-"""Recorded demonstrations that ship with the package; each has a card in README.md."""
+"""Demonstrations that ship with the package; README.md has their cards."""

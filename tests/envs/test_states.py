@@ -25,9 +25,9 @@ def through_blocks(draw: np.random.Generator, state: np.ndarray, step: int) -> n
 def test_every_state_that_pushing_reaches_is_accepted(name: str) -> None:
     env, other, draw = gym.make(name).unwrapped, gym.make(name).unwrapped, np.random.default_rng(0)
     outside, distances = 0, []
-    for seed in range(8):
+    for seed in range(6):
         _, info = env.reset(seed=seed)
-        for step in range(80):
+        for step in range(60):
             observation, *_, info = env.step(through_blocks(draw, info["state"], step))
             state = info["state"]
             assert env.observation_space.contains(observation)
