@@ -1,4 +1,4 @@
-"""Measure how often each environment's expert succeeds, and in how many steps:
+"""Measure how often each environment's expert succeeds, and in how many steps.
 
 python scripts/lab/evaluate_experts.py --episodes 200 --workers 2 --out docs/results/experts.json
 """
@@ -17,14 +17,14 @@ from diffpolicy.evaluation import ExpertAgent, episode_resets, make_env, rollout
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
 from diffpolicy.util.stats import wilson
+from text_tables import PERCENT, interval
 
 
 def measure(env_id: str, episodes: int, first: int, workers: int) -> dict[str, Any]:
     """Return success with its interval, the steps of the successes, and the seeds of the failures."""
     agent, resets = ExpertAgent(env_id), episode_resets(first, episodes)
-    rolled_out = rollout(
-        agent, make_env(env_id), resets, envs=1, workers=workers if workers > 1 else 0, progress=True
-    )
+    workers = workers if workers > 1 else 0
+    rolled_out = rollout(agent, make_env(env_id), resets, envs=1, workers=workers, progress=True)
     done = [episode.steps for episode in rolled_out if episode.success_at_end]
     low, median, high = np.percentile(done, [5, 50, 95]).tolist() if done else (None, None, None)
     return {
@@ -38,23 +38,19 @@ def measure(env_id: str, episodes: int, first: int, workers: int) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=REPORT_SEED, help=f"the first (default {REPORT_SEED})")
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="where to write the JSON")
+    parser.add_argument("--episodes", type=int, default=200, help="per environment (default: 200)")
+    parser.add_argument("--seed", type=int, default=REPORT_SEED, help=f"the first (default: {REPORT_SEED})")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     if min(arguments.episodes, arguments.workers) < 1 or arguments.seed < 0:
         parser.error("--episodes and --workers are at least 1, --seed at least 0")
-    experts = registry.known("expert")
-    result = {id: measure(id, arguments.episodes, arguments.seed, arguments.workers) for id in experts}
-    for name, found in result.items():
-        rate = found["success"]
-        print(
-            f"{name}: success {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}] of {found['episodes']}, "
-            f"half of them within {found['steps']['50%']:g} steps"
-        )
+    counts = (arguments.episodes, arguments.seed, arguments.workers)
+    result = {env_id: measure(env_id, *counts) for env_id in registry.known("expert")}
+    for env_id, found in result.items():
+        rate, steps = interval(found["success"], PERCENT), found["steps"]["50%"]
+        print(f"{env_id}: success {rate} of {found['episodes']}, half of them within {steps:g} steps")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.out, {"experts": result, **provenance()})
 
 

@@ -1,9 +1,8 @@
-"""Act out the human Push-T demonstrations in the environment, as recorded and aligned with the goal:
+"""Replay the human Push-T demonstrations in the environment, as recorded and aligned with the goal.
 
 python scripts/lab/replay_demonstrations.py --out docs/results/replays.json
 
-Recorded, people stop short of success; what each of them did reach is the goal of its aligned copy, see
-`diffpolicy.datasets.sources.pusht.Align`.
+People stopped short of success; an aligned copy of a demonstration has what it reached as its goal.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from diffpolicy.datasets import load_demonstrations
 from diffpolicy.evaluation import ReplayAgent, Reset, make_env, rollout, summarize
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
+from text_tables import PERCENT, interval
 
 
 def replay(aligned: bool) -> dict[str, Any]:
-    """Score, final coverage and success, with intervals, of all demonstrations acted out from their first states.
+    """Return the metrics, with intervals, of all demonstrations replayed from their first states.
 
     An episode ends with its demonstration, or on success.
     """
@@ -39,17 +39,13 @@ def replay(aligned: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="where to write the JSON")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     result = {name: replay(aligned) for name, aligned in (("recorded", False), ("aligned", True))}
-    for name, row in result.items():
-        score, success = row["score"], row["success"]
-        print(
-            f"{name}: score {score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}], "
-            f"success {success['mean']:.1%} [{success['low']:.1%}, {success['high']:.1%}] of {row['episodes']}"
-        )
+    for name, found in result.items():
+        score, success = interval(found["score"]), interval(found["success"], PERCENT)
+        print(f"{name}: score {score}, success {success} of {found['episodes']}")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.out, {"replays": result, **provenance()})
 
 

@@ -1,9 +1,9 @@
-"""How long it takes from the command to a policy, everything included, and how good it is on fresh seeds:
+"""Measure how long it takes from the command to a policy, everything included, and how good it is on fresh seeds.
 
 python scripts/lab/time_to_score.py --steps 1500 --seeds 0 1 2 --out docs/results/time_to_score.json
 
-Trains on the 206 human demonstrations as they were recorded, all alike, once for each seed, each time with nothing
-compiled beforehand, and then evaluates the last checkpoint. Let nothing else run meanwhile.
+Trains on the 206 human demonstrations as they were recorded, once per seed, each time with nothing compiled
+beforehand, and evaluates the last checkpoint. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import numpy as np
 from diffpolicy import checkpoint
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
+from text_tables import interval
 
 
 def _run(command: str, *settings: str, **environment: str) -> float:
-    """Seconds of a console command of this package, in a process of its own."""
+    """Run a command of `diffpolicy` in a process of its own and return its seconds."""
     began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "diffpolicy", command, *settings], check=True, env={**os.environ, **environment}
@@ -35,7 +36,7 @@ def _run(command: str, *settings: str, **environment: str) -> float:
 
 
 def measure(seed: int, steps: int, episodes: int, folder: Path) -> dict[str, Any]:
-    """Seconds of the training command, and the score of what it left."""
+    """Return the seconds of the training command, and the metrics of its last checkpoint."""
     run = folder / f"seed_{seed}"
     training = [f"training.steps={steps}", f"training.evaluate_from={steps}", f"seed={seed}", f"run_dir={run}"]
     seconds = _run(
@@ -62,20 +63,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of training (default 1500)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training (default 0 1 2)")
     parser.add_argument("--episodes", type=int, default=200, help="fresh ones, from seed 200000 (default 200)")
-    parser.add_argument("--out", type=Path, required=True, help="where to write the JSON")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(seed, arguments.steps, arguments.episodes, Path(folder)) for seed in arguments.seeds]
+        runs = [measure(seed, arguments.steps, arguments.episodes, Path(folder)) for seed in arguments.seeds]
     median = {
-        "seconds": float(np.median([row["seconds"] for row in rows])),
-        "score": float(np.median([row["score"]["mean"] for row in rows])),
+        "seconds": float(np.median([one["seconds"] for one in runs])),
+        "score": float(np.median([one["score"]["mean"] for one in runs])),
     }
     settings = {name: value for name, value in vars(arguments).items() if name != "out"}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.out, {"median": median, "runs": rows, "settings": settings, **provenance()})
-    for row in rows:
-        score = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row["score"])
-        print(f"seed {row['seed']}: {row['seconds']:.0f} s ({row['speed']}), score {score}")
+    write_json(arguments.out, {"median": median, "runs": runs, "settings": settings, **provenance()})
+    for one in runs:
+        print(f"seed {one['seed']}: {one['seconds']:.0f} s ({one['speed']}), score {interval(one['score'])}")
     print(f"median: {median['seconds']:.0f} s, score {median['score']:.3f}")
 
 

@@ -1,1 +1,4 @@
-"""What `scripts/lab/benchmark.py` measures, a file each: this project and its peer, in turn, in one run."""
+"""What `benchmark.py` measures, one file each: this project and its peer, in turn, in one run.
+
+Each has `measure(rounds, seed)`, which returns case -> {"ratio": …, what else was measured}.
+"""

@@ -1,7 +1,7 @@
-"""The Push-T environment beside gym-pusht: steps a second by state and by pixels, on the same trajectories.
+"""The Push-T environment beside gym-pusht: steps per second by state and by pixels, on the same trajectories.
 
-Both are driven through gymnasium.make in one process and on one core, a stretch of steps each in turn, with the
-same starts and actions. A ratio is that of the two in neighbouring stretches; its median and range are reported.
+Both are driven through gymnasium.make in one process on one core, some episodes each in turn, with the same starts
+and actions. A ratio is that of neighboring turns; its median and range are reported.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import diffpolicy  # noqa: F401  registers the environments
 from benchmarks.paired import ratio
 
 EPISODE = 100  # steps from one start
-EPISODES = 5  # in a stretch
+EPISODES = 5  # in a turn
 BODIES = {
     "diffpolicy": lambda env: (env._table.agent, *env._table.blocks),
     "gym_pusht": lambda env: (env.agent, env.block),
 }
 
 
-def _stretch(env: Any, resets: Sequence[Mapping[str, Any]], actions: np.ndarray) -> tuple[float, np.ndarray]:
-    """Seconds of the steps alone, and where the agent and the block are after each."""
+def _turn(env: Any, resets: Sequence[Mapping[str, Any]], actions: np.ndarray) -> tuple[float, np.ndarray]:
+    """The seconds of the steps alone, and the poses of agent and block after each."""
     seconds, states = 0.0, []
     bodies = BODIES[type(env.unwrapped).__module__.split(".")[0]]
     for reset, episode in zip(resets, actions, strict=True):
@@ -41,7 +41,7 @@ def _stretch(env: Any, resets: Sequence[Mapping[str, Any]], actions: np.ndarray)
 
 
 def measure(rounds: int, seed: int) -> dict[str, Any]:
-    """Steps a second of both, by what they observe, with the ratio and the largest difference of their states."""
+    """Return steps per second of both by what is observed, their ratio and the largest difference of their states."""
     import gym_pusht  # noqa: F401  registers gym_pusht/PushT-v0
 
     if hasattr(os, "sched_setaffinity"):
@@ -60,8 +60,8 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
             # Walks across the block: targets that move as a policy's do, and touch the block half of the time.
             actions = np.clip(256 + np.cumsum(draw.normal(0, 20, (EPISODES, EPISODE, 2)), axis=1), 50, 462)
             actions = actions.astype(np.float32)
-            t_ours, a = _stretch(ours, [{"state": start, "legacy": True} for start in starts], actions)
-            t_theirs, b = _stretch(theirs, [{"reset_to_state": start} for start in starts], actions)
+            t_ours, a = _turn(ours, [{"state": start, "legacy": True} for start in starts], actions)
+            t_theirs, b = _turn(theirs, [{"reset_to_state": start} for start in starts], actions)
             difference = max(difference, float(np.abs(a - b).max()))
             if turn:  # the first warms up
                 rates["diffpolicy"].append(EPISODES * EPISODE / t_ours)

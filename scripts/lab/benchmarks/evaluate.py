@@ -1,6 +1,8 @@
-"""500 Push-T episodes, sharded over the machine's cores, beside the same in one process. Fails where the two are not
-equal episode by episode. The policy is of the default size, its weights random, so that nearly all episodes run to
-their end. A turn takes minutes, so there are 2 rounds unless said otherwise."""
+"""500 Push-T episodes sharded over the machine's cores, beside the same in one process.
+
+Fails unless the two are equal episode by episode. The policy has the default size and random weights, so that nearly
+all episodes run to their end. A turn takes minutes.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation import INFERENCE_BLOCK, episode_resets, make_env, rollout
 from diffpolicy.evaluation.shards import usable_cores
 from diffpolicy.policies import Agent, Policy, build_model, build_policy
+from diffpolicy.util.errors import require
 
-ROUNDS = 2
 EPISODES = 500
 OBS, ACTION = 20, 2  # numbers of a keypoint observation and of an action
 NET = {"name": "unet1d", "widths": [64, 128, 256]}
@@ -34,7 +36,7 @@ def _policy() -> Policy:
 
 
 def measure(rounds: int, seed: int) -> dict[str, Any]:
-    """Seconds of both, with the ratio.
+    """Return the seconds of both, with the ratio.
 
     Raises:
         RuntimeError: an episode came out differently.
@@ -46,13 +48,10 @@ def measure(rounds: int, seed: int) -> dict[str, Any]:
     first: list[dict[str, Any]] = []
 
     def evaluate(workers: int) -> None:
-        rows = [episode.row() for episode in rollout(Agent(policy), made, resets, workers=workers, progress=True)]
-        first.extend(rows[len(first) :])
-        differing = [row["seed"] for row, other in zip(rows, first, strict=True) if row != other]
-        if differing:
-            raise RuntimeError(
-                f"with {workers=}, {len(differing)} episodes differ from the first turn's: {differing}"
-            )
+        found = [one.row() for one in rollout(Agent(policy), made, resets, workers=workers, progress=True)]
+        first.extend(found[len(first) :])
+        differing = [one["seed"] for one, other in zip(found, first, strict=True) if one != other]
+        require(not differing, f"{workers=}: other episodes than in the first turn: {differing}", error=RuntimeError)
 
-    row = paired(lambda: evaluate(cores), lambda: evaluate(0), rounds, warm_up=0)
-    return {f"{EPISODES} episodes, {cores} cores": row | {"equal_episodes": len(first)}}
+    timed = paired(lambda: evaluate(cores), lambda: evaluate(0), rounds, warm_up=0)
+    return {f"{EPISODES} episodes, {cores} cores": timed | {"equal_episodes": len(first)}}

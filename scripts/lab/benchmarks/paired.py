@@ -1,4 +1,4 @@
-"""Timing two things against each other: in turn, so that whatever else the machine does falls on both."""
+"""Two things timed in turn, so that whatever else the machine does affects both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Mean wall-clock seconds of `repeats` calls."""
+    """Return the mean wall-clock seconds of `repeats` calls."""
     began = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -20,12 +20,14 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
 def paired(
     ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, repeats: int = 1, warm_up: int = 1
 ) -> dict[str, Any]:
-    """Seconds a call of both, and how many times faster ours is: the ratio of neighbouring turns.
+    """Return the seconds of a call of both, and how many times faster ours is: the ratio of neighboring turns.
 
     Args:
+        ours: what is measured.
+        theirs: what it is compared with.
         rounds: turns that count.
         repeats: calls in a turn.
-        warm_up: turns before them; none where a turn takes minutes.
+        warm_up: turns before them.
     """
     turns = [(seconds(ours, repeats), seconds(theirs, repeats)) for _ in range(warm_up + rounds)][warm_up:]
     mine, peers = zip(*turns, strict=True)
@@ -33,6 +35,6 @@ def paired(
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest of the quotients, pair by pair."""
+    """Return median, lowest and highest of the quotients, pair by pair."""
     quotients = np.divide(above, below)
     return {"median": float(np.median(quotients)), "low": float(quotients.min()), "high": float(quotients.max())}
