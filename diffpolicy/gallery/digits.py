@@ -25,7 +25,7 @@ from diffpolicy.training.learner import Batch
 
 
 class NoisedImageClassifier(nn.Module):
-    """The classifier of images with the time as a second channel: net(x, t) -> logits (B, 10), for noised images."""
+    """A classifier of noised images, with the time as a second channel: net(x, t) -> logits (B, 10)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class NoisedImageClassifier(nn.Module):
 
 
 def _generator(settings: Settings, digits: LabeledImages) -> ImageGenerator:
-    """That of the checkpoint, or one by the recipe of `task=mnist` at half its width, trained for a while."""
+    """The checkpoint's generator, or one by the recipe of `task=mnist` at half its width, briefly trained."""
     if settings.digits is not None:
         return load_generator(settings.digits)
     size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"] if settings.small else ["net.widths=[64,128]"]
@@ -58,9 +58,10 @@ def _batches(digits: LabeledImages) -> Callable[[int, torch.Generator], Batch]:
 
 
 def guidance_on_digits(settings: Settings) -> Figure:
+    """Draw digits by classifier-free and by classifier guidance at several scales."""
     digits = load_mnist("train")
     generator = _generator(settings, digits)
-    # the recipe's own sampler is for pictures one looks at one by one; for a page of small ones this is enough
+    # The recipe's own sampler is for images seen one by one; for a page of small ones this is enough.
     generator.method.configure("heun", settings.size(12, 2), "uniform")
     path = generator.method.sampling_path
     classifier = learn(
@@ -76,7 +77,7 @@ def guidance_on_digits(settings: Settings) -> Figure:
     labels = torch.arange(CLASSES).repeat(copies)
 
     def by_classifier(w: float) -> Field:
-        # guidance 0 of the generator asks for no digit: the classifier alone says which
+        # At guidance 0 the generator asks for no digit; the classifier alone says which.
         return ClassifierGuidance(generator.field(0.0), partial(class_log_prob, classifier), w)
 
     figure, grid = canvas(2, len(scales), 2.9, 1.85)
@@ -84,7 +85,7 @@ def guidance_on_digits(settings: Settings) -> Figure:
         zip(grid, (("classifier-free", generator.field), ("classifier", by_classifier)), strict=True)
     ):
         for axes, w in zip(line, scales, strict=True):
-            noises = [settings.generator(12, row) for row in range(len(labels))]
+            noises = [settings.generator(12, i) for i in range(len(labels))]
             x = randn((len(labels), *generator.shape), noises, dtype=torch.float32, device="cpu")
             images, _ = generator.method.draw(at_scale(w), x, labels, noises)
             axes.imshow(tiled(images, CLASSES), cmap="gray", vmin=0, vmax=255)

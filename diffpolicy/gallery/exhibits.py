@@ -1,4 +1,4 @@
-"""The figures of the gallery, in the order of the notes."""
+"""All figures of the gallery, in the order of the notes."""
 
 from diffpolicy.gallery import digits, guided, learned, paths, processes, samplers
 from diffpolicy.gallery.style import Exhibit

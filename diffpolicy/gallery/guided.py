@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from diffpolicy.gallery.learn import Attenuated, learn
-from diffpolicy.gallery.paths import mixture, rows
+from diffpolicy.gallery.paths import mixture, same_time
 from diffpolicy.gallery.style import CYCLE, Exhibit, Settings, canvas, cloud, plane, shade
 from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, class_log_prob
 from diffpolicy.generative.mixture import ExactField
@@ -25,8 +25,8 @@ from diffpolicy.util.condition import Condition
 _CLASSES = 3
 
 
-class Labelled(nn.Module):
-    """An MLP that takes the number of a class, (B,) int64, of which one more stands for none."""
+class Labeled(nn.Module):
+    """An MLP conditioned on a class number (B,) int64; one more number stands for none."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -41,6 +41,7 @@ class Labelled(nn.Module):
 
 
 def guidance_on_points(settings: Settings) -> Figure:
+    """Draw samples of three classes by exact, classifier-free and classifier guidance."""
     path, data, scales = LinearPath(), mixture(1.0, 0.55, _CLASSES), (0.0, 1.0, 2.0, 4.0)
 
     def batch(n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -48,7 +49,7 @@ def guidance_on_points(settings: Settings) -> Figure:
         return {"data": data.sample_given(label, generator).float(), "cond": label}
 
     loss = DenoisingObjective(path, **ROWS["flow_matching"], condition_dropout=0.2)
-    net = learn(lambda: Labelled(_CLASSES), loss, batch, settings)
+    net = learn(lambda: Labeled(_CLASSES), loss, batch, settings)
     classifier = learn(
         lambda: Attenuated(MLP(dim=2, width=64, depth=2, time_features=8, out_dim=_CLASSES), path),
         ClassifierObjective(path),
@@ -71,7 +72,7 @@ def guidance_on_points(settings: Settings) -> Figure:
     label = torch.arange(_CLASSES).repeat_interleave(n)
     for number, (line, (name, at_scale)) in enumerate(zip(grid, guided.items(), strict=True)):
         for axes, w in zip(line, scales, strict=True):
-            shade(axes, lambda x: exact.log_density(x, rows(1.0, x)), 3.2, side)
+            shade(axes, lambda x: exact.log_density(x, same_time(1.0, x)), 3.2, side)
             made = generate(
                 at_scale(w), path, make_solver("heun"), (len(label), 2), steps, cond=label,
                 generator=settings.generator(11),
@@ -96,7 +97,7 @@ EXHIBITS = (
             "diffpolicy.generative.objectives:ClassifierObjective",
             "diffpolicy.generative.objectives:DenoisingObjective",
         ),
-        "Three overlapping classes, one colour for each class asked for. w = 0 ignores it, w = 1 samples the class, "
+        "Three overlapping classes, one color for each class asked for. w = 0 ignores it, w = 1 samples the class, "
         "and beyond that samples leave the overlap for where the class is beyond doubt. With exact fields (above) "
         "the two ways are one; learned, they nearly are. (The classifier is given α·x: see `Attenuated` in "
         "scripts/figures/learn.py.)",

@@ -1,4 +1,4 @@
-"""How the gallery trains: by the project's one training loop, in a folder that is thrown away."""
+"""Training for figures: by the project's one loop, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ def learn(
     batch_size: int = 256,
     lr: float = 3e-3,
 ) -> nn.Module:
-    """A network trained for `steps` (30 in a small gallery), with its averaged weights.
+    """Return a network trained by the one loop, with its averaged weights.
 
     Args:
         make_net: builds the network; its weights come from the seed.
-        batch: (n, generator) -> a batch of n rows.
+        loss: (net, batch, generator) -> (B,).
+        batch: (n, generator) -> a batch of n samples.
+        settings: of the gallery; a small one trains for 30 steps.
+        steps: of training.
+        batch_size: samples per step.
+        lr: peak learning rate.
     """
     steps = settings.size(steps, 30)
     torch.manual_seed(settings.seed)
@@ -68,20 +73,20 @@ _BATCHES = 1_000  # keeps the stream of batches apart from the figures' own keys
 
 
 def points(draw: Callable[[int, torch.Generator], Tensor]) -> Callable[[int, torch.Generator], Batch]:
-    """Batches without a condition, of a function (n, generator) -> (n, *shape)."""
+    """Return a function of batches without a condition, from one (n, generator) -> (n, *shape)."""
     return lambda n, generator: {"data": draw(n, generator)}
 
 
 def mlp() -> MLP:
-    """The network of every figure in the plane."""
+    """Return the untrained network of every figure in the plane."""
     return MLP(dim=2, width=128, depth=3)
 
 
 class Attenuated(nn.Module):
     """A classifier net(α·x, t) of noised x: (B, *shape), (B,) -> logits.
 
-    Guidance multiplies its gradient by σ/α. The true one vanishes as α does, and so does that of a function of α·x;
-    of a function of x it does not quite, and what is left of it tears the first steps apart.
+    Guidance multiplies its gradient by σ/α. The true gradient vanishes with α, as that of a function of α·x does;
+    that of a function of x does not quite, and what is left tears the first steps apart.
     """
 
     def __init__(self, net: nn.Module, path: ProbabilityPath) -> None:

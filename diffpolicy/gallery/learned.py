@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from diffpolicy.datasets.toy import TOYS
 from diffpolicy.gallery.learn import learn, mlp, points
-from diffpolicy.gallery.paths import mixture, rows
+from diffpolicy.gallery.paths import mixture, same_time
 from diffpolicy.gallery.style import (
     CYCLE,
     DATA,
@@ -34,6 +34,7 @@ from diffpolicy.generative.solvers import make_solver
 
 
 def flow_matching(settings: Settings) -> Figure:
+    """Draw the flow of a network trained by flow matching, for each toy data set."""
     path, times = LinearPath(), (0.0, 0.4, 0.7, 0.85, 1.0)
     figure, grid = canvas(len(TOYS), len(times) + 1, 1.85, 1.85)
     n, steps = settings.size(2000, 100), settings.size(100, 20)
@@ -52,6 +53,7 @@ def flow_matching(settings: Settings) -> Figure:
 
 
 def score_and_langevin(settings: Settings) -> Figure:
+    """Draw the exact and the learned score, and Langevin dynamics with each."""
     path, t, data = LinearPath(), 0.8, mixture()
     loss = DenoisingObjective(path, **ROWS["score_matching"])
     net = learn(mlp, loss, points(lambda n, g: data.sample(n, g).float()), settings)
@@ -62,8 +64,8 @@ def score_and_langevin(settings: Settings) -> Figure:
     for axes, field, name in ((grid[0][0], exact, "exact score at t = 0.8"), (grid[1][0], learned, "learned score")):
         at = where.to(torch.float64 if field is exact else torch.float32)
         with torch.inference_mode():
-            s = score(field(at, rows(t, at)), rows(t, at), path).double()
-        shade(axes, lambda x: exact.log_density(x, rows(t, x)), 2.8, side)
+            s = score(field(at, same_time(t, at)), same_time(t, at), path).double()
+        shade(axes, lambda x: exact.log_density(x, same_time(t, x)), 2.8, side)
         arrows(axes, where, s / (1 + 0.12 * s.norm(dim=1, keepdim=True)), scale=90)
         plane(axes, 2.8, name)
     for line, field, dtype in ((grid[0], exact, torch.float64), (grid[1], learned, torch.float32)):
@@ -71,13 +73,14 @@ def score_and_langevin(settings: Settings) -> Figure:
         dynamics = langevin(field, t, 1.0, 4.0, settings.generator(7, 1))
         states = sample(dynamics, start, time_grid("uniform", steps, path), trajectory=True)
         for axes, tau in zip(line[1:], (0.0, 0.2, 4.0), strict=True):
-            shade(axes, lambda x: exact.log_density(x, rows(t, x)), 2.8, side)
+            shade(axes, lambda x: exact.log_density(x, same_time(t, x)), 2.8, side)
             cloud(axes, states[round(tau / 4 * steps)], MODEL, 2.5, 0.55)
             plane(axes, 2.8, f"Langevin, τ = {tau:g}" if line[0] is grid[0][0] else "")
     return figure
 
 
 def weightings(settings: Settings) -> Figure:
+    """Draw three weightings, the errors of networks trained with them, and their samples."""
     path, data = CosinePath(), mixture(1.4, 0.1, 8)
     exact = ExactField(data, path)
     names = [name for name in WEIGHTINGS if name != "sigmoid"]  # the notes' three
@@ -96,10 +99,10 @@ def weightings(settings: Settings) -> Figure:
         generator = settings.generator(13)
         clean, noise = data.sample(probes, generator), randn((probes, 2), generator, dtype=lam.dtype, device="cpu")
         for t in path.time_at_log_snr(moments):
-            x = path.interpolate(clean, noise, rows(float(t), clean))
+            x = path.interpolate(clean, noise, same_time(float(t), clean))
             with torch.inference_mode():
-                got = field(x.float(), rows(float(t), x)).data.double()
-            gaps.append(float((got - exact(x, rows(float(t), x)).data).square().mean()))
+                got = field(x.float(), same_time(float(t), x)).data.double()
+            gaps.append(float((got - exact(x, same_time(float(t), x)).data).square().mean()))
         errors.semilogy(moments, gaps, color=color, label=name)
         made = generate(
             field, path, make_solver("dpmpp_2m"), (n, 2), settings.size(40, 8), "log_snr", generator=generator
@@ -129,8 +132,8 @@ EXHIBITS = (
             "diffpolicy.datasets.toy:moons",
             "diffpolicy.training.loop:train",
         ),
-        "One small network for each row, 4,000 steps of training: Heun's method carries noise to the data; edges "
-        "and gaps come last, as t nears 1, and those of the checkerboard stay blurred for so small a network.",
+        "One small network for each data set, 4,000 steps of training: Heun's method carries noise to the data; "
+        "edges and gaps come last, as t nears 1, and those of the checkerboard stay blurred for so small a network.",
         flow_matching,
     ),
     Exhibit(

@@ -22,9 +22,9 @@ from diffpolicy.gallery.style import (
     canvas,
     cloud,
     lattice,
-    picture,
     plane,
     shade,
+    shade_grid,
 )
 from diffpolicy.generative.mixture import ExactField, GaussianMixture
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, Path, VariancePreservingPath
@@ -36,23 +36,24 @@ _PATH = LinearPath()
 
 
 def mixture(radius: float = 1.6, std: float = 0.3, modes: int = 5) -> GaussianMixture:
-    """Equal modes on a circle, float64."""
+    """Return a mixture of equal modes on a circle, float64."""
     angle = math.pi / 2 + 2 * math.pi * torch.arange(modes, dtype=torch.float64) / modes
     means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
     return GaussianMixture(means, torch.full((modes,), std).double(), torch.full((modes,), 1 / modes).double())
 
 
 def point(at: tuple[float, ...]) -> GaussianMixture:
-    """All the data in one point."""
+    """Return a mixture whose data is all in one point."""
     return GaussianMixture(torch.tensor([at]).double(), torch.zeros(1).double(), torch.ones(1).double())
 
 
-def rows(t: float, x: Tensor) -> Tensor:
-    """The time t for every row of x."""
+def same_time(t: float, x: Tensor) -> Tensor:
+    """Return the time t for every sample of x, float64."""
     return torch.full((len(x),), t, dtype=torch.float64)
 
 
 def probability_paths(settings: Settings) -> Figure:
+    """Draw samples and densities of the path, given one data point and marginally."""
     times = (0.0, 0.25, 0.5, 0.75, 1.0)
     figure, grid = canvas(2, len(times))
     n, side = settings.size(700, 50), settings.size(120, 30)
@@ -66,8 +67,8 @@ def probability_paths(settings: Settings) -> Figure:
         clean, field = data.sample(n, settings.generator(4, 1)), ExactField(data, _PATH)
         for axes, t in zip(line, times, strict=True):
             if t < 1 or data is everything:  # at t = 1 the conditional path is the point itself, without a density
-                shade(axes, lambda x, t=t, field=field: field.log_density(x, rows(t, x)), 3.0, side)
-            cloud(axes, _PATH.interpolate(clean, noise, rows(t, clean)), color, alpha=0.55 if t < 1 else 0.8)
+                shade(axes, lambda x, t=t, field=field: field.log_density(x, same_time(t, x)), 3.0, side)
+            cloud(axes, _PATH.interpolate(clean, noise, same_time(t, clean)), color, alpha=0.55 if t < 1 else 0.8)
             plane(axes, 3.0, f"t = {t:g}" if titled else "", name if t == 0 else "")
     for axes in grid[0]:
         axes.plot(*z, "o", color=INK, ms=4)
@@ -75,6 +76,7 @@ def probability_paths(settings: Settings) -> Figure:
 
 
 def velocity_fields(settings: Settings) -> Figure:
+    """Draw velocities and their flow, given one data point and marginally."""
     times = (0.1, 0.5, 0.8)
     figure, grid = canvas(2, len(times) + 1)
     side, n = settings.size(120, 30), settings.size(60, 10)
@@ -87,8 +89,8 @@ def velocity_fields(settings: Settings) -> Figure:
     ):
         field = ExactField(data, _PATH)
         for axes, t in zip(line, times, strict=False):
-            shade(axes, lambda x, t=t, field=field: field.log_density(x, rows(t, x)), 3.0, side)
-            u = velocity(field(where, rows(t, where)), rows(t, where), _PATH)
+            shade(axes, lambda x, t=t, field=field: field.log_density(x, same_time(t, x)), 3.0, side)
+            u = velocity(field(where, same_time(t, where)), same_time(t, where), _PATH)
             # a conditional velocity grows like 1/(1 − t): drawn a little shorter than it is where it is long
             arrows(axes, where, u / (1 + 0.4 * u.norm(dim=1, keepdim=True)), scale=26)
             plane(axes, 3.0, f"velocity at t = {t:g}" if titled else "", name if t == times[0] else "")
@@ -109,6 +111,7 @@ SCHEDULES: dict[str, Path] = {
 
 
 def schedules(settings: Settings) -> Figure:
+    """Draw the schedules of all paths, and the flow of one mixture on each."""
     figure, (top, bottom) = canvas(2, 3, 3.2, 2.5)
     t = torch.linspace(0, 1, settings.size(401, 41), dtype=torch.float64)
     tables = {
@@ -142,8 +145,8 @@ def schedules(settings: Settings) -> Figure:
     start = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     for axes, (name, path) in zip(bottom, SCHEDULES.items(), strict=True):
         field = ExactField(two, path)
-        density = torch.stack([field.log_density(x[:, None], rows(float(time), x)).exp() for time in t], dim=1)
-        picture(axes, density.numpy(), (0, 1, -2.8, 2.8))
+        density = torch.stack([field.log_density(x[:, None], same_time(float(time), x)).exp() for time in t], dim=1)
+        shade_grid(axes, density.numpy(), (0, 1, -2.8, 2.8))
         times = time_grid("uniform", settings.size(100, 10), path)
         lines = sample(make_solver("dopri5").bind(field, path), start, times, trajectory=True)[..., 0]
         axes.plot(times, lines, color=INK, linewidth=0.8, alpha=0.7)

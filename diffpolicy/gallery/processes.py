@@ -31,7 +31,7 @@ _HALF = 0.5  # a process runs over t in [0, 1/2], where no solver has an end of 
 
 
 def _linear(solver: str, steps: int, duration: float, starts: Tensor) -> Tensor:
-    """dx = −x·dτ over `duration`, from starts (B, 1): (steps + 1, B, 1). Any velocity is a field on a path."""
+    """Solve dx = −x·dτ over `duration` from starts (B, 1): (steps + 1, B, 1). Any velocity is a field on a path."""
     rate = duration / _HALF
     field = ModelField(lambda x, t, cond: -rate * x, _PATH, "velocity")
     times = time_grid("uniform", steps, _PATH, t_end=_HALF)
@@ -39,6 +39,7 @@ def _linear(solver: str, steps: int, duration: float, starts: Tensor) -> Tensor:
 
 
 def linear_ode(settings: Settings) -> Figure:
+    """Draw the flow of dx = −x·dτ, Euler's method on it, and the errors of three solvers."""
     figure, ((flow, euler, error),) = canvas(1, 3, 3.3, 2.7)
     duration = 6.6
     starts = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
@@ -73,6 +74,7 @@ def linear_ode(settings: Settings) -> Figure:
 
 
 def brownian_motion(settings: Settings) -> Figure:
+    """Draw paths of Brownian motion and their law."""
     figure, ((paths, law),) = canvas(1, 2, 4.6, 2.7, width_ratios=[1.5, 1])
     steps, many = settings.size(400, 40), settings.size(20_000, 200)
     motion = SDE(lambda x, tau, cond: torch.zeros_like(x), 1.0, 1.0, settings.generator(2))
@@ -94,12 +96,13 @@ def brownian_motion(settings: Settings) -> Figure:
 
 
 def ornstein_uhlenbeck(settings: Settings) -> Figure:
-    figure, (row,) = canvas(1, 4, 2.5, 2.6)
+    """Draw paths of the process at three noise levels and its stationary law."""
+    figure, (panels,) = canvas(1, 4, 2.5, 2.6)
     theta, duration = 1.0, 6.0
     steps, many = settings.size(300, 40), settings.size(10_000, 200)
     starts = torch.linspace(-3, 3, many, dtype=torch.float64)[:, None]
     tau, x = torch.linspace(0, duration, steps + 1), torch.linspace(-3.4, 3.4, 200)
-    for number, (axes, sigma) in enumerate(zip(row, (0.0, 0.5, 1.2), strict=False)):
+    for number, (axes, sigma) in enumerate(zip(panels, (0.0, 0.5, 1.2), strict=False)):
         process = SDE(lambda x, tau, cond: -theta * x, sigma, duration, settings.generator(3, number))
         paths = sample(process, starts, time_grid("uniform", steps, _PATH), trajectory=True)[..., 0]
         shown = torch.linspace(0, many - 1, 9).long()
@@ -109,12 +112,12 @@ def ornstein_uhlenbeck(settings: Settings) -> Figure:
         axes.set(title=f"θ = 1, σ = {sigma:g}", xlabel="time τ", ylim=(-3.4, 3.4))
         if sigma:
             color = DATA if sigma < 1 else VIOLET
-            histogram(row[3], paths[-1], color)
+            histogram(panels[3], paths[-1], color)
             law = torch.exp(-x.square() / (2 * spread**2)) / (math.sqrt(2 * math.pi) * spread)
-            row[3].plot(x, law, color=color, label=f"σ = {sigma:g}")
-    row[0].set_ylabel("x")
-    row[3].legend()
-    row[3].set(title="at τ = 6, and the stationary law", xlabel="x", yticks=[])
+            panels[3].plot(x, law, color=color, label=f"σ = {sigma:g}")
+    panels[0].set_ylabel("x")
+    panels[3].legend()
+    panels[3].set(title="at τ = 6, and the stationary law", xlabel="x", yticks=[])
     return figure
 
 

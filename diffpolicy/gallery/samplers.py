@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffpolicy.datasets.toy import moons
 from diffpolicy.gallery.learn import learn, mlp, points
-from diffpolicy.gallery.paths import rows
+from diffpolicy.gallery.paths import same_time
 from diffpolicy.gallery.style import (
     AMBER,
     CYCLE,
@@ -24,8 +24,8 @@ from diffpolicy.gallery.style import (
     canvas,
     cloud,
     histogram,
-    picture,
     plane,
+    shade_grid,
 )
 from diffpolicy.generative.distances import sliced_wasserstein
 from diffpolicy.generative.mixture import ExactField, GaussianMixture
@@ -41,6 +41,7 @@ _TABLE = DiscretePath(200, "linear")
 
 
 def same_marginals(settings: Settings) -> Figure:
+    """Draw paths and marginals of samplers that differ in g(t), and of the score alone."""
     path, end = LinearPath(), 0.9
     data = GaussianMixture(
         torch.tensor([[-1.3], [0.9]]).double(), torch.tensor([0.25, 0.4]).double(), torch.tensor([0.4, 0.6]).double()
@@ -50,7 +51,7 @@ def same_marginals(settings: Settings) -> Figure:
     times = time_grid("uniform", steps, path, t_end=end)
     start = randn((n, 1), settings.generator(8), dtype=torch.float64, device="cpu")
     x = torch.linspace(-3, 3, settings.size(201, 41), dtype=torch.float64)
-    density = torch.stack([field.log_density(x[:, None], rows(float(t), x)).exp() for t in times], dim=1)
+    density = torch.stack([field.log_density(x[:, None], same_time(float(t), x)).exp() for t in times], dim=1)
     samplers: dict[str, Solver | None] = {
         "g = 0: the flow": make_solver("euler_maruyama", g=0.0),
         "g = 0.5": make_solver("euler_maruyama", g=0.5),
@@ -72,7 +73,7 @@ def same_marginals(settings: Settings) -> Figure:
 
             flow = SDE(printed, 1.0, 1.0, generator)
         lines = sample(flow, start, times, trajectory=True)[..., 0]
-        picture(top, density.numpy(), (0, end, -3, 3))
+        shade_grid(top, density.numpy(), (0, end, -3, 3))
         color = CYCLE[0] if number == 0 else MODEL if solver is not None else MUTED
         top.plot(times, lines[:, :shown], color=color if number else INK, linewidth=0.5, alpha=0.8)
         top.set(title=name, xlabel="t", ylim=(-3, 3), yticks=[-2, 0, 2] if number == 0 else [])
@@ -83,11 +84,12 @@ def same_marginals(settings: Settings) -> Figure:
 
 
 def _sampled(name: str, field: ModelField, steps: int, grid: str, n: int, settings: Settings) -> Tensor:
-    """n points of a solver, from the same noise for all."""
+    """Draw n points by a solver, from the same noise for all."""
     return generate(field, field.path, make_solver(name), (n, 2), steps, grid, generator=settings.generator(10))
 
 
 def one_network(settings: Settings) -> Figure:
+    """Draw samples of one network by three solvers at several numbers of steps."""
     net = learn(mlp, DenoisingObjective(_TABLE, **ROWS["ddpm_simple"]), points(moons), settings, 4000)
     field = ModelField(net, _TABLE, "noise")
     n, counts = settings.size(2000, 60), (5, 10, 20, settings.size(200, 50))
@@ -117,6 +119,7 @@ def one_network(settings: Settings) -> Figure:
 
 
 def flow_against_diffusion(settings: Settings) -> Figure:
+    """Draw the distance to the data by network calls, for a flow and a diffusion model."""
     straight = LinearPath()
     flow_net = learn(mlp, DenoisingObjective(straight, **ROWS["flow_matching"]), points(moons), settings, 4000)
     noise_net = learn(mlp, DenoisingObjective(_TABLE, **ROWS["ddpm_simple"]), points(moons), settings, 4000)

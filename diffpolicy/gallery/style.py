@@ -1,4 +1,4 @@
-"""What all figures of the gallery share: settings, colours, and ways to draw points and densities."""
+"""What all figures of the gallery share: settings, colors, and how points and densities are drawn."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Settings:
 
     Args:
         seed: of everything random.
-        small: few samples and training steps, for the tests: the same pictures, but unfinished.
+        small: few samples and training steps, for the tests: the same figures, but unfinished.
         digits: a checkpoint of the digit generator; without one the figure of the digits trains a small one.
     """
 
@@ -59,11 +59,11 @@ class Settings:
     digits: Path | None = None
 
     def size(self, full: int, small: int) -> int:
-        """`full`, or `small` in a small gallery."""
+        """Return `full`, or `small` in a small gallery."""
         return small if self.small else full
 
     def generator(self, *key: int) -> torch.Generator:
-        """A generator for the seed and this key, so that no figure depends on those drawn before it."""
+        """Return a generator for the seed and this key, so that no figure depends on those drawn before it."""
         return keyed_generator(self.seed, *key)
 
 
@@ -72,13 +72,14 @@ class Exhibit:
     """One figure, and what stands beside it on the page.
 
     Args:
-        name: of the file, and of `--only`.
+        name: of the file, and in `only`.
         title: its heading.
-        latex, formula: the formula, as GitHub sets it and as plain text.
-        functions: "module:name" of what implements it, the name possibly that of a method, "Class.method".
-        see: a sentence on what to see.
-        draw: makes the figure.
-        erratum: where the notes print the formula wrongly, what is right, in one line.
+        latex: the formula as GitHub sets it.
+        formula: the formula as plain text.
+        functions: "module:name" or "module:Class.method" of what implements it.
+        see: what to see, in a sentence or two.
+        draw: draws the figure.
+        erratum: what is right, in one line, where the notes print the formula wrongly; else "".
         needs_mnist: whether drawing it reads MNIST.
     """
 
@@ -94,16 +95,21 @@ class Exhibit:
 
 
 def canvas(rows: int, columns: int, width: float = 2.1, height: float = 2.1, **ratios: list[float]) -> tuple:
-    """A figure and its (rows, columns) axes, each about width × height inches.
+    """Return a figure and its (rows, columns) axes.
 
-    `ratios` are `width_ratios` and `height_ratios`.
+    Args:
+        rows: of axes.
+        columns: of axes.
+        width: of each, in inches, about.
+        height: of each, in inches, about.
+        ratios: `width_ratios` and `height_ratios`.
     """
     figure = Figure(figsize=(width * columns, height * rows + 0.25), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios)
 
 
 def plane(axes: Axes, limit: float = 2.6, title: str = "", side: str = "") -> None:
-    """Make axes a bare square of the plane, with a heading above and a name at its side."""
+    """Make axes a bare square of the plane, with a title above and a name at its side."""
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal", title=title)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color(FAINT)
@@ -117,21 +123,21 @@ def cloud(axes: Axes, points: Tensor, color: str = MODEL, size: float = 3, alpha
 
 
 def lattice(limit: float, side: int) -> Tensor:
-    """A square grid of points (side², 2) over [−limit, limit]², row by row from below, float64."""
+    """Return a square grid of points (side², 2) over [−limit, limit]², from the bottom up, float64."""
     line = torch.linspace(-limit, limit, side, dtype=torch.float64)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([x, y], dim=-1).reshape(-1, 2)
 
 
 def shade(axes: Axes, log_density: Callable[[Tensor], Tensor], limit: float = 2.6, side: int = 120) -> None:
-    """Shade the plane by exp(log_density), from (N, 2) to (N,)."""
+    """Shade the plane by exp(log_density), a function from (N, 2) to (N,)."""
     density = log_density(lattice(limit, side)).exp().reshape(side, side).numpy()
-    picture(axes, density, (-limit, limit, -limit, limit))
+    shade_grid(axes, density, (-limit, limit, -limit, limit))
 
 
-def picture(axes: Axes, density: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """Shade a density given on a grid, row 0 at the bottom."""
-    # below 1, so that the thin outskirts of a density can be seen beside its peaks
+def shade_grid(axes: Axes, density: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+    """Shade a density (H, W) given on a grid, the first line at the bottom."""
+    # The exponent is below 1, so that thin outskirts can be seen beside the peaks.
     norm = PowerNorm(0.7, vmin=0, vmax=max(float(np.quantile(density, 0.997)), 1e-9))
     axes.imshow(density, extent=extent, origin="lower", cmap=DENSITY, norm=norm, aspect="auto", zorder=-1)
 
@@ -142,6 +148,6 @@ def arrows(axes: Axes, at: Tensor, vectors: Tensor, color: str = INK, scale: flo
 
 
 def histogram(axes: Axes, values: Tensor, color: str = MODEL, bins: int = 50, flat: bool = False) -> None:
-    """The density of values (N,), as bars along x, or `flat`, along y."""
+    """Draw the density of values (N,) as bars along x, or, `flat`, along y."""
     orientation = "horizontal" if flat else "vertical"
     axes.hist(values.numpy(), bins=bins, density=True, color=color, alpha=0.35, orientation=orientation)

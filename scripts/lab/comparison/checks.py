@@ -12,7 +12,7 @@ from comparison.plan import Measurement, Run
 from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, SamplerConfig, changes, load_config, typed
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.datasets.spec import Field, ObservationSpec
-from diffpolicy.evaluation import TaskSpec, episode_resets, is_same_task, make_env
+from diffpolicy.evaluation import TaskSpec, episode_resets, is_same_task, policy_env
 from diffpolicy.policies import ChunkModel, build_model
 from diffpolicy.policies.chunking import Chunker
 from diffpolicy.util.errors import located, require
@@ -58,14 +58,13 @@ def _check_policy(model: ChunkModel, trained: RunConfig, settings: EvaluateConfi
 
 def _seeds(one: Measurement) -> set[tuple[bool, int]]:
     """The initial states: whether they are a named set's, and the seeds."""
-    with closing(make_env(one.run.config.env)()) as env:
+    with closing(policy_env(one.run.config)()) as env:
         resets = episode_resets(one.config.seeds, one.config.episodes, TaskSpec.of(env))
     return {(isinstance(one.config.seeds, str), how.seed) for how in resets}
 
 
 def _check_environment(trained: RunConfig, settings: EvaluateConfig) -> None:
-    require(trained.env.id, "env.id=null", "an environment to evaluate in")
-    with closing(make_env(trained.env)()) as env:
+    with closing(policy_env(trained)()) as env:
         modes = TaskSpec.of(env).modes
     require(modes or not settings.modes, f"{trained.env.id} has no known modes", cure="modes=false")
 

@@ -56,7 +56,7 @@ def make_result(
         "episodes": compact(evaluated["episodes"]),
         "evaluation_minutes": evaluated["minutes"],
         "network_calls": evaluated["network_calls"],
-        "latency": chunk_seconds(best.path, one.config, config.env),
+        "latency": chunk_seconds(best.path, one.config, config),
         "parameters": sum(weights.numel() for weights in best.tensors("ema").values()),
         "train": _training(run_dir, best),
         "checkpoint": {"step": best.step, "sha256": best.sha256["ema.safetensors"]},

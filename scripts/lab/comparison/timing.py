@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from diffpolicy import load_policy
-from diffpolicy.config import EnvConfig, ExecutionConfig, SamplerConfig
+from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig
 from diffpolicy.config.commands import EvaluateConfig
-from diffpolicy.evaluation import TaskSpec, episode_resets, make_env, time_chunks
+from diffpolicy.evaluation import TaskSpec, episode_resets, policy_env, time_chunks
 from diffpolicy.policies import Agent
 
 CHUNKS, SECONDS = 50, 5.0  # at most
 
 
-def chunk_seconds(path: Path, settings: EvaluateConfig, env: EnvConfig) -> dict[str, Any]:
+def chunk_seconds(path: Path, settings: EvaluateConfig, config: RunConfig) -> dict[str, Any]:
     """Return the seconds of a chunk at batch 1, on one thread, with frozen weights, while acting.
 
     Args:
         path: of the checkpoint.
         settings: which sampler, horizon, execution and initial states.
-        env: where the policy acts.
+        config: what the policy was trained with.
 
     Returns:
         "median" and "p95" in seconds, the number of "chunks" timed, "threads" and "frozen".
@@ -33,7 +33,7 @@ def chunk_seconds(path: Path, settings: EvaluateConfig, env: EnvConfig) -> dict[
         freeze=True,
         execution=ExecutionConfig(**settings.execution),
     )
-    made = make_env(env)
-    with closing(made()) as one:
-        resets = episode_resets(settings.seeds, settings.episodes, TaskSpec.of(one))
-    return time_chunks(Agent(policy), made, resets, chunks=CHUNKS, seconds=SECONDS) | {"frozen": True}
+    make_env = policy_env(config)
+    with closing(make_env()) as env:
+        resets = episode_resets(settings.seeds, settings.episodes, TaskSpec.of(env))
+    return time_chunks(Agent(policy), make_env, resets, chunks=CHUNKS, seconds=SECONDS) | {"frozen": True}

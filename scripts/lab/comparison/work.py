@@ -153,7 +153,7 @@ class Comparison:
         times = {}
         for one in tqdm(present, desc="time", unit="measurement"):
             result = self.stored[one.name]
-            times[one.name] = chunk_seconds(self.best(one.run).path, settings_of(result), config_of(result).env)
+            times[one.name] = chunk_seconds(self.best(one.run).path, settings_of(result), config_of(result))
         with changing(self.folder, self._against) as results:
             for name, seconds in times.items():
                 results[name]["latency"] = seconds
