@@ -279,11 +279,11 @@ def _modes(results: Sequence[Result]) -> Iterator[tuple[Result, list[str]]]:
         for where, starts in (("all_starts", "all"), ("fixed_start", "one")):
             if (found := (modes_of(one) or {}).get(where)) is None:
                 continue
-            both = [found[who] for who in ("demonstrations", "rollouts")]
-            fractions = [_fractions(each["fractions" if "fractions" in each else "shares"]) for each in both]
+            fractions = [_fractions(found[who]) for who in ("demonstrations", "rollouts")]
             success = interval(found["success"], PERCENT)
             yield one, [starts, success, *fractions, f"{found['total_variation']:.3f}"]
 
 
-def _fractions(fractions: Mapping[str, float]) -> str:
+def _fractions(found: Mapping[str, Any]) -> str:
+    fractions = found.get("fractions") or found["shares"]  # of earlier releases
     return ", ".join(f"{mode} {part:.0%}" for mode, part in fractions.items() if mode != "none" or part)

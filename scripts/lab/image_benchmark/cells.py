@@ -1,33 +1,36 @@
-"""The reference benchmark's cells: guidance scale × solver × network calls, each measured once and kept."""
+"""The cells of the image benchmark: guidance scale × solver × network calls, each measured once and stored."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffpolicy.datasets.sources.mnist import CLASSES
+from diffpolicy.images import ImageGenerator
 from diffpolicy.images.drawing import draw_images
-from diffpolicy.images.generator import ImageGenerator
 from diffpolicy.images.metrics import Reference, assess, pooled
 from diffpolicy.registry import build
+from diffpolicy.util.errors import require
+
+FEWEST = 70  # digits of a cell: more than the classifier has features, and as many of each
 
 
-@final
 @dataclass(frozen=True)
 class Sampler:
-    """What a row of the table is drawn with: a solver as its users run it.
+    """What the images of a cell are drawn with.
 
-    Attributes:
-        solver, grid: see `generative.solvers` and `generative.sampling`.
-        steps: how many steps to take for so many evaluations of the field.
-        path: on which to sample; None is the one that was trained on.
+    Args:
+        solver: see `generative.solvers`.
+        grid: see `generative.sampling`.
+        steps: number of evaluations of the field -> number of steps.
+        path: to sample on; None is the one that was trained on.
     """
 
     solver: str
@@ -36,12 +39,11 @@ class Sampler:
     path: Mapping[str, Any] | None = None
 
 
-FEWEST = 70  # digits of a cell: more than the classifier has features, and as many of each
 _DDPM = {"name": "ddpm", "steps": 1000, "schedule": "squared_cosine"}
 
 SAMPLERS = {
     "Euler": Sampler("euler"),
-    "Heun": Sampler("heun", steps=lambda evaluations: (evaluations - 1) // 2),  # two a step, and one at the end
+    "Heun": Sampler("heun", steps=lambda evaluations: (evaluations - 1) // 2),  # two per step, and one at the end
     "DDIM": Sampler("ddim", "ddpm_trailing", path=_DDPM),
     "DDPM": Sampler("ddpm", "ddpm_trailing", path=_DDPM),
     "DPM-Solver++ 2M": Sampler("dpmpp_2m", "log_snr"),
@@ -50,10 +52,18 @@ SAMPLERS = {
 }
 
 
-@final
 @dataclass(frozen=True)
 class Cell:
-    """What is measured: `samples` images, drawn once for each of `seeds`, from the run called `run`."""
+    """What is measured.
+
+    Args:
+        run: name of the trained run.
+        guidance: scale w of classifier-free guidance.
+        sampler: name of a sampler, see `SAMPLERS`.
+        evaluations: of the field per image.
+        samples: images per draw.
+        seeds: number of draws.
+    """
 
     run: str
     guidance: float
@@ -69,7 +79,7 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """Of the whole table, the most telling first: the runs' main cells, then the grid at w = 3, then w = 1 and 5."""
+    """Yield all cells, the most telling first: the main ones of both runs, the grid at w = 3, that at w = 1 and 5."""
     for guidance, evaluations in ((1.0, 20), (1.5, 10), (3.0, 10), (5.0, 10)):
         yield Cell("own", guidance, "DPM-Solver++ 2M", evaluations, 2000, 3)
     yield Cell("own", 3.0, "DPM-Solver++ 2M", 100, 2000, 1)
@@ -86,19 +96,23 @@ def cells() -> Iterator[Cell]:
                 yield Cell("own", guidance, sampler, evaluations, 1000, 1)
 
 
+def scaled(cell: Cell, scale: float) -> Cell:
+    """Return the cell with a fraction of its samples, as many of each digit."""
+    return replace(cell, samples=max(CLASSES, round(scale * cell.samples / CLASSES) * CLASSES))
+
+
 def balanced(samples: int) -> Tensor:
-    """Labels (samples,) int64, as many of each.
+    """Return labels (samples,) int64, as many of each digit.
 
     Raises:
-        ValueError: not a multiple of ten.
+        ValueError: `samples` is no multiple of ten.
     """
-    if samples < CLASSES or samples % CLASSES:
-        raise ValueError(f"samples must be a multiple of {CLASSES}, as many of each digit; given {samples}")
+    require(samples > 0 and samples % CLASSES == 0, f"samples={samples}", f"a multiple of {CLASSES}")
     return torch.arange(CLASSES).repeat_interleave(samples // CLASSES)
 
 
 def configure(generator: ImageGenerator, sampler: str, evaluations: int) -> None:
-    """Let `generator` draw as the sampler of that name in `SAMPLERS` does, with so many evaluations of the field."""
+    """Let a generator sample by one of `SAMPLERS`, with so many evaluations of the field."""
     chosen = SAMPLERS[sampler]
     path = build("path", chosen.path) if chosen.path else generator.method.path
     generator.method.configure(chosen.solver, chosen.steps(evaluations), chosen.grid, path=path)
@@ -113,34 +127,30 @@ def measure_seed(
     precision: str,
     progress: str | None = None,
 ) -> dict[str, Any]:
-    """The metrics of one draw of a cell, see `assess`, with its network calls and seconds."""
+    """Return the metrics of one draw of a cell, see `assess`, with its network calls and seconds."""
     configure(generator, cell.sampler, cell.evaluations)
     labels = balanced(cell.samples)
     began = time.perf_counter()
     images = draw_images(generator, labels, seed, cell.guidance, precision, progress=progress)
     seconds = time.perf_counter() - began
-    return {
-        "seed": seed,
-        "network_calls": generator.calls,
-        "seconds": seconds,
-        **assess(classifier, images, labels, reference),
-    }
+    judged = assess(classifier, images, labels, reference)
+    return {"seed": seed, "network_calls": generator.calls, "seconds": seconds, **judged}
 
 
-def combined(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A row of the table from the draws of a cell, see `pooled`."""
+def combined(cell: Cell, draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the result of a cell from its draws, see `pooled`."""
     return {
         **asdict(cell),
-        "seeds": len(rows),
-        "network_calls": rows[0]["network_calls"],
-        "seconds": sum(row["seconds"] for row in rows) / len(rows),
-        **pooled(rows),
+        "seeds": len(draws),
+        "network_calls": draws[0]["network_calls"],
+        "seconds": sum(draw["seconds"] for draw in draws) / len(draws),
+        **pooled(draws),
     }
 
 
-def kept(file: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The draws of a cell that were measured before, of the same checkpoints and settings; else none."""
+def stored_draws(file: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the draws in a file if they are of the same checkpoints and settings, else none."""
     if not file.exists():
         return []
-    before = json.loads(file.read_text())
-    return before["draws"] if before["of"] == dict(identity) else []
+    stored = json.loads(file.read_text())
+    return stored["draws"] if stored["of"] == dict(identity) else []

@@ -1,0 +1,184 @@
+"""The work of the image benchmark: train what is missing, draw, judge, store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from diffpolicy import checkpoint, train_policy
+from diffpolicy.config import load_config
+from diffpolicy.datasets.sources.mnist import CLASSES, load_mnist
+from diffpolicy.evaluation.report import provenance
+from diffpolicy.images import load_generator
+from diffpolicy.images.classifier import load_classifier, train_classifier
+from diffpolicy.images.density import bits_per_dimension
+from diffpolicy.images.metrics import Reference, shuffled
+from diffpolicy.training.log import read_metrics
+from diffpolicy.util import files
+from image_benchmark.cells import SAMPLERS, Cell, combined, measure_seed, stored_draws
+from image_benchmark.plots import draw_benchmark
+from image_benchmark.tables import grid, recipes
+
+RUNS = {"notes": ["task=mnist_notes"], "own": ["task=mnist"]}
+
+# What each part of our recipe is worth, at about two minutes of one core each: short trainings like those of RUNS.
+_SHORT = ["task=mnist", "images.dequantize=false", "training.warmup_steps=50"]
+_PLAIN = [*_SHORT, "method=flow"]
+_PATCH_2 = ["net.patch=2", "net.widths=[64,128]"]
+ABLATION = {
+    "patch_2": [*_PLAIN, *_PATCH_2, "training.steps=265"],
+    "patch_2_one_layer": [*_PLAIN, *_PATCH_2, "net.layers=1", "training.steps=520"],
+    "patch_4": [*_PLAIN, "training.steps=440"],
+    "patch_4_rate_1e-3": [*_PLAIN, "training.steps=440", "training.lr=1e-3"],
+    "patch_4_logit_normal": [*_SHORT, "training.steps=440"],
+}
+ABLATION_CELL = {"guidance": 3.0, "sampler": "Euler", "evaluations": 20, "samples": 500, "seeds": 1}
+DENSITY = {"steps": 50, "probes": 4, "indices": 1000}
+_PAUSE = 5.0  # times the usual interval of a log: so long, a training was stopped
+
+
+class Benchmark:
+    """The trained runs, the classifier that judges their images, and the folder of the results.
+
+    Args:
+        runs: folder of the trained runs.
+        out: folder of the results.
+        precision: of the networks while sampling.
+        device: where they run while sampling.
+        training: further settings of all trainings.
+        alone: False while other processes measure beside this one, which then trains nothing.
+    """
+
+    def __init__(
+        self, runs: Path, out: Path, precision: str, device: str, training: Sequence[str], alone: bool = True
+    ) -> None:
+        self.runs, self.out, self.precision, self.device = runs, out, precision, device
+        self.training, self.alone = training, alone
+        self.checkpoint = cache(self._checkpoint)
+        self.generator = cache(lambda run: load_generator(self.checkpoint(run).path, device=device))
+        self.reference = cache(self._reference)
+
+    def measure(self, cell: Cell, seed: int) -> None:
+        """Draw and judge the images of a cell, unless that is stored."""
+        classifier, reference = self.reference(cell.samples)
+        of = self._identity(cell)
+        draws = stored_draws(self._file(cell), of)
+        if any(draw["seed"] == seed for draw in draws):
+            return
+        generator, says = self.generator(cell.run), f"{cell.name}, seed {seed}"
+        made = measure_seed(cell, seed, generator, classifier, reference, self.precision, says)
+        draws = sorted([*draws, made], key=lambda draw: draw["seed"])
+        content = {"of": of, "cell": asdict(cell), "draws": draws, "floor": reference.floor, **provenance()}
+        files.write_json(self._file(cell), content)
+
+    def likelihood(self, run: str) -> None:
+        """Compute the bits per dimension of 100 test digits, unless they are stored."""
+        file = self.out / f"likelihood_{run}.json"
+        of = {"generator": self.checkpoint(run).sha256["ema.safetensors"], **DENSITY}
+        if stored_draws(file, of):
+            return
+        found = bits_per_dimension(self.generator(run), shuffled(load_mnist("test")).per_class(10), **DENSITY)
+        files.write_json(file, {"of": of, "draws": [found], **provenance()})
+
+    def ablation(self) -> Path:
+        """Measure the runs of `ABLATION`, write ablation.json and return its path."""
+        found = []
+        for run, recipe in ABLATION.items():
+            cell = Cell(run=run, **ABLATION_CELL)
+            self.measure(cell, 0)
+            draws = stored_draws(self._file(cell), self._identity(cell))
+            found.append({**combined(cell, draws), "settings": recipe, "steps": self.checkpoint(run).step})
+        file = self.out / "ablation.json"
+        files.write_json(file, {"rows": found, "cell": ABLATION_CELL, **provenance()})
+        return file
+
+    def report(self, wanted: Sequence[Cell]) -> Path:
+        """Write benchmark.json, table.md and the plots of all wanted cells that are measured; return the table."""
+        found, floors = [], {}
+        for cell in wanted:
+            if self._is_trained(cell.run) and (draws := stored_draws(self._file(cell), self._identity(cell))):
+                found.append(combined(cell, draws))
+                floors[str(cell.samples)] = self.reference(cell.samples)[1].floor
+        judge = checkpoint.read(self._classifier_path)
+        result = {
+            "rows": found,
+            "floors": floors,
+            "training": {run: self._training(run) for run in dict.fromkeys(one["run"] for one in found)},
+            "classifier": {"test_accuracy": judge.state["best"][0][0], "steps": judge.step},
+            "precision": self.precision,
+            **provenance(),
+        }
+        files.write_json(self.out / "benchmark.json", result)
+        draw_benchmark(self.out, result)
+        files.write_text(self.out / "table.md", f"{recipes(result)}\n\n{grid(result)}\n")
+        return self.out / "table.md"
+
+    def _file(self, cell: Cell) -> Path:
+        return self.out / "cells" / f"{cell.name}.json"
+
+    def _run_dir(self, run: str) -> Path:
+        return self.runs / f"mnist_{run}"
+
+    @property
+    def _classifier_path(self) -> Path:
+        return self._run_dir("classifier") / "checkpoints" / "last"
+
+    def _checkpoint(self, run: str) -> checkpoint.Checkpoint:
+        """The last checkpoint of a run, which is trained first if it is not."""
+        folder = self._run_dir(run)
+        if not self._is_trained(run):
+            self._check_alone(folder)
+            train_policy([*(RUNS | ABLATION)[run], f"run_dir={folder}", "resume=true", *self.training])
+        return checkpoint.read(folder / "checkpoints" / "last")
+
+    def _is_trained(self, run: str) -> bool:
+        saved = checkpoint.latest(self._run_dir(run) / "checkpoints")
+        return saved is not None and saved.step >= load_config(saved.config).training.steps
+
+    def _check_alone(self, folder: Path) -> None:
+        if not self.alone:
+            sys.exit(f"{folder} is not trained yet, and several processes would train it at once: leave --shard out")
+
+    def _classifier(self) -> nn.Module:
+        if not self._classifier_path.exists():
+            folder = self._run_dir("classifier")
+            self._check_alone(folder)
+            train_classifier(folder, load_mnist("train"), load_mnist("test"), resume=True)
+        return load_classifier(self._classifier_path, self.device)
+
+    def _reference(self, samples: int) -> tuple[nn.Module, Reference]:
+        classifier = self._classifier()
+        return classifier, Reference.draw(classifier, load_mnist("test"), samples // CLASSES)
+
+    def _identity(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's draws depend on; draws of something else are made anew."""
+        judge = checkpoint.read(self._classifier_path).sha256["ema.safetensors"]
+        made = self.checkpoint(cell.run).sha256["ema.safetensors"]
+        sampler = asdict(SAMPLERS[cell.sampler]) | {"steps": SAMPLERS[cell.sampler].steps(cell.evaluations)}
+        return {"generator": made, "classifier": judge, "precision": self.precision, "sampler": sampler}
+
+    def _training(self, run: str) -> dict[str, Any]:
+        saved = self.checkpoint(run)
+        log = read_metrics(self._run_dir(run) / "metrics.jsonl")
+        return {
+            "steps": saved.step,
+            "speed": saved.state["speed"],
+            "minutes": minutes([entry["seconds"] for entry in log]),
+            "parameters": sum(p.numel() for p in self.generator(run).parameters()),
+            "config": {name: saved.config[name] for name in ("net", "method", "images")},
+        }
+
+
+def minutes(seconds: Sequence[float]) -> float:
+    """Return the minutes of a log's times; each pause counts as the usual interval between entries."""
+    gaps = [later - earlier for earlier, later in pairwise(sorted(seconds)) if later > earlier]
+    usual = median(gaps) if gaps else 0.0
+    return (seconds[0] + sum(usual if gap > _PAUSE * usual else gap for gap in gaps)) / 60
