@@ -37,7 +37,7 @@ from diffpolicy.evaluation import (
 from diffpolicy.evaluation.evaluate import check_comparison, check_fit, evaluate, write_report
 from diffpolicy.evaluation.mode_coverage import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
-from diffpolicy.images import build_generator
+from diffpolicy.images import build_generator, found_in
 from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, load_policy
 from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models import Remembers
@@ -166,20 +166,20 @@ def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionCo
 
 
 def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
-    digits, held_out = (source.images(split).to(device) for split in ("train", "test"))
+    images, held_out = (source.images(split).to(device) for split in ("train", "test"))
     torch.manual_seed(config.seed)
-    record = replace(config, found=FoundInData(kind="images", digest=digits.digest()))
+    record = replace(config, found=found_in(images, source.classes))
     generator = build_generator(record)
-    batches = BatchSampler(len(digits), config.training.batch_size, config.seed, device)
+    batches = BatchSampler(len(images), config.training.batch_size, config.seed, device)
     rows = ranks.shard(config.training.batch_size)
 
     def batch_at(step: int) -> dict[str, torch.Tensor]:
-        return digits.batch(batches[step][rows])
+        return images.batch(batches[step][rows])
 
     def validation() -> dict[str, torch.Tensor]:
-        return held_out.batch(torch.arange(VALIDATION_SAMPLES, device=device))
+        return held_out.batch(torch.arange(min(len(held_out), VALIDATION_SAMPLES), device=device))
 
-    _say(config, ranks, device, generator, f"{len(digits)} images")
+    _say(config, ranks, device, generator, f"{len(images)} images")
     return _train(config, ranks, device, generator, batch_at, record, validation=validation)
 
 

@@ -63,5 +63,7 @@ def _page(path: str) -> str:
 
 
 def _listing(path: str, folder: Path) -> str:
-    names = sorted(f"{one.name}/" if one.is_dir() else one.name for one in folder.iterdir() if one.name[0] not in "._")
+    names = sorted(
+        f"{one.name}/" if one.is_dir() else one.name for one in folder.iterdir() if one.name[0] not in "._"
+    )
     return f"# {path}\n\n" + "\n".join(f"- {name}" for name in names)

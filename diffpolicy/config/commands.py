@@ -139,7 +139,7 @@ class SampleConfig:
         checkpoint: folder of a checkpoint.
         out: folder for the images.
         guidance: scales w of classifier-free guidance, one panel each; 1 is none.
-        labels: which digits, one line of images each.
+        labels: which labels, one line of images each; None takes all.
         samples: images per label.
         solver: solver of the sampler; None keeps the training's.
         steps: steps of the sampler; None keeps the training's.
@@ -157,7 +157,7 @@ class SampleConfig:
     checkpoint: str = path_to(MISSING)
     out: str = path_to(MISSING)
     guidance: list[float] = field(default_factory=lambda: [1.0, 3.0, 5.0])
-    labels: list[int] = field(default_factory=lambda: list(range(10)))
+    labels: list[int] | None = None
     samples: int = 10
     solver: str | None = None
     steps: int | None = None

@@ -55,6 +55,8 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     config["dataset"] = data
     cameras = config.pop("cameras", None) or {}
     found: dict[str, Any] = {"kind": "policy" if is_policy else "images", "windows": config.pop("windows", None)}
+    if not is_policy:  # version 1 knew one data set of images
+        found |= {"image_shape": [1, 32, 32], "labels": 10}
     if cameras:
         found["observation"] = {key: {"kind": "image", "shape": list(shape)} for key, shape in cameras.items()}
     config["found"] = found

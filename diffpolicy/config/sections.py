@@ -204,6 +204,8 @@ class FoundInData:
         observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
         action_dim: numbers per action, or None where the checkpoint's normalizer tells.
         windows: number of training windows, for methods that remember them.
+        image_shape: (C, H, W) of training images.
+        labels: number of labels of training images.
     """
 
     kind: str = free("policy")
@@ -211,3 +213,5 @@ class FoundInData:
     observation: dict[str, Any] = free(default_factory=dict)
     action_dim: int | None = free(None)
     windows: int | None = free(None)
+    image_shape: list[int] | None = free(None)
+    labels: int | None = free(None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from diffpolicy.config import SamplerConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.sources.mnist import CLASSES, SIDE, load_mnist
@@ -18,7 +20,7 @@ from diffpolicy.generative.guidance import ClassifierGuidance, class_log_prob
 from diffpolicy.generative.objectives import ClassifierObjective
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import randn
-from diffpolicy.images import ImageGenerator, build_generator, load_generator
+from diffpolicy.images import ImageGenerator, build_generator, found_in, load_generator
 from diffpolicy.images.drawing import tiled
 from diffpolicy.nets.classifier import ImageClassifier
 from diffpolicy.training.learner import Batch
@@ -41,7 +43,7 @@ def _generator(settings: Settings, digits: LabeledImages) -> ImageGenerator:
     if settings.digits is not None:
         return load_generator(settings.digits)
     size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"] if settings.small else ["net.widths=[64,128]"]
-    config = compose(["task=mnist", *size])
+    config = replace(compose(["task=mnist", *size]), found=found_in(digits, CLASSES))
     return learn(
         lambda: build_generator(config),
         lambda model, batch, generator: model.loss(batch, generator),
@@ -62,7 +64,7 @@ def guidance_on_digits(settings: Settings) -> Figure:
     digits = load_mnist("train")
     generator = _generator(settings, digits)
     # The recipe's own sampler is for images seen one by one; for a page of small ones this is enough.
-    generator.method.configure("heun", settings.size(12, 2), "uniform")
+    generator.configure(SamplerConfig("heun", settings.size(12, 2), "uniform"))
     path = generator.method.sampling_path
     classifier = learn(
         lambda: Attenuated(NoisedImageClassifier(), path),

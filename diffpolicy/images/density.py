@@ -11,70 +11,68 @@ from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels
 from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.images.generator import ImageGenerator, dequantized
-from diffpolicy.util.seeds import generator as keyed_generator
-
-_LEVELS, _SIGNS, _BOUND = 7, 8, 9  # keys of the draws, next to those of the training loop
+from diffpolicy.util import seeds
 
 
 def to_bits(nats: Tensor, dimensions: int) -> Tensor:
-    """Bits per dimension of images on the lattice of grey levels, from log densities in nats of dequantised ones.
+    """Return bits per dimension of images on the lattice of gray levels.
 
     A level is LEVEL wide, so that P(levels) ≥ exp E[log p(x)]·LEVEL^d for x uniform within the levels (Theis et al.
     2016, section 3.1): an upper bound of the bits.
+
+    Args:
+        nats: log densities of dequantized images.
+        dimensions: d, numbers per image.
     """
     return -(nats / dimensions + math.log(LEVEL)) / math.log(2)
 
 
 def bits_per_dimension(
     generator: ImageGenerator,
-    digits: LabeledImages,
+    images: LabeledImages,
     steps: int = 50,
     probes: int = 4,
     indices: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Bits per dimension of `digits`, given their labels, unguided: through the flow, and by DDPM's bound.
+    """Return bits per dimension of images given their labels, unguided: through the flow, and by DDPM's bound.
 
     Args:
-        steps, probes: of the flow's density (RK4, Hutchinson's estimator), see `log_density`.
-        indices: N of the bound's DiscretePath (squared cosine), on which the network's field is asked.
+        generator: whose density is asked.
+        images: N images.
+        steps: of RK4 along the flow, see `log_density`.
+        probes: of Hutchinson's estimator, see `log_density`.
+        indices: N of the bound's `DiscretePath` (squared cosine), on which the network's field is asked.
+        seed: of dequantization, probes and the bound's noise.
 
     Returns:
         {"images": N, "flow": {"mean", "standard_error" over the images, "hutchinson" the standard error that the
         estimator of the trace adds, "steps", "probes"}, "ddpm_bound": {"mean", "standard_error", "prior", "steps",
         "reconstruction", "indices"}}, all in bits per dimension.
     """
-    digits = digits.to(next(generator.parameters()).device)
-    data = dequantized(from_levels(digits.levels), keyed_generator(seed, _LEVELS))
+    images = images.to(next(generator.parameters()).device)
+    data = dequantized(from_levels(images.levels), seeds.generator(seed, "dequantization"))
     d = data[0].numel()
-    field = generator.field(1.0, generator.method.path)
     density = log_density(
-        field,
+        generator.field(1.0, generator.method.path),
         data,
-        digits.labels,
+        images.labels,
         steps=steps,
         grid="log_snr",
         divergence="hutchinson",
         probes=probes,
-        generator=keyed_generator(seed, _SIGNS),
+        generator=seeds.generator(seed, "probe signs"),
     )
-    flow = to_bits(density.value, d)
-
     table = generator.field(1.0, DiscretePath(indices))
-    bound = variational_bound(table, data, digits.labels, keyed_generator(seed, _BOUND))
+    bound = variational_bound(table, data, images.labels, seeds.generator(seed, "variational bound"))
     parts = {"prior": bound.prior, "steps": bound.steps.sum(0), "reconstruction": bound.reconstruction}
-    total = to_bits(-bound.total, d)
     scale = d * math.log(2)
+    trace_error = float(density.standard_error.square().mean().sqrt()) / scale / math.sqrt(len(data))
     return {
         "images": len(data),
-        "flow": {
-            **_mean(flow),
-            "hutchinson": float(density.standard_error.square().mean().sqrt()) / scale / math.sqrt(len(data)),
-            "steps": steps,
-            "probes": probes,
-        },
+        "flow": {**_mean(to_bits(density.value, d)), "hutchinson": trace_error, "steps": steps, "probes": probes},
         "ddpm_bound": {
-            **_mean(total),
+            **_mean(to_bits(-bound.total, d)),
             **{name: float(part.mean()) / scale for name, part in parts.items()},
             "indices": indices,
         },

@@ -1,4 +1,4 @@
-"""Many images from a generator, in blocks, and pictures made of them."""
+"""Many images from a generator, in blocks, and files that show them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffpolicy.datasets.images import to_levels
-from diffpolicy.images.generator import ImageGenerator
-from diffpolicy.util.seeds import generator as keyed_generator
+from diffpolicy.images.generator import Drawn, ImageGenerator
+from diffpolicy.util import names, seeds
+from diffpolicy.util.errors import require
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BLOCK = 250
-_IMAGES = 3  # key of the draws, next to those of the training loop
+_GROUND = 40  # gray level between images
+_FRAME_MS = 60
 
 
 def draw_images(
@@ -30,39 +32,44 @@ def draw_images(
     precision: str = "float32",
     trajectory: bool = False,
     progress: str | None = None,
-) -> Tensor:
-    """Images of `labels` (N,) int64, in [−1, 1]: (N, C, H, W), or with `trajectory` (times, N, C, H, W).
+) -> Drawn:
+    """Return images of many labels, on the CPU, with the network calls of a block.
 
     Image i has noise keyed by (seed, i), so that it is the same, up to rounding, however many are asked for.
 
     Args:
+        generator: draws them.
+        labels: (N,) int64.
+        seed: of the noise.
+        guidance: scale w; None is the generator's default.
         precision: of the network: "float32", or "bfloat16" (autocast), which is faster.
-        progress: what a progress bar says; None shows none.
+        trajectory: return the states at all times of the sampler's grid, (times, N, C, H, W).
+        progress: label of a progress bar; None shows none.
 
     Raises:
-        ValueError: an unknown precision, no labels, or what `ImageGenerator.draw` raises.
+        ValueError: an unknown precision, no labels, or what `ImageGenerator.draw` refuses.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {sorted(PRECISIONS)}; given {precision!r}")
-    if labels.ndim != 1 or len(labels) == 0:
-        raise ValueError(f"need a row of at least one label; given shape {tuple(labels.shape)}")
+    names.check("precision", precision, PRECISIONS)
+    require(labels.ndim == 1 and len(labels), f"labels of shape {tuple(labels.shape)}", "at least one label, (N,)")
     device = next(generator.parameters()).device
-    parts = []
+    images, calls = [], 0
     blocks = range(0, len(labels), BLOCK)
     for start in tqdm(blocks, desc=progress, unit="block", disable=progress is None):
         block = labels[start : start + BLOCK].to(device)
-        noises = [keyed_generator(seed, _IMAGES, start + row) for row in range(len(block))]
+        noises = [seeds.generator(seed, "images", start + i) for i in range(len(block))]
         with torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32"):
-            parts.append(generator.draw(block, noises, guidance, trajectory).cpu())
-    return torch.cat(parts, dim=1 if trajectory else 0)
+            drawn, calls = generator.draw(block, noises, guidance, trajectory)
+        images.append(drawn.cpu())
+    return Drawn(torch.cat(images, dim=1 if trajectory else 0), calls)
 
 
 def tiled(images: Tensor, columns: int, margin: int = 2) -> np.ndarray:
-    """One picture (H, W) uint8 of images (N, 1, h, w) in [−1, 1], row by row, on a dark ground."""
-    levels = to_levels(images)[:, 0]
-    n, h, w = levels.shape
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + margin) + margin, columns * (w + margin) + margin), 40, np.uint8)
+    """Return a sheet (H, W, C) uint8 of images (N, C, h, w) in [−1, 1], from left to right, on a dark ground."""
+    levels = to_levels(images).movedim(1, -1)
+    n, h, w, channels = levels.shape
+    lines = -(-n // columns)
+    size = (lines * (h + margin) + margin, columns * (w + margin) + margin, channels)
+    sheet = np.full(size, _GROUND, np.uint8)
     for i, image in enumerate(levels.numpy()):
         y, x = margin + i // columns * (h + margin), margin + i % columns * (w + margin)
         sheet[y : y + h, x : x + w] = image
@@ -70,7 +77,13 @@ def tiled(images: Tensor, columns: int, margin: int = 2) -> np.ndarray:
 
 
 def save_grid(path: Path, panels: Sequence[tuple[str, Tensor]], columns: int) -> None:
-    """A PNG with one panel of images (N, 1, h, w) in [−1, 1] per (title, images), side by side."""
+    """Write a PNG of several sheets side by side.
+
+    Args:
+        path: of the file.
+        panels: (title, images (N, C, h, w) in [−1, 1]) of each sheet.
+        columns: images side by side in a sheet.
+    """
     figure = Figure(figsize=(3.6 * len(panels), 4.0), layout="constrained")
     for axes, (title, images) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(tiled(images, columns), cmap=matplotlib.colormaps["gray"], vmin=0, vmax=255)
@@ -80,8 +93,17 @@ def save_grid(path: Path, panels: Sequence[tuple[str, Tensor]], columns: int) ->
 
 
 def save_animation(path: Path, states: Sequence[Tensor], columns: int, frames: int = 40, rest: float = 1.5) -> None:
-    """A GIF of states, each images (N, 1, h, w), from noise to digits, which then rest for `rest` seconds."""
+    """Write a GIF from noise to images.
+
+    Args:
+        path: of the file.
+        states: images (N, C, h, w) at successive times.
+        columns: images side by side.
+        frames: number of states shown at most.
+        rest: seconds for which the last one is shown.
+    """
     picked = np.unique(np.linspace(0, len(states) - 1, min(frames, len(states))).round().astype(int))
-    sheets = [Image.fromarray(tiled(states[i], columns)) for i in picked]
-    times = [60] * (len(sheets) - 1) + [round(1000 * rest)]
-    sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=times, loop=0)
+    sheets = [tiled(states[i], columns) for i in picked]
+    shown = [Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet) for sheet in sheets]
+    times = [_FRAME_MS] * (len(shown) - 1) + [round(1000 * rest)]
+    shown[0].save(path, save_all=True, append_images=shown[1:], duration=times, loop=0)

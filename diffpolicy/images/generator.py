@@ -1,40 +1,50 @@
-"""A network, a method and a classifier-free guidance scale: images of the classes asked for."""
+"""A network, a generative method and classifier-free guidance: images of the classes asked for."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
-from diffpolicy.config import RunConfig, load_config
-from diffpolicy.datasets.images import LEVEL
-from diffpolicy.datasets.sources.mnist import CLASSES, SIDE
+from diffpolicy.config import FoundInData, ImageConfig, RunConfig, SamplerConfig, load_config
+from diffpolicy.datasets.images import LEVEL, LabeledImages
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.method import Method
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import Generators, rand, randn
+from diffpolicy.nets.base import Model
 from diffpolicy.registry import build
+from diffpolicy.util import names
+from diffpolicy.util.device import pick_device
+from diffpolicy.util.errors import located, require
+
+
+class Drawn(NamedTuple):
+    """Images (B, C, H, W) in [−1, 1], or (times, B, C, H, W) of a trajectory, and the network calls of a batch."""
+
+    images: Tensor
+    calls: int
 
 
 @final
-class ImageGenerator(nn.Module):
+class ImageGenerator(Model):
     """Draws images (B, C, H, W) in [−1, 1] of labels (B,).
 
     Args:
         shape: (C, H, W).
-        labels: how many there are.
-        net: the network's spec for the registry, {"name": ..., options}.
-        method: section `method` of a run's config, {"name": "generative", "path": ..., ...}, see `generative.method`.
-        condition_dropout, guidance, dequantize: see `ImageConfig`.
+        labels: number of labels.
+        net: the network, {"name": …, options}, see the registry.
+        method: the generative method, {"name": "generative", "path": …, …}, see `generative.method`.
+        images: how labels, guidance and gray levels are treated.
 
     Raises:
-        ValueError: unknown names or options, a method without a sampler, or guidance without label dropout.
+        ValueError: unknown names or options, a method that draws no images, or guidance without label dropout.
     """
 
     def __init__(
@@ -43,36 +53,49 @@ class ImageGenerator(nn.Module):
         labels: int,
         net: Mapping[str, Any],
         method: Mapping[str, Any],
-        condition_dropout: float = 0.1,
-        guidance: float = 3.0,
-        dequantize: bool = False,
+        images: ImageConfig | None = None,
     ) -> None:
         super().__init__()
-        options = dict(method)
-        if (name := options.pop("name", None)) != "generative":
-            raise ValueError(f"images are drawn by a generative method; method.name={name!r} draws none")
-        self.shape, self.labels = tuple(shape), labels
+        images, options = images or ImageConfig(), dict(method)
+        name = options.pop("name", None)
+        require(name == "generative", f"method.name={name!r} draws no images", "a generative method")
+        self.shape, self.labels, self.dequantize = tuple(shape), labels, images.dequantize
         self.net = build("net", net, channels=self.shape[0], labels=labels)
-        self.method = Method(build("path", options.pop("path")), condition_dropout=condition_dropout, **options)
-        self.guidance = self._checked(guidance)
-        self.dequantize = dequantize
-        self.calls = 0
+        path = build("path", options.pop("path"))
+        self.method = Method(path, condition_dropout=images.condition_dropout, **options)
+        self.guidance = self._checked(images.guidance)
 
     def networks(self) -> list[nn.Module]:
+        """Return the network."""
         return [self.net]
 
     def loss(self, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
-        """ "data" (B, C, H, W) in [−1, 1] and "cond" (B,) int64 -> (B,)."""
+        """Return the loss (B,) of "data" (B, C, H, W) in [−1, 1] and "cond" (B,) int64."""
         if self.dequantize and self.training:
             batch = {**batch, "data": dequantized(batch["data"], generator)}
         return self.method.loss(self.net, batch, generator)
 
-    def field(self, guidance: float | None = None, path: Path | None = None) -> Field:
-        """The field on `path` (None: the sampling path), guided by scale `guidance`; at 1 the conditional one alone,
-        in one call.
+    def configure(self, sampler: SamplerConfig, path: Path | None = None) -> None:
+        """Change the sampler without retraining; None keeps what was set.
+
+        Args:
+            sampler: solver, steps, grid and options.
+            path: to sample on, if it is not the one that was trained on.
 
         Raises:
-            ValueError: guidance, of a network that never saw the null label.
+            ValueError: unknown names or options that do not fit together.
+        """
+        self.method.configure(sampler.solver, sampler.steps, sampler.grid, sampler.options, path)
+
+    def field(self, guidance: float | None = None, path: Path | None = None) -> Field:
+        """Return the network's field, guided.
+
+        Args:
+            guidance: scale w; 1 is the conditional field alone, in one call instead of two; None is the default.
+            path: to take the field on; None is the path that is sampled on.
+
+        Raises:
+            ValueError: guidance of a network that never saw the null label.
         """
         scale = self._checked(self.guidance if guidance is None else guidance)
         if scale == 1:
@@ -85,73 +108,89 @@ class ImageGenerator(nn.Module):
         generators: Sequence[torch.Generator],
         guidance: float | None = None,
         trajectory: bool = False,
-    ) -> Tensor:
-        """Images of `labels` (B,) int64: (B, C, H, W), or with `trajectory` at every time of the sampler's grid.
+    ) -> Drawn:
+        """Return images of labels, with the network calls that they took.
 
-        `generators`, one per image, give its noise, so that an image does not depend on its batch. `calls` then tells
-        the network calls, two for a guided evaluation.
+        Args:
+            labels: (B,) int64.
+            generators: one per image, of its noise, so that an image does not depend on its batch.
+            guidance: see `field`.
+            trajectory: return the states at all times of the sampler's grid.
 
         Raises:
-            ValueError: labels outside 0 to `self.labels` − 1.
+            ValueError: labels that do not exist.
         """
-        if labels.dtype != torch.int64 or bool(((labels < 0) | (labels >= self.labels)).any()):
-            raise ValueError(f"labels must be integers from 0 to {self.labels - 1}; given {labels.tolist()[:20]}")
+        known = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < self.labels)).all())
+        require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
         x = randn((len(labels), *self.shape), generators, dtype=torch.float32, device=labels.device)
-        images, self.calls = self.method.draw(self.field(guidance), x, labels, generators, trajectory)
-        return images
+        return Drawn(*self.method.draw(self.field(guidance), x, labels, generators, trajectory))
 
     def _checked(self, scale: float) -> float:
-        if not math.isfinite(scale):
-            raise ValueError(f"guidance is a finite scale, 1 for none; given {scale}")
-        dropout = self.method.objective.condition_dropout
-        if scale != 1 and dropout == 0:
-            raise ValueError(
-                f"guidance {scale:g} needs the unconditional field, and this network was trained without label "
-                "dropout (images.condition_dropout=0): ask for guidance 1 (in training, images.guidance=1), or train "
-                "with images.condition_dropout=0.1"
-            )
+        require(math.isfinite(scale), f"guidance={scale}", "a finite scale, 1 for none")
+        unconditional = scale == 1 or self.method.objective.condition_dropout > 0
+        given = f"guidance={scale:g} of a network trained without label dropout"
+        require(unconditional, given, "guidance 1", "train with images.condition_dropout=0.1")
         return scale
 
 
 def dequantized(images: Tensor, generator: Generators) -> Tensor:
-    """Images on the lattice of grey levels, (B, C, H, W) in [−1, 1], each pixel anywhere within its level."""
+    """Return images on the lattice of gray levels (B, C, H, W) with each pixel anywhere within its level."""
     return images + LEVEL * (rand(images.shape, generator, dtype=images.dtype, device=images.device) - 0.5)
 
 
+def found_in(images: LabeledImages, labels: int) -> FoundInData:
+    """Return what a run's config records of its training images.
+
+    Args:
+        images: for training.
+        labels: number of labels.
+    """
+    shape = list(images.levels.shape[1:])
+    return FoundInData(kind="images", digest=images.digest(), image_shape=shape, labels=labels)
+
+
 def build_generator(config: RunConfig) -> ImageGenerator:
-    """The untrained generator that a run's config describes (its sections `method`, `net` and `images`).
+    """Return the untrained generator that a run's config describes.
+
+    Args:
+        config: its sections method, net and images, and the shape and the number of labels in `found`.
 
     Raises:
-        ValueError: as `ImageGenerator`.
+        ValueError: as `ImageGenerator`, or a config of something else.
     """
-    return ImageGenerator((1, SIDE, SIDE), CLASSES, config.net, config.method, **vars(config.images))
+    found = config.found
+    require(found.image_shape and found.labels, f"found.kind={found.kind}", "images, with their shape and labels")
+    return ImageGenerator(found.image_shape, found.labels, config.net, config.method, config.images)
 
 
-def load_generator(path: str | FilePath, weights: str = "ema", device: str | torch.device = "cpu") -> ImageGenerator:
-    """The trained generator of a checkpoint. Nothing is unpickled.
+def load_generator(
+    path: str | FilePath,
+    sampler: SamplerConfig | None = None,
+    *,
+    weights: str = "ema",
+    device: str | torch.device = "cpu",
+) -> ImageGenerator:
+    """Return the trained generator of a checkpoint. Nothing is unpickled.
 
     Args:
         path: a checkpoint's folder, such as RUN/checkpoints/last.
+        sampler: how images are sampled; None keeps the training's setting, in whole or field by field.
         weights: "ema" (the moving average) or "model" (the last step's).
+        device: where the network runs.
 
     Raises:
         CheckpointError: a missing or damaged checkpoint, or one of something else than images.
+        ValueError: a sampler that does not fit, or a device that this machine does not have.
     """
-    if weights not in ("ema", "model"):
-        raise ValueError(f"weights must be 'ema' or 'model', not {weights!r}")
-    saved = checkpoint.read(path)
-    try:
+    names.check("weights", weights, ("ema", "model"))
+    target, saved = pick_device(device), checkpoint.read(path)
+    with located(saved.path):
         config = load_config(saved.config)
-    except (KeyError, ValueError, TypeError) as error:
-        raise checkpoint.CheckpointError(f"the config of {saved.path} cannot be read: {error}") from error
-    if config.found.kind != "images":
-        raise checkpoint.CheckpointError(
-            f"{path} draws no images, it is a policy; `diffpolicy evaluate` rolls it out; give that of a "
-            "run with task=mnist"
+        kind = config.found.kind
+        require(
+            kind == "images", f"this is a checkpoint of {kind}", "one of images", error=checkpoint.CheckpointError
         )
-    try:
         generator = build_generator(config)
-    except (KeyError, ValueError, TypeError) as error:
-        raise checkpoint.CheckpointError(f"the config of {saved.path} describes no generator: {error}") from error
     checkpoint.load_weights(generator, saved.tensors(weights), path)
-    return generator.to(device).eval().requires_grad_(False)
+    generator.configure(sampler or SamplerConfig())
+    return generator.to(target).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Draw digits from a trained generator into files."""
+"""Images from a trained generator into files."""
 
 from __future__ import annotations
 
@@ -7,48 +7,67 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from diffpolicy import checkpoint
+from diffpolicy.config import SamplerConfig
 from diffpolicy.config.commands import SampleConfig
 from diffpolicy.evaluation.report import provenance
-from diffpolicy.images import load_generator
 from diffpolicy.images.drawing import draw_images, save_animation, save_grid
+from diffpolicy.images.generator import ImageGenerator, load_generator
 from diffpolicy.registry import build
-from diffpolicy.util.device import pick_device
+from diffpolicy.util.errors import require
 from diffpolicy.util.files import write_json
+
+GRID, ANIMATION, RECORD = "samples.png", "samples.gif", "samples.json"
 
 
 def sample_images(config: SampleConfig) -> str:
-    """Draw images as the settings say into files, and return what to tell about them."""
-    out = Path(config.out)
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"out takes a folder, and {out} is a file; choose another name")
-    for name in ("digits.json", "digits.png", "digits.gif"):
-        if (out / name).exists() and not config.overwrite:
-            raise FileExistsError(f"{out / name} exists; choose another out, or say overwrite=true")
-    if config.samples < 1 or not config.labels or not config.guidance:
-        raise ValueError(f"need samples ≥ 1, labels and guidance; given {config.samples}, {config.labels}, "
-                         f"{config.guidance}")  # fmt: skip
-    device = pick_device(config.device)
-    saved = checkpoint.read(config.checkpoint)  # resolved once: "last" may move on meanwhile
-    generator = load_generator(saved.path, config.weights, device)
-    path = build("path", config.path) if config.path else None
-    generator.method.configure(config.solver, config.steps, config.grid, config.solver_options or None, path)
-    for scale in config.guidance:
-        generator.field(scale)  # refused here, before anything is drawn
+    """Draw images as the settings say, write them to files, and return what was drawn, in a line.
 
-    labels = torch.tensor(config.labels).repeat_interleave(config.samples)
-    panels, rows = [], []
+    Raises:
+        FileExistsError: `out` holds samples and `overwrite` is off, or is a file.
+        CheckpointError: no checkpoint of a generator of images.
+        ValueError: settings that the generator refuses.
+    """
+    out = Path(config.out)
+    require(not out.exists() or out.is_dir(), f"out={out} is a file", "a folder", error=FileExistsError)
+    old = [name for name in (GRID, ANIMATION, RECORD) if (out / name).exists()]
+    cure = "choose another out, or overwrite=true"
+    require(not old or config.overwrite, f"{out} holds {', '.join(old)}", cure=cure, error=FileExistsError)
+    require(config.samples >= 1 and config.guidance, "no samples or no guidance", "samples >= 1 and a scale")
+    saved = checkpoint.read(config.checkpoint)  # once: "last" may move on meanwhile
+    sampler = SamplerConfig(config.solver, config.steps, config.grid, config.solver_options or None)
+    generator = load_generator(saved.path, sampler, weights=config.weights, device=config.device)
+    if config.path:
+        generator.configure(sampler, build("path", config.path))
     for scale in config.guidance:
-        began = time.perf_counter()
-        last = config.animation and scale == config.guidance[-1]
-        drawn = draw_images(generator, labels, config.seed, scale, config.precision, last, f"w = {scale:g}")
-        rows.append({"guidance": scale, "network_calls": generator.calls, "seconds": time.perf_counter() - began})
-        panels.append((f"w = {scale:g}, {generator.calls} network calls", drawn[-1] if last else drawn))
+        generator.field(scale)  # refused before anything is drawn
+
+    results, panels, states = _draw(generator, config)
     out.mkdir(parents=True, exist_ok=True)
-    save_grid(out / "digits.png", panels, config.samples)
-    if config.animation:
-        save_animation(out / "digits.gif", drawn, config.samples)
-    result = {"rows": rows, "sampler": generator.method.sampler, "settings": asdict(config), **provenance()}
-    write_json(out / "digits.json", result | {"checkpoint": {"step": saved.step, "sha256": saved.sha256}})
-    return f"{len(labels)} digits for each of {len(rows)} scales: {out / 'digits.png'}"
+    save_grid(out / GRID, panels, config.samples)
+    if states is not None:
+        save_animation(out / ANIMATION, list(states), config.samples)
+    record = {"rows": results, "sampler": generator.method.sampler, "settings": asdict(config), **provenance()}
+    write_json(out / RECORD, record | {"checkpoint": {"step": saved.step, "sha256": saved.sha256}})
+    return f"{len(panels[0][1])} images for each of {len(results)} scales: {out / GRID}"
+
+
+def _draw(
+    generator: ImageGenerator, config: SampleConfig
+) -> tuple[list[dict[str, float]], list[tuple[str, Tensor]], Tensor | None]:
+    """What each scale took, its images under a title, and the states of the last scale for the animation."""
+    labels = range(generator.labels) if config.labels is None else config.labels
+    wanted = torch.tensor(list(labels), dtype=torch.int64).repeat_interleave(config.samples)
+    results, panels, states = [], [], None
+    for scale in config.guidance:
+        trajectory = config.animation and scale == config.guidance[-1]
+        began = time.perf_counter()
+        drawn, calls = draw_images(
+            generator, wanted, config.seed, scale, config.precision, trajectory, f"w = {scale:g}"
+        )
+        results.append({"guidance": scale, "network_calls": calls, "seconds": time.perf_counter() - began})
+        states = drawn if trajectory else None
+        panels.append((f"w = {scale:g}, {calls} network calls", drawn[-1] if trajectory else drawn))
+    return results, panels, states

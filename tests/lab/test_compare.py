@@ -124,7 +124,7 @@ class Replay(Bench):
     """A copy of a measured comparison, whose commands bring back the files that are measured already."""
 
     def __init__(self, folder, measured):
-        shutil.copytree(measured.folder, folder)
+        shutil.copytree(measured.folder, folder, symlinks=True)
         self.origin = measured.folder / "runs"
         super().__init__(folder)
 
@@ -134,7 +134,7 @@ class Replay(Bench):
         folder = self.folder / "runs"
         if name == "train":
             run = settings["run_dir"].removeprefix(f"{folder}/")
-            shutil.copytree(self.origin / run, folder / run, dirs_exist_ok=True)
+            shutil.copytree(self.origin / run, folder / run, symlinks=True, dirs_exist_ok=True)
         else:
             out = settings["out"].removeprefix(f"{folder}/")
             source = self.origin / out.replace("/again/", "/evaluations/") / "evaluation.json"

@@ -1,24 +1,19 @@
 """The reference benchmark's parts: cells, what is counted and kept, and bits per dimension in closed form."""
 
-import math
-
 import pytest
 import torch
 
-from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels, to_levels
-from diffpolicy.generative.paths import LinearPath
+from diffpolicy.config import FoundInData, RunConfig
 from diffpolicy.images import build_generator
-from diffpolicy.images.density import bits_per_dimension, to_bits
 from diffpolicy.images.drawing import draw_images
-from diffpolicy.images.generator import dequantized
-from image_benchmark.cells import SAMPLERS, Cell, balanced, cells, combined, configure, kept
+from image_benchmark.cells import SAMPLERS, Cell, balanced, cells, combined, configure, stored_draws
 from image_benchmark.plots import draw_benchmark
 
-CONFIG = {
-    "net": {"name": "unet2d", "widths": [8, 16], "layers": 1, "features": 8, "block": "adaptive", "patch": 4},
-    "method": {"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "steps": 3},
-    "images": {"condition_dropout": 0.1, "guidance": 3.0},
-}
+CONFIG = RunConfig(
+    net={"name": "unet2d", "widths": [8, 16], "layers": 1, "features": 8, "block": "adaptive", "patch": 4},
+    method={"name": "generative", "path": {"name": "linear"}, "prediction": "velocity", "steps": 3},
+    found=FoundInData(kind="images", image_shape=[1, 32, 32], labels=10),
+)
 
 
 def _generator(net=None):
@@ -44,9 +39,9 @@ def test_a_sampler_takes_the_evaluations_it_is_said_to(sampler):
     generator = _generator()
     for evaluations in (5, 10):
         configure(generator, sampler, evaluations)
-        images = draw_images(generator, torch.tensor([1, 2]), seed=0, guidance=3.0)
+        images, calls = draw_images(generator, torch.tensor([1, 2]), seed=0, guidance=3.0)
         assert images.isfinite().all()
-        spent = generator.calls / 2
+        spent = calls / 2
         assert spent == evaluations or (sampler == "Heun" and spent == evaluations - 1 + evaluations % 2)
 
 
@@ -67,17 +62,17 @@ def _draw(right, distance, half):
 
 def test_draws_are_pooled():
     cell = Cell("own", 3.0, "Euler", 10, 10, 3)
-    row = combined(cell, [_draw(9, 4.0, 0.3), _draw(10, 6.0, 0.4)])
-    assert row["accuracy"]["mean"] == pytest.approx(19 / 20) and row["seeds"] == 2
-    assert row["frechet"]["mean"] == 5.0
-    assert row["frechet"]["high"] - 5.0 == pytest.approx(0.25)  # of a mean of two independent draws: √(0.3² + 0.4²)/2
+    found = combined(cell, [_draw(9, 4.0, 0.3), _draw(10, 6.0, 0.4)])
+    assert found["accuracy"]["mean"] == pytest.approx(19 / 20) and found["seeds"] == 2
+    assert found["frechet"]["mean"] == 5.0
+    assert found["frechet"]["high"] - 5.0 == pytest.approx(0.25)  # of a mean of two: √(0.3² + 0.4²)/2
 
 
-def test_what_another_checkpoint_made_is_not_kept(tmp_path):
+def test_what_another_checkpoint_made_is_not_stored_draws(tmp_path):
     file = tmp_path / "cell.json"
-    assert kept(file, {"generator": "a"}) == []
+    assert stored_draws(file, {"generator": "a"}) == []
     file.write_text('{"of": {"generator": "a"}, "draws": [1]}')
-    assert kept(file, {"generator": "a"}) == [1] and kept(file, {"generator": "b"}) == []
+    assert stored_draws(file, {"generator": "a"}) == [1] and stored_draws(file, {"generator": "b"}) == []
 
 
 def test_plots_of_the_table(tmp_path):
@@ -88,38 +83,3 @@ def test_plots_of_the_table(tmp_path):
     floors = {n: {k: rows[0][k] for k in ("accuracy", "frechet", "diversity")} for n in ("10", "20")}
     draw_benchmark(tmp_path, {"rows": rows, "floors": floors})
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("calls.png", "guidance.png"))
-
-
-def test_dequantised_images_stay_within_their_levels():
-    images = from_levels(torch.arange(256, dtype=torch.uint8)).expand(100, -1).reshape(100, 1, 16, 16)
-    spread = dequantized(images, torch.Generator().manual_seed(0))
-    assert torch.equal(to_levels(spread), to_levels(images))
-    assert (spread - images).std().item() == pytest.approx(LEVEL / math.sqrt(12), rel=0.02)
-
-
-def test_bits_of_a_gaussian_by_the_flow_and_by_the_bound():
-    """Every pixel N(m, s²), whose field is known: E[−log₂ P(level)] is the entropy's, level by level."""
-    m, s = -0.2, 0.3
-    path = LinearPath()
-
-    def velocity(x, t, cond, r=None):
-        alpha, sigma = path.alpha(t).reshape(-1, 1, 1, 1), path.sigma(t).reshape(-1, 1, 1, 1)
-        gain = alpha * s**2 / (alpha**2 * s**2 + sigma**2)
-        data = m + gain * (x - alpha * m)
-        noise = sigma / (alpha**2 * s**2 + sigma**2) * (x - alpha * m)
-        return data - noise
-
-    generator = _generator(velocity)
-    configure(generator, "DDIM", 5)  # how it samples is no part of what it finds probable
-    before = generator.method.sampler
-    pixels = m + s * torch.randn(10, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    digits = LabeledImages(to_levels(pixels), torch.arange(10))
-    found = bits_per_dimension(generator, digits, steps=40, probes=2, indices=300)
-    assert generator.method.sampler == before
-    entropy = (0.5 * math.log(2 * math.pi * math.e * s**2) - math.log(LEVEL)) / math.log(2)
-    assert found["flow"]["mean"] == pytest.approx(entropy, abs=0.03)
-    assert entropy < found["ddpm_bound"]["mean"] < entropy + 1
-    parts = [found["ddpm_bound"][name] for name in ("prior", "steps", "reconstruction")]
-    levels = math.log2(LEVEL)
-    assert sum(parts) - levels == pytest.approx(found["ddpm_bound"]["mean"], abs=1e-4)
-    assert to_bits(torch.tensor([0.0]), 7).item() == pytest.approx(-levels)

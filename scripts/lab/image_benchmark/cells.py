@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffpolicy.config import SamplerConfig
 from diffpolicy.datasets.sources.mnist import CLASSES
 from diffpolicy.images import ImageGenerator
 from diffpolicy.images.drawing import draw_images
@@ -115,7 +116,7 @@ def configure(generator: ImageGenerator, sampler: str, evaluations: int) -> None
     """Let a generator sample by one of `SAMPLERS`, with so many evaluations of the field."""
     chosen = SAMPLERS[sampler]
     path = build("path", chosen.path) if chosen.path else generator.method.path
-    generator.method.configure(chosen.solver, chosen.steps(evaluations), chosen.grid, path=path)
+    generator.configure(SamplerConfig(chosen.solver, chosen.steps(evaluations), chosen.grid), path)
 
 
 def measure_seed(
@@ -131,10 +132,10 @@ def measure_seed(
     configure(generator, cell.sampler, cell.evaluations)
     labels = balanced(cell.samples)
     began = time.perf_counter()
-    images = draw_images(generator, labels, seed, cell.guidance, precision, progress=progress)
+    images, calls = draw_images(generator, labels, seed, cell.guidance, precision, progress=progress)
     seconds = time.perf_counter() - began
     judged = assess(classifier, images, labels, reference)
-    return {"seed": seed, "network_calls": generator.calls, "seconds": seconds, **judged}
+    return {"seed": seed, "network_calls": calls, "seconds": seconds, **judged}
 
 
 def combined(cell: Cell, draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
