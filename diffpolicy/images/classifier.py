@@ -1,4 +1,4 @@
-"""The classifier that judges generated digits: trained by the one training loop, and loaded from its checkpoint."""
+"""The classifier that judges generated images: trained by the one training loop, and loaded from its checkpoint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
-from diffpolicy.config import free
+from diffpolicy.config import TrainConfig, free, typed
 from diffpolicy.datasets import BatchSampler
 from diffpolicy.datasets.images import LabeledImages, from_levels
 from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.registry import build
-from diffpolicy.training import LossModel, TrainConfig, train
+from diffpolicy.training import LossModel, train
+from diffpolicy.util.device import pick_device
+from diffpolicy.util.errors import located, require
 
-TASK = "mnist_classifier"
+TASK = "mnist_classifier"  # of checkpoints, whose images may be others
 NET: Mapping[str, Any] = {"name": "image_classifier"}
 TRAINING = TrainConfig(
     steps=2400,  # 10 epochs
@@ -39,9 +41,11 @@ class ClassifierConfig:
     """The config of a classifier's training, which is also that of its checkpoints.
 
     Args:
-        net: name and options of the network, from the registry.
+        net: the network, {"name": …, options}, see the registry.
         training: settings of the loop.
         seed: of weights, order and augmentation.
+        shape: (C, H, W) of an image.
+        classes: number of classes.
         speed: see `diffpolicy.training.precision`.
         task: tells these checkpoints from others.
     """
@@ -49,21 +53,27 @@ class ClassifierConfig:
     net: dict[str, Any] = field(default_factory=lambda: dict(NET))
     training: TrainConfig = field(default_factory=lambda: TRAINING)
     seed: int = 0
+    shape: list[int] = field(default_factory=lambda: [1, 32, 32])
+    classes: int = 10
     speed: str = free("auto")
     task: str = TASK
 
 
 _BLOCK = 500  # images per forward pass, of a size that stays in a processor's cache
 
-# How far the training images are moved: what leaves a digit the same digit.
+# How far the training images are moved: a digit stays the same digit.
 _DEGREES, _SCALE, _SHEAR, _SHIFT = 12.0, 0.12, 0.15, 1 / 16
 
 
 def augment(images: Tensor, generator: Generators) -> Tensor:
-    """Every image turned, scaled, sheared and shifted a little, by amounts of its own: (B, 1, H, W) -> the same.
+    """Return images (B, C, H, W), each moved a little by random amounts of its own.
 
-    Turned by up to 12°, scaled by up to 12%, sheared by up to 0.15 and shifted by up to 1/16 of the side, 2 px of 32,
-    each uniformly; what comes in from outside is background (-1).
+    Rotation by up to 12°, scale by up to 12%, shear by up to 0.15 and shift by up to 1/16 of the side, each uniform;
+    what enters from outside is background (−1).
+
+    Args:
+        images: in [−1, 1].
+        generator: of the amounts.
     """
     draws = 2 * rand((len(images), 5), generator, dtype=torch.float32, device=images.device) - 1
     angle, scale, shear = draws[:, 0] * math.radians(_DEGREES), 1 + _SCALE * draws[:, 1], _SHEAR * draws[:, 2]
@@ -76,15 +86,21 @@ def augment(images: Tensor, generator: Generators) -> Tensor:
 
 
 def classification_loss(model: nn.Module, batch: Mapping[str, Tensor], generator: Generators) -> Tensor:
-    """Cross-entropy of the moved images, (B,), for batches {"data": (B, 1, H, W), "cond": (B,) int64 labels}."""
-    with torch.autocast(batch["data"].device.type, enabled=False):  # places finer than bfloat16 can name
+    """Return the cross-entropy (B,) of augmented images.
+
+    Args:
+        model: the classifier.
+        batch: {"data": (B, C, H, W) in [−1, 1], "cond": (B,) int64 labels}.
+        generator: of the augmentation.
+    """
+    with torch.autocast(batch["data"].device.type, enabled=False):  # bfloat16 is too coarse for places
         images = augment(batch["data"], generator)
     return F.cross_entropy(model(images).float(), batch["cond"], reduction="none")
 
 
 @torch.no_grad()
 def logits_and_features(classifier: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 1, H, W) in [-1, 1] -> logits (N, 10) and features (N, F), block by block, on the images' device."""
+    """Return logits (N, K) and features (N, F) of images (N, C, H, W) in [−1, 1], on the images' device."""
     device = next(classifier.parameters()).device
     blocks = [classifier.features(block.to(device)) for block in images.split(_BLOCK)]
     features = torch.cat(blocks)
@@ -93,7 +109,7 @@ def logits_and_features(classifier: nn.Module, images: Tensor) -> tuple[Tensor, 
 
 def train_classifier(
     run_dir: str | Path,
-    digits: LabeledImages,
+    images: LabeledImages,
     test: LabeledImages,
     *,
     training: TrainConfig = TRAINING,
@@ -104,18 +120,27 @@ def train_classifier(
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Train a classifier on `digits` and return its checkpoint, whose "score" is its accuracy on `test`.
+    """Train a classifier and return the path of its checkpoint, whose "score" is its accuracy on test images.
 
     Args:
-        run_dir: where the run is kept, see `training.train`; a run that is there already is refused without `resume`.
-        digits, test: the two splits of MNIST, or parts of them; `test` chooses nothing.
+        run_dir: folder of the run.
+        images: to train on, of every class.
+        test: to evaluate on; they choose nothing.
         training: settings of the loop.
-        net: name and options of the network, from the registry.
+        net: the network, {"name": …, options}, see the registry.
         seed: of weights, order and augmentation.
+        speed: see `diffpolicy.training.precision`.
+        device: where to train; None is the CPU.
+        resume: continue the run in `run_dir`, if there is one.
+        progress: show a progress bar.
+
+    Raises:
+        FileExistsError: `run_dir` holds a run already and `resume` is off.
     """
     torch.manual_seed(seed)
-    classifier = build("classifier", net)
-    order = BatchSampler(len(digits), training.batch_size, seed)
+    shape, classes = list(images.levels.shape[1:]), int(images.labels.max()) + 1
+    classifier = build("classifier", net, shape=shape, classes=classes)
+    order = BatchSampler(len(images), training.batch_size, seed)
 
     def evaluate(averaged: LossModel, step: int) -> dict[str, float]:
         logits, _ = logits_and_features(averaged.net, from_levels(test.levels))
@@ -123,11 +148,11 @@ def train_classifier(
 
     return train(
         LossModel(classifier, classification_loss),
-        lambda step: digits.batch(order[step]),
+        lambda step: images.batch(order[step]),
         training,
         Path(run_dir),
         seed=seed,
-        record=ClassifierConfig(dict(net), training, seed, speed),
+        record=ClassifierConfig(dict(net), training, seed, shape, classes, speed),
         evaluate=evaluate,
         device=device,
         speed=speed,
@@ -137,20 +162,21 @@ def train_classifier(
 
 
 def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
-    """The classifier of the checkpoint at `path` (averaged weights), ready to judge: no gradients of its weights.
+    """Return the trained classifier of a checkpoint (averaged weights), without gradients of its weights.
+
+    Args:
+        path: a checkpoint's folder.
+        device: where it runs.
 
     Raises:
         CheckpointError: nothing there, a damaged checkpoint, or one of something else than a classifier.
+        ValueError: a config that describes no classifier.
     """
     saved = checkpoint.read(path)
-    if saved.config.get("task") != TASK:
-        raise checkpoint.CheckpointError(
-            f"{saved.path} holds no classifier of digits: its config has task={saved.config.get('task')!r}, expected "
-            f"{TASK!r}; give the checkpoint that train_classifier returned"
-        )
-    try:
-        classifier = build("classifier", saved.config["net"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise checkpoint.CheckpointError(f"the config of {saved.path} describes no classifier: {error}") from error
+    with located(saved.path):
+        task = saved.config.get("task")
+        require(task == TASK, f"task={task}", "a classifier of images", error=checkpoint.CheckpointError)
+        config = typed(ClassifierConfig, saved.config)
+        classifier = build("classifier", config.net, shape=config.shape, classes=config.classes)
     checkpoint.load_weights(classifier, saved.tensors("ema"), saved.path)
-    return classifier.to(device).eval().requires_grad_(False)
+    return classifier.to(pick_device(device)).eval().requires_grad_(False)
