@@ -35,7 +35,7 @@ from diffpolicy.evaluation import (
     summarize,
 )
 from diffpolicy.evaluation.evaluate import check_comparison, check_fit, evaluate, write_report
-from diffpolicy.evaluation.mode_coverage import check_modes, measure_modes
+from diffpolicy.evaluation.measure_modes import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.images import build_generator, found_in
 from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, load_policy

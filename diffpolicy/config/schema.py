@@ -72,7 +72,7 @@ def plain(config: Any) -> dict[str, Any]:
 
 def effective(config: Any) -> dict[str, Any]:
     """Return a config as plain data without the settings that affect no result."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if not _is_free(field)}
+    values = {field.name: vars(config)[field.name] for field in dataclasses.fields(config) if not _is_free(field)}
     return {name: effective(one) if dataclasses.is_dataclass(one) else _plain(one) for name, one in values.items()}
 
 
@@ -127,7 +127,7 @@ def changes(before: Any, now: Any, prefix: str = "") -> list[str]:
     for field in dataclasses.fields(now):
         if _is_free(field):
             continue
-        old, new = getattr(before, field.name), getattr(now, field.name)  # the fields of a dataclass, by name
+        old, new = vars(before)[field.name], vars(now)[field.name]
         name = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(new) and dataclasses.is_dataclass(old):
             found += changes(old, new, f"{name}.")

@@ -15,7 +15,7 @@ from diffpolicy.evaluation import (
     rollout,
     total_variation,
 )
-from diffpolicy.evaluation.mode_coverage import measure_modes
+from diffpolicy.evaluation.measure_modes import measure_modes
 
 
 def test_fractions_and_entropy():

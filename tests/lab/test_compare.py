@@ -108,7 +108,7 @@ def quick():
         patch.setattr(fan, "VALIDATION_EPISODES", 2)
         patch.setattr(api, "draw_training", lambda *_: None)
         patch.setattr(api, "write_report", lambda *_: None)
-        patch.setattr("diffpolicy.evaluation.mode_coverage.draw_modes", lambda *_: None)
+        patch.setattr("diffpolicy.evaluation.measure_modes.draw_modes", lambda *_: None)
         yield
 
 
