@@ -236,12 +236,12 @@ def test_no_more_than_two_pools_are_alive(path, monkeypatch):
     monkeypatch.setattr(ImageWindows, "read", counted)
     with open_windows(path) as windows, WindowStream(windows, 20, 0, pool=2, run=1) as stream:
         sizes = []
-        for step in [*range(30), 3, 90, 91, 0]:
+        for step in [*range(12), 3, 60, 61, 0]:
             stream[step]
             if step % 2:  # the training takes its time
                 stream._ahead.future.result()
             sizes.append(sum(images.nbytes for images in stream._now[1].images.values()))
-        assert max(counts) == 2 and len(counts) > 15
+        assert max(counts) == 2 and len(counts) > 8
         assert 0.5 * stream.pool_bytes < max(sizes) <= stream.pool_bytes
         assert stream.memory_bytes == 2 * stream.pool_bytes + windows.frames.decoding_bytes
     gc.collect()
@@ -360,21 +360,17 @@ def test_closing_ends_the_thread(path):
         assert not readers()
 
 
-@pytest.mark.parametrize("closing", [False, True])
-def test_an_error_in_the_training_ends_the_process(path, closing):
+def test_an_error_in_the_training_ends_the_process(path):
     script = f"""
-import contextlib, sys
+import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_streaming import open_windows, WindowStream
 stream = WindowStream(open_windows({str(path)!r}), 20, 0, pool=2, run=1)
-with contextlib.closing(stream) if {closing} else contextlib.nullcontext():
-    stream[0]
-    raise KeyError("training went wrong")
+stream[0]
+raise KeyError("training went wrong")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "KeyError: 'training went wrong'" in done.stderr
-    if closing:  # else zarr may remark on the reading that was cut off
-        assert done.stderr.strip().endswith("KeyError: 'training went wrong'")
 
 
 # --- what is asked for

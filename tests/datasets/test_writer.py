@@ -1,6 +1,7 @@
 """Recordings: what is finished stays, whatever stops the writing; and every damage is found and named."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -47,6 +48,48 @@ def test_round_trip_in_one_go_and_in_two(tmp_path):
     assert digest(tmp_path / "c") != digest(tmp_path / "a")
 
 
+@pytest.mark.parametrize("lengths", [[1024, 5], [1023, 1, 1], [2048, 3000, 10], [1, 1030]])
+def test_episodes_that_end_with_a_chunk_or_span_several(tmp_path, lengths):
+    episodes = [episode(seed, length) for seed, length in enumerate(lengths)]
+    whole = EpisodeWriter(tmp_path / "whole", ATTRS)
+    for seed, one in enumerate(episodes):
+        whole.add(one, seed)
+        EpisodeWriter(tmp_path / "again", ATTRS).add(one, seed)
+        assert digest(tmp_path / "again") == digest(tmp_path / "whole") and verify(tmp_path / "again") == []
+    buffer = ReplayBuffer.open(tmp_path / "again")
+    np.testing.assert_array_equal(buffer["state"], np.concatenate([one["state"] for one in episodes]))
+
+
+def test_a_kill_after_a_full_chunk(tmp_path, monkeypatch):
+    made = EpisodeWriter(tmp_path / "a", ATTRS)
+    made.add(episode(0, 1024), 0)
+    expected, write = digest(tmp_path / "a"), writer.write_bytes
+
+    def stop_at_the_ends(where, content):
+        if where.parent.name == "episode_ends":
+            raise Killed
+        write(where, content)
+
+    monkeypatch.setattr(writer, "write_bytes", stop_at_the_ends)
+    with pytest.raises(Killed):
+        made.add(episode(1, 1500), 1)
+    monkeypatch.setattr(writer, "write_bytes", write)
+    assert EpisodeWriter(tmp_path / "a", ATTRS).seeds == [0]
+    assert digest(tmp_path / "a") == expected and verify(tmp_path / "a") == []
+
+
+def test_memory_holds_the_last_chunks_alone(tmp_path):
+    made = EpisodeWriter(tmp_path / "a", ATTRS)
+    image = np.zeros((40, 64, 64, 3), np.uint8)  # of 12 KiB a frame: 85 frames a chunk
+    for seed in range(30):
+        made.add({"x": np.full((40, 2), seed), "eye": image + seed}, seed)
+        kept = {name: len(tail.values) for name, tail in made._tails.items()}
+        assert kept["data/x"] < 1024 and kept["data/eye"] < 85
+    assert ReplayBuffer.open(tmp_path / "a", ["eye"])["eye"][:, 0, 0, 0].tolist() == np.repeat(range(30), 40).tolist()
+    again = EpisodeWriter(tmp_path / "a", ATTRS)
+    assert {name: len(tail.values) for name, tail in again._tails.items()} == kept and again.seeds == made.seeds
+
+
 class Killed(BaseException):
     """As SIGKILL, nothing here catches it before the next write would begin."""
 
@@ -55,12 +98,12 @@ class Killed(BaseException):
 def test_a_kill_at_every_write_loses_at_most_the_episode_in_hand(tmp_path, monkeypatch, following):
     """Stops before the k-th write of an episode, for every k, then opens, verifies, and goes on."""
     replace = writer.write_bytes
+    before = record(tmp_path / "before", [0, 1, 2]).path
     whole = record(tmp_path / "whole", [0, 1, 2, *following])
     expect(whole.path, [0, 1, 2, *following])
     k = finished = 0
     while not finished:
-        path = tmp_path / str(k)
-        record(path, [0, 1, 2])
+        path = shutil.copytree(before, tmp_path / str(k))
         made, left = EpisodeWriter(path, ATTRS), [k]
 
         def counted(where, content, left=left):
@@ -123,13 +166,13 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
 
 
 def test_every_damage_is_found_and_named(tmp_path):
-    """Flipped bits, cut ends and deletions, 1,000 over all files of a recording."""
+    """Flipped bits, cut ends and deletions, 200 over all files of a recording."""
     path = tmp_path / "a"
     record(path, range(4))
     files = sorted(file for file in path.rglob("*") if file.is_file())
     assert len(files) > 12
     draw = np.random.default_rng(0)
-    for count in range(1000):
+    for count in range(200):
         file = files[count % len(files)]
         content = file.read_bytes()
         kind = count // len(files) % 3
