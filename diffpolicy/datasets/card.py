@@ -91,7 +91,7 @@ def list_sources() -> str:
 def inspect_dataset(
     path: str | None, check: bool = False, sheet: str | None = None, key: str = "action"
 ) -> tuple[str, bool]:
-    """Return what to tell about a data set, and whether it is sound; without a path, the sources of the catalog.
+    """Describe a data set, or without a path the catalog, and say whether it is sound.
 
     Args:
         path: a recording, any data set in the replay-buffer layout, or the name of demonstrations of the catalog.

@@ -153,7 +153,7 @@ class Frames:
     images: dict[str, Tensor]
 
     def gather(self, wanted: Tensor) -> dict[str, Tensor]:
-        """Return copies of the frames of the given numbers, all of which are here, (B, T_o) -> (B, T_o, H, W, C)."""
+        """Return copies of the frames numbered `wanted`, (B, T_o) -> (B, T_o, H, W, C); all of them are here."""
         places = torch.from_numpy(np.searchsorted(self.numbers, wanted.flatten().numpy()))
         return {key: images.index_select(0, places).unflatten(0, wanted.shape) for key, images in self.images.items()}
 

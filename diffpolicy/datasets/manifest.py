@@ -15,7 +15,7 @@ Digests = Mapping[str, str]  # name of a file -> SHA-256 of its content
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
-    """Return a sentence for each file of a recording that is damaged, missing or foreign; none if it is as written.
+    """Return a sentence for each file of a recording that is damaged, missing or foreign.
 
     Raises:
         FileNotFoundError: nothing at `path`.

@@ -20,7 +20,7 @@ from diffpolicy.util.errors import require
 
 
 def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """Return the order of the samples 0 … n − 1 in an epoch, (n,) int64: a function of its arguments alone."""
+    """Return the order of n samples in an epoch, (n,) int64: a function of its arguments alone."""
     require(n >= 1 and seed >= 0 and epoch >= 0, f"n={n}, seed={seed}, epoch={epoch}", "n ≥ 1, seed ≥ 0, epoch ≥ 0")
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(n))
 

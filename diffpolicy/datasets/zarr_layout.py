@@ -153,7 +153,7 @@ class ZarrArchive:
         array = self.array(name)
         try:
             values = np.asarray(array[...])
-        except Exception:  # every codec has its own exception: find the chunk and say it in one way
+        except Exception:  # every codec has its own exception: find the chunk, and report it alike
             list(self._slabs(name, array, array.chunks[0]))
             raise
         return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
@@ -265,7 +265,7 @@ def _file_shape(array: zarr.Array) -> tuple[int, ...]:
 
 
 def _chunk_files(name: str, array: zarr.Array, start: int, stop: int) -> Iterator[tuple[int, str]]:
-    """The files that hold frames start to stop - 1, each with its first frame, in the order of the frames."""
+    """The files that hold frames start to stop - 1, in order, each with its first frame."""
     shape = _file_shape(array)
     grid = [-(-n // c) for n, c in zip(array.shape, shape, strict=True)]
     beside = math.prod(grid[1:])  # files of the same frames
