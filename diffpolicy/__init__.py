@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffpolicy.evaluation import make_env, rollout
     from diffpolicy.policies import Agent, load_policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Agent",
     "ReplayBuffer",

@@ -66,8 +66,10 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
     """
     multirun = bool({"-m", "--multirun"} & set(settings))
     settings, plugged = _plugged(groups, settings)
-    known, open_, literal = _known(name, schema, groups, settings), open_maps(schema) | plugged, paths(schema)
-    prepared = []
+    composed = _composed(name, schema, groups, settings)
+    known, open_, literal = _known(composed, groups), open_maps(schema) | plugged, paths(schema)
+    # What other choices set below a plugged group, they set for this project's own.
+    prepared = [f"~{group}.{key}" for group in sorted(plugged) for key in composed[group]]
     for argument in settings:
         found = _OVERRIDE.fullmatch(argument)
         if not found:
@@ -107,17 +109,20 @@ def _quoted(value: str, multirun: bool) -> str:
     return ",".join("'" + os.path.expanduser(part).replace("'", r"\'") + "'" for part in parts)
 
 
-def _known(name: str, schema: type, groups: Sequence[str], settings: Sequence[str]) -> set[str]:
-    """All settings that exist with the chosen groups."""
+def _composed(name: str, schema: type, groups: Sequence[str], settings: Sequence[str]) -> dict[str, Any]:
+    """The config with the chosen groups and nothing else."""
     register(name, schema)
-    chosen = [one for one in settings if one.partition("=")[0] in groups and "," not in one]
+    chosen = [one for one in settings if one.partition("=")[0].lstrip("~") in groups and "," not in one]
     try:
         with _configs():
-            composed = hydra.compose(name, chosen)
+            return OmegaConf.to_container(hydra.compose(name, chosen))
     except HydraException as error:
         raise ValueError(_plain_message(error)) from None
-    keys = set(_keys(OmegaConf.to_container(composed)))
-    return {key for key in keys if key.partition(".")[0] not in NOT_TYPED} | set(groups)
+
+
+def _known(composed: dict[str, Any], groups: Sequence[str]) -> set[str]:
+    """All settings that exist in a config."""
+    return {key for key in _keys(composed) if key.partition(".")[0] not in NOT_TYPED} | set(groups)
 
 
 def _plain_message(error: HydraException) -> str:

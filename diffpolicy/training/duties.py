@@ -42,7 +42,7 @@ class Duties:
         run: logs what is found, and notes what is unfinished.
         stop: tells of signals.
         validation: returns the batch to validate on; None for none.
-        evaluate: (averaged model, step) -> metrics with a "score"; None for none.
+        evaluate: (averaged model, step) -> metrics, the first of which ranks; None for none.
     """
 
     def __init__(

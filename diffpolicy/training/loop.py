@@ -60,7 +60,7 @@ def train(
         extras: further tensors for every checkpoint by group, such as the normalizer's.
         validation: a batch whose loss under the average is logged; always with the same noise.
         evaluate: (averaged model, step) -> metrics, the same on all ranks; the best checkpoints are those with the
-            highest "score".
+            highest values of the first metric.
         device: where to train; None is the CPU.
         speed: see `training.precision`; "auto" measures once, and a resumed run keeps its speed.
         ranks: this process among several; None is one alone.

@@ -137,10 +137,11 @@ class Run:
                 self._log.write(step, values)
 
     def rank(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log an evaluation and rank its step by "score"; before the step's checkpoint, which carries the ranking."""
+        """Log an evaluation and rank its step by the first metric, before the checkpoint that carries the ranking."""
         self.log(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         self.console.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-        ranked = sorted([*self.state["best"], [metrics["score"], step]], key=lambda entry: (-entry[0], -entry[1]))
+        value = next(iter(metrics.values()))
+        ranked = sorted([*self.state["best"], [value, step]], key=lambda entry: (-entry[0], -entry[1]))
         self.state["best"] = ranked[: self._config.keep_best]
 
     @property

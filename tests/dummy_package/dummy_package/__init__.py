@@ -1,0 +1,1 @@
+"""A package that plugs into diffpolicy: its entry points are in pyproject.toml."""
