@@ -86,7 +86,7 @@ class Episode:
 class Step(NamedTuple):
     """One control step of one environment, as observers see it.
 
-    Args:
+    Attributes:
         env_id: number of the environment among those side by side.
         episode: so far, this step included.
         env: the environment, after the step.

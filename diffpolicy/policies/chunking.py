@@ -88,7 +88,7 @@ FROM_NOISE = SamplingContext()
 class Past(NamedTuple):
     """What the next chunk of an episode needs to know of the chunks before it.
 
-    Args:
+    Attributes:
         chunks: (T_p, A) each, newest first.
         executed: (n, A) with n <= T_o - 1, the last executed actions, oldest first.
     """

@@ -14,7 +14,7 @@ class Condition(NamedTuple):
 
     A named tuple, so that compilers and data-parallel wrappers see the tensors inside.
 
-    Args:
+    Attributes:
         vector: (B, C).
         tokens: (B, N, C'), or None.
         mask: (B, N) boolean, True where a token counts; None if all do.
