@@ -194,7 +194,7 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     if config.env.id:
         check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
-    batch = functools.partial(_batch, windows)
+    batch = windows.normalizer.apply
     if isinstance(model, Remembers):
         every = torch.arange(len(windows.train), device=device)
         model.remember(batch(windows.train.batch(part)) for part in every.split(4096))
@@ -251,13 +251,6 @@ def _found(config: RunConfig, windows: Windows) -> FoundInData:
     remembers = not method_class(config).learns
     count = len(windows.train) if remembers else None
     return FoundInData(digest=windows.digest, observation=windows.spec.to_plain(), windows=count)
-
-
-def _batch(windows: Windows, raw: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A batch as models take it: normalized actions as "data", normalized observations as "cond"."""
-    obs, action = (windows.normalizer.normalize(key, raw[key]) for key in ("obs", "action"))
-    others = {name: values for name, values in raw.items() if name not in ("obs", "action")}
-    return {"data": action, "cond": obs.flatten(1), **others}
 
 
 def _validation(

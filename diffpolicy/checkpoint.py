@@ -18,18 +18,22 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
+import torch
 import yaml
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffpolicy.util import files
+from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import explain, require
+from diffpolicy.util.names import check
 
 FORMAT_VERSION = 1
 POINTERS = ("best", "last")
@@ -38,6 +42,8 @@ _FOR_TRAINING = ("model.safetensors", "training.safetensors")  # may be deleted 
 _STEP = re.compile(r"step_\d{8,}")
 OTHER_BYTES = 1 << 16
 """Bytes of a checkpoint beside its tensors, at most."""
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class CheckpointError(RuntimeError):
@@ -223,6 +229,35 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str | 
         listed = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
         raise CheckpointError(f"the weights of {where} do not fit the network that its config describes: {listed}")
     module.load_state_dict(dict(tensors))
+
+
+@contextmanager
+def opened(path: str | Path, what: str) -> Iterator[Checkpoint]:
+    """Yield the checkpoint at `path`, to build a `what` from; settings that describe none raise CheckpointError."""
+    saved = read(path)
+    try:
+        yield saved
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{saved.path} holds no {what}: {error}") from error
+
+
+def prepare(module: Module, saved: Checkpoint, weights: str = "ema", device: str | torch.device = "cpu") -> Module:
+    """Return `module` with a checkpoint's weights, ready for inference: without dropout and gradients.
+
+    Args:
+        module: built from the checkpoint's config.
+        saved: the checkpoint.
+        weights: "ema" (the moving average) or "model" (the last step's).
+        device: where the module goes.
+
+    Raises:
+        CheckpointError: weights that do not fit.
+        ValueError: other `weights`, or a device that this machine does not have.
+    """
+    check("weights", weights, ("ema", "model"))
+    target = pick_device(device)
+    load_weights(module, saved.tensors(weights), saved.path)
+    return module.to(target).eval().requires_grad_(False)
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from diffpolicy.policies.agent import Controller
+from diffpolicy.policies.controller import Controller
 
 ENV_ID = "tiny/Line-v0"
 LIMIT = 12

@@ -86,8 +86,8 @@ def windows(count: int = WINDOWS, dim: int = D, seed: int = 0) -> dict[str, torc
     """Return normalized windows as a batch."""
     source = torch.Generator().manual_seed(seed)
     return {
-        "cond": torch.rand(count, T_O * dim, generator=source) * 2 - 1,
-        "data": torch.rand(count, T_P, A, generator=source) * 2 - 1,
+        "obs": (torch.rand(count, T_O * dim, generator=source) * 2 - 1).unflatten(1, (T_O, dim)),
+        "action": torch.rand(count, T_P, A, generator=source) * 2 - 1,
     }
 
 

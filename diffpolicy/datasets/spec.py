@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -225,6 +225,14 @@ class ObservationSpec(Mapping[str, Field]):
         if action_space is not None and action_dim is not None:
             given = f"{env} takes actions {action_space.shape}"
             require(action_space.shape == (action_dim,), given, f"({action_dim},), as the demonstrations have", cure)
+
+
+def stack(observations: Iterable[Observation]) -> Observation:
+    """Return observations of one kind along a new first axis, copied."""
+    observations = list(observations)
+    if isinstance(observations[0], Mapping):
+        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return np.stack(observations)
 
 
 def _leading(first: np.ndarray, steps: int | None) -> tuple[int, ...]:

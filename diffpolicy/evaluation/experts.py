@@ -9,7 +9,7 @@ import numpy as np
 
 from diffpolicy import registry
 from diffpolicy.datasets.spec import Observation
-from diffpolicy.policies.agent import Controller
+from diffpolicy.policies.controller import Controller
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
 

@@ -19,7 +19,7 @@ from diffpolicy.evaluation.record import OBS_KEY
 from diffpolicy.evaluation.report import draw_modes
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.policies.agent import Controller
+from diffpolicy.policies.controller import Controller
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
 

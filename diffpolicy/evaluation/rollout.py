@@ -18,13 +18,14 @@ from typing import Any
 import gymnasium as gym
 from tqdm import tqdm
 
+from diffpolicy.datasets.spec import stack
 from diffpolicy.evaluation import contract
 from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import Observer
 from diffpolicy.evaluation.shards import choose_workers, one_thread, run_shards
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.policies.agent import Controller, stack
+from diffpolicy.policies.controller import Controller
 from diffpolicy.util.errors import require
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.rollout import simulate
-from diffpolicy.policies.agent import Controller
+from diffpolicy.policies.controller import Controller
 
 CHUNKS = 50
 WARM_UP = 3

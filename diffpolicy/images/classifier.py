@@ -19,8 +19,7 @@ from diffpolicy.datasets.images import LabeledImages, from_levels
 from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.registry import build
 from diffpolicy.training import LossModel, train
-from diffpolicy.util.device import pick_device
-from diffpolicy.util.errors import located, require
+from diffpolicy.util.errors import require
 
 TASK = "mnist_classifier"  # of checkpoints, whose images may be others
 NET: Mapping[str, Any] = {"name": "image_classifier"}
@@ -169,14 +168,12 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> nn.
         device: where it runs.
 
     Raises:
-        CheckpointError: nothing there, a damaged checkpoint, or one of something else than a classifier.
-        ValueError: a config that describes no classifier.
+        CheckpointError: nothing there, a damaged checkpoint, or one that describes no classifier.
+        ValueError: a device that this machine does not have.
     """
-    saved = checkpoint.read(path)
-    with located(saved.path):
+    with checkpoint.opened(path, "classifier of images") as saved:
         task = saved.config.get("task")
-        require(task == TASK, f"task={task}", "a classifier of images", error=checkpoint.CheckpointError)
+        require(task == TASK, f"task={task}", TASK, "give the checkpoint that train_classifier returned")
         config = typed(ClassifierConfig, saved.config)
         classifier = build("classifier", config.net, shape=config.shape, classes=config.classes)
-    checkpoint.load_weights(classifier, saved.tensors("ema"), saved.path)
-    return classifier.to(pick_device(device)).eval().requires_grad_(False)
+    return checkpoint.prepare(classifier, saved, device=device)

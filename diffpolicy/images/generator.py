@@ -20,9 +20,7 @@ from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.nets.base import Model
 from diffpolicy.registry import build
-from diffpolicy.util import names
-from diffpolicy.util.device import pick_device
-from diffpolicy.util.errors import located, require
+from diffpolicy.util.errors import require
 
 
 class Drawn(NamedTuple):
@@ -182,15 +180,10 @@ def load_generator(
         CheckpointError: a missing or damaged checkpoint, or one of something else than images.
         ValueError: a sampler that does not fit, or a device that this machine does not have.
     """
-    names.check("weights", weights, ("ema", "model"))
-    target, saved = pick_device(device), checkpoint.read(path)
-    with located(saved.path):
+    with checkpoint.opened(path, "generator of images") as saved:
         config = load_config(saved.config)
         kind = config.found.kind
-        require(
-            kind == "images", f"this is a checkpoint of {kind}", "one of images", error=checkpoint.CheckpointError
-        )
+        require(kind == "images", f"this is a checkpoint of {kind}", "one of images")
         generator = build_generator(config)
-    checkpoint.load_weights(generator, saved.tensors(weights), path)
     generator.configure(sampler or SamplerConfig())
-    return generator.to(target).eval().requires_grad_(False)
+    return checkpoint.prepare(generator, saved, weights, device)

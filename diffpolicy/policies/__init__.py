@@ -1,6 +1,7 @@
 """Policies: from observations to chunks of actions."""
 
-from diffpolicy.policies.agent import Agent, Controller, stack
+from diffpolicy.policies.agent import Agent
+from diffpolicy.policies.controller import Controller
 from diffpolicy.policies.io import build_model, build_policy, load_policy
 from diffpolicy.policies.models import ChunkModel, ModelSpec, Sample
 from diffpolicy.policies.policy import Chunk, PlanRequest, Policy
@@ -17,5 +18,4 @@ __all__ = [
     "build_model",
     "build_policy",
     "load_policy",
-    "stack",
 ]

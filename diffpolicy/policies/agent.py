@@ -1,56 +1,28 @@
 """Who acts: a policy with the state of one or many environments, one action per control step.
 
-agent = Agent(policy)
-agent.reset()
-action = agent.act(obs[None])[0]          one robot
+    agent = Agent(policy)
+    agent.reset()
+    action = agent.act(obs[None])[0]          one robot
+
+Several environments are told apart by `env_ids`.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
 import torch
 
-from diffpolicy.datasets.spec import Observation, ObservationSpec
+from diffpolicy.datasets.spec import Observation, ObservationSpec, stack
 from diffpolicy.policies.chunking import Past
+from diffpolicy.policies.controller import Controller, EnvIds, env_numbers
 from diffpolicy.policies.policy import PlanRequest, Policy
 from diffpolicy.util.errors import require
-
-EnvIds = Sequence[int] | np.ndarray
-"""Environments by number, or a boolean mask over all of them."""
-
-
-class Controller(ABC):
-    """What drives environments: a policy's agent, an expert, a person."""
-
-    replan_every: int = 1
-    """Control steps between the starts of chunks."""
-    calls: int = 0
-    """Network calls of the last chunk; with a warm start, of the last one that followed another."""
-    device: torch.device = torch.device("cpu")
-    """Where it computes."""
-
-    @abstractmethod
-    def reset(self, env_ids: EnvIds | None = None, seeds: Sequence[int] | None = None) -> None:
-        """Start new episodes in these environments, all if None, keyed by `seeds` where they are given."""
-
-    @abstractmethod
-    def act(
-        self, obs: Observation, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
-    ) -> np.ndarray:
-        """Return the next action of each environment, (B, A). To be called at every control step.
-
-        Args:
-            obs: what was just observed, (B, D) or a mapping of such arrays by key.
-            env_ids: the environment of each observation; 0 to B - 1 if None.
-            infos: per environment the info of its last `step` or `reset`, for who sees more than `obs`.
-        """
 
 
 @dataclass
@@ -150,25 +122,8 @@ class Agent(Controller):
             episode.queue.extend(actions)
 
 
-def stack(observations: Iterable[Observation]) -> Observation:
-    """Return observations of one kind along a new first axis, copied."""
-    observations = list(observations)
-    if isinstance(observations[0], Mapping):
-        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
-    return np.stack(observations)
-
-
 def _entry(obs: Observation, i: int, spec: ObservationSpec) -> Observation:
     """Observation i of a batch, what is observed alone; copied, since a driver may fill the same buffer again."""
     if isinstance(obs, Mapping):
         return {key: np.array(obs[key][i]) for key in spec}
     return np.array(obs[i])
-
-
-def env_numbers(env_ids: EnvIds) -> list[int]:
-    """Return environments as numbers, where they may be given as a boolean mask."""
-    ids = np.asarray(env_ids)
-    ids = np.flatnonzero(ids) if ids.dtype == bool else ids
-    fits = ids.ndim == 1 and (not ids.size or (np.issubdtype(ids.dtype, np.integer) and ids.min() >= 0))
-    require(fits, f"env_ids={env_ids!r}", "numbers >= 0, or a boolean mask")
-    return [int(env) for env in ids]

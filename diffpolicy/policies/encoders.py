@@ -18,18 +18,18 @@ from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import located, require
 
 _STAGE = ("weights", "frozen", "shared")  # settings of the section `encoder` that are not the encoder's own
-_TAKEN = ("data", "cond", "weight", *dir(nn.ModuleDict))
+_RESERVED = ("obs", "action", "weight", *dir(nn.ModuleDict))
 
 
 @final
 class EncodedModel(ChunkModel):
     """A chunk model behind encoders of cameras, trained together with it.
 
-    The condition's vector is, step by step, (numbers, features of camera 1, features of camera 2, …). In training the
+    The condition's vector is, step by step, (vectors, features of camera 1, features of camera 2, …). In training the
     images are cropped at random, by the generator of the loss.
 
     Args:
-        actor: a model for a condition of the numbers and all cameras' features of T_o steps. (Its name, and that of
+        actor: a model for a condition of the vectors and all cameras' features of T_o steps. (Its name, and that of
             `encoders`, stand in checkpoints.)
         encoders: camera -> module from its images to (B, T_o·F). Cameras may share one, which is kept under the name
             of the first, its dots replaced by slashes.
@@ -41,7 +41,7 @@ class EncodedModel(ChunkModel):
     def __init__(self, actor: ChunkModel, encoders: Mapping[str, nn.Module]) -> None:
         super().__init__(actor.spec)
         self.actor = actor
-        reserved = [camera for camera in encoders if camera in _TAKEN]
+        reserved = [camera for camera in encoders if camera in _RESERVED]
         require(not reserved, f"a camera called {reserved[:1]}", "another name, since this one is reserved")
         first: dict[nn.Module, str] = {}
         self._encoder_of = {
@@ -54,17 +54,16 @@ class EncodedModel(ChunkModel):
         return [*self.encoders.values(), *self.actor.networks()]
 
     def condition(self, observed: Mapping[str, Tensor], generator: Generators = None) -> Condition:
-        """Return the condition of numbers "cond" (B, C) and, by camera, images (B, T_o, H, W, C) uint8."""
-        places: dict[str, Tensor] = {}
-        numbers = observed["cond"]
+        """Return the condition of vectors "obs" (B, T_o, D) and, by camera, images (B, T_o, H, W, C) uint8."""
+        vectors, places = observed["obs"], {}
         if self.training:
-            kind = {"dtype": torch.float32, "device": numbers.device}
-            places = {camera: rand((len(numbers), 2), generator, **kind) for camera in self._encoder_of}
+            kind = {"dtype": torch.float32, "device": vectors.device}
+            places = {camera: rand((len(vectors), 2), generator, **kind) for camera in self._encoder_of}
         features = [
             self.encoders[of](observed[camera], places.get(camera)) for camera, of in self._encoder_of.items()
         ]
-        parts = [part.unflatten(1, (self.spec.obs_horizon, -1)) for part in (numbers, *features)]
-        return Condition(torch.cat(parts, dim=2).flatten(1))
+        steps = [part.unflatten(1, (self.spec.obs_horizon, -1)) for part in features]
+        return Condition(torch.cat([vectors, *steps], dim=2).flatten(1))
 
     def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
         return self.actor.chunk_loss(data, cond, generator)

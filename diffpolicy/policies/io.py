@@ -19,9 +19,7 @@ from diffpolicy.policies.models.base import ChunkModel, ModelSpec
 from diffpolicy.policies.policy import Policy
 from diffpolicy.policies.pretrained import load_pretrained
 from diffpolicy.registry import build, lookup
-from diffpolicy.util.device import pick_device
-from diffpolicy.util.errors import located, require
-from diffpolicy.util.names import check
+from diffpolicy.util.errors import require
 
 
 def build_model(
@@ -143,21 +141,17 @@ def load_policy(
             whose weights do not fit.
         ValueError: settings that the policy cannot use, or a device that this machine does not have.
     """
-    check("weights", weights, ("ema", "model"))
-    target = pick_device(device)
-    saved = checkpoint.read(path)
-    config = load_config(saved.config)
-    kind = config.found.kind
-    require(
-        kind == "policy", f"{path} is a checkpoint of {kind}", "one of a policy", error=checkpoint.CheckpointError
-    )
-    normalizer = Normalizer.from_tensors(saved.tensors("normalizer"))
-    observation = observation_of(config, normalizer)
-    with located(saved.path):
+    short = SamplerConfig(solver, steps, grid, None if solver_options is None else dict(solver_options))
+    given = f"sampler={sampler} and {short} beside it"
+    require(sampler is None or short == SamplerConfig(), given, "one of the two")
+    with checkpoint.opened(path, "policy") as saved:
+        config = load_config(saved.config)
+        require(config.found.kind == "policy", f"this is a checkpoint of {config.found.kind}", "one of a policy")
+        normalizer = Normalizer.from_tensors(saved.tensors("normalizer"))
+        observation = observation_of(config, normalizer)
         model = build_model(config, observation, normalizer.dim("action"))
-    checkpoint.load_weights(model, saved.tensors(weights), path)
-    model.configure(sampler or SamplerConfig(solver, steps, grid, solver_options and dict(solver_options)))
-    model.to(target).eval().requires_grad_(False)
+    checkpoint.prepare(model, saved, weights, device)
+    model.configure(sampler or short)
     policy = build_policy(
         config, observation, model, normalizer, action_horizon=action_horizon, block=block, execution=execution
     )

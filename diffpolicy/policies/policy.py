@@ -125,10 +125,11 @@ class Policy:
         pasts = [None] * count if request.previous is None else list(request.previous)
         given = f"{len(keys)} noise keys and {len(pasts)} previous chunks for {count} observations"
         require(len(keys) == len(pasts) == count, given, "one of each per observation")
-        cond = self.normalizer.normalize("obs", torch.from_numpy(vector).to(device)).flatten(1)
-        observed = {"cond": cond, **{camera: torch.from_numpy(v).to(device) for camera, v in images.items()}}
+        seen = {key: torch.from_numpy(values).to(device) for key, values in {"obs": vector, **images}.items()}
+        observed = self.normalizer.apply(seen)
         generators = [self._generator(key) for key in keys]
-        chunks, calls = cond.new_empty((count, self.horizon, self.action_dim)), np.zeros(count, np.int64)
+        chunks = torch.empty((count, self.horizon, self.action_dim), device=device)
+        calls = np.zeros(count, np.int64)
         for part, padded in self._batches(pasts):
             spare = [torch.Generator().manual_seed(0) for _ in padded[len(part) :]]
             context = self._chunker.context([pasts[i] for i in padded])
@@ -151,4 +152,4 @@ class Policy:
         return generator(*key[:-1], 0 if self.execution.noise == "episode" else key[-1])
 
     def _in_units(self, actions: Tensor) -> np.ndarray:
-        return self.normalizer.unnormalize("action", actions).cpu().numpy()
+        return self.normalizer.undo({"action": actions})["action"].cpu().numpy()

@@ -166,7 +166,7 @@ def test_learns_two_modes_that_the_condition_moves():
         cond = torch.rand(64, 1, generator=generator) - 0.5
         sign = 2 * torch.randint(2, (64, 1, 1), generator=generator) - 1
         optimizer.zero_grad()
-        model.loss({"data": cond[:, None] + sign * ramp, "cond": cond}, generator).mean().backward()
+        model.loss({"action": cond[:, None] + sign * ramp, "obs": cond}, generator).mean().backward()
         optimizer.step()
     cond = torch.linspace(-0.5, 0.5, 200)[:, None]
     generators = [torch.Generator().manual_seed(seed) for seed in range(200)]

@@ -10,7 +10,7 @@ from tiny_policy import CAMERAS, T_A, A, D, observations
 
 from diffpolicy.config import ExecutionConfig
 from diffpolicy.policies import Agent, PlanRequest
-from diffpolicy.policies.agent import env_numbers
+from diffpolicy.policies.controller import env_numbers
 
 ALL = ExecutionConfig("episode", 0.1, 0.4, 1)
 

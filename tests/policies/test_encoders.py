@@ -15,7 +15,7 @@ from diffpolicy.policies import build_policy
 def _observed(count):
     """A normalized batch."""
     obs = observations(count, cameras=CAMERAS)
-    return {"cond": torch.randn(count, T_O * 3), **{name: torch.from_numpy(obs[name]) for name in CAMERAS}}
+    return {"obs": torch.randn(count, T_O, 3), **{name: torch.from_numpy(obs[name]) for name in CAMERAS}}
 
 
 def test_chunks_depend_on_everything_that_is_seen():
@@ -33,7 +33,7 @@ def test_the_condition_is_laid_out_step_by_step():
     assert steps.shape == (3, T_O, 3 + 6 + 6)
     for t in range(T_O):
         apart = [encoder(observed[name][:, t : t + 1]) for name, encoder in model.encoders.items()]
-        expected = torch.cat([observed["cond"][:, 3 * t : 3 * t + 3], *apart], dim=1)
+        expected = torch.cat([observed["obs"][:, t], *apart], dim=1)
         torch.testing.assert_close(steps[:, t], expected)
 
 
@@ -51,7 +51,7 @@ def test_images_reach_the_step_that_they_belong_to():
     """With a model whose chunk has an action for each observed step."""
     model = tiny.model(tiny.config("lstm_gmm", CAMERAS))
     seen = {
-        "cond": torch.randn(1, 10 * 3),
+        "obs": torch.randn(1, 10, 3),
         "front": torch.randint(0, 256, (1, 10, 16, 16, 3), dtype=torch.uint8),
         "wrist": torch.randint(0, 256, (1, 10, 12, 14, 1), dtype=torch.uint8),
     }
@@ -89,7 +89,7 @@ def test_saved_and_loaded_with_another_sampler(tmp_path):
 
 def test_encoders_are_trained_with_the_rest():
     model = tiny.model(tiny.config(cameras=CAMERAS)).train()
-    losses = model.loss({**_observed(4), "data": torch.randn(4, T_P, A)}, torch.Generator().manual_seed(0))
+    losses = model.loss({**_observed(4), "action": torch.randn(4, T_P, A)}, torch.Generator().manual_seed(0))
     losses.mean().backward()
     assert losses.shape == (4,)
     for encoder in model.encoders.values():
@@ -104,7 +104,7 @@ def test_features_are_computed_once_a_chunk():
     assert len(seen) == 2  # one for each camera
 
 
-@pytest.mark.parametrize("name", ["data", "cond", "weight", "type", "values"])
+@pytest.mark.parametrize("name", ["obs", "action", "weight", "type", "values"])
 def test_names_that_a_camera_cannot_have(name):
     with pytest.raises(ValueError, match=rf"a camera called \['{name}'\]; expected another name"):
         tiny.model(tiny.config(cameras={name: (16, 16, 3)}))

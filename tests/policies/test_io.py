@@ -72,6 +72,7 @@ def test_any_number_of_steps_on_ddpms_indices(saved, steps):
         ({"device": "mps"}, "device=mps is not available .*take device=auto"),
         ({"device": "gpu"}, "device=gpu is not available .*take device=auto"),
         ({"action_horizon": 16}, "T_a=16"),
+        ({"sampler": SamplerConfig("heun"), "steps": 3}, "expected one of the two"),
     ],
 )
 def test_settings_that_are_refused(saved, monkeypatch, options, says):
@@ -93,7 +94,7 @@ def test_a_network_that_does_not_fit_its_weights(saved, tmp_path):
         load_policy(path)
     shutil.rmtree(path)
     path = tiny.save(tmp_path, tiny.config(net={"name": "unet1d", "width": [8, 16]}), model)
-    with pytest.raises(ValueError, match=r"no option 'width' \(did you mean 'widths'"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no policy: .*no option 'width' \(did you mean 'widths'"):
         load_policy(path)
     run = tiny.config("nearest")
     run.found.windows = WINDOWS + 1

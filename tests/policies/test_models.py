@@ -43,7 +43,7 @@ def _train(model, batch_at, steps, lr=1e-2):
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "nearest"])
 def test_training_lowers_the_loss_by_every_weight(method):
     model = _model(method)
-    batch = {"data": torch.rand(64, *model.shape) - 0.5, "cond": torch.zeros(64, model.spec.cond_dim)}
+    batch = {"action": torch.rand(64, *model.shape) - 0.5, "obs": torch.zeros(64, model.spec.cond_dim)}
     losses = _train(model, lambda _: batch, 12)
     assert losses[-1] < losses[0] and model.loss(batch, torch.Generator()).shape == (64,)
     assert all(p.grad is not None for name, p in model.named_parameters() if "null_cond" not in name)
@@ -93,12 +93,12 @@ def test_options_of_the_process_are_checked_by_name():
 
 def test_regression_answers_with_the_mean_of_two_modes():
     model, ramp = _model("regression"), torch.linspace(0, 1, 16)[:, None].expand(16, 2)
-    batch = {"data": torch.stack([0.4 + ramp, 0.4 - ramp]), "cond": torch.zeros(2, T_O * D)}
+    batch = {"action": torch.stack([0.4 + ramp, 0.4 - ramp]), "obs": torch.zeros(2, T_O, D)}
     _train(model, lambda _: batch, 200)
     # Half the squared distance between the modes cannot be removed: (1/16) Σ ramp².
     loss = model.loss(batch, torch.Generator()).mean().item()
     assert loss == pytest.approx(ramp.square().mean().item(), rel=1e-2)
-    chunks, calls = _drawn(model, batch["cond"])
+    chunks, calls = _drawn(model, batch["obs"].flatten(1))
     assert calls == 1
     torch.testing.assert_close(chunks, torch.full((2, 16, 2), 0.4), atol=0.05, rtol=0)
 
@@ -122,7 +122,7 @@ def test_mean_flow_without_spans_is_flow_matching(fraction):
     """As a batch of few samples is by chance."""
     model = _model("mean_flow", span_fraction=fraction, power=0.0)
     data, cond = torch.rand(4, T_P, A), torch.rand(4, T_O * D)
-    loss = model.loss({"data": data, "cond": cond}, torch.Generator().manual_seed(0))
+    loss = model.loss({"action": data, "obs": cond}, torch.Generator().manual_seed(0))
     source = torch.Generator().manual_seed(0)
     t = torch.rand(4, 3, generator=source, dtype=torch.float64)[:, 1].float()
     noise = torch.randn(data.shape, generator=source)
@@ -141,7 +141,7 @@ def test_two_steps_are_two_regressions():
             return torch.full_like(x, 0.5) + 0.1 * x
 
     model.net = Fixed()
-    loss = model.loss({"data": data, "cond": torch.zeros(5, T_O * D)}, torch.Generator().manual_seed(0))
+    loss = model.loss({"action": data, "obs": torch.zeros(5, T_O, D)}, torch.Generator().manual_seed(0))
     near = data + 0.1 * noise
     torch.testing.assert_close(asked[0][0], torch.cat([torch.zeros_like(data), near]))
     torch.testing.assert_close(asked[0][1], torch.tensor([0.0] * 5 + [0.9] * 5))
@@ -162,7 +162,7 @@ def test_a_mixture_learns_two_modes_as_two():
     def batch(count=64):
         side = torch.randint(0, 2, (count, 10, 1), generator=source) - 0.5
         data = side + spread * torch.randn(count, 10, A, generator=source)
-        return {"data": data, "cond": torch.zeros(count, 10 * D)}
+        return {"action": data, "obs": torch.zeros(count, 10, D)}
 
     _train(model, lambda _: batch(), 300)
     entropy = math.log(2) + A / 2 * math.log(2 * math.pi * math.e * spread**2)
@@ -213,10 +213,10 @@ def _by_hand(cond, memory, k):
     """Sample by sample, in float64."""
     answers = []
     for query in cond.double():
-        distances = [(query - each).norm().item() for each in memory["cond"].double()]
+        distances = [(query - each).norm().item() for each in memory["obs"].flatten(1).double()]
         order = np.argsort(distances, kind="stable")[:k]
         weights = np.exp(-np.array(distances)[order])
-        answers.append(sum(w * memory["data"][i].double() for w, i in zip(weights, order, strict=True)))
+        answers.append(sum(w * memory["action"][i].double() for w, i in zip(weights, order, strict=True)))
         answers[-1] /= weights.sum()
     return torch.stack(answers).float()
 
@@ -224,22 +224,22 @@ def _by_hand(cond, memory, k):
 @pytest.mark.parametrize("k", [1, 3, WINDOWS])
 def test_the_nearest_windows_answer(monkeypatch, k):
     model, asked = _model("nearest", k=k), windows(40, seed=1)
-    found, calls = _drawn(model, asked["cond"])
-    torch.testing.assert_close(found, _by_hand(asked["cond"], windows(), k))
-    expected = (found - asked["data"]).square().mean((1, 2))
+    found, calls = _drawn(model, asked["obs"].flatten(1))
+    torch.testing.assert_close(found, _by_hand(asked["obs"].flatten(1), windows(), k))
+    expected = (found - asked["action"]).square().mean((1, 2))
     torch.testing.assert_close(model.loss(asked, torch.Generator()), expected, atol=1e-6, rtol=0)
     monkeypatch.setattr(nearest, "_BLOCK", 7 * WINDOWS)  # distances in blocks of 7 samples
-    torch.testing.assert_close(_drawn(model, asked["cond"]).chunks, found)
-    assert calls == 0 and _drawn(model, asked["cond"][:0]).chunks.shape == (0, T_P, A)
+    torch.testing.assert_close(_drawn(model, asked["obs"].flatten(1)).chunks, found)
+    assert calls == 0 and _drawn(model, asked["obs"].flatten(1)[:0]).chunks.shape == (0, T_P, A)
 
 
 def test_neighbors_closer_than_a_product_rounds_are_told_apart():
     """Far from the origin, a dozen windows that differ by less than a squared length does; of equals the first."""
     model, memory = _model("nearest"), windows()
-    memory["cond"][:12] = 1 + 1e-5 * torch.arange(12)[:, None]
-    memory["cond"][12] = memory["cond"][5]
+    memory["obs"][:12] = 1 + 1e-5 * torch.arange(12)[:, None, None]
+    memory["obs"][12] = memory["obs"][5]
     model.remember([memory])
-    torch.testing.assert_close(_drawn(model, memory["cond"][:13]).chunks, memory["data"][[*range(12), 5]])
+    torch.testing.assert_close(_drawn(model, memory["obs"][:13].flatten(1)).chunks, memory["action"][[*range(12), 5]])
 
 
 def test_what_a_memory_refuses():
@@ -247,7 +247,7 @@ def test_what_a_memory_refuses():
         with pytest.raises(ValueError, match=f"method.k={k}; expected 1 to {WINDOWS}"):
             _model("nearest", k=k)
     model = build_model(tiny.config("nearest"), tiny.spec(), A)
-    assert _drawn(model, windows()["cond"]).chunks.isnan().all()  # nothing remembered
+    assert _drawn(model, windows()["obs"].flatten(1)).chunks.isnan().all()  # nothing remembered
     with pytest.raises(ValueError, match=f"{WINDOWS + 4} windows; expected {WINDOWS}"):
         model.remember([windows(), windows(4)])
     with pytest.raises(ValueError, match="windows=None for nearest"):

@@ -43,8 +43,8 @@ def _batch(step, count=4):
         name: torch.randint(0, 256, (count, T_O, *shape), dtype=torch.uint8, generator=generator)
         for name, shape in CAMERAS.items()
     }
-    cond = torch.randn(count, T_O * 3, generator=generator)
-    return {"cond": cond, "data": torch.randn(count, T_P, 2, generator=generator), **images}
+    vectors = torch.randn(count, T_O, 3, generator=generator)
+    return {"obs": vectors, "action": torch.randn(count, T_P, 2, generator=generator), **images}
 
 
 @pytest.fixture

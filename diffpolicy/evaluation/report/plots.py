@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffpolicy.datasets.spec import stack
 from diffpolicy.evaluation.episode import Episode
 from diffpolicy.evaluation.metrics import SUCCESS, metric_names
 from diffpolicy.evaluation.observers import Observations, Video
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.policies.agent import stack
 from diffpolicy.policies.policy import Policy
 
 _DPI = 110

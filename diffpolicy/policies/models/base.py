@@ -95,14 +95,14 @@ class ChunkModel(Model):
         """Return the condition of a batch of normalized observations.
 
         Args:
-            observed: "cond" (B, C), the numbers of T_o observations; more where there are encoders.
+            observed: "obs" (B, T_o, D), the vectors; and more where there are encoders.
             generator: of augmentation in training; None where there is none.
         """
-        return Condition(observed["cond"])
+        return Condition(observed["obs"].flatten(1))
 
     def loss(self, batch: Mapping[str, Any], generator: Generators) -> Tensor:
-        """Return the loss (B,) of a batch: "data" (B, T_p, A), and what `condition` reads."""
-        return self.chunk_loss(batch["data"], self.condition(batch, generator), generator)
+        """Return the loss (B,) of a normalized batch: "action" (B, T_p, A), and what `condition` reads."""
+        return self.chunk_loss(batch["action"], self.condition(batch, generator), generator)
 
     @property
     def sampler(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Remembers(ABC):
 
     @abstractmethod
     def remember(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Keep the windows of all batches: "cond" (B, C) and "data" (B, T_p, A).
+        """Keep the windows of all normalized batches: "obs" (B, T_o, D) and "action" (B, T_p, A).
 
         Raises:
             ValueError: another number of windows than the model was built for.

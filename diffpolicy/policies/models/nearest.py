@@ -50,7 +50,7 @@ class NearestModel(ChunkModel, Remembers):
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        pairs = [(batch["cond"], batch["data"]) for batch in batches]
+        pairs = [(batch["obs"].flatten(1), batch["action"]) for batch in batches]
         conds, actions = (torch.cat(parts) for parts in zip(*pairs, strict=True))
         require(len(conds) == len(self.conds), f"{len(conds)} windows", f"{len(self.conds)}, as it was built for")
         self.conds.copy_(conds)

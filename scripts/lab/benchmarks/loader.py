@@ -122,8 +122,8 @@ def _throughput(path: Path, rounds: int, seed: int) -> dict[str, Any]:
         raw, numbers = stream[0], HORIZONS[1] * windows.obs_dim
         batch = {
             "image": raw["image"],
-            "data": torch.randn_like(raw["action"]),  # as if normalised
-            "cond": torch.randn(BATCH, numbers),
+            "action": torch.randn_like(raw["action"]),  # as if normalized
+            "obs": torch.randn(BATCH, HORIZONS[1], windows.obs_dim),
         }
         encoder = ImageEncoder(SHAPE)
         cond_dim = numbers + HORIZONS[1] * encoder.features

@@ -15,10 +15,10 @@ from comparison.page import FAN, PLOTS
 from comparison.store import lock
 from diffpolicy import checkpoint, load_policy
 from diffpolicy.config import RunConfig, load_config
-from diffpolicy.datasets.spec import Observation
+from diffpolicy.datasets.spec import Observation, stack
 from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED, TaskSpec, policy_env
 from diffpolicy.evaluation.report import draw_chunks
-from diffpolicy.policies import PlanRequest, Policy, stack
+from diffpolicy.policies import PlanRequest, Policy
 from diffpolicy.util import files
 
 CHUNKS = 64
