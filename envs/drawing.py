@@ -170,7 +170,7 @@ class ObservationCamera:
 
 
 class SceneRenderer:
-    """Draws the table smoothly at any size, with the target of the last action; what does not move is drawn once."""
+    """Draws the table smoothly at any size; what does not move is drawn once."""
 
     def __init__(self, scene: Scene, size: int) -> None:
         self._pixel = DRAWING_SIZE / size  # px of the world

@@ -14,7 +14,7 @@ Polygon = tuple[Point, ...]
 
 
 def signed_area(polygon: Sequence[Point]) -> float:
-    """Return the area by the shoelace formula; it is positive where the vertices turn from the x to the y axis."""
+    """Return the area by the shoelace formula, positive where the vertices turn from x to y."""
     twice = 0.0
     x0, y0 = polygon[-1]
     for x1, y1 in polygon:

@@ -136,7 +136,7 @@ def _towards(agent: Vector, point: Vector) -> Vector:
 
 
 def _around(agent: Vector, goal: Vector, disc: Vector) -> Vector | None:
-    """Return the next point of the path around a puck between the agent and its goal, None if it is not between."""
+    """Return the next point of the path around a puck, None if the puck is not in between."""
     radius = CONTACT + CLEARANCE
     path = goal - agent
     length = float(np.hypot(*path))

@@ -236,7 +236,7 @@ def _path(agent: Vector, goal: Vector, pieces: list[Vector]) -> list[Vector]:
 
 
 def _free(a: Vector, b: Vector, pieces: list[Vector], keep: float, leaving: bool) -> bool:
-    """Return whether the agent can go straight from a to b; if near the block it may leave it, not come nearer."""
+    """Return whether the agent can go straight from a to b; near the block it may only move away."""
     count = max(int(np.hypot(*(b - a)) // 4.0), 1)
     distance = _distance(a + (b - a) * np.linspace(0.0, 1.0, count + 1)[:, None], pieces)
     if leaving and distance[0] < keep:
