@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import diffpolicy.envs  # noqa: F401  registers the environments with gymnasium
+import diffpolicy.envs  # registers the environments with gymnasium
+from diffpolicy.registry import register as _register
 
 if TYPE_CHECKING:
     from diffpolicy.api import evaluate_policy, train_policy
@@ -34,6 +35,9 @@ _HOMES = {
     "rollout": "diffpolicy.evaluation",
     "train_policy": "diffpolicy.api",
 }
+
+for _id, _where in diffpolicy.envs.EXPERTS:
+    _register("expert", _id, f"diffpolicy.envs.{_where}")
 
 
 def __getattr__(name: str) -> Any:

@@ -50,12 +50,21 @@ _OWN: dict[str, dict[str, str]] = {
     "source": {},
     "transform": {},
     "env": {},
-    "expert": {
-        "diffpolicy/PushT-v0": "diffpolicy.envs.experts.tees:PushTExpert",
-        "diffpolicy/PushBlocks-v0": "diffpolicy.envs.experts.pucks:PushBlocksExpert",
-        "diffpolicy/Detour-v0": "diffpolicy.envs.experts.pucks:DetourExpert",
-    },
+    "expert": {},
 }
+
+
+def register(kind: str, name: str, target: str) -> None:
+    """Make a name known in this process; the entry points of an installed package are known in every process.
+
+    Args:
+        kind: see `lookup`.
+        name: by which it is found.
+        target: "module:attribute", imported on first use.
+    """
+    check("kind of the registry", kind, _OWN)
+    _OWN[kind][name] = target
+    known.cache_clear()
 
 
 @functools.cache

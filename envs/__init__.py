@@ -19,6 +19,14 @@ ENVIRONMENTS = (
 """Id, class and time limit in control steps."""
 
 
+EXPERTS = (
+    ("diffpolicy/PushT-v0", "experts.tees:PushTExpert"),
+    ("diffpolicy/PushBlocks-v0", "experts.pucks:PushBlocksExpert"),
+    ("diffpolicy/Detour-v0", "experts.pucks:DetourExpert"),
+)
+"""Id of the environment, and the class of its expert."""
+
+
 def register() -> None:
     """Register the environments with gymnasium; those that are registered already are left alone."""
     for name, where, steps in ENVIRONMENTS:
