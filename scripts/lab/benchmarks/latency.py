@@ -1,5 +1,7 @@
-"""One chunk of actions at batch 1 on one core: this project's sampler, beside the published structure in plain Conv1d
-driven by diffusers' DDIM scheduler, at as many steps."""
+"""One chunk of actions at batch 1 on one core: our sampler beside the published network in plain Conv1d.
+
+The peer is driven by diffusers' DDIM scheduler, at as many steps.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ def _theirs(net: Conv1dUnet, steps: int, cond: Tensor) -> Callable[[], None]:
 
 
 def measure(rounds: int, seed: int) -> Mapping[str, Any]:
-    """One row per width, solver and number of steps, with the quantiles of our chunk and the rate they allow."""
+    """Return the cases by widths, solver and steps, with quantiles of our chunk and the rate that they allow."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     cond, found = torch.randn(1, COND), {}
@@ -67,11 +69,11 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
         for solver, steps in product(SOLVERS, STEPS):
             model.configure(SamplerConfig(solver, steps))
             ours = _ours(model, cond)
-            row = paired(ours, _theirs(peer, steps, cond), rounds, repeats=max(1, 20 // steps))
-            count = min(CHUNKS, int(SECONDS / row["seconds"]["ours"]))
+            timed = paired(ours, _theirs(peer, steps, cond), rounds, repeats=max(1, 20 // steps))
+            count = min(CHUNKS, int(SECONDS / timed["seconds"]["ours"]))
             chunks = [seconds(ours, 1) for _ in range(count)]
             quantiles = {f"p{q}": float(np.percentile(chunks, q)) for q in (50, 95, 99)}
-            found[f"{name}, {solver}, {steps} steps"] = row | {
+            found[f"{name}, {solver}, {steps} steps"] = timed | {
                 "chunk_seconds": quantiles,
                 "chunks_per_second": 1 / quantiles["p99"],
                 "network_calls": model.sample(Condition(cond), [torch.Generator()]).calls,

@@ -1,7 +1,10 @@
-"""Image windows streamed from disk. `memory`: the peak resident memory of a process that streams through a recording
-of 1,000,000 frames of 96×96, as a multiple of that for 10,000 frames; `throughput`: windows a second it hands out, as
-a multiple of those that a training step (image encoder and temporal U-Net, batch 64) takes in the same time, from
-Push-T images as uint8 and as published, float32 (where DIFFPOLICY_DATA names the folder; else from noise). Linux."""
+"""Image windows streamed from disk, on Linux.
+
+`memory`: the peak resident memory of a process that streams through 1,000,000 frames of 96×96, as a multiple of that
+for 10,000 frames. `throughput`: windows per second, as a multiple of those that a training step (image encoder and
+temporal U-Net, batch 64) takes in the same time, from Push-T images as uint8 and as published, float32 (if
+DIFFPOLICY_DATA names the folder, else from noise).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from benchmarks.paired import ratio, seconds
-from benchmarks.train_step import chosen_speed, optimisation
+from benchmarks.train_step import chosen_speed, optimization
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.downloads import resolve
 from diffpolicy.datasets.frames import ZarrFrames
@@ -47,8 +50,8 @@ def _noise(frames: int, seed: int) -> np.ndarray:
 
 
 def _numbers(frames: int) -> dict[str, np.ndarray]:
-    rows = np.arange(frames, dtype=np.float32)[:, None]
-    return {"state": np.tile(rows, 5), "action": np.tile(rows, 2)}
+    numbers = np.arange(frames, dtype=np.float32)[:, None]
+    return {"state": np.tile(numbers, 5), "action": np.tile(numbers, 2)}
 
 
 def _write(path: Path, frames: int, seed: int) -> None:
@@ -96,7 +99,7 @@ def _memory(folder: Path, rounds: int, seed: int) -> dict[str, Any]:
         for path in paths:  # a fresh process each: what one before it has freed would hide what this one takes
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
                 found.append(process.submit(_peak, path).result())
-        peaks.append([row["peak"] for row in found])
+        peaks.append([one["peak"] for one in found])
     small, large = zip(*peaks, strict=True)
     more = float(np.median(np.subtract(large, small)))
     print(f"loader memory: {np.median(small):.0f} MiB and {np.median(large):.0f} MiB, {more:+.0f} MiB")
@@ -131,7 +134,7 @@ def _throughput(path: Path, rounds: int, seed: int) -> dict[str, Any]:
         head = GenerativeModel(spec, {"name": "linear"}, prediction="velocity")
         learner = EncodedModel(head, {"image": encoder})
         speed = chosen_speed(learner, batch)
-        train = optimisation(learner, batch, speed)
+        train = optimization(learner, batch, speed)
         count = 2 * stream.pool_bytes // windows.frames.frame_bytes  # of every pool as much as comes to be decoded
         load = _batches(stream, count)
         turns = [(seconds(train, STEPS) / BATCH, seconds(load, 1) / count) for _ in range(rounds + 1)][1:]
@@ -154,7 +157,7 @@ def _recordings(folder: Path, seed: int) -> Iterator[tuple[str, Path]]:
 
 
 def measure(rounds: int, seed: int) -> dict[str, Any]:
-    """One row for the memory, and one for each recording that is streamed beside the training."""
+    """Return the memory, and the throughput of each recording that is streamed beside training."""
     with tempfile.TemporaryDirectory() as folder:
         found = {"memory, 1,000,000 / 10,000 frames": _memory(Path(folder), rounds, seed)}
         for name, path in _recordings(Path(folder), seed):

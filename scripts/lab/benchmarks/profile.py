@@ -1,6 +1,8 @@
-"""Where the time of an optimisation step goes, by kind of operation, for the Conv1d peer and at each speed, beside
-what the machine can do: its measured peaks in operations and in bytes, and how near to them the step comes. The ratio
-is that of the peer's step to ours, under the profiler; `train_step` times the same without it."""
+"""Where the time of an optimization step goes, by kind of operation, for the Conv1d peer and at each speed.
+
+Beside it stand the measured peaks of the machine in operations and bytes. The ratio is that of the peer's step to
+ours under the profiler; `train_step` times the same without it.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.conv1d_unet import Conv1dUnet
 from benchmarks.paired import ratio
-from benchmarks.train_step import CASES, COND, DIM, SPEEDS, Denoiser, optimisation
+from benchmarks.train_step import CASES, COND, DIM, SPEEDS, Denoiser, optimization
 from diffpolicy.nets import ConditionalUnet1D
 from diffpolicy.training.precision import Speed
 
-ROUNDS = 3
 SIDE = 2048  # of the matrices whose product is timed
 COPIED = 2**28  # floats that are copied: too many for any cache
 # What an operation's name begins with -> its kind; the rest is "other": launching, autograd and Python.
@@ -29,12 +30,12 @@ KINDS = {
         *("aten::sub", "aten::sum"),
     ),
     "copies and casts": ("aten::copy_", "aten::cat", "aten::fill_", "aten::constant_pad"),
-    "optimiser, clipping, average": ("aten::_fused_adamw", "aten::lerp", "aten::linalg_vector_norm", "aten::mul_"),
+    "optimizer, clipping, average": ("aten::_fused_adamw", "aten::lerp", "aten::linalg_vector_norm", "aten::mul_"),
 }
 
 
 def peaks() -> dict[str, float]:
-    """GFLOP/s of a large product in both precisions, and GB/s of a large copy (read and written)."""
+    """Return GFLOP/s of a large product in both precisions, and GB/s of a large copy (read and written)."""
     found = {}
     for precision in (torch.float32, torch.bfloat16):
         a, b = torch.randn(2, SIDE, SIDE).to(precision)
@@ -61,7 +62,7 @@ def _kind(name: str) -> str:
 
 
 def _profile(step: Callable[[], Any], rounds: int) -> tuple[list[float], dict[str, float]]:
-    """Seconds of each step, and the milliseconds of a step by kind."""
+    """The seconds of each step, and the milliseconds of a step by kind."""
     step(), step()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         turns = [_fastest(step, 1) for _ in range(rounds)]
@@ -72,29 +73,29 @@ def _profile(step: Callable[[], Any], rounds: int) -> tuple[list[float], dict[st
 
 
 def measure(rounds: int, seed: int) -> Mapping[str, Any]:
-    """One row per width and speed."""
+    """Return the cases by widths and speed."""
     torch.manual_seed(seed)
     machine, found = peaks(), {}
     for name, widths in CASES.items():
         sizes = {"dim": DIM, "cond_dim": COND, "widths": widths, "time_features": 128 if widths[0] == 64 else 256}
         peer = Denoiser(Conv1dUnet(**sizes))
-        theirs = optimisation(peer, peer.batch, Speed.parse("float32"))
+        theirs = optimization(peer, peer.batch, Speed.parse("float32"))
         with FlopCounterMode(display=False) as counter:
             theirs()
         gigaflop = counter.get_total_flops() / 1e9
         peers, by_kind = _profile(theirs, rounds)
         bytes_moved = 4 * 16 * sum(parameter.numel() for parameter in peer.parameters()) / 1e9
-        found[f"{name}, Conv1d float32"] = _row(peers, peers, by_kind, "float32", gigaflop, bytes_moved, machine)
+        found[f"{name}, Conv1d float32"] = _case(peers, peers, by_kind, "float32", gigaflop, bytes_moved, machine)
         for speed in SPEEDS:
             model = Denoiser(ConditionalUnet1D(**sizes))
-            ours = optimisation(model, model.batch, Speed.parse(speed))
+            ours = optimization(model, model.batch, Speed.parse(speed))
             turns, by_kind = _profile(ours, rounds)
             precision = Speed.parse(speed).precision
-            found[f"{name}, {speed}"] = _row(peers, turns, by_kind, precision, gigaflop, bytes_moved, machine)
+            found[f"{name}, {speed}"] = _case(peers, turns, by_kind, precision, gigaflop, bytes_moved, machine)
     return found
 
 
-def _row(
+def _case(
     peers: list[float],
     turns: list[float],
     kinds: dict[str, float],

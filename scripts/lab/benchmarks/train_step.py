@@ -1,5 +1,7 @@
-"""One optimisation step: the temporal U-Net as trained here at each speed, beside the published structure in plain
-Conv1d, eager, float32. Both draw time and noise, and clip, optimise (fused AdamW) and average (EMA) alike."""
+"""One optimization step: the temporal U-Net as trained here at each speed, beside the published one in plain Conv1d.
+
+The peer runs eagerly in float32. Both draw time and noise, clip, optimize (fused AdamW) and average (EMA) alike.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +47,8 @@ class Denoiser(Model):
         return [self.net]
 
 
-def optimisation(model: Model, batch: Batch, speed: Speed) -> Callable[[], None]:
-    """One step of the training loop as a call, always on the same batch."""
+def optimization(model: Model, batch: Batch, speed: Speed) -> Callable[[], None]:
+    """Return one step of the training loop as a function, always on the same batch."""
     generator, settings = torch.Generator().manual_seed(0), TrainConfig()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     average = Average(model, settings.ema_power, settings.ema_max)
@@ -68,7 +70,7 @@ def optimisation(model: Model, batch: Batch, speed: Speed) -> Callable[[], None]
 
 
 def chosen_speed(model: Model, batch: Batch) -> Speed:
-    """What `speed=auto` takes here for a run of `STEPS`."""
+    """Return what `speed=auto` chooses here for a run of `STEPS`."""
     generator = torch.Generator().manual_seed(0)
 
     def run(autocast: torch.autocast) -> None:
@@ -80,7 +82,7 @@ def chosen_speed(model: Model, batch: Batch) -> Speed:
 
 
 def measure(rounds: int, seed: int) -> Mapping[str, Any]:
-    """One row per case and speed, with the seconds of the first step, compilation included."""
+    """Return the cases by widths and speed, with the seconds of the first step, compilation included."""
     torch.manual_seed(seed)
     found: dict[str, Any] = {}
     for name, widths in CASES.items():
@@ -91,10 +93,10 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
         for speed in SPEEDS:
             model, peer = Denoiser(ConditionalUnet1D(**sizes)), Denoiser(Conv1dUnet(**sizes))
             peer.net.copy_from(model.net)
-            ours = optimisation(model, model.batch, Speed.parse(speed))
-            theirs = optimisation(peer, peer.batch, Speed.parse("float32"))
+            ours = optimization(model, model.batch, Speed.parse(speed))
+            theirs = optimization(peer, peer.batch, Speed.parse("float32"))
             began = time.perf_counter()
             ours()
-            row: dict[str, Any] = {"auto": speed == automatic, "first_step_seconds": time.perf_counter() - began}
-            found[f"{name}, {speed}{' (auto)' if speed == automatic else ''}"] = row | paired(ours, theirs, rounds)
+            first: dict[str, Any] = {"auto": speed == automatic, "first_step_seconds": time.perf_counter() - began}
+            found[f"{name}, {speed}{' (auto)' if speed == automatic else ''}"] = first | paired(ours, theirs, rounds)
     return found
