@@ -134,7 +134,9 @@ class Replay(Bench):
         folder = self.folder / "runs"
         if name == "train":
             run = settings["run_dir"].removeprefix(f"{folder}/")
-            shutil.copytree(self.origin / run, folder / run, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(folder / run, ignore_errors=True)
+            no_evaluations = shutil.ignore_patterns("evaluations")
+            shutil.copytree(self.origin / run, folder / run, symlinks=True, ignore=no_evaluations)
         else:
             out = settings["out"].removeprefix(f"{folder}/")
             source = self.origin / out.replace("/again/", "/evaluations/") / "evaluation.json"
@@ -146,6 +148,7 @@ class Replay(Bench):
 @pytest.fixture
 def replay(measured, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "write", lambda *_: None)
+    monkeypatch.setattr(fan, "draw", lambda *_: "no plot of chunks")
     monkeypatch.setattr(timing, "SECONDS", 0.0)
     return Replay(tmp_path / "copy", measured)
 
@@ -334,11 +337,12 @@ def test_a_failure_is_reported_and_stops_no_other(tmp_path, monkeypatch, capsys)
         ("trainings.flow.settings", ["+", "method=flwo"], ["flow_few_s0", "flwo"]),
         ("trainings.flow.settings", ["+", "traning.lr=1"], ["'traning.lr'", "'training.lr'"]),
         ("trainings.flow.settings", ["task=own"], ["env.id=null"]),
-        ("trainings.cloning.evaluations", ["calls_2"], ["cloning_few_s0/calls_2", "regression draws nothing"]),
-        ("evaluations.fresh.settings", ["episodes=0"], ["flow_few_s0/fresh", "episodes"]),
+        ("trainings.cloning.evaluations", ["calls_2"], ["cloning_few_s0/calls_2", "has no sampler"]),
+        ("evaluations.fresh.settings", ["episodes=0"], ["flow_few_s0/fresh", "episodes=0"]),
         ("evaluations.fresh.settings", ["+", "execution.warm_start=2"], ["warm_start", "between 0"]),
-        ("evaluations.fresh.settings", ["seeds=paper"], ["calls_2", "other initial states"]),
-        ("evaluations.modes.settings", ["+", "seeds=[1]"], ["seeds"]),
+        ("evaluations.fresh.settings", ["seeds=paper"], ["unknown seeds 'paper'"]),
+        ("evaluations.modes.settings", ["+", "seeds=first"], ["flow_few_s0/modes", "unknown seeds 'first'"]),
+        ("evaluations.fresh.settings", ["seeds=500000"], ["calls_2", "other initial states"]),
         ("trainings.cloning.settings", ["task=pushblocks", *TINY[1:], "method=regression"], ["other initial states"]),
         ("trainings.flow.settings", ["+", "method=ddpm", "dataset.normalize.action=gaussian"], ["action=gaussian"]),
         ("evaluations.fresh.settings", ["out=X"], ["out=X"]),

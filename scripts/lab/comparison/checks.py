@@ -35,8 +35,9 @@ def check(chosen: Iterable[Measurement], every: Mapping[str, Measurement]) -> No
         with located(one.name):
             trained = one.run.config
             _check_environment(trained, one.config)
+            seeds = _seeds(one)
             for other in (every[name] for name in one.against if name in every):
-                same = is_same_task(vars(trained.env), vars(other.run.config.env)) and _seeds(one) & _seeds(other)
+                same = is_same_task(vars(trained.env), vars(other.run.config.env)) and seeds & _seeds(other)
                 require(same, f"{other.name}, which it is compared with, has other initial states")
             if one.run.name not in models:
                 models[one.run.name] = _untrained(trained)
