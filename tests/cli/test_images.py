@@ -35,7 +35,7 @@ def test_draw_with_another_solver_on_another_path(runs):
     ]
     options = ["checkpoint=runs/mnist_own/checkpoints/last", *how, "grid=ddpm_trailing"]
     out = typed("sample", *options, "out=A", cwd=runs)
-    assert "4 digits for each of 2 scales" in out
+    assert "4 images for each of 2 scales" in out
     assert {file.name for file in (runs / "A").iterdir()} == {"samples.png", "samples.gif", "samples.json"}
     found = json.loads((runs / "A/samples.json").read_text())
     assert [row["network_calls"] for row in found["rows"]] == [4, 8] and found["checkpoint"]["step"] == 6
@@ -52,7 +52,7 @@ def test_draw_with_another_solver_on_another_path(runs):
         ("device=abacus", "take device=auto"),
         ("guidance=[nan]", "finite scale"),
         ("grid=ddpm_trailing", "needs a DiscretePath"),
-        ("checkpoint=POLICY", "a policy's"),
+        ("checkpoint=POLICY", "a checkpoint of policy; expected one of images"),
         ("checkpoint=NOWHERE", "no checkpoint at NOWHERE"),
     ],
 )
@@ -91,4 +91,4 @@ def test_a_network_for_something_else_and_a_path_where_none_is_taken_are_refused
 
 def test_an_image_checkpoint_is_no_policy(runs):
     error = typed("evaluate", "checkpoint=runs/mnist_own/checkpoints/last", "out=D", cwd=runs, ok=False)
-    assert "no policy's checkpoint" in error and not (runs / "D").exists()
+    assert "expected one of a policy" in error and not (runs / "D").exists()

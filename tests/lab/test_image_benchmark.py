@@ -1,7 +1,6 @@
 """The image benchmark's command: trains, measures, reports; started again, it measures nothing twice."""
 
 import json
-import sys
 
 import pytest
 
@@ -11,6 +10,7 @@ from diffpolicy.datasets import data_root
 from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.images.classifier import train_classifier
 from diffpolicy.training import TrainConfig
+from image_benchmark import work
 from image_benchmark.cells import Cell
 
 if not (data_root() / "mnist" / "train-images-idx3-ubyte.gz").exists():
@@ -30,7 +30,7 @@ CELLS = [
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark_images, "cells", lambda: CELLS)
-    monkeypatch.setattr(benchmark_images, "DENSITY", {"steps": 1, "probes": 2, "indices": 3})
+    monkeypatch.setattr(work, "DENSITY", {"steps": 1, "probes": 2, "indices": 3})
     settings = TrainConfig(steps=2, batch_size=20, validate_every=0, evaluate_every=0, checkpoint_every=0)
     train_classifier(
         tmp_path / "runs/mnist_classifier", load_mnist("train"), load_mnist("test").per_class(10),
@@ -39,34 +39,33 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def _command(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["benchmark_images", "--runs", "runs", "--out", "out", *arguments])
-    benchmark_images.main()
+def _command(*arguments):
+    benchmark_images.main(["--runs", "runs", "--out", "out", *arguments])
 
 
 def test_the_command_measures_once_and_reports_all(folder, monkeypatch, capsys):
-    _command(monkeypatch, "--only", "own", "--training", *TINY)
+    _command("--only", "own", "--training", *TINY)
     found = json.loads((folder / "out/benchmark.json").read_text())
-    assert {row["run"] for row in found["rows"]} == {"own"} and "Infinity" not in (
+    assert {one["run"] for one in found["rows"]} == {"own"} and "Infinity" not in (
         folder / "out/benchmark.json"
     ).read_text()
-    assert [row["network_calls"] for row in found["rows"]] == [4, 4, 4]
-    assert [row["seeds"] for row in found["rows"]] == [1, 1, 2] and found["rows"][2]["n"] == 200
+    assert [one["network_calls"] for one in found["rows"]] == [4, 4, 4]
+    assert [one["seeds"] for one in found["rows"]] == [1, 1, 2] and found["rows"][2]["n"] == 200
     assert set(found["floors"]) == {"80", "100"}
     for name in ("table.md", "calls.png", "guidance.png", "likelihood_own.json"):
         assert (folder / "out" / name).stat().st_size > 0
 
     measured = []
-    original = benchmark_images.measure_seed
+    original = work.measure_seed
 
     def counted(cell, seed, *rest):
         measured.append((cell.run, seed))
         return original(cell, seed, *rest)
 
-    monkeypatch.setattr(benchmark_images, "measure_seed", counted)
+    monkeypatch.setattr(work, "measure_seed", counted)
     with pytest.raises(SystemExit, match="several processes would train it at once"):
-        _command(monkeypatch, "--shard", "1/2")
-    _command(monkeypatch, "--training", *TINY)
+        _command("--shard", "1/2")
+    _command("--training", *TINY)
     assert measured == [("notes", 0)]
     again = json.loads((folder / "out/benchmark.json").read_text())
     assert again["rows"][:3] == found["rows"] and again["rows"][3]["run"] == "notes"
@@ -78,8 +77,8 @@ def test_the_command_measures_once_and_reports_all(folder, monkeypatch, capsys):
     ("arguments", "says"),
     [
         (["--scale", "0.5"], "leaves 40 digits in a cell; a Fréchet distance takes 70"),
-        (["--shard", "2/2"], "--shard takes I/N"),
-        (["--shard", "0"], "--shard takes I/N"),
+        (["--shard", "2/2"], "expected I/N"),
+        (["--shard", "0"], "expected I/N"),
         (["--ablation", "--shard", "0/2"], "by one process"),
         (["--only", "mine"], "invalid choice"),
     ],
@@ -88,7 +87,7 @@ def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(benchmark_images, "cells", lambda: CELLS)
     with pytest.raises(SystemExit):
-        _command(monkeypatch, *arguments)
+        _command(*arguments)
     assert says in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
