@@ -20,9 +20,10 @@ from comparison.checks import check, evaluation_changes, training_changes
 from comparison.estimate import evaluation_minutes, in_words, training_minutes
 from comparison.plan import Measurement, Run, load_plan, measurements, select
 from comparison.results import EVALUATION, evaluation_digest, is_finished, make_result
-from comparison.store import FILE, Result, changing, config_of, modes_of, read_results, settings_of
+from comparison.store import FILE, Result, changing, config_of, read_results, settings_of
 from comparison.timing import chunk_seconds
 from diffpolicy import checkpoint
+from diffpolicy.config import plain
 from diffpolicy.util.errors import explain, require
 
 PLAN = Path(__file__).resolve().parents[1] / "configs" / "comparison.yaml"
@@ -209,7 +210,7 @@ class Comparison:
                 recorded = json.loads(file.read_text())["settings"]
                 _refuse(evaluation_changes(recorded, one), str(file), f"delete {file.parent} to evaluate anew")
             return False
-        recorded = result["settings"] | ({"modes": True} if modes_of(result) else {})
+        recorded = plain(settings_of(result))
         changes = training_changes(result["config"], one.run) + evaluation_changes(recorded, one)
         cure = f"delete that line, and {self.run_dir(one.run)} if there is one, to measure anew"
         _refuse(changes, f"{one.name} in {self.folder / FILE}", cure)
