@@ -1,7 +1,7 @@
 """What a robot asks: an observation history in, a chunk of actions out. A policy keeps no state between requests.
 
     chunk = policy.plan(PlanRequest(obs, keys))      obs (B, T_o, D) -> chunk.actions (B, T_a, A), numpy
-    policy.predict(obs, seed=0)                      the same, the actions alone
+    policy.predict(obs, seed=0)                      the actions alone
 
 A policy predicts T_p actions, from T_o - 1 steps ago on; the T_a from now on are executed before it is asked again
 (receding horizon control; Chi et al. 2023, section 2.3). `agent.Agent` keeps histories, queues and noise keys.
@@ -127,9 +127,9 @@ class Policy:
         require(len(keys) == len(pasts) == count, given, "one of each per observation")
         seen = {key: torch.from_numpy(values).to(device) for key, values in {"obs": vector, **images}.items()}
         observed = self.normalizer.apply(seen)
-        generators = [self._generator(key) for key in keys]
-        chunks = torch.empty((count, self.horizon, self.action_dim), device=device)
-        calls = np.zeros(count, np.int64)
+        whole_episode = self.execution.noise == "episode"
+        generators = [generator(*key[:-1], 0 if whole_episode else key[-1]) for key in keys]
+        chunks, calls = torch.empty((count, self.horizon, self.action_dim), device=device), np.zeros(count, int)
         for part, padded in self._batches(pasts):
             spare = [torch.Generator().manual_seed(0) for _ in padded[len(part) :]]
             context = self._chunker.context([pasts[i] for i in padded])
@@ -147,9 +147,6 @@ class Policy:
             for i in range(0, len(group), block):
                 part = group[i : i + block]
                 yield part, part + part[:1] * (block - len(part))
-
-    def _generator(self, key: Sequence[int]) -> torch.Generator:
-        return generator(*key[:-1], 0 if self.execution.noise == "episode" else key[-1])
 
     def _in_units(self, actions: Tensor) -> np.ndarray:
         return self.normalizer.undo({"action": actions})["action"].cpu().numpy()

@@ -139,7 +139,7 @@ def test_files_that_are_refused(tmp_path):
         (damaged, ValueError, r"weights\.safetensors is no \.safetensors file"),
         (tmp_path / "none.safetensors", FileNotFoundError, r"no weights at .*none\.safetensors"),
         (tmp_path, checkpoint.CheckpointError, "no complete checkpoint"),
-        (tmp_path / "resnet18.pth", ValueError, r"resnet18\.pth is pickled.*give a \.safetensors"),
+        (tmp_path / "resnet18.pth", ValueError, r"resnet18\.pth is pickled.*expected a \.safetensors"),
     ]:
         with pytest.raises(kind, match=message):
             _model(_config(weights=str(path)), for_training=True)
