@@ -22,7 +22,7 @@ from diffpolicy.util.names import check, suggest
 
 _OWN: dict[str, dict[str, str]] = {
     "net": {
-        "unet1d": "diffpolicy.nets.unet1d:ConditionalUnet1D",
+        "unet1d": "diffpolicy.nets.unet1d_fast:FastUnet1D",
         "unet2d": "diffpolicy.nets.unet2d:ConditionalUnet2D",
         "transformer": "diffpolicy.nets.transformer:ConditionalTransformer",
     },

@@ -16,8 +16,8 @@ from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.sources.mnist import CLASSES, SIDE, load_mnist
 from diffpolicy.gallery.learn import Attenuated, learn
 from diffpolicy.gallery.style import Exhibit, Settings, canvas
-from diffpolicy.generative.guidance import ClassifierGuidance, class_log_prob
-from diffpolicy.generative.objectives import ClassifierObjective
+from diffpolicy.generative.classifier import ClassifierObjective, class_log_prob
+from diffpolicy.generative.guidance import ClassifierGuidance
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import randn
 from diffpolicy.images import ImageGenerator, build_generator, found_in, load_generator
@@ -107,7 +107,7 @@ EXHIBITS = (
             "diffpolicy.images:ImageGenerator.field",
             "diffpolicy.generative.guidance:ClassifierFree",
             "diffpolicy.generative.guidance:ClassifierGuidance",
-            "diffpolicy.generative.objectives:ClassifierObjective",
+            "diffpolicy.generative.classifier:ClassifierObjective",
         ),
         "In every panel the columns ask for 0 to 9, from the same noise. w = 0 draws any digit, w = 1 mostly the one "
         "asked for, and beyond that they get clearer and more alike. A small classifier of noised images pushes the "

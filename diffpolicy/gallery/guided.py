@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from diffpolicy.gallery.learn import Attenuated, learn
 from diffpolicy.gallery.paths import mixture, same_time
 from diffpolicy.gallery.style import CYCLE, Exhibit, Settings, canvas, cloud, plane, shade
-from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, class_log_prob
+from diffpolicy.generative.classifier import ClassifierObjective, class_log_prob
+from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance
 from diffpolicy.generative.mixture import ExactField
-from diffpolicy.generative.objectives import ROWS, ClassifierObjective, DenoisingObjective
+from diffpolicy.generative.objectives import ROWS, DenoisingObjective
 from diffpolicy.generative.paths import LinearPath
 from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.sampling import generate
@@ -94,7 +95,7 @@ EXHIBITS = (
         (
             "diffpolicy.generative.guidance:ClassifierFree",
             "diffpolicy.generative.guidance:ClassifierGuidance",
-            "diffpolicy.generative.objectives:ClassifierObjective",
+            "diffpolicy.generative.classifier:ClassifierObjective",
             "diffpolicy.generative.objectives:DenoisingObjective",
         ),
         "Three overlapping classes, one color for each class asked for. w = 0 ignores it, w = 1 samples the class, "

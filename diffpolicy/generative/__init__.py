@@ -1,18 +1,51 @@
 """Generative machinery for targets of any shape: points (B, D), trajectories (B, T, D), images (B, C, H, W).
 
-One formula, one file:
+Time runs from t = 0 (noise) to t = 1 (data). In reading order:
 
-- `shapes`       broadcasting of times, row-wise noise, names with near misses
+- `shapes`       broadcasting of times over samples, and noise
 - `paths`        x_t = α(t)·data + σ(t)·noise: α, σ, their derivatives, the log-SNR
 - `predictions`  what a network outputs, and the one place that turns it into (data, noise); fields
 - `objectives`   losses: draw of t × prediction × weighting
 - `solvers`      field -> flow map: Euler … Dormand–Prince, DDIM, DPM-Solver++, Euler–Maruyama
 - `sampling`     time grids and the one sampling loop
-- `guidance`     field -> field: classifier-free, classifier, clipping, inpainting
+- `process`      path, prediction, objective and sampler as one object
+- `guidance`     field -> field: classifier-free, classifier, clipping, inpainting, other paths
+- `flow_maps`    networks that are flow maps themselves: MeanFlow
+- `classifier`   classifiers of noised data, for classifier guidance
 - `likelihood`   the discrete variational bound, the density through the flow
 - `sde`          processes of any drift as flow maps: Brownian motion, Ornstein–Uhlenbeck; Langevin dynamics
 - `mixture`      the Gaussian mixture, whose field and classifier are known in closed form
 - `distances`    how far one set of samples is from another
-
-Time runs from t = 0 (noise) to t = 1 (data).
 """
+
+from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, ClipData, Inpaint, OnPath
+from diffpolicy.generative.objectives import DenoisingObjective
+from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, Path, VariancePreservingPath
+from diffpolicy.generative.predictions import Estimate, Field, FlowMap, ModelField
+from diffpolicy.generative.process import GenerativeProcess
+from diffpolicy.generative.sampling import generate, sample, time_grid
+from diffpolicy.generative.solvers import Solver, make_solver
+
+__all__ = [
+    "ClassifierFree",
+    "ClassifierGuidance",
+    "ClipData",
+    "CosinePath",
+    "DenoisingObjective",
+    "DiscretePath",
+    "Estimate",
+    "Field",
+    "FlowMap",
+    "GenerativeProcess",
+    "Inpaint",
+    "LinearPath",
+    "ModelField",
+    "OnPath",
+    "Path",
+    "Solver",
+    "VariancePreservingPath",
+    "generate",
+    "make_solver",
+    "sample",
+    "time_grid",
+]

@@ -3,18 +3,28 @@
 import torch
 from torch import Tensor
 
+from diffpolicy.util.device import precise_dtype
+from diffpolicy.util.errors import require
+
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 64, seed: int = 1) -> float:
-    """Mean Wasserstein-1 distance of random one-dimensional projections (Bonneel et al. 2015); a, b (N, *shape).
+    """Return the mean Wasserstein-1 distance of random one-dimensional projections (Bonneel et al. 2015).
 
     Two independent sets of one law are not at distance 0 but at about N^−½: compare with that of such a pair.
 
-    Raises ValueError when the sets differ in shape.
+    Args:
+        a: (N, *shape).
+        b: (N, *shape).
+        projections: number of directions.
+        seed: of the directions.
+
+    Raises:
+        ValueError: the sets differ in shape.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"the sets have shapes {tuple(a.shape)} and {tuple(b.shape)}; draw equally many of both")
-    a, b = a.flatten(1).double(), b.flatten(1).double()
+    require(a.shape == b.shape, f"sets of shapes {tuple(a.shape)} and {tuple(b.shape)}", "as many samples of both")
+    precise = precise_dtype(a.device)
+    a, b = a.flatten(1).to(precise), b.flatten(1).to(precise)
     g = torch.Generator().manual_seed(seed)
-    w = torch.randn(a.shape[1], projections, generator=g, dtype=torch.float64).to(a.device)
+    w = torch.randn(a.shape[1], projections, generator=g, dtype=torch.float64).to(a.device, precise)
     w = w / w.norm(dim=0)
     return float(((a @ w).sort(0).values - (b @ w).sort(0).values).abs().mean())

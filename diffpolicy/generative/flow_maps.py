@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from diffpolicy.generative.objectives import entry
+from diffpolicy.generative.objectives import entry, uniform
 from diffpolicy.generative.paths import LinearPath, Path
-from diffpolicy.generative.shapes import Generators, expand, rand, randn
+from diffpolicy.generative.predictions import FlowMap
+from diffpolicy.generative.shapes import Generators, as_input, expand, randn
 from diffpolicy.util.condition import select
+from diffpolicy.util.device import precise_dtype
+from diffpolicy.util.errors import require
 
 Net = Callable[..., Tensor]
 
@@ -25,25 +28,24 @@ _ADAPTIVE_FLOOR = 1e-3  # c of Geng et al. 2025, section 4.3
 
 
 @final
-class AverageVelocity:
+class AverageVelocity(FlowMap):
     """The flow map x_s = x + (s − t)·net(x, t, cond, r=s), for `sample`."""
-
-    needs_grad = False
 
     def __init__(self, net: Net) -> None:
         self._net = net
-        self.calls = 0
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, cond: Any = None) -> Tensor:
-        """x_s of x (B, *shape) at t (B,) for s (B,) > t."""
         self.calls += 1
-        return x + expand(s - t, x) * self._net(x, t.to(x.dtype), cond, r=s.to(x.dtype))
+        return x + expand(s - t, x) * self._net(x, as_input(t, x), cond, r=as_input(s, x))
 
 
 def _eager(net: Net) -> Net:
-    """`net` without what `nn.Module.compile` made of it: a compiled call takes no forward-mode derivative, and rows
-    that are as many as chance has it would be compiled again and again."""
-    return getattr(net, "forward", net)
+    """Return `net` without what `nn.Module.compile` made of it.
+
+    A compiled call takes no forward-mode derivative, and the number of samples here, which is random, would be
+    compiled again and again.
+    """
+    return net.forward if isinstance(net, nn.Module) else net
 
 
 @final
@@ -56,44 +58,48 @@ class MeanFlowObjective:
 
     Args:
         path: the linear one.
-        share: probability with which a row has s > t, both then drawn uniformly and sorted.
+        span_fraction: probability with which a sample has s > t, both then drawn uniformly and sorted.
         power: p of the weight 1/(e + 1e-3)^p, constant in the gradient (section 4.3 there), where e is the mean of
             the squared errors (theirs is the sum). With p = 1 the value of the loss says little: it is e/(e + 1e-3).
+
+    Raises:
+        ValueError: another path, or a probability outside [0, 1]; when called, a network without forward-mode
+            derivative.
     """
 
     path: Path
-    share: float = 0.25
+    span_fraction: float = 0.25
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, LinearPath):
-            raise ValueError(f"flow maps are taught on the linear path, got {self.path!r}; take path.name=linear")
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share is a probability in [0, 1], got {self.share}")
+        linear = isinstance(self.path, LinearPath)
+        require(linear, f"a flow map on {self.path!r}", "the linear path", "take path.name=linear")
+        require(0 <= self.span_fraction <= 1, f"span_fraction={self.span_fraction}", "a probability in [0, 1]")
 
     def __call__(self, net: Net, batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         data, cond = entry(batch, "data"), batch.get("cond")
-        u = rand((len(data), 3), generator, dtype=torch.float64, device=data.device)
+        u = uniform((len(data), 3), generator, data.device)
         noise = randn(data.shape, generator, dtype=data.dtype, device=data.device)
-        spans = u[:, 0] < self.share
+        spans = u[:, 0] < self.span_fraction
         t = torch.where(spans, u[:, 1:].amin(1), u[:, 1])
         s = torch.where(spans, u[:, 1:].amax(1), t)
+        t, s = (time.to(data.device, precise_dtype(data.device)) for time in (t, s))
         x, wanted = self.path.interpolate(data, noise, t), data - noise
-        rows = spans.nonzero()[:, 0]
-        if len(rows):
-            change = _rate(net, x[rows], t[rows], s[rows], select(cond, rows), wanted[rows])
-            wanted[rows] += expand(s[rows] - t[rows], change) * change
-        error = (net(x, t.to(x.dtype), cond, r=s.to(x.dtype)) - wanted).square().flatten(1).mean(1)
+        some = spans.nonzero()[:, 0].to(data.device)
+        if len(some):
+            change = _rate(net, x[some], t[some], s[some], select(cond, some), wanted[some])
+            wanted[some] += expand(s[some] - t[some], change) * change
+        error = (net(x, as_input(t, x), cond, r=as_input(s, x)) - wanted).square().flatten(1).mean(1)
         return error / (error.detach() + _ADAPTIVE_FLOOR) ** self.power
 
 
 @torch.no_grad()
 def _rate(net: Net, x: Tensor, t: Tensor, s: Tensor, cond: Any, velocity: Tensor) -> Tensor:
-    """du/dt along the flow, s fixed."""
+    """Return du/dt along the flow, s fixed."""
+    now = as_input(t, x)
     with forward_ad.dual_level():
         moving = forward_ad.make_dual(x, velocity)
-        now = forward_ad.make_dual(t.to(x.dtype), torch.ones_like(t, dtype=x.dtype))
-        change = forward_ad.unpack_dual(_eager(net)(moving, now, cond, r=s.to(x.dtype))).tangent
-    if change is None:
-        raise ValueError(f"{type(net).__name__} takes no forward-mode derivative, which MeanFlow needs")
+        now = forward_ad.make_dual(now, torch.ones_like(now))
+        change = forward_ad.unpack_dual(_eager(net)(moving, now, cond, r=as_input(s, x))).tangent
+    require(change is not None, f"{type(net).__name__} has no forward-mode derivative, which MeanFlow needs")
     return change

@@ -1,8 +1,10 @@
 """Guidance and constraints: wrappers field -> field, to be nested in any order.
 
-Each keeps the invariant x = α·data + σ·noise. Clip outside of guidance, `ClipData(ClassifierFree(…))`,
-so that what guidance overshoots is clipped too.
+Each keeps the invariant x = α·data + σ·noise. Clip outside of guidance, `ClipData(ClassifierFree(…))`, so that what
+guidance overshoots is clipped too.
 """
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from torch import Tensor
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import ALPHA_MIN, Estimate, Field, estimate
 from diffpolicy.generative.shapes import expand
+from diffpolicy.util.errors import explain, require
 
 
 class Wrapper(ABC):
@@ -24,7 +27,6 @@ class Wrapper(ABC):
     evaluations: ClassVar[int] = 1
     differentiates: ClassVar[bool] = False
 
-    @final
     @property
     def path(self) -> Path:
         return self.field.path
@@ -41,7 +43,7 @@ class Wrapper(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
-        """The estimate at x (B, *shape), t (B,)."""
+        """Return the estimate at x (B, *shape), t (B,) or (B, T)."""
 
 
 @final
@@ -49,8 +51,7 @@ class Wrapper(ABC):
 class ClassifierFree(Wrapper):
     """ũ = (1 − w)·u(x|∅) + w·u(x|y) (Ho & Salimans 2022, eq. 6, with w there = w − 1 here).
 
-    w = 1 is plain conditioning, w = 0 none. The same for every prediction type, since all are affine in the
-    output.
+    w = 1 is plain conditioning, w = 0 none. The same for every prediction type, since all are affine in the output.
 
     Args:
         field: the conditional field.
@@ -73,16 +74,17 @@ class ClassifierFree(Wrapper):
 class ClassifierGuidance(Wrapper):
     """score + w·∇_x log p(y|x_t) (Dhariwal & Nichol 2021, eq. 14): noise − σ·w·∇ and data + (σ²/α)·w·∇.
 
-    One line of the notes' derivation prints p(y|x) as p(x|y). Where α ≤ ALPHA_MIN, x says nothing about
-    y, (σ²/α)·∇ is 0/0, and the field is left unguided. The sampling loop sees `needs_grad` and leaves
-    inference mode.
+    One line of the notes' derivation prints p(y|x) as p(x|y). Where α ≤ ALPHA_MIN, x says nothing about y, (σ²/α)·∇
+    is 0/0, and the field is left unguided. The sampling loop sees `needs_grad` and leaves inference mode.
 
     Args:
         field: the field to guide.
-        log_prob: (x (B, *shape), t (B,), cond) -> log p(y|x_t), (B,), each row from its own x.
+        log_prob: (x (B, *shape), t (B,), cond) -> log p(y|x_t), (B,), each sample from its own x.
         scale: w.
 
-    Raises ValueError when log_prob does not give (B,), RuntimeError under inference mode.
+    Raises:
+        ValueError: when called, log_prob that does not return (B,).
+        RuntimeError: when called under inference mode.
     """
 
     field: Field
@@ -92,26 +94,20 @@ class ClassifierGuidance(Wrapper):
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         if torch.is_inference_mode_enabled():
-            raise RuntimeError("classifier guidance differentiates; run it under torch.no_grad() instead")
+            cure = "run it under torch.no_grad()"
+            raise RuntimeError(explain("classifier guidance differentiates, which inference mode forbids", cure=cure))
         data, noise = self.field(x, t, cond)
         differentiable = torch.is_grad_enabled() and x.requires_grad  # someone wants our own derivative
         with torch.enable_grad():
             inner = x if differentiable else x.detach().requires_grad_()
             value = self.log_prob(inner, t, cond)
             if value.shape != x.shape[:1]:
-                raise ValueError(f"log_prob gave shape {tuple(value.shape)}; expected ({x.shape[0]},), one per row")
+                given = f"log_prob returned shape {tuple(value.shape)}"
+                raise ValueError(explain(given, f"({x.shape[0]},), one value per sample"))
             (grad,) = torch.autograd.grad(value.sum(), inner, create_graph=differentiable)
         alpha, sigma = expand(self.path.alpha(t), x), expand(self.path.sigma(t), x)
         push = torch.where(alpha > ALPHA_MIN, self.scale * sigma * grad, 0)
         return Estimate(data + sigma / alpha.clamp(min=ALPHA_MIN) * push, noise - push)
-
-
-def class_log_prob(net: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-    """log p(cond|x_t) (B,) of a classifier `net(x, t) -> logits (B, classes)` for labels cond (B,) int64.
-
-    `partial(class_log_prob, net)` is what ClassifierGuidance takes; `ClassifierObjective` trains such a net.
-    """
-    return torch.log_softmax(net(x, t.to(x.dtype)), 1).gather(1, cond[:, None])[:, 0]
 
 
 @final
@@ -119,11 +115,17 @@ def class_log_prob(net: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Tenso
 class ClipData(Wrapper):
     """The data estimate clipped to [low, high], the noise recomputed.
 
-    The published DDPM policy clips to [−1, 1]. Noise predictions on the squared-cosine table need it: its first
-    α, 5e-4, magnifies their errors 2000-fold in the data. At σ = 0, where no solver evaluates a field,
-    nothing is clipped: x is the data there.
+    The published DDPM policy clips to [−1, 1]. Noise predictions on the squared-cosine table need it: its first α,
+    5e-4, magnifies their errors 2000-fold in the data. At σ = 0, where no solver evaluates a field, nothing is
+    clipped: x is the data there.
 
-    Raises ValueError unless low < high.
+    Args:
+        field: the field whose data estimate to clip.
+        low: lower bound.
+        high: upper bound.
+
+    Raises:
+        ValueError: unless low < high.
     """
 
     field: Field
@@ -131,8 +133,7 @@ class ClipData(Wrapper):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"need low < high to clip, got {self.low} and {self.high}")
+        require(self.low < self.high, f"low={self.low}, high={self.high}", "low < high")
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         clipped = self.field(x, t, cond).data.clamp(self.low, self.high)
@@ -149,9 +150,10 @@ class Inpaint(Wrapper):
     Args:
         field: the field to constrain.
         known: (B, *shape) or what broadcasts to it; read where the mask is true.
-        mask: boolean, likewise.
+        mask: boolean, in the shape of `known`.
 
-    Raises TypeError for a mask that is not boolean.
+    Raises:
+        TypeError: a mask that is not boolean.
     """
 
     field: Field
@@ -159,10 +161,40 @@ class Inpaint(Wrapper):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        if self.mask.dtype != torch.bool:
-            raise TypeError(f"the mask must be boolean (true where the entry is known), got {self.mask.dtype}")
+        boolean = self.mask.dtype == torch.bool
+        require(boolean, f"a mask of {self.mask.dtype}", "boolean, true where the entry is known", error=TypeError)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         free = self.field(x, t, cond)
         fixed = estimate("data", self.known.to(x.dtype).expand_as(x), x, t, self.path)
         return Estimate(*(torch.where(self.mask, k, f) for k, f in zip(fixed, free, strict=True)))
+
+
+@final
+@dataclass(frozen=True)
+class OnPath(Wrapper):
+    """`field`, trained on its own path, as a field on another path.
+
+    Two paths differ in how fast log(α/σ) rises and in scale: x on `other` at t is, up to scale, x on the field's path
+    at the time of the same log-SNR, and what it estimates of the data is the same (Kingma et al. 2021, section 5).
+    Where `other` goes beyond the log-SNR of the field's own path, its end is evaluated.
+
+    Args:
+        field: the trained field.
+        other: the path to sample on.
+    """
+
+    field: Field
+    other: Path
+
+    @property
+    def path(self) -> Path:
+        return self.other
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        own = self.field.path
+        at = own.time_at_log_snr(self.path.log_snr(t))
+        # By the larger of α and σ, which is never 0.
+        noisy = self.path.sigma(t) > self.path.alpha(t)
+        scale = torch.where(noisy, own.sigma(at) / self.path.sigma(t), own.alpha(at) / self.path.alpha(t))
+        return estimate("data", self.field(expand(scale, x) * x, at, cond).data, x, t, self.path)

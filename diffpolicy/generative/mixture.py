@@ -3,6 +3,8 @@
 With it samplers, guidance and theorems can be looked at, and tested, without a network.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -18,9 +20,14 @@ from diffpolicy.generative.shapes import expand
 @final
 @dataclass(frozen=True)
 class GaussianMixture:
-    """Σ w_k·N(m_k, s_k²·I) over tensors of shape m_k; means (K, *shape), stds and weights (K,).
+    """Σ w_k·N(m_k, s_k²·I) over tensors of the shape of m_k.
 
     A std of 0 is a point, which has a density only once there is noise on it.
+
+    Args:
+        means: m_k, (K, *shape).
+        stds: s_k, (K,).
+        weights: w_k, (K,), with sum 1.
     """
 
     means: Tensor
@@ -28,24 +35,25 @@ class GaussianMixture:
     weights: Tensor
 
     def sample_component(self, n: int, generator: torch.Generator) -> Tensor:
-        """n component numbers, (n,) int64."""
+        """Return n component numbers, (n,) int64."""
         return torch.multinomial(self.weights, n, replacement=True, generator=generator)
 
     def sample_given(self, component: Tensor, generator: torch.Generator) -> Tensor:
-        """One draw of each named component (n,): (n, *shape)."""
+        """Return one sample of each component in `component` (n,): (n, *shape)."""
         shape = (len(component), *self.means.shape[1:])
         noise = torch.randn(shape, generator=generator, dtype=self.means.dtype)
         return self.means[component] + expand(self.stds[component], noise) * noise
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, *shape)"""
+        """Return n samples, (n, *shape)."""
         return self.sample_given(self.sample_component(n, generator), generator)
 
-    def to(self, dtype: torch.dtype) -> "GaussianMixture":
+    def to(self, dtype: torch.dtype) -> GaussianMixture:
+        """Return the same mixture in another dtype."""
         return GaussianMixture(self.means.to(dtype), self.stds.to(dtype), self.weights.to(dtype))
 
     def components(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """log w_k·N(x; α·m_k, v_k·I) and v_k = α²s_k² + σ², both (B, K)."""
+        """Return log w_k·N(x; α·m_k, v_k·I) and v_k = α²s_k² + σ², both (B, K)."""
         x, means, alpha = x.flatten(1), self.means.flatten(1), alpha[:, None]
         variance = (alpha * self.stds) ** 2 + sigma[:, None] ** 2
         square = x.square().sum(1, keepdim=True) - 2 * alpha * x @ means.T + alpha**2 * means.square().sum(1)
@@ -53,18 +61,21 @@ class GaussianMixture:
         return log, variance
 
     def log_prob(self, x: Tensor, alpha: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
-        """log density of α·data + σ·noise at x (B, *shape); of the data itself without α, σ."""
+        """Return the log density (B,) of α·data + σ·noise at x (B, *shape); of the data itself without α, σ."""
         one = torch.ones(len(x), dtype=x.dtype, device=x.device)
         log, _ = self.components(x, one if alpha is None else alpha, 0 * one if sigma is None else sigma)
         return torch.logsumexp(log, 1)
 
     def estimate(self, x: Tensor, alpha: Tensor, sigma: Tensor, component: Tensor | None = None) -> Estimate:
-        """E[data|x] and E[noise|x]; neither divides by α or σ.
+        """Return E[data|x] and E[noise|x]; neither divides by α or σ.
 
         Under component k, with x − α·m_k = offset: data = m_k + (α·s_k²/v_k)·offset, noise = (σ/v_k)·offset.
 
         Args:
-            component: (B,), the component a row is known to come from; −1 where it is not.
+            x: (B, *shape).
+            alpha: α, (B,).
+            sigma: σ, (B,).
+            component: (B,), the component a sample is known to come from; −1 where it is not.
         """
         log, variance = self.components(x, alpha, sigma)
         if component is not None:
@@ -93,15 +104,15 @@ class ExactField:
 
     @staticmethod
     def null(cond: Tensor) -> Tensor:
-        """The condition that names no component, (B,)."""
+        """Return the condition that names no component, (B,)."""
         return torch.full_like(cond, -1)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        """log p_t(x), (B,)."""
+        """Return log p_t(x), (B,)."""
         return self.mixture.to(x.dtype).log_prob(x, *self._scales(x, t))
 
     def log_posterior(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """log p(component = cond | x_t), (B,): the exact classifier, for classifier guidance."""
+        """Return log p(component = cond | x_t), (B,): the exact classifier, for classifier guidance."""
         log, _ = self.mixture.to(x.dtype).components(x, *self._scales(x, t))
         return torch.log_softmax(log, 1).gather(1, cond[:, None])[:, 0]
 

@@ -1,10 +1,11 @@
-"""Training losses as rows of one table: draw of t × prediction type × weighting.
+"""Training losses as entries of one table: draw of t × prediction type × weighting.
 
-An objective is `loss(net, batch, generator) -> (B,)`, one value per sample. A batch is a mapping with "data"
-(B, *shape) and optionally "cond" (whatever the network takes). One more teaches the classifier that classifier
-guidance needs. Everything random comes from `generator`, in
-calls for the whole batch, so that a loss can be computed again.
+An objective is `loss(net, batch, generator) -> (B,)`. A batch is a mapping with "data" (B, *shape) and optionally
+"cond" (whatever the network takes). Everything random comes from `generator`, in calls for the whole batch, so that a
+loss can be computed again.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,18 +14,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from diffpolicy.generative.guidance import class_log_prob
 from diffpolicy.generative.paths import DiscretePath, Path
-from diffpolicy.generative.predictions import (
-    ALPHA_MIN,
-    PREDICTIONS,
-    SIGMA_MIN,
-    data_gain,
-    target,
-)
-from diffpolicy.generative.shapes import Generators, joint, rand, randn
+from diffpolicy.generative.predictions import ALPHA_MIN, PREDICTIONS, SIGMA_MIN, data_gain, target
+from diffpolicy.generative.shapes import Generators, as_input, joint, rand, randn
 from diffpolicy.util import condition, names
-from diffpolicy.util.errors import explain
+from diffpolicy.util.device import precise_device, precise_dtype
+from diffpolicy.util.errors import explain, require
 
 
 def _low_discrepancy(u: Tensor, path: Path) -> Tensor:
@@ -32,8 +27,7 @@ def _low_discrepancy(u: Tensor, path: Path) -> Tensor:
 
 
 def _discrete(u: Tensor, path: Path) -> Tensor:
-    if not isinstance(path, DiscretePath):
-        raise TypeError(f"times='discrete' draws the indices of a DiscretePath, got {path!r}")
+    require(isinstance(path, DiscretePath), f"times='discrete' on {path!r}", "a DiscretePath", error=TypeError)
     return path.time_at_index((u * path.steps).floor())
 
 
@@ -44,29 +38,10 @@ TIMES: dict[str, Callable[[Tensor, Path], Tensor]] = {
     "logit_normal": lambda u, path: torch.sigmoid(torch.special.ndtri(u)),
     # t = 0.999·(1 − b), b ~ Beta(1.5, 1), whose distribution function is b^1.5 (Black et al. 2024, app. B: π0)
     "beta": lambda u, path: 0.999 * (1 - u ** (1 / 1.5)),
-    # (u_0 + i/B) mod 1: uniform for each row, evenly spread over the batch (Kingma et al. 2021, app. I.1)
+    # (u_0 + i/B) mod 1: uniform for each sample, evenly spread over the batch (Kingma et al. 2021, app. I.1)
     "low_discrepancy": _low_discrepancy,
     "discrete": _discrete,
 }
-
-
-def _draw(data: Tensor, name: str, path: Path, generator: Generators) -> tuple[Tensor, Tensor]:
-    """t (B,) and the noise (B, *shape) for a batch of data, in this order."""
-
-    def times(rows: int, generator: Generators) -> Tensor:
-        # float64, as in sampling: near t = 1 float32 leaves σ few digits
-        u = rand((rows,), generator, dtype=torch.float64, device=data.device)
-        return TIMES[name](u, path)
-
-    t = joint(times, len(data), generator)  # a draw may spread its times over the batch
-    return t, randn(data.shape, generator, dtype=data.dtype, device=data.device)
-
-
-def entry(batch: Mapping[str, Any], name: str) -> Tensor:
-    if name not in batch:
-        raise ValueError(f"a batch needs {name!r} (B, ...); this one has {sorted(batch)}")
-    return batch[name]
-
 
 MIN_SNR_GAMMA = 5.0
 SIGMOID_BIAS = 2.0
@@ -82,6 +57,43 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 NATIVE = "native"
 
+# The methods of the notes, `DenoisingObjective(path, **ROWS["flow_matching"])`.
+ROWS: dict[str, dict[str, str]] = {
+    "flow_matching": {"prediction": "velocity", "times": "uniform", "weighting": NATIVE},
+    "score_matching": {"prediction": "score", "times": "uniform", "weighting": "snr"},  # σ²·|s + ε/σ|²
+    "ddpm_simple": {"prediction": "noise", "times": "discrete", "weighting": NATIVE},
+    "v_prediction": {"prediction": "v", "times": "uniform", "weighting": NATIVE},
+}
+
+
+def entry(batch: Mapping[str, Any], name: str) -> Tensor:
+    """Return batch[name].
+
+    Raises:
+        ValueError: the batch has no such entry.
+    """
+    require(name in batch, f"a batch of {sorted(batch)}", f"one with {name!r} (B, ...)")
+    return batch[name]
+
+
+def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Return uniform noise in float64: near t = 1 float32 leaves σ few digits.
+
+    It lies on `device`, or on the CPU where that has no float64.
+    """
+    return rand(shape, generator, dtype=torch.float64, device=precise_device(device))
+
+
+def draw(data: Tensor, times: str, path: Path, generator: Generators) -> tuple[Tensor, Tensor]:
+    """Return times t (B,) and noise (B, *shape) for a batch of data, drawn in this order."""
+
+    def batch_times(samples: int, generator: Generators) -> Tensor:
+        return TIMES[times](uniform((samples,), generator, data.device), path)
+
+    t = joint(batch_times, len(data), generator)  # a draw may spread its times over the batch
+    t = t.to(data.device, precise_dtype(data.device))
+    return t, randn(data.shape, generator, dtype=data.dtype, device=data.device)
+
 
 @final
 @dataclass(frozen=True)
@@ -92,17 +104,18 @@ class DenoisingObjective:
         path: the probability path.
         prediction: what the network outputs, one of `PREDICTIONS`.
         times: how t is drawn, one of `TIMES`.
-        weighting: "native", weight 1 in the prediction's own space, which is what flow matching,
-            DDPM-simple and v-prediction use; or one of `WEIGHTINGS`, defined on the data-space loss and so
-            the same loss for every prediction type. "uniform" makes noise and score losses very large near
-            t = 0, "snr" data losses near t = 1, and "native" score losses near t = 1 and (logarithmically)
-            velocity losses near t = 1 on the variance-preserving path.
-        condition_dropout: probability with which a row's condition is replaced by that of `net.null(cond)`,
-            for classifier-free guidance.
+        weighting: "native", weight 1 in the prediction's own space, which is what flow matching, DDPM-simple and
+            v-prediction use; or one of `WEIGHTINGS`, defined on the data-space loss and so the same loss for every
+            prediction type. "uniform" makes noise and score losses very large near t = 0, "snr" data losses near
+            t = 1, and "native" score losses near t = 1 and (logarithmically) velocity losses near t = 1 on the
+            variance-preserving path.
+        condition_dropout: probability with which a sample's condition is replaced by that of `net.null(cond)`, for
+            classifier-free guidance.
 
-    Raises ValueError for unknown names or a probability outside [0, 1], TypeError for discrete times
-    without a DiscretePath; when called, ValueError for a batch without "data" or without the "cond" that
-    dropout needs.
+    Raises:
+        ValueError: unknown names or a probability outside [0, 1]; when called, a batch without "data" or without the
+            "cond" that dropout needs.
+        TypeError: discrete times without a DiscretePath.
     """
 
     path: Path
@@ -115,12 +128,12 @@ class DenoisingObjective:
         names.check("prediction", self.prediction, PREDICTIONS)
         names.check("draw of times", self.times, TIMES)
         names.check("weighting", self.weighting, (NATIVE, *WEIGHTINGS))
-        if not 0 <= self.condition_dropout <= 1:
-            raise ValueError(f"condition_dropout is a probability in [0, 1], got {self.condition_dropout}")
+        dropout = self.condition_dropout
+        require(0 <= dropout <= 1, f"condition_dropout={dropout}", "a probability in [0, 1]")
         TIMES[self.times](torch.zeros(1, dtype=torch.float64), self.path)
 
     def weight(self, t: Tensor) -> Tensor:
-        """The factor (B,) on the squared error in the prediction's own space; clamped as `data_gain` is."""
+        """Return the factor on the squared error in the prediction's own space; clamped as `data_gain` is."""
         if self.weighting == NATIVE:
             return torch.ones_like(t)
         snr = (self.path.alpha(t).clamp(min=ALPHA_MIN) / self.path.sigma(t).clamp(min=SIGMA_MIN)) ** 2
@@ -128,47 +141,21 @@ class DenoisingObjective:
 
     def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         data, cond = entry(batch, "data"), batch.get("cond")
-        t, noise = _draw(data, self.times, self.path, generator)
+        t, noise = draw(data, self.times, self.path, generator)
         if self.condition_dropout:
             cond = self._drop(net, cond, generator, data)
-        x = self.path.interpolate(data, noise, t)
-        error = net(x, t.to(x.dtype), cond) - target(self.prediction, data, noise, t, self.path)
-        return self.weight(t).to(data.dtype) * error.square().flatten(1).mean(1)
+        return self.at(net, data, noise, t, cond)
 
-    def _drop(self, net: Callable[..., Tensor], cond: Any, generator: Generators, like: Tensor) -> Any:
+    def at(self, net: Callable[..., Tensor], data: Tensor, noise: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        """Return the loss (B,) at given noise (B, *shape) and times t, (B,) or (B, T)."""
+        x = self.path.interpolate(data, noise, t)
+        error = net(x, as_input(t, x), cond) - target(self.prediction, data, noise, t, self.path)
+        loss = self.weight(t).to(data.dtype) * error.square().flatten(t.ndim).mean(-1)
+        return loss if t.ndim == 1 else loss.mean(1)
+
+    def _drop(self, net: Callable[..., Tensor], cond: Any, generator: Generators, data: Tensor) -> Any:
         if cond is None:
             given = f"condition_dropout={self.condition_dropout} without a batch['cond']"
             raise ValueError(explain(given, cure="set it to 0 for a network without condition"))
-        u = rand(like.shape[:1], generator, dtype=torch.float64, device=like.device)
-        return condition.where(u < self.condition_dropout, net.null(cond), cond)
-
-
-@final
-@dataclass(frozen=True)
-class ClassifierObjective:
-    """−log p(cond|x_t) of a classifier `net(x, t) -> logits (B, classes)`, at x_t of every noise level.
-
-    What classifier guidance needs: one that saw clean data alone has no gradient to speak of at x_t (Dhariwal &
-    Nichol 2021, section 4.2). The batch's "cond" is (B,) int64. Raises ValueError for an unknown draw of times, and
-    when called for a batch without "data" or "cond".
-    """
-
-    path: Path
-    times: str = "uniform"
-
-    def __post_init__(self) -> None:
-        names.check("draw of times", self.times, TIMES)
-
-    def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
-        data, cond = entry(batch, "data"), entry(batch, "cond")
-        t, noise = _draw(data, self.times, self.path, generator)
-        return -class_log_prob(net, self.path.interpolate(data, noise, t), t, cond)
-
-
-# The methods of the notes, `DenoisingObjective(path, **ROWS["flow_matching"])`.
-ROWS: dict[str, dict[str, str]] = {
-    "flow_matching": {"prediction": "velocity", "times": "uniform", "weighting": NATIVE},
-    "score_matching": {"prediction": "score", "times": "uniform", "weighting": "snr"},  # σ²·|s + ε/σ|²
-    "ddpm_simple": {"prediction": "noise", "times": "discrete", "weighting": NATIVE},
-    "v_prediction": {"prediction": "v", "times": "uniform", "weighting": NATIVE},
-}
+        dropped = uniform(data.shape[:1], generator, data.device) < self.condition_dropout
+        return condition.where(dropped.to(data.device), net.null(cond), cond)

@@ -1,20 +1,21 @@
 """What a network outputs, and the one place that turns it into (data, noise).
 
-The calling contract of this package:
+Three calling contracts, one above the other:
 
-- a network is `net(x, t, cond, r=None)` with x (B, *shape), t (B,) in x's dtype, cond already encoded
-  (anything, or None) and r the second time of two-time methods; it returns (B, *shape) and knows nothing of
-  paths;
-- a field is `(x, t, cond) -> Estimate` (see `Field`); guidance wraps fields into fields;
-- an estimate obeys x = α·data + σ·noise, and velocity and score follow from it.
+- a network `net(x, t, cond, r=None)` with x (B, *shape), t (B,) or (B, T), an encoded condition (anything, or None)
+  and the later time r of two-time methods; it returns (B, *shape) and knows nothing of paths;
+- a field `(x, t, cond) -> Estimate`; guidance wraps fields into fields;
+- a flow map `(x, t, s, cond) -> x_s`; solvers make one of a field, and `sample` follows it.
 
-Where α = 0 (t = 0 on the linear and cosine paths) x is pure noise, so a noise or score prediction says
-nothing about the data; where σ = 0 (t = 1) x is pure data, so a data prediction says nothing about the
-noise. There, that is where α ≤ ALPHA_MIN or σ ≤ SIGMA_MIN, x itself is taken as the one and 0, the mean of
-normalised data and of noise, as the other. The invariant holds there too. These two clamps are in
-`estimate` and nowhere else.
+Where α = 0 (t = 0 on the linear and cosine paths) x is pure noise, so a noise or score prediction says nothing about
+the data; where σ = 0 (t = 1) x is pure data, so a data prediction says nothing about the noise. There, that is where
+α ≤ ALPHA_MIN or σ ≤ SIGMA_MIN, x itself is taken as the one and 0, the mean of normalized data and of noise, as the
+other. These two clamps are in `estimate` and nowhere else.
 """
 
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, final
@@ -23,8 +24,9 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import Path
-from diffpolicy.generative.shapes import expand
+from diffpolicy.generative.shapes import as_input, expand
 from diffpolicy.util import names
+from diffpolicy.util.errors import explain
 
 PREDICTIONS = ("velocity", "noise", "data", "v", "score")
 
@@ -40,10 +42,10 @@ class Estimate(NamedTuple):
 
 
 class Field(Protocol):
-    """(x (B, *shape), t (B,), cond) -> Estimate.
+    """(x, t, cond) -> Estimate.
 
-    `calls` is the number of network calls of one evaluation, `needs_grad` whether it differentiates inside
-    (then it cannot run under inference mode), `path` the path whose x_t it understands.
+    `calls` is the number of network calls per evaluation, `needs_grad` whether it differentiates inside (then it
+    cannot run under inference mode), `path` the path whose x_t it understands.
     """
 
     @property
@@ -55,15 +57,31 @@ class Field(Protocol):
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate: ...
 
 
-def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) -> Estimate:
-    """The (data, noise) that a network's `output` (B, *shape) means at x, t; affine in `output`.
+class FlowMap(ABC):
+    """(x, t, s, cond) -> x_s: carries x from time t to a later time s.
 
-    Solves x = α·data + σ·noise together with the definition in `target`. Raises ValueError for an unknown
-    type or an output whose shape is not that of x.
+    `calls` counts the network calls made so far; `needs_grad` says whether it differentiates inside.
+    """
+
+    calls: int = 0
+    needs_grad: bool = False
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, cond: Any = None) -> Tensor:
+        """Return x_s of x (B, *shape) at t, where t and s are (B,) or (B, T)."""
+
+
+def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) -> Estimate:
+    """Return the (data, noise) that a network's `output` (B, *shape) means at x, t; affine in `output`.
+
+    Solves x = α·data + σ·noise together with the definition in `target`.
+
+    Raises:
+        ValueError: an unknown prediction, or an output whose shape is not that of x.
     """
     names.check("prediction", prediction, PREDICTIONS)
     if output.shape != x.shape:
-        raise ValueError(f"the output has shape {tuple(output.shape)}; expected that of x, {tuple(x.shape)}")
+        raise ValueError(explain(f"the output has shape {tuple(output.shape)}", f"that of x, {tuple(x.shape)}"))
     alpha, sigma = expand(path.alpha(t), x), expand(path.sigma(t), x)
     if prediction == "velocity":
         d_alpha, d_sigma = expand(path.d_alpha(t), x), expand(path.d_sigma(t), x)
@@ -85,7 +103,7 @@ def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) 
 
 
 def target(prediction: str, data: Tensor, noise: Tensor, t: Tensor, path: Path) -> Tensor:
-    """What a network of the named type should output for `data` and `noise` (B, *shape) at t (B,).
+    """Return what a network should output for `data` and `noise` (B, *shape) at t.
 
     velocity: α̇·data + σ̇·noise (Lipman et al. 2023) · noise: ε (Ho et al. 2020) · data: x_1 ·
     v: α·noise − σ·data (Salimans & Ho 2022, app. D) · score: −noise/σ (Song et al. 2021), with σ ≥ SIGMA_MIN.
@@ -101,22 +119,21 @@ def target(prediction: str, data: Tensor, noise: Tensor, t: Tensor, path: Path) 
 
 
 def velocity(estimate: Estimate, t: Tensor, path: Path) -> Tensor:
-    """u = α̇·data + σ̇·noise = (α̇/α)·x + (σ²·α̇/α − σ·σ̇)·score.
+    """Return u = α̇·data + σ̇·noise = (α̇/α)·x + (σ²·α̇/α − σ·σ̇)·score.
 
     The notes' "u = −σ²·score" holds on no path here.
     """
-    return expand(path.d_alpha(t), estimate.data) * estimate.data + (
-        expand(path.d_sigma(t), estimate.noise) * estimate.noise
-    )
+    data, noise = estimate
+    return expand(path.d_alpha(t), data) * data + expand(path.d_sigma(t), noise) * noise
 
 
 def score(estimate: Estimate, t: Tensor, path: Path) -> Tensor:
-    """∇ log p_t(x) = −noise/σ, with σ ≥ SIGMA_MIN."""
+    """Return ∇ log p_t(x) = −noise/σ, with σ ≥ SIGMA_MIN."""
     return -estimate.noise / expand(path.sigma(t), estimate.noise).clamp(min=SIGMA_MIN)
 
 
 def data_gain(prediction: str, t: Tensor, path: Path) -> Tensor:
-    """|∂ data / ∂ output| of `estimate`, (B,): an error e in the output is an error gain·e in the data.
+    """Return |∂ data / ∂ output| of `estimate`, in the shape of t: an error e in the output is gain·e in the data.
 
     With it a weighting defined on the data-space loss is converted once per prediction type. α and σ are kept
     ≥ ALPHA_MIN, SIGMA_MIN, so that it is finite and positive.
@@ -137,9 +154,15 @@ def data_gain(prediction: str, t: Tensor, path: Path) -> Tensor:
 @final
 @dataclass(frozen=True)
 class ModelField:
-    """The field of a network `net(x, t, cond)` that outputs `prediction`; t reaches it in x's dtype.
+    """The field of a network.
 
-    Raises ValueError for an unknown prediction type.
+    Args:
+        net: `net(x, t, cond)`.
+        path: the path whose x_t the network was trained on.
+        prediction: what the network outputs, one of `PREDICTIONS`.
+
+    Raises:
+        ValueError: an unknown prediction.
     """
 
     net: Callable[..., Tensor]
@@ -152,34 +175,4 @@ class ModelField:
         names.check("prediction", self.prediction, PREDICTIONS)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
-        return estimate(self.prediction, self.net(x, t.to(x.dtype), cond), x, t, self.path)
-
-
-@final
-@dataclass(frozen=True)
-class OnPath:
-    """`field`, trained on its own path, as a field on another `path`.
-
-    Two paths differ in how fast log(α/σ) rises and in scale: x on `path` at t is, up to scale, x on the field's path
-    at the time of the same log-SNR, and what it estimates of the data is the same (Kingma et al. 2021, section 5).
-    Where `path` goes beyond the log-SNR of the field's own path, its end is asked.
-    """
-
-    field: Field
-    path: Path
-
-    @property
-    def calls(self) -> int:
-        return self.field.calls
-
-    @property
-    def needs_grad(self) -> bool:
-        return self.field.needs_grad
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
-        own = self.field.path
-        at = own.time_at_log_snr(self.path.log_snr(t))
-        # By the larger of α and σ, which is never 0.
-        noisy = self.path.sigma(t) > self.path.alpha(t)
-        scale = torch.where(noisy, own.sigma(at) / self.path.sigma(t), own.alpha(at) / self.path.alpha(t))
-        return estimate("data", self.field(expand(scale, x) * x, at, cond).data, x, t, self.path)
+        return estimate(self.prediction, self.net(x, as_input(t, x), cond), x, t, self.path)

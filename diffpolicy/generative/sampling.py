@@ -1,6 +1,8 @@
 """Time grids and the one sampling loop."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
@@ -9,97 +11,104 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import LOG_SNR_LIMIT, DiscretePath, Path
-from diffpolicy.generative.predictions import Field
+from diffpolicy.generative.predictions import Field, FlowMap
 from diffpolicy.generative.shapes import Generators, randn
 from diffpolicy.generative.solvers import Solver
 from diffpolicy.util import names
+from diffpolicy.util.device import precise_dtype
+from diffpolicy.util.errors import explain, require
 
 GRIDS = ("uniform", "log_snr", "quadratic", "ddpm", "ddpm_trailing")
 
 
 def time_grid(name: str, steps: int, path: Path, t_start: float = 0.0, t_end: float = 1.0) -> Tensor:
-    """Increasing times (steps + 1,) float64 on the CPU, from noise to data.
+    """Return increasing times (steps + 1,) float64 on the CPU, from noise to data.
 
     - uniform: evenly spaced in t;
     - log_snr: evenly spaced in λ between the λ of the ends, taken within ±LOG_SNR_LIMIT where it is beyond or
       infinite; the first and last time are t_start and t_end themselves;
     - quadratic: 1 − t evenly spaced in its root, dense near the data (the DDIM paper's quadratic spacing);
-    - ddpm: `steps` of a DiscretePath's own N indices, "leading" as in the published policies: every
-      (N // steps)-th index down to 0, then t = 1. The first one is then not N − 1 (unless steps = N);
-    - ddpm_trailing: indices round(N − i·N/steps) − 1, which start at N − 1, then t = 1. Equal to uniform
-      where steps divides N.
+    - ddpm: `steps` of a DiscretePath's own N indices, "leading" as in the published policies: every (N // steps)-th
+      index down to 0, then t = 1. The first one is then not N − 1 (unless steps = N);
+    - ddpm_trailing: indices round(N − i·N/steps) − 1, which start at N − 1, then t = 1. Equal to uniform where steps
+      divides N.
 
-    Raises ValueError for an unknown name, steps < 1 (or > N on DDPM's indices), ends that are not
-    0 ≤ t_start < t_end ≤ 1 (0 and 1 on DDPM's indices) or lie too close for `steps` different times;
-    TypeError for DDPM's indices without a DiscretePath.
+    Raises:
+        ValueError: an unknown name, steps < 1 (or > N on DDPM's indices), ends that are not 0 ≤ t_start < t_end ≤ 1
+            (0 and 1 on DDPM's indices) or lie too close for `steps` different times.
+        TypeError: DDPM's indices without a DiscretePath.
     """
     names.check("time grid", name, GRIDS)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be an integer >= 1, got {steps!r}")
-    if not 0 <= t_start < t_end <= 1:
-        raise ValueError(f"need 0 <= t_start < t_end <= 1 (noise is 0, data is 1), got {t_start} and {t_end}")
+    whole = isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1
+    require(whole, f"steps={steps!r}", "an integer >= 1")
+    ends = f"t_start={t_start}, t_end={t_end}"
+    require(0 <= t_start < t_end <= 1, ends, "0 <= t_start < t_end <= 1 (noise is 0, data is 1)")
     if name.startswith("ddpm"):
-        return _ddpm_grid(name, steps, path, t_start, t_end)
+        cure = "take grid='uniform' or 'log_snr'"
+        require(isinstance(path, DiscretePath), f"grid={name!r} on {path!r}", "a DiscretePath", cure, TypeError)
+        within = steps <= path.steps and (t_start, t_end) == (0, 1)
+        expected = f"up to {path.steps} steps from 0 to 1, the path's own indices"
+        require(within, f"grid={name!r} with steps={steps}, {ends}", expected, cure)
+        return _increasing(_ddpm_grid(name, steps, path))
     # i/steps rather than a linspace, so that the times are those of DDPM's indices to the last digit
     u = torch.arange(steps + 1, dtype=torch.float64) / steps
-    ends = torch.tensor([t_start, t_end], dtype=torch.float64)
+    both = torch.tensor([t_start, t_end], dtype=torch.float64)
     if name == "log_snr":
-        low, high = path.log_snr(ends).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+        low, high = path.log_snr(both).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
         times = path.time_at_log_snr(low + (high - low) * u)
     else:
         times = t_start + (t_end - t_start) * (u if name == "uniform" else 1 - (1 - u) ** 2)
-    times[[0, -1]] = ends
+    times[[0, -1]] = both
     return _increasing(times)
 
 
-def _ddpm_grid(name: str, steps: int, path: Path, t_start: float, t_end: float) -> Tensor:
-    if not isinstance(path, DiscretePath):
-        raise TypeError(f"the grid {name!r} needs a DiscretePath, got {path!r}; take 'uniform' or 'log_snr'")
-    if steps > path.steps or (t_start, t_end) != (0, 1):
-        raise ValueError(
-            f"the grid {name!r} picks up to {path.steps} of the path's own indices between 0 and 1, got "
-            f"steps={steps}, t_start={t_start}, t_end={t_end}; take 'uniform' or 'log_snr' for others"
-        )
+def _ddpm_grid(name: str, steps: int, path: DiscretePath) -> Tensor:
     i = torch.arange(steps)
     if name == "ddpm":
         index = (steps - 1 - i) * (path.steps // steps)
     else:
         index = (path.steps - i.double() * path.steps / steps).round() - 1
-    return _increasing(torch.cat([path.time_at_index(index), torch.ones(1, dtype=torch.float64)]))
+    return torch.cat([path.time_at_index(index), torch.ones(1, dtype=torch.float64)])
 
 
 def _increasing(times: Tensor) -> Tensor:
-    if not bool((times.diff() > 0).all() and times[0] >= 0 and times[-1] <= 1):
-        raise ValueError(f"times must increase within [0, 1] (noise is 0, data is 1), got {times.tolist()}")
+    steps = times.diff(dim=0)
+    increases = (steps > 0).all() if times.ndim == 1 else (steps >= 0).all()
+    if not bool(increases and (times[0] >= 0).all() and (times[-1] <= 1).all()):
+        raise ValueError(
+            explain(f"times={times.tolist()}", "times that increase within [0, 1] (noise is 0, data is 1)")
+        )
     return times
 
 
 def no_graph(needs_grad: bool) -> AbstractContextManager[None]:
-    """Inference mode, or no_grad where a field differentiates inside, which inference mode would forbid."""
+    """Return inference mode, or no_grad where a field differentiates inside, which inference mode would forbid."""
     return torch.no_grad() if needs_grad else torch.inference_mode()
 
 
 def sample(
-    flow_map: Callable[..., Tensor],
-    x: Tensor,
-    times: Tensor | Sequence[float],
-    cond: Any = None,
-    trajectory: bool = False,
+    flow_map: FlowMap, x: Tensor, times: Tensor | Sequence[float], cond: Any = None, trajectory: bool = False
 ) -> Tensor:
-    """The sampling loop: x (B, *shape) at times[0] carried through `times` by `flow_map(x, t, s, cond)`.
+    """Return x carried through `times` by a flow map, without autograd. This is the only sampling loop.
 
-    Runs without autograd. Returns x at times[-1], (B, *shape), or with `trajectory` x at every time,
-    (len(times), B, *shape).
+    Args:
+        flow_map: from a solver (`Solver.bind`), or a network that is one.
+        x: (B, *shape), at times[0].
+        times: (n,) for all samples alike, or (n, B) for each its own, or (n, B, T) for every step of each its own.
+        cond: the condition, which the flow map hands to the network.
+        trajectory: return x at every time, (n, B, *shape), in place of the last, (B, *shape).
 
-    Raises ValueError for fewer than two times or times that do not increase within [0, 1].
+    Raises:
+        ValueError: fewer than two times, another shape, or times that do not increase within [0, 1].
     """
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
-    if times.ndim != 1 or len(times) < 2:
-        raise ValueError(f"times must be one row of at least two values, got shape {tuple(times.shape)}")
-    rows = _increasing(times).to(x.device)[:, None].expand(-1, x.shape[0])
-    with no_graph(getattr(flow_map, "needs_grad", False)):
+    fits = times.ndim in (1, 2, 3) and len(times) >= 2 and times.shape[1:] == x.shape[: times.ndim - 1]
+    require(fits, f"times of shape {tuple(times.shape)}", "(n,), (n, B) or (n, B, T), with n at least two values")
+    times = _increasing(times).to(x.device, precise_dtype(x.device))
+    times = times[:, None].expand(-1, x.shape[0]) if times.ndim == 1 else times
+    with no_graph(flow_map.needs_grad):
         states = [x]
-        for t, s in pairwise(rows):
+        for t, s in pairwise(times):
             x = flow_map(x, t, s, cond)
             states = [*states, x] if trajectory else states
     # copied outside, so that no inference tensor, which autograd refuses, leaves this function
@@ -118,12 +127,25 @@ def generate(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draw N(0, I) of `shape` (B, *rest) and sample: (B, *rest). `generator` also feeds a stochastic solver.
+    """Return samples (B, *rest) of a field, from noise.
 
-    Raises what `time_grid` and `Solver.bind` raise, and TypeError when `solver` is a name, not a solver.
+    Args:
+        field: the field to follow.
+        path: its path.
+        solver: from `make_solver`.
+        shape: (B, *rest).
+        steps: number of steps.
+        grid: name of a time grid, see `time_grid`.
+        cond: the condition, which the field hands to its network.
+        generator: draws the initial noise and that of a stochastic solver.
+        dtype: dtype of the samples.
+        device: device of the samples.
+
+    Raises:
+        ValueError: what `time_grid` and `Solver.bind` raise.
+        TypeError: `solver` is a name, not a solver.
     """
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a Solver, got {solver!r}; make one with make_solver(name)")
+    require(isinstance(solver, Solver), f"solver={solver!r}", "a Solver", "call make_solver(name)", TypeError)
     times = time_grid(grid, steps, path)
     x = randn(shape, generator, dtype=dtype, device=device)
     return sample(solver.bind(field, path, generator), x, times, cond)

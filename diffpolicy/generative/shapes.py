@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import explain
 
 
@@ -98,7 +99,8 @@ def _draw(
         return generator.draw(lambda n, g: _draw(function, (n, *shape[1:]), g, dtype, device), shape[0])
     if generator is None or isinstance(generator, torch.Generator):
         source = device if generator is None else generator.device
-        return function(tuple(shape), generator=generator, dtype=dtype, device=source).to(device)
+        drawn = dtype if dtype != torch.float64 else precise_dtype(source)
+        return function(tuple(shape), generator=generator, dtype=drawn, device=source).to(device, dtype)
     if len(generator) != shape[0]:
         given = f"{len(generator)} generators for {shape[0]} samples"
         raise ValueError(explain(given, cure="give one generator, or one per sample"))

@@ -14,9 +14,9 @@ from diffpolicy import checkpoint
 from diffpolicy.config import FoundInData, ImageConfig, RunConfig, SamplerConfig, load_config
 from diffpolicy.datasets.images import LEVEL, LabeledImages
 from diffpolicy.generative.guidance import ClassifierFree
-from diffpolicy.generative.method import Method
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
+from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.nets.base import Model
 from diffpolicy.registry import build
@@ -38,7 +38,7 @@ class ImageGenerator(Model):
         shape: (C, H, W).
         labels: number of labels.
         net: the network, {"name": …, options}, see the registry.
-        method: the generative method, {"name": "generative", "path": …, …}, see `generative.method`.
+        method: the generative method, {"name": "generative", "path": …, …}, see `GenerativeProcess`.
         images: how labels, guidance and gray levels are treated.
 
     Raises:
@@ -60,7 +60,7 @@ class ImageGenerator(Model):
         self.shape, self.labels, self.dequantize = tuple(shape), labels, images.dequantize
         self.net = build("net", net, channels=self.shape[0], labels=labels)
         path = build("path", options.pop("path"))
-        self.method = Method(path, condition_dropout=images.condition_dropout, **options)
+        self.method = GenerativeProcess(path, condition_dropout=images.condition_dropout, **options)
         self.guidance = self._checked(images.guidance)
 
     def networks(self) -> list[nn.Module]:

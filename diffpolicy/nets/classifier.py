@@ -1,7 +1,6 @@
-"""A small convolutional classifier of digits, the judge of generated ones: it trains on a processor in minutes.
+"""A small convolutional classifier of digits, the judge of generated ones: it trains on a CPU in minutes.
 
-It takes no time and no condition, so its contract is its own: net(x) are logits, net.features(x) what they are a
-linear function of.
+It takes no time and no condition: net(x) are logits, net.features(x) the features that they are linear in.
 """
 
 from __future__ import annotations
@@ -13,16 +12,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from diffpolicy.util.errors import explain, require
+
 
 class ImageClassifier(nn.Module):
     """Strided convolutions with group norms, and a hidden layer whose F outputs are the features.
 
-    Group norm and not batch norm: what acts is an average of weights, which a model's running statistics do not fit.
-    The first convolution has a bias instead: normalised, it would give a pale digit the features of a black one.
+    Group norm and not batch norm: the network that is used has averaged weights, which running statistics do not fit.
+    The first convolution has a bias instead: normalized, it would give a pale digit the features of a black one.
 
     Args:
-        shape: (C, H, W) of an image, with values in [-1, 1]; H and W are halved by every convolution.
-        classes: how many there are.
+        shape: (C, H, W) of an image with values in [-1, 1]; every convolution halves H and W.
+        classes: number of classes.
         widths: channels of the convolutions, of stride 2 each; the first has kernel 5, the others 3.
         groups: groups of the group norms; divides every width.
         features: F, the size of the hidden layer.
@@ -41,18 +42,14 @@ class ImageClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        if len(self.shape) != 3 or min(*self.shape, classes, features, groups) < 1:
-            raise ValueError(
-                "shape must be (channels, height, width) of an image, and all sizes positive; given shape="
-                f"{self.shape}, {classes=}, {features=}, {groups=}"
-            )
-        if not widths or any(width < 1 or width % groups for width in widths):
-            raise ValueError(f"need at least one width, each divisible by groups={groups}; given {list(widths)}")
-        if any(side % 2 ** len(widths) for side in self.shape[1:]):
-            raise ValueError(
-                f"{len(widths)} widths halve an image as often, so its sides must be multiples of "
-                f"{2 ** len(widths)}; given shape={self.shape}"
-            )
+        sizes = f"shape={self.shape}, {classes=}, {features=}, {groups=}"
+        positive = len(self.shape) == 3 and min(*self.shape, classes, features, groups) >= 1
+        require(positive, sizes, "the (channels, height, width) of an image, and positive sizes")
+        divided = widths and all(width >= 1 and width % groups == 0 for width in widths)
+        require(divided, f"widths={list(widths)}", f"at least one, each a multiple of groups={groups}")
+        multiple = 2 ** len(widths)
+        halved = all(side % multiple == 0 for side in self.shape[1:])
+        require(halved, f"shape={self.shape}", f"sides that are multiples of {multiple}, for {len(widths)} widths")
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise((self.shape[0], *widths)):
             if not layers:
@@ -63,13 +60,14 @@ class ImageClassifier(nn.Module):
         left = math.prod(side // 2 ** len(widths) for side in self.shape[1:])
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(left * widths[-1], features), nn.SiLU())
         self.head = nn.Linear(features, classes)
-        self.layers.to(memory_format=torch.channels_last)  # how convolutions are fastest, on processors and GPUs
+        self.layers.to(memory_format=torch.channels_last)  # the fastest layout, on CPUs and GPUs
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, F): what the logits are a linear function of."""
+        """(B, C, H, W) -> (B, F), the features that the logits are linear in."""
         if x.shape[1:] != self.shape:
-            raise ValueError(f"images have shape {tuple(x.shape)}; expected (B, {str(self.shape)[1:-1]}) in [-1, 1]")
-        return self.layers(x)
+            expected = f"(B, {str(self.shape)[1:-1]}) in [-1, 1]"
+            raise ValueError(explain(f"images have shape {tuple(x.shape)}", expected))
+        return self.layers(x.to(self.head.weight.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, classes)."""

@@ -1,4 +1,8 @@
-"""Features of time: a scalar t in [0, 1] as a vector that a network can tell apart."""
+"""Features of time: a scalar t in [0, 1] as a vector that a network can tell apart.
+
+Angles are computed in float32 at least: in half precision they would be off by radians. The features have the dtype
+of the module's weights.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from diffpolicy.util import names
+from diffpolicy.util.errors import require
+
 _SCALE = 1000.0  # t in [0, 1] spans what the index k in [0, 1000) spans in the DDPM literature
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class SinusoidalTime(nn.Module):
@@ -19,13 +27,18 @@ class SinusoidalTime(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         _check_even(features)
-        half = features // 2
-        frequencies = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(half - 1, 1)))
-        self.register_buffer("frequencies", frequencies * _SCALE, persistent=False)
+        self.register_buffer("frequencies", _frequencies(features // 2), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = t.to(self.frequencies.dtype)[:, None] * self.frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        frequencies = self.frequencies
+        if frequencies.dtype in _HALF:
+            frequencies = _frequencies(len(frequencies)).to(t.device)
+        angles = t.to(frequencies.dtype)[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.frequencies.dtype)
+
+
+def _frequencies(count: int) -> Tensor:
+    return torch.exp(torch.arange(count) * (-math.log(10_000.0) / max(count - 1, 1))) * _SCALE
 
 
 class FourierTime(nn.Module):
@@ -40,24 +53,37 @@ class FourierTime(nn.Module):
         self.frequencies = nn.Parameter(torch.randn(features // 2))
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = 2 * math.pi * t.to(self.frequencies.dtype)[:, None] * self.frequencies
-        return math.sqrt(2.0) * torch.cat([angles.sin(), angles.cos()], dim=-1)
+        frequencies = self.frequencies.float() if self.frequencies.dtype in _HALF else self.frequencies
+        angles = 2 * math.pi * t.to(frequencies.dtype)[:, None] * frequencies
+        return math.sqrt(2.0) * torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.frequencies.dtype)
 
 
 TIME_EMBEDDINGS = {"sinusoidal": SinusoidalTime, "fourier": FourierTime}
 
 
 def time_embedding(name: str, features: int) -> nn.Module:
-    """The time features called `name`: "sinusoidal" or "fourier", (B,) -> (B, features).
+    """Return the time features called `name`, (B,) -> (B, features).
+
+    Args:
+        name: "sinusoidal" or "fourier".
+        features: their number, even.
 
     Raises:
         ValueError: an unknown name, or an odd or non-positive number of features.
     """
-    if name not in TIME_EMBEDDINGS:
-        raise ValueError(f"unknown time embedding {name!r}; choose one of {sorted(TIME_EMBEDDINGS)}")
+    names.check("time embedding", name, TIME_EMBEDDINGS)
     return TIME_EMBEDDINGS[name](features)
 
 
+def time_mlp(name: str, features: int) -> nn.Sequential:
+    """Return the time features called `name` with a perceptron on top, (B,) -> (B, features)."""
+    return nn.Sequential(
+        time_embedding(name, features),
+        nn.Linear(features, 4 * features),
+        nn.Mish(),
+        nn.Linear(4 * features, features),
+    )
+
+
 def _check_even(features: int) -> None:
-    if features < 2 or features % 2:
-        raise ValueError(f"time features come in pairs of sine and cosine: give an even number, not {features}")
+    require(features >= 2 and features % 2 == 0, f"time_features={features}", "an even number: sines and cosines")

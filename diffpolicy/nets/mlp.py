@@ -11,22 +11,23 @@ from torch import Tensor, nn
 from diffpolicy.nets.base import Network, check_vector, null_vector
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.util.condition import Condition
-from diffpolicy.util.errors import explain
+from diffpolicy.util.errors import explain, require
 
 
 class MLP(Network):
-    """net(x, t, cond, r=None) for points: (B, D), (B,), a vector (B, C) or None -> (B, out_dim). `r` is ignored.
+    """A perceptron for points: (B, D), (B,), a vector (B, C) or None -> (B, out_dim). It ignores r.
 
     Args:
         dim: D, numbers per point.
         cond_dim: C, numbers of the condition; 0 for none.
-        width, depth: units per hidden layer and number of hidden layers.
+        width: units per hidden layer.
+        depth: number of hidden layers.
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
-        out_dim: numbers per output, D if None; a classifier's is its number of classes.
+        out_dim: numbers per output, D if None; for a classifier its number of classes.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: sizes that do not fit together, at construction or at the call.
     """
 
     def __init__(
@@ -41,8 +42,8 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         out_dim = dim if out_dim is None else out_dim
-        if min(dim, width, depth, out_dim) < 1 or cond_dim < 0:
-            raise ValueError(f"need positive sizes; given {dim=}, {cond_dim=}, {width=}, {depth=}, {out_dim=}")
+        sizes = f"sizes {dim=}, {cond_dim=}, {width=}, {depth=}, {out_dim=}"
+        require(min(dim, width, depth, out_dim) >= 1 and cond_dim >= 0, sizes, "positive ones and cond_dim >= 0")
         self.dim, self.cond_dim = dim, cond_dim
         self.time = time_embedding(time, time_features)
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
@@ -54,10 +55,10 @@ class MLP(Network):
         self._start(time_features)
 
     def _start(self, time_features: int) -> None:
-        """First weights: each kind of input has its own fan-in, and the coordinates weigh most.
+        """Set the first weights: each kind of input has its own fan-in, and the coordinates weigh most.
 
-        With one fan-in for all, 64 features of the time drown two coordinates, and thousands of steps go by before
-        the network sees where it is. He et al. 2015 for what follows.
+        With one fan-in for all, 64 features of the time drown two coordinates, and the network takes thousands of
+        steps to see where it is. Later layers are as in He et al. 2015.
         """
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         for layer in linear:
@@ -76,5 +77,6 @@ class MLP(Network):
         if x.shape != (len(x), self.dim):
             raise ValueError(explain(f"x has shape {tuple(x.shape)}", f"(B, {self.dim})"))
         vector = check_vector(cond, x.shape[0], self.cond_dim)
-        parts = [x, self.time(t).to(x.dtype)] + ([] if vector is None else [vector])
-        return self.layers(torch.cat(parts, dim=-1))
+        parts = [x, self.time(t)] + ([] if vector is None else [vector])
+        dtype = self.layers[0].weight.dtype
+        return self.layers(torch.cat([part.to(dtype) for part in parts], dim=-1)).to(x.dtype)

@@ -1,10 +1,9 @@
-"""ResNet-18 as an image encoder, as diffusion policy has it (Chi et al. 2023, section 3.2).
+"""ResNet-18 as an image encoder, as in diffusion policy (Chi et al. 2023, section 3.2).
 
 The network is the published one (He et al. 2016, table 1) but for three changes: group norms in place of batch norms,
-whose statistics an average of weights does not go with; a spatial softmax in place of the global average pooling, so
+whose running statistics do not fit averaged weights; a spatial softmax in place of the global average pooling, so
 that positions are kept; no last layer. Weights have torchvision's names (conv1, bn1, layer1.0.conv1, …,
-layer2.0.downsample.0), so that published ones can be loaded; a group norm keeps the name of the batch norm whose
-place it takes.
+layer2.0.downsample.0), so that published ones can be loaded; a group norm has the name of the batch norm it replaces.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffpolicy.nets.vision import CameraEncoder, SpatialSoftmax
+from diffpolicy.util.errors import require
 
 _CHANNELS_PER_GROUP = 16  # of the group norms (Chi et al. 2023)
 
@@ -53,17 +53,17 @@ class ResNet18(nn.Module):
 
     Args:
         channels: C.
-        width: channels of the first of four stages, each of which has twice as many as the one before; 64 is the
+        width: channels of the first of four stages, each of which has twice as many as the one before; 64 in the
             published network.
 
     Raises:
-        ValueError: a width that 16, the channels of a group of the norms, does not divide.
+        ValueError: a width that is no multiple of 16, the channels per group of the norms.
     """
 
     def __init__(self, channels: int = 3, width: int = 64) -> None:
         super().__init__()
-        if width < 1 or width % _CHANNELS_PER_GROUP:
-            raise ValueError(f"width must be a multiple of {_CHANNELS_PER_GROUP}, got {width}; 64 is the published")
+        valid = width >= 1 and width % _CHANNELS_PER_GROUP == 0
+        require(valid, f"width={width}", f"a multiple of {_CHANNELS_PER_GROUP}", "take 64 for the published network")
         self.conv1 = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = _norm(width)
         self.layer1 = nn.Sequential(BasicBlock(width, width, 1), BasicBlock(width, width, 1))
@@ -84,13 +84,15 @@ class ResNet18(nn.Module):
 class ResNetEncoder(CameraEncoder):
     """ResNet-18 and a spatial softmax, F = 2·keypoints.
 
-    Robomimic's encoder, which diffusion policy took, has 32 keypoints too, but a temperature that stays 1, which is
-    learned here, and one more linear layer, from the 64 coordinates to 64 features. The policy's network begins with
-    a linear map of its condition, behind a Mish that is one to one on [-1, 1], which does for it.
+    Robomimic's encoder, which diffusion policy uses, has 32 keypoints too, but a temperature that stays 1, which is
+    learned here, and one more linear layer, from the 64 coordinates to 64 features. That is not needed here: the
+    policy's network starts with a linear map of its condition, behind a Mish that is one to one on [-1, 1].
 
     Args:
-        shape, crop, scale: as of `CameraEncoder`.
-        width: see `ResNet18`.
+        shape: (H, W, C) of an image.
+        crop: px of the shorter side that the network sees, see `CameraEncoder`.
+        scale: px that the shorter side is scaled to before; None leaves the camera's own.
+        width: channels of the first stage, see `ResNet18`.
         keypoints: K of the spatial softmax.
     """
 

@@ -1,8 +1,8 @@
-"""Temporal convolutions as matrix products, on sequences laid out (B, T, C), and what stands between them.
+"""Temporal convolutions as matrix products, on sequences laid out (B, T, C), and the norms between them.
 
-A convolution over 4 to 16 steps is too short for the usual Conv1d kernels, which leave most of a processor
-idle. Gathering the taps of every position into one row, (B·T, K·C), makes it a single large matrix product, and the
-channels-last layout makes the gather a plain copy. State dicts keep Conv1d's shapes, and its initialisation.
+A convolution over 4 to 16 steps is too short for the usual Conv1d kernels, which leave most of a CPU idle. Gathering
+the taps of every position into one row, (B·T, K·C), makes it a single large matrix product, and the channels-last
+layout makes the gather a plain copy. State dicts have Conv1d's shapes, and the initialization is Conv1d's.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
+from diffpolicy.util.errors import require
+
 _EPS = 1e-5  # of the group norms, torch's own
 _SATURATED = 20.0  # mish(z) = z from here on to float32's last bit; e^z must not overflow
 _MANY_ROWS = 128  # rows from which on several products are cheaper than multiplying zeros
 
 
 def gather_taps(x: Tensor, kernel: int) -> Tensor:
-    """(B, T, C) -> (B·T, kernel·C): for each position its `kernel` zero-padded neighbours, oldest first."""
+    """Return for each position of x (B, T, C) its `kernel` zero-padded neighbors, oldest first: (B·T, kernel·C)."""
     b, t, c = x.shape
     padded = F.pad(x, (0, 0, kernel // 2, kernel // 2)).contiguous()
     return padded.as_strided((b, t, kernel * c), (padded.stride(0), c, 1)).reshape(b * t, kernel * c)
 
 
 def _products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution of x (B, T, C_in) with weight (K, C_in, C_out), both of one dtype: (B, T, C_out)."""
+    """Return the convolution of x (B, T, C_in) with weight (K, C_in, C_out), both of one dtype: (B, T, C_out)."""
     (b, t, c), kernel = x.shape, len(weight)
     if t < kernel and b >= _MANY_ROWS:
         # Most taps of a short sequence would multiply the padding: one product for each position leaves them out.
@@ -62,7 +64,7 @@ class _Convolve(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad = grad.to(x.dtype)
         grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:  # the convolution with the kernel turned round and its matrices transposed
+        if ctx.needs_input_grad[0]:  # the convolution with the kernel reversed and its matrices transposed
             turned = torch.stack([weight[k].t().contiguous() for k in reversed(range(len(weight)))])
             grad_x = _products(grad, turned, None)
         rows = grad.reshape(-1, grad.shape[2])
@@ -74,7 +76,13 @@ class _Convolve(torch.autograd.Function):
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolution over time in x's dtype, zero-padded: (B, T, C_in), (K, C_in, C_out), (C_out,) -> (B, T, C_out)."""
+    """Return the zero-padded convolution over time, in x's dtype: (B, T, C_out).
+
+    Args:
+        x: (B, T, C_in).
+        weight: (K, C_in, C_out).
+        bias: (C_out,).
+    """
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, weight, bias)):
         return _Convolve.apply(x, weight, bias)
     return _products(x, weight.to(x.dtype), bias.to(x.dtype))
@@ -95,19 +103,19 @@ def _from_conv1d(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
 
 
 class TemporalConv(nn.Module):
-    """Convolution over time that keeps the length: (B, T, C_in) -> (B, T, C_out). The kernel is odd.
+    """A convolution over time that keeps the length, with an odd kernel: (B, T, C_in) -> (B, T, C_out).
 
     The weight is held as the matrix product wants it, (K, C_in, C_out), so that no step has to transpose it; in a
     state dict, and so in a checkpoint, it has Conv1d's shape, (C_out, C_in, K).
+
+    Args:
+        conv: the convolution in torch's own layer, whose weights it starts with.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: int) -> None:
+    def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        if kernel % 2 == 0:
-            raise ValueError(f"a convolution that keeps the length needs an odd kernel, not {kernel}")
-        reference = nn.Conv1d(c_in, c_out, kernel)
-        self.weight = nn.Parameter(reference.weight.detach().permute(2, 1, 0).contiguous())
-        self.bias = reference.bias
+        self.weight = nn.Parameter(conv.weight.detach().permute(2, 1, 0).contiguous())
+        self.bias = conv.bias
         self.register_state_dict_post_hook(_to_conv1d)
         self.register_load_state_dict_pre_hook(_from_conv1d)
 
@@ -116,12 +124,15 @@ class TemporalConv(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Convolution of kernel 3 and stride 2: (B, T, C) -> (B, T/2, C). T is even."""
+    """A convolution of kernel 3, stride 2 and padding 1: (B, T, C) -> (B, T/2, C), for even T.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        conv: the convolution in torch's own layer, whose weights it takes over.
+    """
+
+    def __init__(self, conv: nn.Conv1d) -> None:
         super().__init__()
-        reference = nn.Conv1d(channels, channels, 3)
-        self.weight, self.bias = reference.weight, reference.bias
+        self.weight, self.bias = conv.weight, conv.bias  # (C, C, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, c = x.shape
@@ -133,12 +144,15 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Transposed convolution of kernel 4, stride 2, padding 1: (B, T, C) -> (B, 2T, C)."""
+    """A transposed convolution of kernel 4, stride 2 and padding 1: (B, T, C) -> (B, 2T, C).
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        conv: the convolution in torch's own layer, whose weights it takes over.
+    """
+
+    def __init__(self, conv: nn.ConvTranspose1d) -> None:
         super().__init__()
-        reference = nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1)
-        self.weight, self.bias = reference.weight, reference.bias  # (C_in, C_out, 4)
+        self.weight, self.bias = conv.weight, conv.bias  # (C_in, C_out, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         b, t, c = x.shape
@@ -155,9 +169,9 @@ class Upsample(nn.Module):
 
 
 def _over_group(sums: Tensor, groups: int, length: int) -> Tensor:
-    """Sums over time (B, C) -> the mean over time and group, again for every channel, (B, C).
+    """Return the mean over time and group for every channel (B, C), given sums over time (B, C).
 
-    As two small products with the membership matrix: they end in memory channel by channel, so that the passes over
+    Two small products with the membership matrix leave it in memory channel by channel, so that the passes over
     (B, T, C) that follow run along the channels however small the groups are.
     """
     channels = sums.shape[1]
@@ -172,7 +186,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _exponentials(z: Tensor) -> tuple[Tensor, Tensor]:
-    """e^z and n = e^z·(e^z + 2), with which tanh(log(1 + e^z)) = n/(n + 2)."""
+    """Return e^z and n = e^z·(e^z + 2), with which tanh(log(1 + e^z)) = n/(n + 2)."""
     e = z.clamp(max=_SATURATED).exp()
     return e, e * (e + 2)
 
@@ -180,7 +194,7 @@ def _exponentials(z: Tensor) -> tuple[Tensor, Tensor]:
 def _norm_mish(
     x: Tensor, weight: Tensor, bias: Tensor, film: Tensor | None, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """mish(norm(x)), modulated by `film`, and what its gradient needs of the statistics."""
+    """Return mish(norm(x)), modulated by `film`, and the statistics that its gradient needs."""
     wide = _wide(x)
     mean = _over_group(wide.sum(1), groups, x.shape[1])
     variance = _over_group((wide - mean[:, None]).square().sum(1), groups, x.shape[1])
@@ -205,7 +219,7 @@ def _norm_mish_gradient(
     film: Tensor | None,
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients by x, weight, bias and film."""
+    """Return the gradients by x, weight, bias and film."""
     unit = (_wide(x) - mean[:, None]) * inverse[:, None]
     z = unit * weight + bias
     e, n = _exponentials(z)
@@ -224,7 +238,7 @@ def _norm_mish_gradient(
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled once for all sizes: seconds, where the whole network takes a minute."""
+    """Return `function` compiled once for all sizes: in seconds, where the whole network takes a minute."""
     return torch.compile(function, dynamic=True)
 
 
@@ -238,8 +252,8 @@ def _call(function: Callable[..., Any], *given: Tensor | int | None) -> Any:
 class _NormMish(torch.autograd.Function):
     """mish(group_norm(x)) with FiLM, and its gradient written out, so that each is a few passes over memory.
 
-    mish(z) = z·tanh(log(1 + e^z)) takes one exponential and no logarithm, see `_exponentials`. Kept for the backward
-    pass are x and the statistics alone; everything else is computed again, which costs less than to read it.
+    mish(z) = z·tanh(log(1 + e^z)) takes one exponential and no logarithm, see `_exponentials`. Only x and the
+    statistics are kept for the backward pass; everything else is computed again, which costs less than reading it.
     """
 
     @staticmethod
@@ -257,12 +271,12 @@ class _NormMish(torch.autograd.Function):
 
 
 def _has_tangent(x: Tensor) -> bool:
-    """Whether a forward-mode derivative is being taken, which the compiled passes do not give."""
+    """Return whether a forward-mode derivative is being taken, which the compiled passes do not give."""
     return forward_ad.unpack_dual(x).tangent is not None
 
 
 class NormMish(nn.Module):
-    """Group normalisation (Wu and He 2018) over time and the channels of each group, Mish, and FiLM where given.
+    """Group normalization (Wu and He 2018) over time and the channels of each group, Mish, and FiLM if given.
 
     (B, T, C), FiLM's scale and bias (B, 2·C) or None -> (B, T, C): h -> (1 + scale)·h + bias (Perez et al. 2018).
     `fused` runs it as compiled passes of its own; so does a compiler that compiles the network around it.
@@ -270,8 +284,7 @@ class NormMish(nn.Module):
 
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__()
-        if channels % groups:
-            raise ValueError(f"{channels} channels cannot be split into {groups} groups; change one of the two")
+        require(channels % groups == 0, f"{channels} channels", f"a multiple of groups={groups}")
         self.groups = groups
         self.fused = False
         self.weight = nn.Parameter(torch.ones(channels))
@@ -289,3 +302,10 @@ class NormMish(nn.Module):
             return h
         scale, bias = film[:, None].chunk(2, dim=-1)
         return torch.addcmul(bias, h, 1 + scale)
+
+
+def fuse_norms(net: nn.Module) -> None:
+    """Run every `NormMish` of a network as compiled passes; compiling takes seconds, once for all sizes."""
+    for module in net.modules():
+        if isinstance(module, NormMish):
+            module.fused = True

@@ -1,11 +1,7 @@
 """A transformer over action steps: the diffusion transformer (DiT) of Peebles and Xie 2023 with one token per step.
 
-For actions so used by Dasari et al. 2024 (DiT-Policy). Time and condition reach every block by adaptive layer norm
+Dasari et al. 2024 use it so for actions (DiT-Policy). Time and condition reach every block by adaptive layer norm
 that starts at zero (AdaLN-zero): a block starts as the identity and the network's output at 0.
-
-A network is called as net(x, t, cond, r=None): x (B, T, D) the noised trajectory, t (B,) its time in [0, 1],
-cond (B, C) the encoded condition or None, r (B,) the second time of two-time methods. It knows nothing of paths and
-policies. net.null(cond) is the unconditional condition.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from torch import Tensor, nn
 from diffpolicy.nets.base import Network, check_trajectory, check_vector, null_vector
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.util.condition import Condition
-from diffpolicy.util.errors import explain
+from diffpolicy.util.errors import explain, require
 
 
 class SelfAttention(nn.Module):
@@ -33,8 +29,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # Written out: torch's fused attention has no forward-mode derivative, and over the few steps of a chunk it
-        # is hardly faster in float32 and several times slower in bfloat16 on a processor.
+        # Written out: torch's fused attention has no forward-mode derivative, and over the few steps of a chunk it is
+        # hardly faster in float32 and several times slower in bfloat16 on a CPU.
         weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
@@ -68,20 +64,20 @@ class ConditionalTransformer(Network):
     Args:
         dim: D, numbers per time step of the trajectory.
         cond_dim: C, numbers of the condition; 0 for none.
-        horizon: the longest T that it takes; every step has its learned position.
-        two_times: whether r matters: features of r - t are then added to those of t, and r=None stands for r = t.
-            Without it r is ignored.
+        horizon: the largest number of steps T; every step has its learned position.
+        two_times: add features of r - t to those of t (r = None is r = t), for methods with two times.
         width: W, numbers per token.
-        layers, heads: blocks, and heads of their attention; the heads divide the width.
-        expansion: how much wider than the tokens the blocks' perceptrons are.
-        features: F, size of what the blocks are told of time and condition. All that is known of the observation
-            goes through it, at a cost per trajectory and not per step.
+        layers: number of blocks.
+        heads: heads of their attention; divides the width.
+        expansion: hidden units of the blocks' perceptrons, in widths.
+        features: F, size of the features of time and condition that all blocks are given, at a cost per trajectory
+            and not per step.
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
-        dropout: share of each branch's outputs that training drops, drawn by torch's global generator.
+        dropout: fraction of each branch's outputs that training drops, drawn by torch's global generator.
 
     Raises:
-        ValueError: sizes that do not fit together, at construction or (x, t, cond, r) at the call.
+        ValueError: sizes that do not fit together, at construction or at the call.
     """
 
     def __init__(
@@ -103,12 +99,10 @@ class ConditionalTransformer(Network):
         super().__init__()
         sizes = {"dim": dim, "horizon": horizon, "width": width, "layers": layers, "heads": heads}
         sizes |= {"expansion": expansion, "features": features}
-        if min(sizes.values()) < 1 or cond_dim < 0:
-            raise ValueError(f"need positive sizes and cond_dim >= 0; given {sizes | {'cond_dim': cond_dim}}")
-        if width % heads:
-            raise ValueError(f"a width of {width} cannot be split into {heads} heads; change one of the two")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is a share in [0, 1); given {dropout}")
+        given = f"sizes {sizes | {'cond_dim': cond_dim}}"
+        require(min(sizes.values()) >= 1 and cond_dim >= 0, given, "positive sizes and cond_dim >= 0")
+        require(width % heads == 0, f"width={width} with heads={heads}", "a width that the heads divide")
+        require(0 <= dropout < 1, f"dropout={dropout}", "a fraction in [0, 1)")
         self.dim, self.cond_dim, self.horizon = dim, cond_dim, horizon
         self.token = nn.Linear(dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(horizon, width))
@@ -121,27 +115,27 @@ class ConditionalTransformer(Network):
         self.film = _zero(nn.Linear(features, 2 * width))
         self.out = _zero(nn.Linear(width, dim))
 
-    def null(self, cond: Condition) -> Condition:
-        """Return the condition that stands for "none": learned, when training drops conditions."""
-        return null_vector(self.null_cond, cond)
-
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
         """(B, T, D), (B,), a vector (B, C), (B,) -> (B, T, D)."""
         check_trajectory(x, t, r, self.dim)
         if x.shape[1] > self.horizon:
             raise ValueError(explain(f"x has {x.shape[1]} steps", f"at most the horizon, {self.horizon}"))
         vector = check_vector(cond, x.shape[0], self.cond_dim)
-        features = self.time(t)
+        features, dtype = self.time(t), self.token.weight.dtype
         if self.span is not None:
             features = features + self.span(torch.zeros_like(t) if r is None else r - t)
         if vector is not None:
-            features = features + self.cond(vector)
+            features = features + self.cond(vector.to(dtype))
         features = F.silu(features)
-        h = self.token(x) + self.position[: x.shape[1]]
+        h = self.token(x.to(dtype)) + self.position[: x.shape[1]]
         for block in self.blocks:
             h = block(h, features)
         scale, shift = self.film(features)[:, None].chunk(2, dim=-1)
-        return self.out(_modulated(self.norm(h), scale, shift)).to(t.dtype)
+        return self.out(_modulated(self.norm(h), scale, shift)).to(x.dtype)
+
+    def null(self, cond: Condition) -> Condition:
+        """Return the condition that stands for "none": learned, when training drops conditions."""
+        return null_vector(self.null_cond, cond)
 
 
 def _norm(width: int) -> nn.LayerNorm:

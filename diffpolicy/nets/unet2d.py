@@ -1,9 +1,4 @@
-"""The 2D U-Net of the 6.S184 notes' lab three for images with a label, and our own blocks for it.
-
-Called as net(x, t, cond, r=None): x (B, C, H, W) the noised images, t (B,) their time in [0, 1], cond (B,) int64
-labels, r the second time of two-time methods, which this network ignores. It knows nothing of paths and digits.
-net.null(cond) is the label that stands for "none".
-"""
+"""The 2D U-Net of the 6.S184 notes' lab three for images with a label, and our own blocks for it."""
 
 from __future__ import annotations
 
@@ -16,6 +11,8 @@ from torch import Tensor, nn
 
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
+from diffpolicy.util import names
+from diffpolicy.util.errors import explain, require
 
 GROUPS = 8
 
@@ -29,8 +26,9 @@ def _adapter(features: int, channels: int) -> nn.Sequential:
 
 
 class NotesBlock(nn.Module):
-    """The notes' residual layer: (SiLU, batch norm, convolution) twice, and between the two what adapters of their
-    own make of time and label, added to every pixel.
+    """The notes' residual layer: (SiLU, batch norm, convolution) twice; between them, time and label are added.
+
+    Each goes through an adapter of its own and is added to every pixel.
 
     (B, C, H, W), time and label features (B, F) each -> (B, C, H, W).
     """
@@ -47,8 +45,10 @@ class NotesBlock(nn.Module):
 
 
 class AdaptiveBlock(nn.Module):
-    """(group norm, SiLU, convolution) twice; time and label together scale and shift what the second norm gives
-    (FiLM; Dhariwal and Nichol 2021, section 3, AdaGN), and the last convolution starts at 0, so that the block does.
+    """(group norm, SiLU, convolution) twice; time and label scale and shift the output of the second norm.
+
+    This is FiLM (AdaGN in Dhariwal and Nichol 2021, section 3). The last convolution starts at 0, so that the block
+    starts as the identity.
 
     (B, C, H, W), time and label features (B, F) each -> (B, C, H, W).
     """
@@ -84,14 +84,14 @@ BLOCKS = {"notes": NotesBlock, "adaptive": AdaptiveBlock}
 
 
 class ConditionalUnet2D(Network):
-    """U-Net over images with skips that are added, conditioned on (time, label).
+    """U-Net over images with skips that are added, conditioned on (time, label). It ignores r.
 
-    Encoder stages run residual layers and halve the resolution; the decoder's double it, after adding what their
-    encoder gave, and run residual layers.
+    Encoder stages run residual layers and halve the resolution; decoder stages add the output of their encoder stage,
+    double the resolution and run residual layers.
 
     Args:
         channels: C of the images.
-        labels: how many labels there are; label number `labels` is the null label.
+        labels: number of labels; label number `labels` is the null label.
         widths: channels per resolution, each half as fine as the one before.
         layers: residual layers of a stage.
         features: size of the embeddings of time (even) and of the label.
@@ -100,7 +100,7 @@ class ConditionalUnet2D(Network):
         patch: side of the squares of pixels that the first convolution sees as one; 1 is the notes' own.
 
     Raises:
-        ValueError: sizes or names that do not fit together, at construction or (x, t, cond) at the call.
+        ValueError: sizes or names that do not fit together, at construction or at the call.
     """
 
     def __init__(
@@ -115,18 +115,14 @@ class ConditionalUnet2D(Network):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        if min(channels, labels, layers, features, patch, *widths, len(widths)) < 1:
-            raise ValueError(
-                f"need positive sizes; given {channels=}, {labels=}, widths={list(widths)}, {layers=}, {features=}, "
-                f"{patch=}"
-            )
-        if block not in BLOCKS:
-            raise ValueError(f"unknown block {block!r}; choose one of {sorted(BLOCKS)}")
+        sizes = f"sizes {channels=}, {labels=}, widths={list(widths)}, {layers=}, {features=}, {patch=}"
+        require(min(channels, labels, layers, features, patch, *widths, len(widths)) >= 1, sizes, "positive ones")
+        names.check("block", block, BLOCKS)
         self.channels, self.labels, self.patch = channels, labels, patch
         self.stride = patch * 2 ** (len(widths) - 1)
         kind, pixels = BLOCKS[block], channels * patch**2
-        if block == "adaptive" and any(width % GROUPS for width in widths):
-            raise ValueError(f"widths must be multiples of {GROUPS}, the groups of the norms; given {list(widths)}")
+        divided = block == "notes" or all(width % GROUPS == 0 for width in widths)
+        require(divided, f"widths={list(widths)}", f"multiples of {GROUPS}, the groups of the norms")
         if block == "notes":
             self.time: nn.Module = time_embedding(time, features)
             self.stem: nn.Module = nn.Sequential(_conv(pixels, widths[0]), nn.BatchNorm2d(widths[0]), nn.SiLU())
@@ -145,17 +141,18 @@ class ConditionalUnet2D(Network):
             for fine, coarse in reversed(steps)
         )
         self.up = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in reversed(steps))
-        self.to(memory_format=torch.channels_last)  # how convolutions are fastest, on processors and GPUs
+        self.to(memory_format=torch.channels_last)  # the fastest layout, on CPUs and GPUs
 
     def null(self, cond: Tensor) -> Tensor:
-        """The labels that stand for "none", (B,)."""
+        """Return the labels that stand for "none", (B,)."""
         return torch.full_like(cond, self.labels)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, r: Tensor | None = None) -> Tensor:
         """(B, C, H, W), (B,), (B,) int64 -> (B, C, H, W)."""
         self._check(x, t, cond)
         time, label = self.time(t), self.label(cond)
-        h = F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x
+        h = x.to(self.label.weight.dtype)
+        h = F.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for stage, halve in zip(self.down, self.downsample, strict=True):
@@ -165,17 +162,13 @@ class ConditionalUnet2D(Network):
         for stage, double in zip(self.up, self.upsample, strict=True):
             h = stage(double(h + skips.pop()), time, label)
         h = self.out(h)
-        return (F.pixel_shuffle(h, self.patch) if self.patch > 1 else h).to(t.dtype)
+        return (F.pixel_shuffle(h, self.patch) if self.patch > 1 else h).to(x.dtype)
 
     def _check(self, x: Tensor, t: Tensor, cond: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.channels or any(side % self.stride for side in x.shape[2:]):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; this network takes (B, {self.channels}, H, W) with H and W multiples "
-                f"of {self.stride}"
-            )
+            expected = f"(B, {self.channels}, H, W) with H and W multiples of {self.stride}"
+            raise ValueError(explain(f"x has shape {tuple(x.shape)}", expected))
         given = tuple(t.shape), None if cond is None else tuple(cond.shape)
         if given != ((len(x),), (len(x),)) or cond.dtype != torch.int64:
-            raise ValueError(
-                f"t and cond have shapes {given}; this network takes one time and one int64 label for each of the "
-                f"{len(x)} images"
-            )
+            expected = f"({len(x)},) of each: one time and one int64 label per image"
+            raise ValueError(explain(f"t and cond have shapes {given}", expected))

@@ -1,4 +1,4 @@
-"""From the pictures of a camera to features: what all encoders share, and a small one that trains on a processor.
+"""From the images of a camera to features: what all encoders share, and a small one that trains on a CPU.
 
 The calling contract of an encoder, uint8 in and float32 out:
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffpolicy.nets.base import Fusable
-from diffpolicy.nets.temporal import NormMish
+from diffpolicy.nets.temporal import NormMish, fuse_norms
+from diffpolicy.util.errors import explain, require
 
 
 class SpatialSoftmax(nn.Module):
@@ -53,13 +54,13 @@ class ConvBlock2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(x)
-        # A picture in channels-last memory is a sequence of its pixels.
+        # An image in channels-last memory is a sequence of its pixels.
         flat = self.norm(rearrange(h, "n c h w -> n (h w) c"))
         return rearrange(flat, "n (h w) c -> n c h w", h=h.shape[2])
 
 
 class ResidualBlock2D(nn.Module):
-    """Two convolution blocks round which the picture is passed on: (N, C, H, W) -> (N, C, H, W)."""
+    """Two convolution blocks and a skip around them: (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -70,18 +71,18 @@ class ResidualBlock2D(nn.Module):
 
 
 class CameraEncoder(ABC, nn.Module):
-    """The contract stated at the top of this file: crops and scales pictures for `encode`, which a network fills in.
+    """The contract stated at the top of this file: crops and scales images for `encode`, which a subclass defines.
 
-    Every row is cropped at a place of its own, the same for its T_o frames, so that what moves between them is what
-    moved: training gives random places, and without places the centre is taken (Chi et al. 2023: 84 of 96 px). What
-    is cut out is scaled, so that cameras of any resolution cost alike and lose no more than the edge. Pixels are
-    scaled to [-1, 1], for pretrained weights too: group norm divides another scale out again, and the mean of
-    ImageNet's pixels is within 0.2 of 0.
+    Each sample is cropped at a place of its own, the same for its T_o frames, so that only what moved moves between
+    them: training gives random places, without places the crop is central (Chi et al. 2023: 84 of 96 px). The crop is
+    scaled, so that cameras of any resolution cost alike and lose no more than the edge. Pixels are scaled to [-1, 1],
+    for pretrained weights too: group norm divides another scale out again, and the mean of ImageNet's pixels is
+    within 0.2 of 0.
 
     Args:
         shape: (H, W, C) of an image.
-        crop: how many px of the shorter side the network sees, and of the longer one as large a share.
-        scale: px that the shorter side counts for, at least `crop`; None is what it has, and nothing is scaled.
+        crop: px of the shorter side that the network sees; of the longer side it sees the same fraction.
+        scale: px that the shorter side is scaled to before, at least `crop`; None leaves the camera's own.
         stride: px from one place that the spatial softmax weighs to the next; smaller than the crop.
 
     Raises:
@@ -90,39 +91,39 @@ class CameraEncoder(ABC, nn.Module):
     """
 
     features: int  # F, numbers per image
-    trunk: nn.Module  # all of the network but its last layer, the spatial softmax: what can be pretrained and frozen
+    trunk: nn.Module  # all but the last layer, the spatial softmax: the part that can be pretrained and frozen
 
     def __init__(self, shape: Sequence[int], crop: int, scale: int | None, stride: int) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ValueError(f"shape must be (height, width, channels) of an image, got {self.shape}")
+        positive = len(self.shape) == 3 and min(self.shape) >= 1
+        require(positive, f"shape={self.shape}", "the (height, width, channels) of an image")
         shorter = min(self.shape[:2])
         whole = shorter if scale is None else scale
-        if not 1 <= crop <= whole:
-            scaled = "" if scale is None else f", whose shorter side counts for scale={scale}"
-            raise ValueError(f"crop={crop} must lie within an image of {self.shape[0]} × {self.shape[1]} px{scaled}")
-        if crop <= stride:
-            raise ValueError(
-                f"of crop={crop} this network leaves the spatial softmax one place, which is always the same: it "
-                f"would see nothing; take more than {stride} px"
-            )
-        self.window = tuple(round(side * crop / whole) for side in self.shape[:2])  # cut out of the picture
+        size = f"an image of {self.shape[0]} × {self.shape[1]} px"
+        require(1 <= crop <= whole, f"crop={crop}, scale={scale} for {size}", f"1 <= crop <= {whole}")
+        require(crop > stride, f"crop={crop} leaves the spatial softmax one place", f"more than {stride} px")
+        self.window = tuple(round(side * crop / whole) for side in self.shape[:2])  # cut out of the image
         self.size = tuple(round(side * crop / shorter) for side in self.shape[:2])  # as the network sees it
-        if min(self.window) < 1:
-            raise ValueError(f"crop={crop} of scale={scale} leaves nothing of {self.shape[0]} × {self.shape[1]} px")
+        require(min(self.window) >= 1, f"crop={crop}, scale={scale}", f"a crop that leaves a pixel of {size}")
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """(N, C, *size) in [-1, 1] -> (N, F) float32."""
+        """Return the features of pixels (N, C, *size) in [-1, 1]: (N, F) float32."""
 
     @final
     def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
-        """`places` (B, 2) in [0, 1): where to crop, from the top left to the bottom right of what room there is."""
+        """Return the features of images, (B, T_o·F).
+
+        Args:
+            images: (B, T_o, H, W, C) uint8.
+            places: (B, 2) in [0, 1), where to crop, from the top left to the bottom right; None crops the center.
+        """
         if images.dtype != torch.uint8:
-            raise TypeError(f"images are {images.dtype}; give them as uint8, 0 to 255: they are normalised in here")
+            raise TypeError(explain(f"images of {images.dtype}", "uint8, 0 to 255: they are normalized in here"))
         if images.ndim != 5 or images.shape[2:] != self.shape:
-            raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, T_o, {str(self.shape)[1:-1]})")
+            expected = f"(B, T_o, {str(self.shape)[1:-1]})"
+            raise ValueError(explain(f"images have shape {tuple(images.shape)}", expected))
         # channels-last in memory already
         pixels = rearrange(self._cropped(images, places), "b t h w c -> (b t) c h w")
         x = pixels.to(next(self.parameters()).dtype) / 127.5 - 1
@@ -147,12 +148,14 @@ class CameraEncoder(ABC, nn.Module):
 
 @final
 class ImageEncoder(CameraEncoder, Fusable):
-    """A small encoder that trains on a processor: strided convolutions and a spatial softmax, F = 2·keypoints.
+    """A small encoder that trains on a CPU: strided convolutions and a spatial softmax, F = 2·keypoints.
 
     Args:
-        shape, crop, scale: as of `CameraEncoder`.
+        shape: (H, W, C) of an image.
+        crop: px of the shorter side that the network sees, see `CameraEncoder`.
+        scale: px that the shorter side is scaled to before; None leaves the camera's own.
         widths: channels of the convolutions, of kernel 3 and stride 2 each.
-        blocks: residual blocks at the last resolution; each lets a pixel see 4 of that resolution further.
+        blocks: residual blocks at the last resolution; each lets a pixel see 4 further of that resolution.
         groups: groups of the group norms; divides every width.
         keypoints: K of the spatial softmax.
     """
@@ -167,8 +170,8 @@ class ImageEncoder(CameraEncoder, Fusable):
         groups: int = 8,
         keypoints: int = 32,
     ) -> None:
-        if not widths or any(width % groups for width in widths):
-            raise ValueError(f"need at least one width, each divisible by groups={groups}; got {list(widths)}")
+        divided = widths and all(width % groups == 0 for width in widths)
+        require(divided, f"widths={list(widths)}", f"at least one, each a multiple of groups={groups}")
         super().__init__(shape, crop, scale, 2 ** len(widths))
         self.features = 2 * keypoints
         layers: list[nn.Module] = []
@@ -176,7 +179,7 @@ class ImageEncoder(CameraEncoder, Fusable):
             layers.append(ConvBlock2D(c_in, c_out, groups, stride=2))
         layers += [ResidualBlock2D(widths[-1], groups) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers, SpatialSoftmax(widths[-1], keypoints))
-        # The layout in which images arrive, and in which a processor's convolutions are fast.
+        # The layout in which images arrive, and in which convolutions are fast on CPUs.
         self.layers.to(memory_format=torch.channels_last)
 
     @property
@@ -187,7 +190,5 @@ class ImageEncoder(CameraEncoder, Fusable):
         return self.layers(pixels)
 
     def fuse(self) -> None:
-        """As of `ConditionalUnet1D`."""
-        for module in self.modules():
-            if isinstance(module, NormMish):
-                module.fused = True
+        """Run the group norms with Mish as compiled passes: the same numbers up to rounding."""
+        fuse_norms(self)

@@ -20,3 +20,16 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # how torch says so depends on its build
         says = str(error).splitlines()[0]
         raise ValueError(explain(f"device={name} is not available ({says})", cure="take device=auto")) from None
+
+
+WITHOUT_FLOAT64 = {"mps"}  # types of devices: Apple's GPUs
+
+
+def precise_dtype(device: torch.device | str) -> torch.dtype:
+    """Return float64, or float32 for a device that has no float64."""
+    return torch.float32 if torch.device(device).type in WITHOUT_FLOAT64 else torch.float64
+
+
+def precise_device(device: torch.device | str) -> torch.device:
+    """Return `device` itself, or the CPU for a device that has no float64: where to compute what needs it."""
+    return torch.device("cpu" if torch.device(device).type in WITHOUT_FLOAT64 else device)

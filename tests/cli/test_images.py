@@ -45,7 +45,7 @@ def test_draw_with_another_solver_on_another_path(runs):
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("steps=0", "steps must be an integer >= 1"),
+        ("steps=0", "steps=0; expected an integer >= 1"),
         ("labels=[11]", "integers from 0 to 9"),
         ("solver=eulr", "did you mean euler"),
         ("precision=half", "bfloat16"),

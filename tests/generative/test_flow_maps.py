@@ -65,7 +65,7 @@ def test_the_mean_flow_identity():
 
 
 def test_the_flow_map_is_where_the_gradient_is_zero():
-    objective = MeanFlowObjective(LinearPath(), share=0.5, power=0.0)
+    objective = MeanFlowObjective(LinearPath(), span_fraction=0.5, power=0.0)
     noise, generator = _points(rows=20_000)
     net = Exact()
     gradients = []
@@ -142,7 +142,7 @@ def test_a_small_network_learns_to_jump_to_two_modes():
 
 
 def test_what_makes_no_objective():
-    with pytest.raises(ValueError, match=r"share is a probability.*1\.5"):
-        MeanFlowObjective(LinearPath(), share=1.5)
-    with pytest.raises(ValueError, match=r"linear path, got CosinePath"):
+    with pytest.raises(ValueError, match=r"span_fraction=1.5; expected a probability"):
+        MeanFlowObjective(LinearPath(), span_fraction=1.5)
+    with pytest.raises(ValueError, match=r"flow map on CosinePath.*expected the linear path"):
         MeanFlowObjective(CosinePath())

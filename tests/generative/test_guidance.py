@@ -129,7 +129,7 @@ def test_classifier_guidance_runs_in_the_sampling_loop():
     assert not got.requires_grad and float(distance.max()) < 5  # all in the third mode
     with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
         field(points(), TIMES, LABELS)
-    with pytest.raises(ValueError, match=r"log_prob gave shape \(\); expected \(6,\)"):
+    with pytest.raises(ValueError, match=r"log_prob returned shape \(\); expected \(6,\)"):
         ClassifierGuidance(plain, lambda x, t, c: x.sum(), 1.0)(points(), TIMES, LABELS)
 
 
@@ -185,5 +185,5 @@ def test_refusals():
     for low, high in ((1.0, 1.0), (1.0, -1.0), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="low < high"):
             ClipData(exact, low, high)
-    with pytest.raises(TypeError, match="must be boolean"):
+    with pytest.raises(TypeError, match="expected boolean"):
         Inpaint(exact, torch.zeros(2), torch.tensor([1.0, 0.0]))

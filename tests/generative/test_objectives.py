@@ -230,9 +230,9 @@ def test_refused_options(options, words):
 
 
 def test_other_refusals():
-    with pytest.raises(TypeError, match="indices of a DiscretePath"):
+    with pytest.raises(TypeError, match="expected a DiscretePath"):
         DenoisingObjective(LinearPath(), **ROWS["ddpm_simple"])
-    with pytest.raises(ValueError, match=r"needs 'data' .* has \['action'\]"):
+    with pytest.raises(ValueError, match=r"a batch of \['action'\]; expected one with 'data'"):
         DenoisingObjective(LinearPath(), "noise")(Recorder(), {"action": data()}, gen())
     with pytest.raises(ValueError, match=r"condition_dropout=0.1 without a batch"):
         DenoisingObjective(LinearPath(), "noise", condition_dropout=0.1)(Recorder(), {"data": data()}, gen())

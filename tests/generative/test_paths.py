@@ -129,7 +129,7 @@ def test_compare_by_parameters():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: DiscretePath(0), "steps must be at least 1, got 0"),
+        (lambda: DiscretePath(0), "steps=0; expected at least 1"),
         (lambda: DiscretePath(10, "squared-cosine"), "did you mean 'squared_cosine'"),
         (lambda: DiscretePath(10, "linear"), "take more steps"),
         (lambda: VariancePreservingPath(0.0, 1.0), "0 < beta_min"),

@@ -5,13 +5,12 @@ import pytest
 import torch
 from mixture import ExactNet, ring
 
-from diffpolicy.generative import solvers as solvers_module
 from diffpolicy.generative.distances import sliced_wasserstein
 from diffpolicy.generative.mixture import ExactField
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
-from diffpolicy.generative.predictions import PREDICTIONS, ModelField
+from diffpolicy.generative.predictions import PREDICTIONS, FlowMap, ModelField
 from diffpolicy.generative.sampling import GRIDS, generate, sample, time_grid
-from diffpolicy.generative.solvers import SOLVERS, make_solver
+from diffpolicy.generative.solvers import SOLVERS, base, make_solver
 
 PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100), DiscretePath(100, "linear")]
 SHAPES = {(2,): 2000, (16, 2): 1000, (1, 32, 32): 400}  # and how many samples
@@ -81,7 +80,7 @@ def test_float32_follows_float64(name, monkeypatch):
     results = []
     for dtype in (torch.float32, torch.float64):
         draws = iter(xi.to(dtype))
-        monkeypatch.setattr(solvers_module, "randn", lambda *a, draws=draws, **k: next(draws))
+        monkeypatch.setattr(base, "randn", lambda *a, draws=draws, **k: next(draws))
         results.append(run(x.to(dtype)))
     assert results[0].dtype == torch.float32
     torch.testing.assert_close(results[0].double(), results[1], rtol=0, atol=2e-4)
@@ -91,7 +90,7 @@ def test_float32_follows_float64(name, monkeypatch):
 @pytest.mark.parametrize("grid", GRIDS)
 def test_grids(grid, path):
     if grid.startswith("ddpm") and not isinstance(path, DiscretePath):
-        with pytest.raises(TypeError, match="needs a DiscretePath"):
+        with pytest.raises(TypeError, match="expected a DiscretePath"):
             time_grid(grid, 10, path)
         return
     for steps in (1, 2, 7, 100):
@@ -121,17 +120,17 @@ def test_grids_are_what_they_say():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("uniform", 0), "steps must be an integer >= 1, got 0"),
-        (("uniform", -3), "steps must be an integer >= 1, got -3"),
-        (("uniform", 2.0), "steps must be an integer"),
-        (("uniform", True), "steps must be an integer"),
+        (("uniform", 0), "steps=0; expected an integer >= 1"),
+        (("uniform", -3), "steps=-3; expected an integer >= 1"),
+        (("uniform", 2.0), "steps=2.0; expected an integer"),
+        (("uniform", True), "steps=True; expected an integer"),
         (("unifrom", 3), "did you mean 'uniform'"),
         (("uniform", 3, 0.5, 0.5), "t_start < t_end"),
         (("uniform", 3, -0.1, 1.0), "t_start < t_end"),
         (("uniform", 3, 0.0, math.nan), "t_start < t_end"),
-        (("log_snr", 3, 0.9999, 1.0), "times must increase"),
-        (("ddpm", 101), "up to 100 of the path's own indices"),
-        (("ddpm_trailing", 10, 0.1), "up to 100 of the path's own indices"),
+        (("log_snr", 3, 0.9999, 1.0), "expected times that increase"),
+        (("ddpm", 101), "up to 100 steps from 0 to 1, the path's own indices"),
+        (("ddpm_trailing", 10, 0.1), "up to 100 steps from 0 to 1, the path's own indices"),
     ],
 )
 def test_refused_grids(arguments, words):
@@ -143,16 +142,17 @@ def test_refused_grids(arguments, words):
 def test_one_loop_for_any_flow_map():
     seen = []
 
-    def one_step(x, t, s, cond):
-        seen.append((t.shape, t.dtype, float(t[0]), float(s[0]), cond))
-        assert torch.is_inference_mode_enabled()
-        return x + 1
+    class OneStep(FlowMap):
+        def __call__(self, x, t, s, cond=None):
+            seen.append((t.shape, t.dtype, float(t[0]), float(s[0]), cond))
+            assert torch.is_inference_mode_enabled()
+            return x + 1
 
     x = torch.zeros(3, 2)
-    path = sample(one_step, x, [0.0, 0.25, 1.0], cond="c", trajectory=True)
+    path = sample(OneStep(), x, [0.0, 0.25, 1.0], cond="c", trajectory=True)
     assert torch.equal(path, torch.stack([x, x + 1, x + 2]))
     assert seen == [((3,), torch.float64, 0.0, 0.25, "c"), ((3,), torch.float64, 0.25, 1.0, "c")]
-    final = sample(one_step, x, torch.tensor([0.0, 1.0]))
+    final = sample(OneStep(), x, torch.tensor([0.0, 1.0]))
     assert torch.equal(final, x + 1)
     weight = torch.ones(2, requires_grad=True)
     (final * weight).sum().backward()  # an inference tensor would refuse
@@ -161,8 +161,9 @@ def test_one_loop_for_any_flow_map():
 
 @pytest.mark.parametrize("times", [[0.0], [], [0.0, 0.0], [0.5, 0.2], [0.0, 1.1], [-0.1, 1.0], [0.0, math.nan]])
 def test_refused_times(times):
-    with pytest.raises(ValueError, match="times must"):
-        sample(lambda x, t, s, cond: x, torch.zeros(1, 1), times)
+    field = ExactField(ring((2,)), LinearPath())
+    with pytest.raises(ValueError, match=r"times=.* expected times that increase|times of shape .* at least two"):
+        sample(make_solver("euler").bind(field, field.path), torch.zeros(1, 2), times)
 
 
 def test_generate_wants_a_solver():

@@ -113,7 +113,7 @@ def test_refusals():
         with pytest.raises(ValueError, match="finite number >= 0"):
             SDE(drift, g)
     for duration in (0.0, -1.0, math.inf):
-        with pytest.raises(ValueError, match="positive and finite"):
+        with pytest.raises(ValueError, match="expected a positive finite number"):
             SDE(drift, 1.0, duration)
-    with pytest.raises(ValueError, match="need 0 <= t < 1"):
+    with pytest.raises(ValueError, match="t=1.0; expected 0 <= t < 1"):
         langevin(ExactField(ring((2,)), PATH), 1.0)

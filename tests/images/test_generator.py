@@ -90,7 +90,7 @@ def test_bad_requests_are_refused(generator):
         draw_images(generator, LABELS[:0], seed=0)
     with pytest.raises(ValueError, match="bfloat16"):
         draw_images(generator, LABELS, seed=0, precision="float16")
-    with pytest.raises(ValueError, match="steps must be an integer >= 1"):
+    with pytest.raises(ValueError, match="steps=0; expected an integer >= 1"):
         generator.configure(SamplerConfig(steps=0))
     with pytest.raises(ValueError, match="method.name='regression'"):
         build_generator(replace(CONFIG, method={"name": "regression"}))

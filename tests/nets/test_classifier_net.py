@@ -63,11 +63,11 @@ def test_it_learns_a_side():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shape": (32, 32)}, r"shape must be \(channels, height, width\).*given shape=\(32, 32\)"),
-        ({"classes": 0}, r"all sizes positive; given .*classes=0"),
-        ({"widths": (8, 12)}, r"divisible by groups=8; given \[8, 12\]"),
-        ({"widths": ()}, r"at least one width.*given \[\]"),
-        ({"shape": (1, 30, 32)}, r"multiples of 4; given shape=\(1, 30, 32\)"),
+        ({"shape": (32, 32)}, r"shape=\(32, 32\).*expected the \(channels, height, width\)"),
+        ({"classes": 0}, r"classes=0.*positive sizes"),
+        ({"widths": (8, 12)}, r"widths=\[8, 12\].*multiple of groups=8"),
+        ({"widths": ()}, r"widths=\[\]; expected at least one"),
+        ({"shape": (1, 30, 32)}, r"shape=\(1, 30, 32\); expected sides that are multiples of 4"),
     ],
 )
 def test_sizes_that_do_not_fit(options, message):

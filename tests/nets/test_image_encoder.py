@@ -132,7 +132,7 @@ def test_it_learns_where_a_dot_is():
 @pytest.mark.parametrize(
     ("images", "kind", "message"),
     [
-        (torch.zeros(2, 2, 24, 20, 3), TypeError, r"torch\.float32; give them as uint8, 0 to 255"),
+        (torch.zeros(2, 2, 24, 20, 3), TypeError, r"torch\.float32; expected uint8, 0 to 255"),
         (
             torch.zeros(2, 24, 20, 3, dtype=torch.uint8),
             ValueError,
@@ -149,14 +149,14 @@ def test_images_that_are_refused(images, kind, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shape": (24, 20)}, r"\(height, width, channels\).*\(24, 20\)"),
-        ({"crop": 21}, r"crop=21 must lie within an image of 24 × 20 px"),
+        ({"shape": (24, 20)}, r"shape=\(24, 20\); expected the \(height, width, channels\)"),
+        ({"crop": 21}, r"crop=21, scale=None for an image of 24 × 20 px; expected 1 <= crop <= 20"),
         ({"crop": 0}, r"crop=0"),
-        ({"scale": 15}, r"crop=16 must lie within an image of 24 × 20 px, whose shorter side counts for scale=15"),
-        ({"scale": 1000}, r"crop=16 of scale=1000 leaves nothing of 24 × 20 px"),
-        ({"crop": 4}, r"crop=4 .* would see nothing; take more than 4 px"),
-        ({"widths": ()}, r"at least one width"),
-        ({"widths": (8, 12)}, r"divisible by groups=8; got \[8, 12\]"),
+        ({"scale": 15}, r"crop=16, scale=15 for an image of 24 × 20 px; expected 1 <= crop <= 15"),
+        ({"scale": 1000}, r"crop=16, scale=1000; expected a crop that leaves a pixel of an image of 24 × 20 px"),
+        ({"crop": 4}, r"crop=4 leaves .* one place; expected more than 4 px"),
+        ({"widths": ()}, r"widths=\[\]; expected at least one"),
+        ({"widths": (8, 12)}, r"widths=\[8, 12\].*multiple of groups=8"),
     ],
 )
 def test_sizes_that_do_not_fit(options, message):

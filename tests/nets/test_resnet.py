@@ -66,7 +66,7 @@ def test_sides_are_halved_five_times(size, out):
 
 @pytest.mark.parametrize("width", [0, -16, 24])
 def test_widths_that_no_group_divides(width):
-    with pytest.raises(ValueError, match=f"multiple of 16, got {width}"):
+    with pytest.raises(ValueError, match=f"width={width}; expected a multiple of 16"):
         ResNet18(width=width)
 
 
@@ -121,6 +121,6 @@ def test_pictures_stay_channels_last():
 
 
 def test_a_crop_of_which_one_place_would_be_left():
-    with pytest.raises(ValueError, match=r"crop=32 .* take more than 32 px"):
+    with pytest.raises(ValueError, match=r"crop=32 .*expected more than 32 px"):
         _encoder(crop=32)
     _encoder(crop=33)

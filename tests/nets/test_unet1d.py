@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from net_checks import check_bfloat16_is_near, check_rows_keep_their_values
+from torch import nn
 
-from benchmarks.conv1d_unet import Conv1dUnet
-from diffpolicy.nets import MLP, ConditionalUnet1D, temporal, unet1d
+from diffpolicy.nets import MLP, ConditionalUnet1D, FastUnet1D, temporal, unet1d_fast
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample
+from diffpolicy.nets.unet1d_fast import copy_weights
 from diffpolicy.util.condition import Condition
 
 
@@ -27,7 +28,7 @@ def _channels_first(function, x):
 @pytest.mark.parametrize(("kernel", "length", "rows"), [(1, 7, 3), (3, 7, 3), (5, 7, 3), (5, 4, 200), (7, 2, 200)])
 def test_temporal_conv_is_conv1d_forward_and_backward(kernel, length, rows):
     torch.manual_seed(0)
-    layer = TemporalConv(4, 6, kernel).double()
+    layer = TemporalConv(nn.Conv1d(4, 6, kernel)).double()
     x = _sequence(length, rows=rows)
     reference = _channels_first(
         lambda z: F.conv1d(z, layer.weight.permute(2, 1, 0), layer.bias, padding=kernel // 2), x
@@ -47,7 +48,8 @@ def test_temporal_conv_is_conv1d_forward_and_backward(kernel, length, rows):
 def test_resampling_and_norm_are_torchs():
     torch.manual_seed(0)
     x = _sequence(8)
-    down, up, norm = Downsample(4).double(), Upsample(4).double(), NormMish(2, 4).double()
+    down, up = Downsample(nn.Conv1d(4, 4, 3)).double(), Upsample(nn.ConvTranspose1d(4, 4, 4)).double()
+    norm = NormMish(2, 4).double()
     torch.nn.init.normal_(norm.weight)
     expected = {
         down: lambda z: F.conv1d(z, down.weight, down.bias, stride=2, padding=1),
@@ -78,7 +80,7 @@ def test_the_written_out_norm_and_its_gradient_are_torchs(modulated, monkeypatch
 
 def test_a_fused_network_gives_the_same_gradient():
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=3, widths=(16, 24), time_features=8)
+    net = FastUnet1D(2, cond_dim=3, widths=(16, 24), time_features=8)
     x, t, cond = torch.randn(4, 8, 2), torch.rand(4), Condition(torch.randn(4, 3))
     used = [parameter for name, parameter in net.named_parameters() if name != "null_cond"]
     plain = torch.autograd.grad(net(x, t, cond).square().sum(), used)
@@ -89,7 +91,7 @@ def test_a_fused_network_gives_the_same_gradient():
 
 
 def test_size_at_the_published_shape():
-    net = ConditionalUnet1D(2, cond_dim=40, widths=(256, 512, 1024), kernel=5, time_features=256)
+    net = FastUnet1D(2, cond_dim=40, widths=(256, 512, 1024), kernel=5, time_features=256)
     count = sum(parameter.numel() for parameter in net.parameters())
     assert count == 65_783_298 + 40  # the published network, and the learned null condition
 
@@ -97,14 +99,14 @@ def test_size_at_the_published_shape():
 @pytest.mark.parametrize("horizon", [1, 7, 12, 16, 17])
 @pytest.mark.parametrize("dim", [1, 2, 7])
 def test_any_horizon_and_action_dimension(horizon, dim):
-    net = ConditionalUnet1D(dim, cond_dim=5, widths=(8, 16, 16), time_features=8)
+    net = FastUnet1D(dim, cond_dim=5, widths=(8, 16, 16), time_features=8)
     x = torch.randn(2, horizon, dim)
     assert net(x, torch.rand(2), Condition(torch.randn(2, 5))).shape == x.shape
 
 
 def test_condition_time_and_null_matter():
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
+    net = FastUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
     x, t, cond = torch.randn(4, 8, 2), torch.rand(4), Condition(torch.randn(4, 3))
     base = net(x, t, cond)
     assert not torch.allclose(base, net(x, 1 - t, cond))
@@ -114,7 +116,7 @@ def test_condition_time_and_null_matter():
 
 
 def test_without_condition_and_with_fourier_time():
-    net = ConditionalUnet1D(2, widths=(8, 16), time_features=8, time="fourier")
+    net = FastUnet1D(2, widths=(8, 16), time_features=8, time="fourier")
     x = torch.randn(2, 8, 2)
     assert net(x, torch.rand(2)).shape == x.shape
     with pytest.raises(ValueError, match="no condition to drop"):
@@ -123,7 +125,7 @@ def test_without_condition_and_with_fourier_time():
 
 def test_bfloat16_is_near_float32():
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=3, widths=(32, 64), time_features=16)
+    net = FastUnet1D(2, cond_dim=3, widths=(32, 64), time_features=16)
     x, t, cond = torch.randn(8, 16, 2), torch.rand(8), Condition(torch.randn(8, 3))
     check_bfloat16_is_near(net, x, t, cond)
 
@@ -131,14 +133,14 @@ def test_bfloat16_is_near_float32():
 @pytest.mark.parametrize("rows", [16, 32, 64])
 def test_a_row_does_not_depend_on_its_place_in_a_block(rows):
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=40).eval()
+    net = FastUnet1D(2, cond_dim=40).eval()
     check_rows_keep_their_values(net, rows)
 
 
 @pytest.mark.parametrize("cond_dim", [0, 5])
 def test_frozen_it_gives_the_same_numbers(cond_dim):
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=cond_dim, widths=(8, 16), time_features=8).double().requires_grad_(False)
+    net = FastUnet1D(2, cond_dim=cond_dim, widths=(8, 16), time_features=8).double().requires_grad_(False)
     x, cond = torch.randn(3, 7, 2).double(), Condition(torch.randn(3, 5).double()) if cond_dim else None
     times = [torch.full((1,), at).double().expand(3) for at in (0.0, 0.3, 0.0)] + [torch.rand(3).double()]
     before = [net(x, t, cond) for t in times]
@@ -152,9 +154,9 @@ def test_frozen_it_gives_the_same_numbers(cond_dim):
 
 
 def test_compiled_for_acting_it_gives_the_same_numbers(monkeypatch):
-    monkeypatch.setitem(unet1d._ACTING, "max_autotune", False)  # the search for kernels takes half a minute
+    monkeypatch.setitem(unet1d_fast._COMPILE, "max_autotune", False)  # the search for kernels takes half a minute
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8).requires_grad_(False)
+    net = FastUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8).requires_grad_(False)
     x, t, cond = torch.randn(2, 8, 2), torch.rand(2), Condition(torch.randn(2, 5))
     other = net(x, t, _shifted(cond))
     both, first = net(x, t, cond), net(x[:1], t[:1], cond.rows([0]))
@@ -169,19 +171,36 @@ def test_compiled_for_acting_it_gives_the_same_numbers(monkeypatch):
     torch.testing.assert_close(net(x, t, cond), both, rtol=0, atol=1e-5)
 
 
-def test_the_peer_of_the_benchmarks_is_the_same_network():
+@pytest.mark.parametrize(("horizon", "two_times", "time"), [(16, False, "sinusoidal"), (13, True, "fourier")])
+def test_the_fast_twin_is_the_same_network(horizon, two_times, time):
+    options = {"two_times": two_times, "widths": (8, 16, 24), "time_features": 8, "time": time}
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, 5, widths=(8, 16, 24), time_features=8)
-    peer = Conv1dUnet(2, 5, widths=(8, 16, 24), time_features=8)
-    peer.copy_from(net)
-    x, t, cond = torch.randn(3, 16, 2), torch.rand(3), Condition(torch.randn(3, 5))
-    torch.testing.assert_close(peer(x, t, cond), net(x, t, cond), rtol=0, atol=1e-5)
-    count = [sum(parameter.numel() for parameter in module.parameters()) for module in (peer, net)]
-    assert count[0] == count[1] - 5  # the null condition
+    plain = ConditionalUnet1D(2, 5, **options).double()
+    torch.manual_seed(0)
+    fast = FastUnet1D(2, 5, **options).double()
+    assert [name for name, _ in fast.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    states = zip(fast.state_dict().values(), plain.state_dict().values(), strict=True)
+    assert all(torch.equal(one.squeeze(), other.squeeze()) for one, other in states)  # from the same seed
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    copy_weights(plain, fast)
+    x, cond = torch.randn(3, horizon, 2).double(), Condition(torch.randn(3, 5).double())
+    t, r = (torch.rand(3).double() for _ in range(2))
+    outputs = [net(x, t, cond, r) for net in (plain, fast)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-11)
+    cotangent = torch.randn_like(x)
+    for output in outputs:
+        output.backward(cotangent)
+    for (name, one), other in zip(plain.named_parameters(), fast.parameters(), strict=True):
+        gradient = other.grad.permute(2, 1, 0) if name.endswith("conv.weight") else other.grad
+        assert (one.grad is None) == (gradient is None) == (name == "null_cond")
+        if gradient is not None:
+            torch.testing.assert_close(gradient.reshape(one.shape), one.grad, rtol=1e-9, atol=1e-10)
+    copy_weights(fast, plain)
 
 
 def test_errors_name_both_sides():
-    net = ConditionalUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
+    net = FastUnet1D(2, cond_dim=3, widths=(8, 16), time_features=8)
     x, t, cond = torch.randn(2, 8, 2), torch.rand(2), Condition(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"\(2, 8, 5\).*\(B, T, 2\)"):
         net(torch.randn(2, 8, 5), t, cond)
@@ -193,21 +212,21 @@ def test_errors_name_both_sides():
         net(x, torch.rand(2, 8), cond)
     with pytest.raises(TypeError, match=r"cond is a Tensor.*Condition\(vector\)"):
         net(x, t, cond.vector)
-    with pytest.raises(ValueError, match="10 channels cannot be split into 8 groups"):
-        ConditionalUnet1D(2, widths=(10,))
+    with pytest.raises(ValueError, match=r"widths=\[10\]; expected at least one, each a multiple of groups=8"):
+        FastUnet1D(2, widths=(10,))
     with pytest.raises(ValueError, match="even"):
-        ConditionalUnet1D(2, time_features=7)
-    with pytest.raises(ValueError, match="odd kernel"):
-        ConditionalUnet1D(2, kernel=4)
+        FastUnet1D(2, time_features=7)
+    with pytest.raises(ValueError, match="kernel=4; expected an odd number"):
+        FastUnet1D(2, kernel=4)
     with pytest.raises(ValueError, match="unknown time embedding 'sinus'"):
-        ConditionalUnet1D(2, time="sinus")
+        FastUnet1D(2, time="sinus")
     with pytest.raises(ValueError, match=r"\(4, 3\).*\(B, 2\)"):
         MLP(2)(torch.randn(4, 3), torch.rand(4))
 
 
 def test_two_times():
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
+    net = FastUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
     x, cond = torch.randn(3, 8, 2).double(), Condition(torch.randn(3, 5).double())
     t, r = (torch.full((3,), value, dtype=torch.float64) for value in (0.2, 0.9))
     far, near = net(x, t, cond, r=r), net(x, t, cond)
@@ -217,14 +236,14 @@ def test_two_times():
     for _ in range(2):  # what is kept for a pair of times is not given for another
         torch.testing.assert_close(net(x, t, cond, r=r), far, rtol=0, atol=1e-12)
         torch.testing.assert_close(net(x, t, cond), near, rtol=0, atol=1e-12)
-    one = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8).double()
+    one = FastUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8).double()
     torch.testing.assert_close(one(x, t, cond, r=r), one(x, t, cond), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_forward_derivative_is_the_finite_difference(fused):
     torch.manual_seed(0)
-    net = ConditionalUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
+    net = FastUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
     if fused:
         net.fuse()
     x, v, cond = torch.randn(3, 8, 2).double(), torch.randn(3, 8, 2).double(), Condition(torch.randn(3, 5).double())

@@ -91,9 +91,9 @@ def test_a_patch_stem_sees_every_pixel_of_its_patches():
     ("change", "says"),
     [
         ({"block": "transformer"}, "adaptive"),
-        ({"widths": ()}, "positive sizes"),
+        ({"widths": ()}, r"widths=\[\].*positive"),
         ({"layers": 0}, "layers=0"),
-        ({"block": "adaptive", "widths": (8, 12)}, r"multiples of 8.*\[8, 12\]"),
+        ({"block": "adaptive", "widths": (8, 12)}, r"\[8, 12\]; expected multiples of 8"),
         ({"features": 7}, "even"),
         ({"time": "wavelet"}, "fourier"),
     ],
@@ -107,7 +107,7 @@ def test_bad_calls_are_refused():
     net = ConditionalUnet2D(1, 10, **SMALL)
     x, t, cond = torch.randn(2, 1, 16, 16), torch.rand(2), torch.tensor([0, 1])
     for wrong in [(x[:, :, :15], t, cond), (torch.randn(2, 16, 2), t, cond), (x, t[:1], cond), (x, t, cond.float())]:
-        with pytest.raises(ValueError, match="this network takes"):
+        with pytest.raises(ValueError, match="expected"):
             net(*wrong)
-    with pytest.raises(ValueError, match="this network takes"):
+    with pytest.raises(ValueError, match="expected"):
         net(x, t, None)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
 from diffpolicy.generative.guidance import Inpaint
-from diffpolicy.generative.method import Method
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field, ModelField
+from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.generative.solvers import DormandPrince
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
@@ -33,8 +33,8 @@ class GenerativeModel(NetworkModel, Exportable):
     Args:
         spec: what it is built for.
         path: the probability path for the registry, {"name": …, options}.
-        process: further arguments of `generative.method.Method`, such as prediction, solver, steps and clip, the last
-            in normalized units.
+        process: further arguments of `GenerativeProcess`, such as prediction, solver, steps and clip, the last in
+            normalized units.
 
     Raises:
         ValueError: unknown names, or options that do not fit together.
@@ -44,7 +44,9 @@ class GenerativeModel(NetworkModel, Exportable):
 
     def __init__(self, spec: ModelSpec, path: Mapping[str, Any], **process: Any) -> None:
         super().__init__(spec)
-        self.process: Method = make("method 'generative'", Method, process, path=build("path", path))
+        self.process: GenerativeProcess = make(
+            "method 'generative'", GenerativeProcess, process, path=build("path", path)
+        )
         self.bound = math.inf if self.process.clip is None else self.process.clip
 
     @property

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.conv1d_unet import Conv1dUnet
 from benchmarks.paired import paired, seconds
 from diffpolicy.config import SamplerConfig
+from diffpolicy.nets import ConditionalUnet1D
+from diffpolicy.nets.unet1d_fast import copy_weights
 from diffpolicy.policies import ChunkModel, ModelSpec
 from diffpolicy.policies.models.generative import GenerativeModel
 from diffpolicy.util.condition import Condition
@@ -35,7 +36,7 @@ def _ours(model: ChunkModel, cond: Tensor) -> Callable[[], None]:
     return lambda: model.sample(Condition(cond), [generator])
 
 
-def _theirs(net: Conv1dUnet, steps: int, cond: Tensor) -> Callable[[], None]:
+def _theirs(net: ConditionalUnet1D, steps: int, cond: Tensor) -> Callable[[], None]:
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(TRAINED, beta_schedule="squaredcos_cap_v2")
@@ -61,8 +62,8 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
         net = {"name": "unet1d", "widths": widths, "time_features": features}
         spec = ModelSpec(DIM, COND, HORIZON, net=net)
         model = GenerativeModel(spec, {"name": "linear"}, prediction="velocity").eval()
-        peer = Conv1dUnet(DIM, COND, widths, time_features=features).eval()
-        peer.copy_from(model.net)
+        peer = ConditionalUnet1D(DIM, COND, widths=widths, time_features=features).eval()
+        copy_weights(model.net, peer)
         began = time.perf_counter()
         model.freeze(1)
         compiling = time.perf_counter() - began

@@ -14,10 +14,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.conv1d_unet import Conv1dUnet
 from benchmarks.paired import ratio
 from benchmarks.train_step import CASES, COND, DIM, SPEEDS, Denoiser, optimization
-from diffpolicy.nets import ConditionalUnet1D
+from diffpolicy.nets import ConditionalUnet1D, FastUnet1D
 from diffpolicy.training.precision import Speed
 
 SIDE = 2048  # of the matrices whose product is timed
@@ -78,7 +77,7 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
     machine, found = peaks(), {}
     for name, widths in CASES.items():
         sizes = {"dim": DIM, "cond_dim": COND, "widths": widths, "time_features": 128 if widths[0] == 64 else 256}
-        peer = Denoiser(Conv1dUnet(**sizes))
+        peer = Denoiser(ConditionalUnet1D(**sizes))
         theirs = optimization(peer, peer.batch, Speed.parse("float32"))
         with FlopCounterMode(display=False) as counter:
             theirs()
@@ -87,7 +86,7 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
         bytes_moved = 4 * 16 * sum(parameter.numel() for parameter in peer.parameters()) / 1e9
         found[f"{name}, Conv1d float32"] = _case(peers, peers, by_kind, "float32", gigaflop, bytes_moved, machine)
         for speed in SPEEDS:
-            model = Denoiser(ConditionalUnet1D(**sizes))
+            model = Denoiser(FastUnet1D(**sizes))
             ours = optimization(model, model.batch, Speed.parse(speed))
             turns, by_kind = _profile(ours, rounds)
             precision = Speed.parse(speed).precision

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.conv1d_unet import Conv1dUnet
 from benchmarks.paired import paired
 from diffpolicy.generative.objectives import DenoisingObjective
 from diffpolicy.generative.paths import LinearPath
-from diffpolicy.nets import ConditionalUnet1D
+from diffpolicy.nets import ConditionalUnet1D, FastUnet1D
 from diffpolicy.nets.base import Model
+from diffpolicy.nets.unet1d_fast import copy_weights
 from diffpolicy.training import TrainConfig
 from diffpolicy.training.average import Average
 from diffpolicy.training.learner import Batch
@@ -88,11 +88,11 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
     for name, widths in CASES.items():
         features = 128 if widths[0] == 64 else 256  # as published at the large size
         sizes = {"dim": DIM, "cond_dim": COND, "widths": widths, "time_features": features}
-        auto = Denoiser(ConditionalUnet1D(**sizes))
+        auto = Denoiser(FastUnet1D(**sizes))
         automatic = str(chosen_speed(auto, auto.batch))
         for speed in SPEEDS:
-            model, peer = Denoiser(ConditionalUnet1D(**sizes)), Denoiser(Conv1dUnet(**sizes))
-            peer.net.copy_from(model.net)
+            model, peer = Denoiser(FastUnet1D(**sizes)), Denoiser(ConditionalUnet1D(**sizes))
+            copy_weights(model.net, peer.net)
             ours = optimization(model, model.batch, Speed.parse(speed))
             theirs = optimization(peer, peer.batch, Speed.parse("float32"))
             began = time.perf_counter()

@@ -1,31 +1,34 @@
-"""A generative method as one object: what is learned (path, prediction, objective) and how it is drawn from.
+"""A generative process as one object: what is learned (path, prediction, objective) and how it is sampled."""
 
-It is the section `method` of a run's config, for targets of any shape and any network.
-"""
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from torch import Tensor, nn
 
-from diffpolicy.generative.guidance import ClipData
+from diffpolicy.generative.guidance import ClipData, OnPath
 from diffpolicy.generative.objectives import DenoisingObjective
 from diffpolicy.generative.paths import DiscretePath, Path
-from diffpolicy.generative.predictions import Field, ModelField, OnPath
+from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.generative.solvers import make_solver
 
 
 @final
-class Method:
-    """Path, prediction, objective and sampler.
+class GenerativeProcess:
+    """Path, prediction, objective and sampler, for targets of any shape and any network.
 
     Args:
         path: the probability path.
         prediction: what the network outputs, see `predictions`.
-        times, weighting, condition_dropout: of the objective, see `objectives`.
-        solver, steps, grid: of the sampler, see `solvers` and `sampling`.
+        times: how training draws t, see `objectives`.
+        weighting: weights of the loss, see `objectives`.
+        condition_dropout: probability with which training drops a condition.
+        solver: name of the sampler's solver, see `solvers`.
+        steps: number of the sampler's steps.
+        grid: name of the sampler's time grid, see `sampling`.
         solver_options: options of the solver, for example {"eta": 0.5}.
         clip: bound of the data estimate while sampling; None does not clip.
 
@@ -49,12 +52,8 @@ class Method:
         self.path, self.prediction, self.clip = path, prediction, clip
         self.objective = DenoisingObjective(path, prediction, times, weighting, condition_dropout)
         self.sampling_path = path
-        self._sampler: dict[str, Any] = {
-            "solver": solver,
-            "steps": steps,
-            "grid": grid,
-            "options": dict(solver_options or {}),
-        }
+        options = dict(solver_options or {})
+        self._sampler: dict[str, Any] = {"solver": solver, "steps": steps, "grid": grid, "options": options}
         self.configure()
 
     @property
@@ -70,17 +69,21 @@ class Method:
         options: Mapping[str, Any] | None = None,
         path: Path | None = None,
     ) -> None:
-        """Change how is drawn, without retraining; None keeps what was set.
+        """Change the sampler without retraining; None keeps what was set.
 
         Args:
-            path: on which to sample, where it is not to be the one that was trained on, see `OnPath`.
+            solver: name of a solver; another one than before drops the options that were set.
+            steps: number of steps.
+            grid: name of a time grid. If None, a grid of DDPM's indices that has too few steps becomes "uniform".
+            options: options of the solver.
+            path: the path to sample on, if not the one of training, see `OnPath`.
 
         Raises:
             ValueError: unknown names or options that do not fit together.
         """
         chosen = dict(self._sampler)
         if solver is not None and solver != chosen["solver"]:
-            chosen |= {"solver": solver, "options": {}}  # another solver's options mean nothing to this one
+            chosen |= {"solver": solver, "options": {}}
         if options is not None:
             chosen["options"] = dict(options)
         if steps is not None:
@@ -89,7 +92,7 @@ class Method:
         if grid is not None:
             chosen["grid"] = grid
         elif isinstance(path, DiscretePath) and chosen["steps"] > path.steps and chosen["grid"].startswith("ddpm"):
-            chosen["grid"] = "uniform"  # DDPM's own indices are too few; between them the path interpolates
+            chosen["grid"] = "uniform"  # between its indices the path interpolates
         made = make_solver(chosen["solver"], **chosen["options"])
         try:
             times = time_grid(chosen["grid"], chosen["steps"], path)
@@ -98,12 +101,17 @@ class Method:
         self.solver, self.times, self.sampling_path, self._sampler = made, times, path, chosen
 
     def loss(self, net: nn.Module, batch: Mapping[str, Any], generator: Generators) -> Tensor:
-        """(B,), see `DenoisingObjective`."""
+        """Return the loss (B,) of a batch, see `DenoisingObjective`."""
         return self.objective(net, batch, generator)
 
     def field(self, net: nn.Module, guide: Callable[[Field], Field] | None = None, path: Path | None = None) -> Field:
-        """The network's field on `path` (None: the sampling path), guided and then clipped, so that what guidance
-        overshoots is clipped too."""
+        """Return the network's field, guided and then clipped, so that what guidance overshoots is clipped too.
+
+        Args:
+            net: the network.
+            guide: wraps the field, see `guidance`; None leaves it as it is.
+            path: the path of the field; None is the sampler's.
+        """
         field: Field = ModelField(net, self.path, self.prediction)
         path = path or self.sampling_path
         if path != self.path:
@@ -120,9 +128,15 @@ class Method:
         trajectory: bool = False,
         times: Tensor | None = None,
     ) -> tuple[Tensor, int]:
-        """From noise x (B, *shape) to data, and the number of network calls; see `sample`.
+        """Return samples from noise x (B, *shape), and the number of network calls.
 
-        `times` other than the sampler's own are for an x on the sampling path at the first of them.
+        Args:
+            field: from `field`.
+            x: (B, *shape), on the sampling path at the first of the times.
+            cond: the condition.
+            generators: the noise of a stochastic solver.
+            trajectory: return x at every time, see `sample`.
+            times: other times than the sampler's own.
         """
         flow = self.solver.bind(field, self.sampling_path, generators)
         return sample(flow, x, self.times if times is None else times, cond, trajectory), flow.calls

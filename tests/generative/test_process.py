@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from diffpolicy.generative.guidance import OnPath
 from diffpolicy.generative.likelihood import variational_bound
-from diffpolicy.generative.method import Method
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
-from diffpolicy.generative.predictions import ModelField, OnPath, estimate
+from diffpolicy.generative.predictions import ModelField, estimate
+from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import expand
 
 MEAN, SCALE = 0.7, 0.3
@@ -51,7 +52,7 @@ def test_a_method_draws_the_data_on_its_own_and_on_other_paths():
     own = LinearPath()
     for path in (None, DiscretePath(200), CosinePath()):
         for solver, grid in (("euler", "uniform"), ("ddpm", "uniform"), ("dpmpp_2m", "log_snr")):
-            method = Method(own, "data", solver=solver, steps=200, grid=grid)
+            method = GenerativeProcess(own, "data", solver=solver, steps=200, grid=grid)
             method.configure(path=path)
             x = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
             field = method.field(lambda x, t, cond: gaussian_data(own, x, t))
@@ -73,7 +74,7 @@ def test_the_ddpm_bound_of_a_flow_is_that_of_the_paths_own_field():
 
 
 def test_configure_keeps_and_refuses():
-    method = Method(LinearPath(), "velocity", solver="euler", steps=7)
+    method = GenerativeProcess(LinearPath(), "velocity", solver="euler", steps=7)
     method.configure(solver="ddim", options={"eta": 0.5})
     assert method.sampler == {"solver": "ddim", "steps": 7, "grid": "uniform", "options": {"eta": 0.5}}
     method.configure(solver="heun")

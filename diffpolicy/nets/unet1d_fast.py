@@ -1,0 +1,237 @@
+"""The temporal U-Net of `unet1d` as it is trained and run: the same network and weights, in faster layers.
+
+Sequences are (B, T, C) throughout, and convolutions matrix products (see `temporal`). For inference the FiLM of all
+blocks is one product whose parts are kept while time and condition repeat, and the rest can be compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffpolicy.nets import unet1d
+from diffpolicy.nets.base import Freezable, Fusable, Network, check_trajectory, check_vector, null_vector
+from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample, fuse_norms
+from diffpolicy.util.condition import Condition
+
+_TIMES = 1024  # different times whose FiLM is kept; a solver's grid has tens
+# For one sample a product reads its matrix once: what counts is how it lies in memory and which kernel reads it, so
+# both are settled at compilation, and the graph is run without going back to Python.
+_COMPILE = {
+    "freezing": True,
+    "cpp_wrapper": True,
+    "max_autotune": True,
+    "max_autotune_gemm_backends": "CPP,ATEN",
+    "autotune_num_choices_displayed": 0,
+}
+
+
+class ConvBlock(nn.Module):
+    """`unet1d.ConvBlock`, followed by FiLM if given: (B, T, C_in), (B, 2·C_out) or None -> (B, T, C_out)."""
+
+    def __init__(self, plain: unet1d.ConvBlock) -> None:
+        super().__init__()
+        self.conv = TemporalConv(plain.conv)
+        self.norm = NormMish(plain.norm.num_groups, plain.norm.num_channels)
+
+    def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        return self.norm(self.conv(x), film)
+
+
+class ResidualBlock(nn.Module):
+    """`unet1d.ResidualBlock`: (B, T, C_in), FiLM of both halves, block after block -> (B, T, C_out)."""
+
+    def __init__(self, plain: unet1d.ResidualBlock) -> None:
+        super().__init__()
+        self.first, self.film, self.second = ConvBlock(plain.first), plain.film, ConvBlock(plain.second)
+        self.skip = pointwise(plain.skip) if isinstance(plain.skip, nn.Conv1d) else nn.Identity()
+
+    def forward(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
+        return self.second(self.first(x, next(films))) + self.skip(x)
+
+
+class Level(nn.Module):
+    """`unet1d.Level`."""
+
+    def __init__(self, plain: unet1d.Level) -> None:
+        super().__init__()
+        self.first, self.second = ResidualBlock(plain.first), ResidualBlock(plain.second)
+
+    def forward(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
+        return self.second(self.first(x, films), films)
+
+
+@final
+class FastUnet1D(Network, Fusable, Freezable):
+    """`unet1d.ConditionalUnet1D` in faster layers, from the same arguments and with the same first weights.
+
+    Weights have the same names and, up to last axes of size 1, the same shapes in both.
+    """
+
+    @functools.wraps(unet1d.ConditionalUnet1D.__init__)  # for the registry, which reads the names of the options
+    def __init__(self, *sizes: Any, **options: Any) -> None:
+        super().__init__()
+        plain = unet1d.ConditionalUnet1D(*sizes, **options)
+        self.dim, self.cond_dim, self.stride = plain.dim, plain.cond_dim, plain.stride
+        self.time, self.span, self.null_cond = plain.time, plain.span, plain.null_cond
+        self.down = nn.ModuleList(map(Level, plain.down))
+        self.downsample = nn.ModuleList(map(Downsample, plain.downsample))
+        self.middle = Level(plain.middle)
+        self.up = nn.ModuleList(map(Level, plain.up))
+        self.upsample = nn.ModuleList(map(Upsample, plain.upsample))
+        self.head, self.out = ConvBlock(plain.head), pointwise(plain.out)
+        self.blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]  # as they are run
+        self._frozen: _Frozen | None = None
+        self.register_load_state_dict_post_hook(_thaw)
+
+    def fuse(self) -> None:
+        """Run the group norms with Mish and FiLM as compiled passes: the same numbers up to rounding."""
+        fuse_norms(self)
+
+    def freeze(self, shape: tuple[int, ...] | None = None) -> None:
+        """Prepare for inference: the same numbers up to rounding, in fewer operations and without gradients.
+
+        The preparation is of the present weights on their present device: repeat it after training or moving the
+        network. Loading weights undoes it.
+
+        Args:
+            shape: the shape (B, T, D) of x for which calls are also compiled, which takes a minute or two (half of it
+                once the compiler has seen the network). Calls of other shapes run uncompiled.
+        """
+        self._frozen = _Frozen(self, shape)
+
+    def null(self, cond: Condition) -> Condition:
+        """Return the condition that stands for "none": learned, when training drops conditions."""
+        return null_vector(self.null_cond, cond)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
+        """(B, T, D), (B,), a vector (B, C), (B,) -> (B, T, D)."""
+        check_trajectory(x, t, r, self.dim)
+        vector = check_vector(cond, x.shape[0], self.cond_dim)
+        if self._frozen is not None:
+            return self._frozen(x, t, vector, r).to(x.dtype)
+        features = self.time_features(t, r)
+        features = F.mish(features if vector is None else torch.cat([features, vector.to(features.dtype)], dim=-1))
+        return self.trunk(x, (block.film(features) for block in self.blocks)).to(x.dtype)
+
+    def time_features(self, t: Tensor, r: Tensor | None) -> Tensor:
+        """Return the features of t (B,) and, with two times, of r - t: (B, time_features)."""
+        features = self.time(t)
+        return features if self.span is None else features + self.span((t if r is None else r) - t)
+
+    def trunk(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
+        """Return the output for x, in the dtype of the weights, given FiLM in the order in which blocks are run."""
+        horizon, missing = x.shape[1], -x.shape[1] % self.stride
+        x = x.to(self.out.weight.dtype)
+        if missing:
+            x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
+        skips: list[Tensor] = []
+        for depth, level in enumerate(self.down):
+            x = level(x, films)
+            skips.append(x)
+            if depth < len(self.downsample):
+                x = self.downsample[depth](x)
+        x = self.middle(x, films)
+        for level, upsample in zip(self.up, self.upsample, strict=True):
+            x = upsample(level(torch.cat([x, skips.pop()], dim=-1), films))
+        return self.out(self.head(x))[:, :horizon]
+
+
+def pointwise(conv: nn.Conv1d) -> nn.Linear:
+    """Return a convolution of kernel 1 as the linear layer that it is on (B, T, C)."""
+    linear = nn.utils.skip_init(nn.Linear, conv.in_channels, conv.out_channels)
+    linear.weight, linear.bias = nn.Parameter(conv.weight.detach()[:, :, 0]), conv.bias
+    return linear
+
+
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy all weights of a `FastUnet1D` to a `ConditionalUnet1D` of the same sizes, or back."""
+    shapes = {name: weight.shape for name, weight in target.state_dict().items()}
+    target.load_state_dict({name: weight.reshape(shapes[name]) for name, weight in source.state_dict().items()})
+
+
+def _thaw(net: FastUnet1D, _: object) -> None:
+    net._frozen = None  # it is of the weights before
+
+
+class _Trunk(nn.Module):
+    """(x, the FiLM of all blocks side by side) -> the network's output."""
+
+    def __init__(self, net: FastUnet1D, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self._net, self._sizes = net, list(sizes)
+
+    def forward(self, x: Tensor, films: Tensor) -> Tensor:
+        return self._net.trunk(x, iter(films.split(self._sizes, dim=-1)))
+
+
+class _Frozen:
+    """What a frozen network keeps: the FiLM of all blocks as one product, and the rest compiled.
+
+    FiLM's part from the time is kept for every time, since a solver's grid comes again, and its part from the
+    condition until another condition comes, which is once a chunk.
+    """
+
+    def __init__(self, net: FastUnet1D, shape: tuple[int, ...] | None) -> None:
+        films = [block.film for block in net.blocks]
+        features = net.time[-1].out_features
+        self._two_times = net.span is not None
+        weight = torch.cat([film.weight.detach() for film in films])
+        self._time, self._shape = net.time_features, shape
+        self._bias = torch.cat([film.bias.detach() for film in films])
+        self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
+        self._trunk = _Trunk(net, [film.out_features for film in films])
+        self._times: dict[tuple[float, float], Tensor] = {}
+        self._cond: tuple[Tensor, Tensor] | None = None
+        if shape is not None:
+            self._compiled = self._compile(weight.new_zeros(shape), weight.new_zeros((shape[0], len(weight))))
+
+    def __call__(self, x: Tensor, t: Tensor, vector: Tensor | None, r: Tensor | None) -> Tensor:
+        films = self._time_part(t, r if self._two_times and r is not None else t)
+        if vector is not None:
+            films = films + self._cond_part(vector)
+        films = films.expand(len(t), -1).contiguous()
+        if x.shape != self._shape:
+            return self._trunk(x, films)
+        return self._compiled(x.to(films.dtype).contiguous(), films)
+
+    def _compile(self, x: Tensor, films: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        if x.device.type == "cuda":  # a CUDA graph; its output lies where the next one will, hence the copy
+            graphed = torch.compile(self._trunk, mode="reduce-overhead", dynamic=False)
+            return lambda x, films: graphed(x, films).clone()
+        # Compiled as a graph, not by torch.compile, whose checks in every call take as long as some of the layers.
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # a report of every kernel that was tried
+            from torch._inductor import compile as compile_graph  # takes a second, for which few need to wait
+
+            graph = torch.export.export(self._trunk, (x, films)).module()
+            return compile_graph(graph, [x, films], options=_COMPILE)
+
+    def _time_part(self, t: Tensor, r: Tensor) -> Tensor:
+        if t.device.type != "cpu" or len(t) == 0 or not bool(((t == t[0]) & (r == r[0])).all()):
+            return self._of(t, r)  # reading a GPU's time would wait for it
+        at = float(t[0]), float(r[0])  # one time for all samples, as the sampling loop gives it
+        if at not in self._times:
+            if len(self._times) == _TIMES:
+                self._times.clear()
+            self._times[at] = self._of(t[:1], r[:1])
+        return self._times[at]
+
+    def _of(self, t: Tensor, r: Tensor) -> Tensor:
+        return F.linear(F.mish(self._time(t, r)), self._of_time, self._bias)
+
+    def _cond_part(self, vector: Tensor) -> Tensor:
+        if vector.device.type != "cpu":  # comparing on a GPU would wait for it
+            return self._of_vector(vector)
+        if self._cond is None or not torch.equal(self._cond[0], vector):
+            self._cond = vector.clone(), self._of_vector(vector)
+        return self._cond[1]
+
+    def _of_vector(self, vector: Tensor) -> Tensor:
+        return F.linear(F.mish(vector.to(self._of_cond.dtype)), self._of_cond)
