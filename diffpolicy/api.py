@@ -190,7 +190,8 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     if start is not None and ranks.writes:
         print(f"normalizer: that of {start.path}")
     torch.manual_seed(config.seed)
-    record = replace(config, found=_found(config, windows))
+    net = config.net if method_class(config).has_net else {}
+    record = replace(config, net=net, found=_found(config, windows))
     if config.env.id:
         check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)

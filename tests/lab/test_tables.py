@@ -111,7 +111,6 @@ def test_the_page_is_one_file_and_escapes(tmp_path):
     assert all((tmp_path / "comparison" / f"{name}.png").stat().st_size > 5000 for name in ("calls", "minutes"))
 
 
-@pytest.mark.xfail(reason="mean_flow's new name is not registered yet")
 def test_stored_results_are_those_of_the_plan():
     """Nothing of the comparison that ships would be measured again, nor is anything refused."""
     comparison = work.Comparison(work.Settings(results=str(results_table.RESULTS)))
