@@ -61,8 +61,13 @@ def register(kind: str, name: str, target: str) -> None:
         kind: see `lookup`.
         name: by which it is found.
         target: "module:attribute", imported on first use.
+
+    Raises:
+        ValueError: an unknown kind, or a name that stands for something else.
     """
     check("kind of the registry", kind, _OWN)
+    there = _OWN[kind].get(name, target)
+    require(there == target, f"{kind} {name!r} is {there} already", cure="choose another name")
     _OWN[kind][name] = target
     known.cache_clear()
 

@@ -98,7 +98,7 @@ def check_vector(cond: Condition | None, batch: int, size: int) -> Tensor | None
 
     Raises:
         TypeError: `cond` is neither a `Condition` nor None.
-        ValueError: a vector of another shape, a condition that is missing, or one where none is taken.
+        ValueError: a vector of another shape, tokens, a condition that is missing, or one where none is taken.
     """
     if cond is not None and not isinstance(cond, Condition):
         raise TypeError(explain(f"cond is a {type(cond).__name__}", "a Condition", "write Condition(vector)"))
@@ -106,6 +106,8 @@ def check_vector(cond: Condition | None, batch: int, size: int) -> Tensor | None
     expected = (batch, size) if size else None
     if given != expected:
         raise ValueError(explain(f"cond.vector has shape {given}", str(expected)))
+    if cond is not None and cond.tokens is not None:
+        raise ValueError(explain("cond has tokens", "a vector alone", "take a network that attends to tokens"))
     return None if cond is None else cond.vector
 
 

@@ -56,3 +56,8 @@ def test_every_name_leads_to_something(kind):
 def test_what_is_refused(kind, spec, given, says):
     with pytest.raises(ValueError, match=says):
         build(kind, spec, **given)
+
+
+def test_a_registered_name_is_not_taken_by_something_else():
+    with pytest.raises(ValueError, match="'unet1d' is .* already"):
+        registry.register("net", "unet1d", "elsewhere:Net")

@@ -66,7 +66,7 @@ class ChunkModel(Model):
     """Whether training changes it."""
     has_net: ClassVar[bool] = True
     """Whether it is built with the network of the section `net`."""
-    half_precisions: ClassVar[tuple[str, ...]] = ("bfloat16", "float16")
+    half_precisions: tuple[str, ...] = ("bfloat16", "float16")
     """The types beside float32 that its weights may have when it samples."""
     bound: float = math.inf
     """The largest normalized action that it can draw."""
