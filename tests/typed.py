@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -33,8 +32,3 @@ def _inside(folder):
         yield
     finally:
         os.chdir(before)
-
-
-def hear_ctrl_c():
-    """Let a child process hear Ctrl-C, which a shell's background jobs, and so these tests there, do not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from typed import hear_ctrl_c
 
 from diffpolicy.config import ExecutionConfig, PolicyConfig, RunConfig
 from diffpolicy.datasets.normalizer import Normalizer
@@ -340,9 +339,7 @@ def test_workers_end_with_their_parent(tmp_path, number, status):
     seen = tmp_path / "pids"
     seen.mkdir()
     command = [sys.executable, str(script), str(Path(tiny.__file__).parent), str(seen)]
-    parent = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
-    )
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     until = time.monotonic() + 120
     while not list(seen.iterdir()) and time.monotonic() < until and parent.poll() is None:
         time.sleep(0.05)
