@@ -106,7 +106,12 @@ def test_general_code_knows_no_task():
     """What is true of one task only is said by its source, its environment, its config, or the docs."""
     words = re.compile(r"coverage|push-?t\b|pusht|\b512\b|diffpolicy/\w+-v0", re.IGNORECASE)
     for file in (ROOT / "diffpolicy").rglob("*.py"):
-        rooms = ("datasets/sources", "gallery", "registry.py")
+        rooms = (
+            "datasets/sources",
+            "gallery",
+            "registry.py",
+            "config/migrate.py",
+        )  # the last one: names of old configs
         if any(room in file.as_posix() for room in rooms):
             continue
         code = _without_docstrings(ast.parse(file.read_text()))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from pathlib import Path
@@ -32,3 +33,5 @@ def _inside(folder):
         yield
     finally:
         os.chdir(before)
+        for logger in logging.root.manager.loggerDict.values():
+            logger.disabled = False  # hydra, told to leave logging alone, silences what there was before

@@ -43,7 +43,7 @@ def _generator(settings: Settings, digits: LabeledImages) -> ImageGenerator:
     if settings.digits is not None:
         return load_generator(settings.digits)
     size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"] if settings.small else ["net.widths=[64,128]"]
-    config = replace(compose(["task=mnist", *size]), found=found_in(digits, CLASSES))
+    config = replace(compose(["task=mnist", "run_dir=unused", *size]), found=found_in(digits, CLASSES))
     return learn(
         lambda: build_generator(config),
         lambda model, batch, generator: model.loss(batch, generator),

@@ -38,9 +38,8 @@ def sample_images(config: SampleConfig) -> str:
     require(config.samples >= 1 and config.guidance, "no samples or no guidance", "samples >= 1 and a scale")
     saved = checkpoint.read(config.checkpoint)  # once: "last" may move on meanwhile
     sampler = SamplerConfig(config.solver, config.steps, config.grid, config.solver_options or None)
-    generator = load_generator(saved.path, sampler, weights=config.weights, device=config.device)
-    if config.path:
-        generator.configure(sampler, build("path", config.path))
+    generator = load_generator(saved.path, weights=config.weights, device=config.device)
+    generator.configure(sampler, build("path", config.path) if config.path else None)
     for scale in config.guidance:
         generator.field(scale)  # refused before anything is drawn
 

@@ -47,11 +47,11 @@ def test_draw_with_another_solver_on_another_path(runs):
     [
         ("steps=0", "steps=0; expected an integer >= 1"),
         ("labels=[11]", "integers from 0 to 9"),
-        ("solver=eulr", "did you mean euler"),
+        ("solver=eulr", "did you mean 'euler'"),
         ("precision=half", "bfloat16"),
         ("device=abacus", "take device=auto"),
         ("guidance=[nan]", "finite scale"),
-        ("grid=ddpm_trailing", "needs a DiscretePath"),
+        ("grid=ddpm_trailing", "expected a DiscretePath"),
         ("checkpoint=POLICY", "a checkpoint of policy; expected one of images"),
         ("checkpoint=NOWHERE", "no checkpoint at NOWHERE"),
     ],

@@ -229,4 +229,4 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path, encoder):
     out = typed("evaluate", "checkpoint=A/checkpoints/last", *shards, cwd=tmp_path)
     assert "2 episodes, 1 network calls per chunk" in out and (tmp_path / "OUT/fan.png").exists()
     error = typed("train", *data[:-1], "env.options.obs_mode=state", "run_dir=C", cwd=tmp_path, ok=False)
-    assert "'image': (96, 96, 3)" in error and "env.options" in error
+    assert "image 'image' (96, 96, 3)" in error and "env.options" in error

@@ -129,5 +129,5 @@ def test_names_of_a_checkpoint_stay_as_they_are():
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"'nearest' learns nothing, and so no encoder of 'front', 'wrist'"):
         tiny.model(tiny.config("nearest", CAMERAS))
-    with pytest.raises(ValueError, match=r"camera 'wrist': crop=12 must lie within an image of 10 × 16 px"):
+    with pytest.raises(ValueError, match=r"camera 'wrist': crop=12, scale=None for an image of 10 × 16 px"):
         tiny.model(tiny.config(cameras={"front": (16, 16, 3), "wrist": (10, 16, 3)}))

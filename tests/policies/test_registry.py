@@ -27,7 +27,7 @@ def package(tmp_path, monkeypatch):
 def test_installed_packages_extend_every_kind(package):
     made = build("net", {"name": "mine", "size": 5}, dim=2)
     assert type(made).__module__ == "other_nets" and made.size == 5
-    assert lookup("net", "unet1d").__module__ == "diffpolicy.nets.unet1d"
+    assert lookup("net", "unet1d").__module__ == "diffpolicy.nets.unet1d_fast"
     with pytest.raises(
         ValueError, match=r"net 'mine' has no option 'siez' \(did you mean 'size'\?\); expected one of"
     ):
