@@ -27,11 +27,12 @@ def typed(command, *arguments, cwd, ok=True, code=None):
 
 @contextlib.contextmanager
 def _inside(folder):
-    before = Path.cwd()
+    before, level = Path.cwd(), logging.root.level
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(before)
+        logging.root.setLevel(level)
         for logger in logging.root.manager.loggerDict.values():
             logger.disabled = False  # hydra, told to leave logging alone, silences what there was before

@@ -72,7 +72,7 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
     prepared = [f"~{group}.{key}" for group in sorted(plugged) for key in composed[group]]
     for argument in settings:
         found = _OVERRIDE.fullmatch(argument)
-        if not found:
+        if not found or not (found["rest"] or found["sign"]):  # such as the word behind --cfg
             prepared.append(argument)
             continue
         sign, key, rest = found["sign"], found["key"].partition("@")[0], found["rest"]
