@@ -1,6 +1,10 @@
 """Draw docs/images/rollout.gif: the first success of a checkpoint's policy among the test seeds.
 
-python scripts/lab/draw_rollout.py runs/demo/checkpoints/best docs/images/rollout.gif
+```
+diffpolicy train task=detour run_dir=runs/detour training.steps=700 training.batch_size=128 training.warmup_steps=50 \\
+    net.widths=[32,64,128] speed=float32
+python scripts/lab/draw_rollout.py runs/detour/checkpoints/last docs/images/rollout.gif
+```
 """
 
 from __future__ import annotations

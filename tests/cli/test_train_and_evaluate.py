@@ -104,7 +104,7 @@ def test_how_chunks_are_executed(trained):
     for setting, says in (
         ("execution.nois=zero", "'execution.noise'"),
         ("execution.ensemble=[0.7,0.7]", "sum to 1.4"),
-        ("execution.inpaint=8", "inpaint can be up to 7"),
+        ("execution.inpaint=8", "T_p - T_o + 1 - T_a = 7"),
     ):
         assert says in typed("evaluate", best, "out=G", setting, cwd=trained, ok=False)
     assert not (trained / "G").exists()
@@ -136,7 +136,7 @@ def test_nothing_finished_is_overwritten(trained, demonstrations):
         (["method=flwo"], ["flow", "ddpm"]),
         (["method.path.name=linaer"], ["'linaer'", "'linear'"]),
         (["method.solver=eulr"], ["eulr", "euler"]),
-        (["net.widths=[10]"], ["10 channels", "8 groups"]),
+        (["net.widths=[10]"], ["widths=[10]", "groups=8"]),
         (["dataset.name=pushtt"], ["'pushtt'", "zarr"]),
         (["task=own", "dataset.name=zarr"], ["dataset.path"]),
         (["task=own", "dataset.name=zarr", "dataset.path=nowhere.zarr"], ["nowhere.zarr"]),
