@@ -1,8 +1,8 @@
 """Draw docs/images/rollout.gif: the first success of a checkpoint's policy among the test seeds.
 
 ```
-diffpolicy train task=detour run_dir=runs/detour training.steps=700 training.batch_size=128 training.warmup_steps=50 \\
-    net.widths=[32,64,128] speed=float32
+diffpolicy train task=detour run_dir=runs/detour training.steps=700 training.batch_size=128 \\
+    training.warmup_steps=50 net.widths=[32,64,128] speed=float32
 python scripts/lab/draw_rollout.py runs/detour/checkpoints/last docs/images/rollout.gif
 ```
 """
