@@ -175,7 +175,16 @@ def read(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing there, a half-written or damaged one, or another format version.
     """
-    path = locate(path)
+    while True:
+        place = locate(path)
+        try:
+            return _read(place)
+        except (OSError, CheckpointError):
+            if locate(path) == place:
+                raise  # otherwise a training has moved `last` on meanwhile and removed what it named
+
+
+def _read(path: Path) -> Checkpoint:
     try:
         info = json.loads((path / _INFO).read_text(encoding="utf-8"))
         version, digests = info["format_version"], info["sha256"]
