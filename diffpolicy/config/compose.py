@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,8 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
     """
     multirun = bool({"-m", "--multirun"} & set(settings))
     settings, plugged = _plugged(groups, settings)
-    composed = _composed(name, schema, groups, settings)
+    chosen = (one for one in settings if one.partition("=")[0].lstrip("~") in groups and "," not in one)
+    composed = _composed(name, schema, tuple(chosen))
     known, open_, literal = _known(composed, groups), open_maps(schema) | plugged, paths(schema)
     # What other choices set below a plugged group, they set for this project's own.
     prepared = [f"~{group}.{key}" for group in sorted(plugged) for key in composed[group]]
@@ -109,13 +111,13 @@ def _quoted(value: str, multirun: bool) -> str:
     return ",".join("'" + os.path.expanduser(part).replace("'", r"\'") + "'" for part in parts)
 
 
-def _composed(name: str, schema: type, groups: Sequence[str], settings: Sequence[str]) -> dict[str, Any]:
+@functools.lru_cache
+def _composed(name: str, schema: type, chosen: tuple[str, ...]) -> dict[str, Any]:
     """The config with the chosen groups and nothing else."""
     register(name, schema)
-    chosen = [one for one in settings if one.partition("=")[0].lstrip("~") in groups and "," not in one]
     try:
         with _configs():
-            return OmegaConf.to_container(hydra.compose(name, chosen))
+            return OmegaConf.to_container(hydra.compose(name, list(chosen)))
     except HydraException as error:
         raise ValueError(_plain_message(error)) from None
 

@@ -99,9 +99,8 @@ def typed(schema: type[Schema], values: Mapping[str, Any], where: str = "") -> S
     given = {}
     for name, value in values.items():
         path = f"{where}.{name}" if where else str(name)
-        require(
-            name in known, unknown("setting", path, [f"{where}.{one}" if where else one for one in sorted(known)])
-        )
+        if name not in known:
+            raise ValueError(unknown("setting", path, [f"{where}.{one}" if where else one for one in sorted(known)]))
         section = _section(hints[name])
         if section is not None and value is not None:
             require(isinstance(value, Mapping), f"{path}={value!r}", "a mapping of settings")

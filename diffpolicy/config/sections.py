@@ -76,10 +76,12 @@ class EnvConfig:
     Args:
         id: its gymnasium id; None rolls nothing out.
         options: keyword arguments of the environment.
+        max_steps: time limit of an episode; None takes the registered one.
     """
 
     id: str | None = None
     options: dict[str, Any] = any_key()
+    max_steps: int | None = None
 
 
 @dataclass

@@ -35,28 +35,28 @@ class EnvFactory:
         source: its gymnasium registration, or what an installed package makes it with.
         options: keyword arguments of the environment.
         render_mode: "rgb_array" where frames are wanted.
-        max_episode_steps: time limit instead of the registered one.
+        max_steps: time limit instead of the registered one.
     """
 
     id: str
     source: EnvSpec | Callable[..., gym.Env[Any, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
     render_mode: str | None = None
-    max_episode_steps: int | None = None
+    max_steps: int | None = None
 
     def __call__(self) -> gym.Env[Any, Any]:
         options = {**self.options, **({} if self.render_mode is None else {"render_mode": self.render_mode})}
         try:
             if isinstance(self.source, EnvSpec):
-                return gym.make(self.source, max_episode_steps=self.max_episode_steps, **options)
+                return gym.make(self.source, max_episode_steps=self.max_steps, **options)
             env = self.source(**options)
         except TypeError as error:
             raise ValueError(explain(f"{self.id} with options {dict(self.options)}: {error}")) from error
-        return env if self.max_episode_steps is None else gym.wrappers.TimeLimit(env, self.max_episode_steps)
+        return env if self.max_steps is None else gym.wrappers.TimeLimit(env, self.max_steps)
 
     def rendering(self) -> EnvFactory:
         """Return a factory of environments that render frames."""
-        return EnvFactory(self.id, self.source, self.options, _FRAMES, self.max_episode_steps)
+        return EnvFactory(self.id, self.source, self.options, _FRAMES, self.max_steps)
 
 
 def make_env(
@@ -64,22 +64,23 @@ def make_env(
     options: Mapping[str, Any] | None = None,
     *,
     render_mode: str | None = None,
-    max_episode_steps: int | None = None,
+    max_steps: int | None = None,
 ) -> EnvFactory:
     """Return a function that makes an environment, for `rollout` and everything that rolls out.
 
     Args:
         env: an id that is registered with gymnasium in this process (import the package that does so), or that an
-            installed package names as an entry point `diffpolicy.env`; or a config with id and options.
+            installed package names as an entry point `diffpolicy.env`; or a config.
         options: keyword arguments of the environment, beside those of a config.
         render_mode: "rgb_array" where frames are wanted.
-        max_episode_steps: time limit instead of the registered one.
+        max_steps: time limit instead of the registered one.
 
     Raises:
         ValueError: an id that is not known here, with the close ones.
     """
-    id, given = (env.id, env.options) if isinstance(env, EnvConfig) else (env, {})
-    return EnvFactory(str(id), _source(id), {**given, **(options or {})}, render_mode, max_episode_steps)
+    config = env if isinstance(env, EnvConfig) else EnvConfig(env)
+    limit = config.max_steps if max_steps is None else max_steps
+    return EnvFactory(str(config.id), _source(config.id), {**config.options, **(options or {})}, render_mode, limit)
 
 
 def policy_env(config: RunConfig, render_mode: str | None = None) -> EnvFactory:

@@ -45,7 +45,7 @@ def check_env(env: gym.Env[Any, Any], limited: bool) -> None:
     require(
         limited or has_time_limit(env),
         f"{type(inner).__name__} has no time limit, so that an episode might never end",
-        cure="make it with gymnasium.make(…, max_episode_steps=N), or pass max_steps=N",
+        cure="make it with gymnasium.make(…, max_episode_steps=N), or pass max_steps=N (env.max_steps=N to commands)",
     )
 
 

@@ -32,7 +32,7 @@ def replay(aligned: bool) -> dict[str, Any]:
         Reset(number, options={"state": demonstrations["obs"][part][0]}, limit=len(actions[number]))
         for number, part in enumerate(parts)
     ]
-    made = make_env("diffpolicy/PushT-v0", {"obs_mode": "state"}, max_episode_steps=10_000)
+    made = make_env("diffpolicy/PushT-v0", {"obs_mode": "state"}, max_steps=10_000)
     episodes = rollout(ReplayAgent(actions), made, resets, envs=1, progress=True)
     return {"episodes": len(episodes), **summarize([episode.row() for episode in episodes])}
 

@@ -214,8 +214,8 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path, encoder):
     ReplayBuffer.from_episodes(episodes).save(tmp_path / "demos.zarr")
     data = ["task=own", "dataset.path=demos.zarr", "observation.images=[image]", "observation.vectors=[agent]"]
     data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3", *encoder]
-    data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "evaluation_episodes=1", *TINY]
-    data += ["training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
+    data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "env.max_steps=20", "evaluation_episodes=1"]
+    data += [*TINY, "training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
     typed("train", *data, "run_dir=A", cwd=tmp_path)
     typed("train", *data, "run_dir=B", cwd=tmp_path)
     last = tmp_path / "B/checkpoints/last"

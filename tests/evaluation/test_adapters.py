@@ -17,7 +17,7 @@ def test_a_registered_environment_with_its_options():
     env = factory()
     assert env.unwrapped.width == 0.5 and env.spec.max_episode_steps == tiny.LIMIT and env.render_mode is None
     assert factory.rendering()().render_mode == "rgb_array"
-    shorter = make_env(tiny.ENV_ID, {"images": True}, max_episode_steps=3)()
+    shorter = make_env(tiny.ENV_ID, {"images": True}, max_steps=3)()
     assert shorter.spec.max_episode_steps == 3 and shorter.unwrapped.images
 
 
@@ -33,7 +33,7 @@ def test_an_environment_of_an_installed_package(monkeypatch):
     monkeypatch.setitem(registry._OWN, "env", {"other/Line": "tiny:LineEnv"})
     registry.known.cache_clear()
     try:
-        env = make_env("other/Line", {"width": 0.4}, max_episode_steps=7)()
+        env = make_env("other/Line", {"width": 0.4}, max_steps=7)()
         assert env.unwrapped.width == 0.4 and isinstance(env, gym.wrappers.TimeLimit)
         assert declared_task("other/Line").main == "best"
     finally:
