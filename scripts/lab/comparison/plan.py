@@ -103,7 +103,7 @@ class Run:
     @functools.cached_property
     def config(self) -> RunConfig:
         """What `diffpolicy train` makes of the settings."""
-        return compose([*self.settings, "run_dir=RUN"])
+        return _train_config(self.settings)
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,11 @@ class Measurement:
     def config(self) -> EvaluateConfig:
         """What `diffpolicy evaluate` makes of the settings."""
         return _evaluate_config(self.settings)
+
+
+@functools.lru_cache
+def _train_config(settings: tuple[str, ...]) -> RunConfig:
+    return compose([*settings, "run_dir=RUN"])
 
 
 @functools.lru_cache
