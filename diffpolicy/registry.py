@@ -47,6 +47,10 @@ _OWN: dict[str, dict[str, str]] = {
         "lstm_gmm": "diffpolicy.policies.models.lstm_gmm:LSTMGMMModel",
         "nearest": "diffpolicy.policies.models.nearest:NearestModel",
     },
+    "importer": {
+        "npz": "diffpolicy.datasets.importers.npz:NpzImporter",
+        "zarr": "diffpolicy.datasets.importers.replay_buffer:ReplayBufferImporter",
+    },
     "source": {},
     "transform": {},
     "env": {},
@@ -95,7 +99,7 @@ def lookup(kind: str, name: str) -> Any:
     """Return what is called `name` among the things of a kind, usually a class.
 
     Args:
-        kind: "net", "encoder", "classifier", "path", "model", "transform", "source", "env" or "expert".
+        kind: "net", "encoder", "classifier", "path", "model", "importer", "transform", "source", "env" or "expert".
         name: see `known`.
 
     Raises:

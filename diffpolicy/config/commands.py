@@ -84,6 +84,34 @@ class RecordConfig:
 
 
 @dataclass
+class ConvertConfig:
+    """Settings of a conversion from another format.
+
+    Args:
+        source: a file or a folder.
+        out: folder of the recording; one that was begun with the same settings is continued.
+        format: name of the format; None looks at the files.
+        episodes: which ones: numbers and ranges such as 0-9,12; the name of a filter of the recording; or "success";
+            None takes all.
+        keys: which arrays, [name, name:new_name, …]; empty takes all.
+        every: one frame of so many is kept. Actions that are differences are not added up.
+        resize: [height,width] of the images; None keeps them.
+        action: where the format has no action, next:KEY takes what KEY is one kept frame later; KEY+KEY joins two.
+        trim: "idle" cuts frames at head and tail of an episode in which nothing moves; "none" keeps them.
+    """
+
+    source: str = path_to(MISSING)
+    out: str = path_to(MISSING)
+    format: str | None = None
+    episodes: Any = None
+    keys: list[str] = field(default_factory=list)
+    every: int = 1
+    resize: list[int] | None = None
+    action: str | None = None
+    trim: str = "none"
+
+
+@dataclass
 class InspectConfig:
     """Settings of a look at a data set; without a path the catalog of sources is listed.
 

@@ -1,8 +1,8 @@
 """Demonstrations written an episode at a time, so that whatever happens what is finished stays.
 
-A recording is a data set in the layout of `zarr_layout` plus `meta/seeds`, the seed of every episode, and
-`manifest.json`, the SHA-256 of every other file. An episode is added in an order that keeps the folder readable after
-every single write, each of which appears whole or not at all:
+A recording is a data set in the layout of `zarr_layout` plus an array `meta/NAME` for each number that is kept of an
+episode, such as its seed, and `manifest.json`, the SHA-256 of every other file. An episode is added in an order that
+keeps the folder readable after every single write, each of which appears whole or not at all:
 
 1. the manifest, with the digests that files are about to get under "pending";
 2. the chunk files of the new frames, at the end of the arrays or beyond it;
@@ -28,7 +28,8 @@ from diffpolicy.datasets.zarr_layout import CHUNK_BYTES, ENDS, MANIFEST, ZarrArc
 from diffpolicy.util.errors import require
 from diffpolicy.util.files import sha256, write_bytes
 
-SEEDS = "meta/seeds"
+_META = "meta/"
+_FINISHED = "finished"  # names of the attributes that `finish` added
 _CHUNK_FRAMES = 1024  # at most; the last chunk is written again with every episode
 
 
@@ -75,8 +76,8 @@ class EpisodeWriter:
 
     Args:
         path: a folder.
-        attrs: what the recording is of, as JSON; to continue one, it has to be the same. "fps" and "units" are read
-            by the data set's users, see `ReplayBuffer`.
+        attrs: what the recording is of, as JSON; to continue one, it has to be the same, up to what `finish` added.
+            "fps" and "units" are read by the data set's users, see `ReplayBuffer`.
 
     Raises:
         FileExistsError: `path` is something else than a recording.
@@ -87,7 +88,7 @@ class EpisodeWriter:
         self.path = Path(path)
         self._attrs = json.loads(json.dumps(dict(attrs)))
         self._tails: dict[str, _Tail] = {}
-        self._seeds: list[int] = []
+        self._numbers: dict[str, list[int]] = {}
         self._frames = 0
         self._files: dict[str, str] = {}
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
@@ -111,28 +112,36 @@ class EpisodeWriter:
             found = archive.attrs()
             ends = archive.read(ENDS)
             self._frames, count = int(ends[-1]), len(ends)
-            self._seeds = archive.read(SEEDS)[:count].tolist()
-            for name in (*(f"data/{name}" for name in archive.names()), SEEDS, ENDS):
+            self._numbers = {name: archive.read(_META + name)[:count].tolist() for name in archive.meta_names()}
+            kept = [_META + name for name in self._numbers]
+            for name in (*(f"data/{name}" for name in archive.names()), *kept, ENDS):
                 self._tails[name] = _Tail.read(archive, name, self._frames if name.startswith("data/") else count)
+        added = found.pop(_FINISHED, {})
+        found = {key: value for key, value in found.items() if key not in added}
         other = sorted(k for k in found.keys() | self._attrs.keys() if found.get(k) != self._attrs.get(k))
         differs = "; ".join(f"{k}: {found.get(k)!r} there, {self._attrs.get(k)!r} now" for k in other)
         says = f"{self.path} records something else ({differs})"
         require(not other, says, cure="choose another name, or the same settings")
 
     @property
-    def seeds(self) -> list[int]:
-        """The seeds of the finished episodes."""
-        return list(self._seeds)
+    def meta(self) -> dict[str, list[int]]:
+        """What was kept of each finished episode, by name, in their order."""
+        return {name: list(values) for name, values in self._numbers.items()}
 
-    def add(self, episode: Mapping[str, np.ndarray], seed: int) -> None:
+    @property
+    def frames(self) -> int:
+        """The frames of all finished episodes together."""
+        return self._frames
+
+    def add(self, episode: Mapping[str, np.ndarray], **meta: int) -> None:
         """Add an episode.
 
         Args:
             episode: name -> array (L, ...), equally long.
-            seed: of the episode.
+            meta: numbers that are kept of it, such as `seed`; the same names for every episode.
 
         Raises:
-            ValueError: arrays of other names or frame shapes than those before.
+            ValueError: arrays or numbers of other names, or frames of other shapes, than those before.
             OSError: as on a full disk; the episodes before stay as they are.
         """
         new = {f"data/{name}": np.asarray(values) for name, values in episode.items()}
@@ -144,12 +153,25 @@ class EpisodeWriter:
             kept = {name: tail.values for name, tail in self._tails.items() if name.startswith("data/")}
             before, now = ({n: (v.shape[1:], str(v.dtype)) for n, v in part.items()} for part in (kept, new))
             require(before == now, f"this episode's frames are {now}", f"{before}, as before")
-        new |= {SEEDS: np.array([seed]), ENDS: np.array([end])}
+            same = meta.keys() == self._numbers.keys()
+            require(same, f"this episode has the numbers {sorted(meta)}", f"{sorted(self._numbers)}, as before")
+        new |= {**{_META + name: np.array([int(value)]) for name, value in meta.items()}, ENDS: np.array([end])}
         tails = {name: self._tails.get(name, _Tail.new(values)).extended(values) for name, values in new.items()}
         self._write(tails)
         self._tails = {name: tail.cut() for name, tail in tails.items()}
-        self._seeds.append(int(seed))
+        for name, value in meta.items():
+            self._numbers.setdefault(name, []).append(int(value))
         self._frames = end
+
+    def finish(self, attrs: Mapping[str, Any]) -> None:
+        """Add attributes that are known only when all episodes are there. More may still be added."""
+        added = json.loads(json.dumps(dict(attrs)))
+        before = self._attrs
+        self._attrs = {**before, **added, _FINISHED: {name: True for name in added}}
+        try:
+            self._write(self._tails)
+        finally:
+            self._attrs = before
 
     def _write(self, tails: Mapping[str, _Tail]) -> None:
         """Write the files in which the ends of the arrays differ from what is there."""

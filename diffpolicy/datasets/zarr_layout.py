@@ -110,6 +110,12 @@ class ZarrArchive:
         found = (name.split("/") for name in self._sizes)
         return sorted({p[1] for p in found if len(p) == 3 and p[0] == "data" and p[2] in _METADATA})
 
+    def meta_names(self) -> list[str]:
+        """Return the names of the arrays of numbers per episode under `meta/`, beside the ends, sorted."""
+        found = (name.split("/") for name in self._sizes)
+        there = {p[1] for p in found if len(p) == 3 and p[0] == "meta" and p[2] in _METADATA}
+        return sorted(there - {ENDS.rpartition("/")[2]})
+
     def is_recording(self) -> bool:
         """Return whether it was written an episode at a time, see `writer`."""
         return MANIFEST in self._sizes

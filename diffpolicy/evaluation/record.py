@@ -50,10 +50,11 @@ def record(config: RecordConfig) -> str:
     with closing(make()) as made:  # refuses bad options before anything is written
         fps = TaskSpec.of(made).fps
     writer = EpisodeWriter(config.out, _attributes(config, agent, fps))
-    tried, failed = (writer.seeds[-1] + 1 - config.seed if writer.seeds else 0), 0
-    with tqdm(total=config.episodes, initial=len(writer.seeds), desc="demonstrations", unit="episode") as bar:
-        while len(writer.seeds) < config.episodes:
-            count = config.episodes - len(writer.seeds)
+    seeds = writer.meta.get("seeds", [])
+    tried, failed = (seeds[-1] + 1 - config.seed if seeds else 0), 0
+    with tqdm(total=config.episodes, initial=len(seeds), desc="demonstrations", unit="episode") as bar:
+        while len(seeds) < config.episodes:
+            count = config.episodes - len(seeds)
             resets = [_reset(config, number) for number in range(tried, tried + count)]
             with closing(demonstrate(agent, make, resets, workers=config.workers)) as demonstrations:
                 for seed, recording in demonstrations:
@@ -61,13 +62,14 @@ def record(config: RecordConfig) -> str:
                     given = f"the expert failed {HOPELESS} times running"
                     require(failed < HOPELESS, given, cure="this task is not for it")
                     if recording:
-                        writer.add(recording, seed)
+                        writer.add(recording, seeds=seed)
+                        seeds.append(seed)
                         bar.update()
             tried += count
-    tried = writer.seeds[-1] + 1 - config.seed
-    rate = wilson(len(writer.seeds), tried)
+    tried = seeds[-1] + 1 - config.seed
+    rate = wilson(len(seeds), tried)
     return (
-        f"{len(writer.seeds)} episodes of {tried} tried: the expert succeeds in {rate['mean']:.1%} "
+        f"{len(seeds)} episodes of {tried} tried: the expert succeeds in {rate['mean']:.1%} "
         f"[{rate['low']:.1%}, {rate['high']:.1%}]\nSHA-256 {digest(config.out)}: {config.out}"
     )
 

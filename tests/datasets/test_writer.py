@@ -23,7 +23,7 @@ def episode(seed, length=None):
 def record(path, seeds):
     made = EpisodeWriter(path, ATTRS)
     for seed in seeds:
-        made.add(episode(seed), seed)
+        made.add(episode(seed), seeds=seed)
     return made
 
 
@@ -39,7 +39,7 @@ def expect(path, seeds):
 def test_round_trip_in_one_go_and_in_two(tmp_path):
     record(tmp_path / "a", range(6))
     record(tmp_path / "b", range(3))
-    assert record(tmp_path / "b", range(3, 6)).seeds == list(range(6))
+    assert record(tmp_path / "b", range(3, 6)).meta["seeds"] == list(range(6))
     for name in "ab":
         expect(tmp_path / name, range(6))
         assert verify(tmp_path / name) == []
@@ -53,8 +53,8 @@ def test_episodes_that_end_with_a_chunk_or_span_several(tmp_path, lengths):
     episodes = [episode(seed, length) for seed, length in enumerate(lengths)]
     whole = EpisodeWriter(tmp_path / "whole", ATTRS)
     for seed, one in enumerate(episodes):
-        whole.add(one, seed)
-        EpisodeWriter(tmp_path / "again", ATTRS).add(one, seed)
+        whole.add(one, seeds=seed)
+        EpisodeWriter(tmp_path / "again", ATTRS).add(one, seeds=seed)
         assert digest(tmp_path / "again") == digest(tmp_path / "whole") and verify(tmp_path / "again") == []
     buffer = ReplayBuffer.open(tmp_path / "again")
     np.testing.assert_array_equal(buffer["state"], np.concatenate([one["state"] for one in episodes]))
@@ -62,7 +62,7 @@ def test_episodes_that_end_with_a_chunk_or_span_several(tmp_path, lengths):
 
 def test_a_kill_after_a_full_chunk(tmp_path, monkeypatch):
     made = EpisodeWriter(tmp_path / "a", ATTRS)
-    made.add(episode(0, 1024), 0)
+    made.add(episode(0, 1024), seeds=0)
     expected, write = digest(tmp_path / "a"), writer.write_bytes
 
     def stop_at_the_ends(where, content):
@@ -72,9 +72,9 @@ def test_a_kill_after_a_full_chunk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer, "write_bytes", stop_at_the_ends)
     with pytest.raises(Killed):
-        made.add(episode(1, 1500), 1)
+        made.add(episode(1, 1500), seeds=1)
     monkeypatch.setattr(writer, "write_bytes", write)
-    assert EpisodeWriter(tmp_path / "a", ATTRS).seeds == [0]
+    assert EpisodeWriter(tmp_path / "a", ATTRS).meta["seeds"] == [0]
     assert digest(tmp_path / "a") == expected and verify(tmp_path / "a") == []
 
 
@@ -82,12 +82,13 @@ def test_memory_holds_the_last_chunks_alone(tmp_path):
     made = EpisodeWriter(tmp_path / "a", ATTRS)
     image = np.zeros((40, 64, 64, 3), np.uint8)  # of 12 KiB a frame: 85 frames a chunk
     for seed in range(30):
-        made.add({"x": np.full((40, 2), seed), "eye": image + seed}, seed)
+        made.add({"x": np.full((40, 2), seed), "eye": image + seed}, seeds=seed)
         kept = {name: len(tail.values) for name, tail in made._tails.items()}
         assert kept["data/x"] < 1024 and kept["data/eye"] < 85
     assert ReplayBuffer.open(tmp_path / "a", ["eye"])["eye"][:, 0, 0, 0].tolist() == np.repeat(range(30), 40).tolist()
     again = EpisodeWriter(tmp_path / "a", ATTRS)
-    assert {name: len(tail.values) for name, tail in again._tails.items()} == kept and again.seeds == made.seeds
+    assert {name: len(tail.values) for name, tail in again._tails.items()} == kept
+    assert again.meta == made.meta
 
 
 class Killed(BaseException):
@@ -115,7 +116,7 @@ def test_a_kill_at_every_write_loses_at_most_the_episode_in_hand(tmp_path, monke
 
         monkeypatch.setattr(writer, "write_bytes", counted)
         try:
-            made.add(episode(3), 3)
+            made.add(episode(3), seeds=3)
             finished = True
         except Killed:
             pass
@@ -158,11 +159,11 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        made.add(episode(2), 2)
+        made.add(episode(2), seeds=2)
     monkeypatch.setattr(os, "fsync", flush)
     expect(tmp_path / "a", [0, 1])
     assert verify(tmp_path / "a") == []
-    assert record(tmp_path / "a", [2]).seeds == [0, 1, 2]
+    assert record(tmp_path / "a", [2]).meta["seeds"] == [0, 1, 2]
 
 
 def test_every_damage_is_found_and_named(tmp_path):
@@ -192,9 +193,9 @@ def test_every_damage_is_found_and_named(tmp_path):
 def test_what_does_not_belong_is_refused(tmp_path):
     made = record(tmp_path / "a", [0])
     with pytest.raises(ValueError, match="equally long"):
-        made.add({"state": np.zeros((3, 4), np.float32), "action": np.zeros((2, 2))}, 1)
+        made.add({"state": np.zeros((3, 4), np.float32), "action": np.zeros((2, 2))}, seeds=1)
     with pytest.raises(ValueError, match=r"frames are .*\(5,\).* before"):
-        made.add({"state": np.zeros((3, 5), np.float32), "action": np.zeros((3, 2))}, 1)
+        made.add({"state": np.zeros((3, 5), np.float32), "action": np.zeros((3, 2))}, seeds=1)
     with pytest.raises(ValueError, match=r"records something else \(first_seed: 0 there, 9 now\)"):
         EpisodeWriter(tmp_path / "a", {**ATTRS, "first_seed": 9})
     (tmp_path / "a" / "data" / "state" / "stray").write_text("")
