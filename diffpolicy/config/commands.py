@@ -94,6 +94,7 @@ class ConvertConfig:
         episodes: which ones: numbers and ranges such as 0-9,12; the name of a filter of the recording; or "success";
             None takes all.
         keys: which arrays, [name, name:new_name, …]; empty takes all.
+        fps: frames per second of the source, where its format does not say; None takes its word.
         every: one frame of so many is kept. Actions that are differences are not added up.
         resize: [height,width] of the images; None keeps them.
         action: where the format has no action, next:KEY takes what KEY is one kept frame later; KEY+KEY joins two.
@@ -105,6 +106,7 @@ class ConvertConfig:
     format: str | None = None
     episodes: Any = None
     keys: list[str] = field(default_factory=list)
+    fps: float | None = None
     every: int = 1
     resize: list[int] | None = None
     action: str | None = None

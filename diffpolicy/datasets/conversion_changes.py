@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,8 +16,18 @@ from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
 
 ACTION = "action"
-_MOVES = 1e-3
-"""Fraction of its range in the episode by which a number has to change from frame to frame to count as motion."""
+RELATIVE_ACTION = (
+    "actions look like differences from frame to frame, and every=N leaves some of them out instead of adding them "
+    "up: take action=next:KEY, or every=1"
+)
+_MOVED = 1e-2
+"""Fraction of its range in the episode by which a number has to leave its first or last value to count as motion."""
+
+_NOISE = 0.1
+"""Mean step from frame to frame, as a fraction of the range, from which a number is taken for noise."""
+
+_ALIKE = 0.95
+"""Correlation from which an action counts as what a state changes by."""
 
 
 @final
@@ -44,8 +54,16 @@ class Changes:
     fps: float | None
 
     @classmethod
-    def of(cls, config: ConvertConfig, arrays: Mapping[str, Array], fps: float | None) -> Changes:
+    def of(
+        cls, config: ConvertConfig, arrays: Mapping[str, Array], fps: float | None, state_keys: Sequence[str] = ()
+    ) -> Changes:
         """Return the changes that the settings ask for.
+
+        Args:
+            config: the settings.
+            arrays: of the recording, by name.
+            fps: frames per second of the recording; None if they are not known.
+            state_keys: the arrays of which to advise to take the action, if the recording has none.
 
         Raises:
             ValueError: settings that do not fit the arrays, or no action.
@@ -61,13 +79,17 @@ class Changes:
         found = dict(arrays)
         if next_of:
             found[ACTION] = _joined(next_of, arrays)
-        vectors = ", ".join(name for name, array in arrays.items() if not array.image and array.role == "observation")
-        require(ACTION in found, "this recording has no action", cure=f"take action=next:KEY, with KEY of {vectors}")
+        vectors = [name for name, array in arrays.items() if not array.image and array.role == "observation"]
+        cure = f"take action=next:KEY, with KEY of {', '.join(vectors)}"
+        cure = f"take action=next:{'+'.join(state_keys)}" if state_keys else cure
+        renamed = any(str(key).endswith(f":{ACTION}") for key in config.keys)
+        require(ACTION in found or renamed, "this recording has no action", cure=cure)
         if size:
             found = {name: _resized(array, size) for name, array in found.items()}
         names = _names(config.keys, found)
-        result = {new: found[old] for old, new in names.items()}
+        result = {new: _in_role(found[old], new) for old, new in names.items()}
         require(ACTION in result, f"keys={config.keys}", "the action among them")
+        require(not result[ACTION].image, f"keys={config.keys}: the action is a camera", "numbers")
         return cls(next_of, config.trim == "idle", config.every, size, names, result, fps and fps / config.every)
 
     @property
@@ -129,18 +151,58 @@ def _names(keys: list[str], arrays: Mapping[str, Array]) -> dict[str, str]:
     return found
 
 
+def looks_relative(episode: Mapping[str, np.ndarray], arrays: Mapping[str, Array]) -> bool:
+    """Return whether most numbers of the action go with the change of a number of the state, and not with its value.
+
+    Args:
+        episode: arrays (L, ...) by name.
+        arrays: what they are.
+    """
+    states = [name for name, array in arrays.items() if array.role == "observation" and not array.image]
+    state = [episode[name].reshape(len(episode[name]), -1) for name in states if episode[name].dtype.kind == "f"]
+    if ACTION not in episode or not state or len(episode[ACTION]) < 4:
+        return False
+    values = np.concatenate(state, axis=1).astype(np.float64)
+    action = episode[ACTION].reshape(len(values), -1).astype(np.float64)[:-1]
+    action = action[:, np.ptp(action, axis=0) > 0]
+    change, value = _correlation(action, np.diff(values, axis=0)), _correlation(action, values[1:])
+    return bool(action.shape[1] and np.mean((change > _ALIKE) & (change > value)) > 0.5)
+
+
+def _correlation(action: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """For each number of the action, its largest absolute correlation with a number of the state."""
+    one, other = (values - values.mean(axis=0) for values in (action, state))
+    norms = np.linalg.norm(one, axis=0)[:, None] * np.linalg.norm(other, axis=0)
+    return np.abs(np.divide(one.T @ other, norms, out=np.zeros_like(norms), where=norms > 0)).max(axis=1, initial=0.0)
+
+
 def _moving(episode: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """The frames from the first in which anything moves to the last, as a half-open range; never empty."""
+    """The frames from the last one before anything moves to the first one at rest again, half-open; never empty.
+
+    Something moves when it has left its first value for good measure, or has not yet come to its last one: noise
+    and slow drift do neither. Numbers that cross their range every few frames are noise and not looked at.
+    """
     length = len(next(iter(episode.values())))
-    moves = np.zeros(max(length - 1, 0), bool)
+    first, last = length, -1
     for values in episode.values():
-        if values.dtype.kind != "f":  # images and flags
+        if values.dtype.kind != "f" or length < 2:  # images and flags
             continue
         flat = values.reshape(length, -1).astype(np.float64)
-        moves |= (np.abs(np.diff(flat, axis=0)) > _MOVES * np.ptp(flat, axis=0)).any(axis=1)
-    if not moves.any():
-        return 0, length
-    return int(np.argmax(moves)), length - int(np.argmax(moves[::-1]))
+        reach = np.ptp(flat, axis=0)
+        noise = np.abs(np.diff(flat, axis=0)).mean(axis=0) > max(_NOISE, 4 / (length - 1)) * reach
+        flat, reach = flat[:, (reach > 0) & ~noise], reach[(reach > 0) & ~noise]
+        left = (np.abs(flat - flat[:1]) > _MOVED * reach).any(axis=1)
+        comes = (np.abs(flat - flat[-1:]) > _MOVED * reach).any(axis=1)
+        if left.any() and comes.any():
+            first, last = min(first, int(np.argmax(left))), max(last, length - 1 - int(np.argmax(comes[::-1])))
+    return (max(first - 1, 0), min(last + 2, length)) if first <= last else (0, length)
+
+
+def _in_role(array: Array, name: str) -> Array:
+    """What is called "action" is one, and what was one and is called otherwise is none any more."""
+    if name == ACTION:
+        return dataclasses.replace(array, role="action")
+    return dataclasses.replace(array, role="other") if array.role == "action" else array
 
 
 def _resized(array: Array, size: tuple[int, int]) -> Array:

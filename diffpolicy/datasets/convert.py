@@ -7,9 +7,11 @@ is written, a thread reads the next; more are never in memory.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -18,8 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from diffpolicy.config.commands import ConvertConfig
-from diffpolicy.datasets.conversion_changes import Changes
+from diffpolicy.datasets.conversion_changes import RELATIVE_ACTION, Changes, looks_relative
 from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Importer, recognize
+from diffpolicy.datasets.importers.base import RELATIVE
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.datasets.source_digest import source_digest
 from diffpolicy.datasets.writer import EpisodeWriter
@@ -65,7 +68,7 @@ class Conversion:
         return " ".join(["diffpolicy train task=own", *map(shlex.quote, settings), "run_dir=RUN"])
 
     def __str__(self) -> str:
-        lines = [f"found {len(self.findings)} things:" if self.findings else "nothing was wrong with it"]
+        lines = ["what to know of it:" if self.findings else "nothing was wrong with it"]
         lines += [f"  {finding}" for finding in self.findings]
         for name, array in self.arrays.items():
             unit = f" {array.unit}" if array.unit else ""
@@ -73,6 +76,52 @@ class Conversion:
             lines.append(f"{name} {array.shape} {array.dtype}: {kind}{unit}")
         lines.append(f"{self.episodes} episodes, {self.frames} frames; SHA-256 {digest(self.path)}: {self.path}")
         return "\n".join([*lines, "", "train on it:", f"  {self.train_line}"])
+
+
+@final
+class _Findings:
+    """What is wrong or was repaired, in the order of the episodes, whichever thread finds it and when.
+
+    Args:
+        lines: the sentences so far.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._aside: list[str] | None = None
+
+    def say(self, finding: str) -> None:
+        """Add a sentence that is not there yet."""
+        self.add([finding], self.lines if self._aside is None else self._aside)
+
+    def add(self, findings: Sequence[str], lines: list[str] | None = None) -> None:
+        """Add sentences behind `lines`, or behind all that there are."""
+        lines = self.lines if lines is None else lines
+        lines += [finding for finding in dict.fromkeys(findings) if finding not in lines]
+
+    def resume(self, before: Sequence[str]) -> None:
+        """Put the sentences of the run that was broken off where they were."""
+        now, self.lines = self.lines, list(before)
+        self.add(now)
+
+    @contextmanager
+    def aside(self) -> Iterator[list[str]]:
+        """Collect what is said inside, instead of adding it."""
+        self._aside = said = []
+        try:
+            yield said
+        finally:
+            self._aside = None
+
+
+@final
+@dataclass(frozen=True)
+class _Read:
+    """An episode that was read, or what is wrong with it."""
+
+    episode: Episode
+    arrays: dict[str, np.ndarray] | None
+    said: list[str]
 
 
 def convert(config: ConvertConfig, *, progress: bool = True) -> Conversion:
@@ -85,45 +134,68 @@ def convert(config: ConvertConfig, *, progress: bool = True) -> Conversion:
     Raises:
         FileNotFoundError: no source.
         FileExistsError: `config.out` is something else than this conversion.
-        ValueError: an unknown or unreadable format, settings that do not fit the recording, or no episode left.
+        ImportError: the format needs a package that is an extra.
+        ValueError: an unknown or unreadable format, settings that do not fit the recording or what is there of the
+            conversion, or no episode left.
     """
-    source, findings = Path(config.source).expanduser(), []
-    reader, seen = recognize(source, config.format)
-    if progress:
-        print(f"{source}: {seen}")
+    source, findings = Path(config.source).expanduser(), _Findings()
+    with located(source):
+        reader, seen = recognize(source, config.format)
+        if progress:
+            print(f"{source}: {seen}")
+        importer = reader(source, findings.say)
+    with importer:
+        with located(source):
+            fps = _fps(config, importer, findings)
+            changes = Changes.of(config, importer.arrays, fps, importer.state_keys)
+            episodes = choose(importer.episodes(), config.episodes)
+            if config.every > 1 and not changes.next_of and _is_relative(importer, episodes):
+                findings.say(RELATIVE_ACTION)
+            tasks = sorted({episode.task for episode in episodes if episode.task is not None})
+            attrs = _attributes(config, importer, changes, tasks)
+        writer = EpisodeWriter(config.out, attrs)
+        findings.resume(writer.noted.get("findings", []))
+        kept = _write(importer, changes, episodes, tasks, writer, findings, progress)
+    return Conversion(Path(config.out), seen, changes.arrays, kept, writer.frames, tuple(findings.lines))
 
-    def say(finding: str) -> None:
-        if finding not in findings:
-            findings.append(finding)
 
-    with located(source), reader(source, say) as importer:
-        changes = Changes.of(config, importer.arrays, importer.fps)
-        episodes = choose(importer.episodes(), config.episodes)
-        tasks = sorted({episode.task for episode in episodes if episode.task is not None})
-        writer = EpisodeWriter(config.out, _attributes(config, importer, changes, tasks))
-        done = set(writer.meta.get(NUMBER, ()))
-        left = [episode for episode in episodes if episode.number not in done]
-        with tqdm(
-            total=len(episodes),
-            initial=len(episodes) - len(left),
-            desc="episodes",
-            unit="episode",
-            disable=not progress,
-        ) as bar:
-            for episode, arrays in _read_ahead(importer, changes, left):
-                bar.update()
-                if isinstance(arrays, DamagedEpisode):
-                    say(f"left out: {arrays}")
-                    continue
-                task = -1 if episode.task is None else tasks.index(episode.task)
-                success = -1 if episode.success is None else int(episode.success)
-                writer.add(arrays, **{NUMBER: episode.number, TASK: task, SUCCESS: success})
-        kept = writer.meta.get(NUMBER, [])
-        require(kept, "no episode is left", cure=findings[-1] if findings else "choose other episodes")
-        by_number = {episode.number: episode for episode in episodes}
-        written = [{"name": by_number[number].name, **by_number[number].extra} for number in kept]
-        writer.finish({"episodes": written, "findings": findings})
-    return Conversion(Path(config.out), seen, changes.arrays, len(kept), writer.frames, tuple(findings))
+def _write(
+    importer: Importer,
+    changes: Changes,
+    episodes: Sequence[Episode],
+    tasks: Sequence[str],
+    writer: EpisodeWriter,
+    findings: _Findings,
+    progress: bool,
+) -> int:
+    """Add the episodes that are not there yet, and return how many there are then."""
+    done = set(writer.meta.get(NUMBER, ()))
+    left = [episode for episode in episodes if episode.number not in done]
+    with tqdm(
+        total=len(episodes),
+        initial=len(episodes) - len(left),
+        desc="episodes",
+        unit="episode",
+        disable=not progress,
+    ) as bar:
+        for read in _read_ahead(importer, changes, left, findings):
+            bar.update()
+            findings.add(read.said)
+            if read.arrays is None:
+                continue
+            episode = read.episode
+            task = -1 if episode.task is None else tasks.index(episode.task)
+            success = -1 if episode.success is None else int(episode.success)
+            if findings.lines:  # what was found stays, also if the next moment is the last one
+                writer.note({"findings": findings.lines})
+            writer.add(read.arrays, **{NUMBER: episode.number, TASK: task, SUCCESS: success})
+    kept = writer.meta.get(NUMBER, [])
+    why = findings.lines[-1] if findings.lines else "choose other episodes"
+    require(kept, f"{importer.path}: no episode is left of {len(episodes)}", cure=why)
+    by_number = {episode.number: episode for episode in episodes}
+    written = [{"name": by_number[number].name, **by_number[number].extra} for number in kept]
+    writer.finish({"episodes": written, "findings": findings.lines})
+    return len(kept)
 
 
 def choose(episodes: Sequence[Episode], wanted: Any) -> list[Episode]:
@@ -143,51 +215,77 @@ def choose(episodes: Sequence[Episode], wanted: Any) -> list[Episode]:
         known = any(episode.success is not None for episode in episodes)
         require(known, given, cure="name numbers: this recording does not say which episodes succeeded")
         return [episode for episode in episodes if episode.success]
-    if wanted in filters:
-        return [episode for episode in episodes if wanted in episode.filters]
-    numbers, there = _numbers(wanted, filters), {episode.number for episode in episodes}
-    missing = sorted(numbers - there)
-    few = f"{min(there)} to {max(there)}" if there else "none"
-    require(not missing, f"{given}: there is no episode {missing[:1]}", f"numbers from {few}")
+    if str(wanted) in filters:
+        return [episode for episode in episodes if str(wanted) in episode.filters]
+    there = {episode.number for episode in episodes}
+    require(there, f"{given}, of a recording without episodes")
+    numbers = _numbers(wanted, filters, there)
     return [episode for episode in episodes if episode.number in numbers]
 
 
-def _numbers(wanted: Any, filters: Sequence[str]) -> set[int]:
+def _numbers(wanted: Any, filters: Sequence[str], there: set[int]) -> set[int]:
+    """The numbers that are named, of those that are there."""
     parts = wanted if isinstance(wanted, (list, tuple)) else str(wanted).split(",")
-    found: set[int] = set()
+    few, found = f"numbers from {min(there)} to {max(there)}", set()
     for part in parts:
-        first, dash, last = str(part).strip().partition("-")
-        try:
-            found |= set(range(int(first), int(last if dash else first) + 1))
-        except ValueError:
+        if (match := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part))) is None:
             has = f"a filter ({', '.join(filters)}), " if filters else ""
-            says = explain(f"episodes={wanted}", f"{has}success, or numbers and ranges such as 0-9,12")
-            raise ValueError(says) from None
+            raise ValueError(explain(f"episodes={wanted}", f"{has}success, or numbers and ranges such as 0-9,12"))
+        first, last = int(match[1]), int(match[2] or match[1])
+        require(first <= last, f"episodes={wanted}: the range {part} is empty", "the smaller number first")
+        # a range may span numbers that are not there, but not end at one that never was
+        ends = [end for end in (first, last) if not min(there) <= end <= max(there)]
+        ends += [first] if match[2] is None and first not in there else []
+        require(not ends, f"episodes={wanted}: there is no episode {ends[:1]}", few)
+        found |= {number for number in there if first <= number <= last}
     return found
 
 
+def _fps(config: ConvertConfig, importer: Importer, findings: _Findings) -> float | None:
+    """The frames per second of the source: what the settings say before what the recording does."""
+    require(config.fps is None or config.fps > 0, f"fps={config.fps}", "above 0")
+    if importer.fps is None and config.fps is None:
+        usual = f" ({importer.usual_fps})" if importer.usual_fps else ""
+        findings.say(f"it does not say how many frames a second it has{usual}: add fps=N, if you know it")
+    if None not in (importer.fps, config.fps) and importer.fps != config.fps:
+        findings.say(f"it has {importer.fps:g} frames a second by its own word, and {config.fps:g} as told")
+    return config.fps or importer.fps
+
+
+def _is_relative(importer: Importer, episodes: Sequence[Episode]) -> bool:
+    """Whether actions are differences: what the format says, or else what the first readable episode looks like."""
+    if said := importer.attrs.get("actions"):
+        return bool(said == RELATIVE)
+    for episode in episodes:
+        with suppress(ValueError):
+            return looks_relative(importer.read(episode), importer.arrays)
+    return False
+
+
 def _read_ahead(
-    importer: Importer, changes: Changes, episodes: Sequence[Episode]
-) -> Iterator[tuple[Episode, dict[str, np.ndarray] | DamagedEpisode]]:
+    importer: Importer, changes: Changes, episodes: Sequence[Episode], findings: _Findings
+) -> Iterator[_Read]:
     """Each episode with its arrays, or with what is wrong with it; the next one is read meanwhile."""
 
-    def read(episode: Episode) -> dict[str, np.ndarray] | DamagedEpisode:
-        try:
-            arrays = importer.read(episode)
-            _check(importer.path, episode, arrays, importer.arrays)
-            return changes.apply(arrays)
-        except DamagedEpisode as error:
-            return error
+    def read(episode: Episode) -> _Read:
+        with findings.aside() as said:
+            try:
+                arrays = importer.read(episode)
+                _check(importer.path, episode, arrays, importer.arrays)
+                return _Read(episode, changes.apply(arrays), said)
+            except ValueError as error:
+                says = str(error) if isinstance(error, DamagedEpisode) else f"{episode.name}: {error}"
+                return _Read(episode, None, [*said, f"left out: {says}"])
 
     with ThreadPoolExecutor(1, "import") as reader:
-        ahead: Future[dict[str, np.ndarray] | DamagedEpisode] | None = None
+        ahead: Future[_Read] | None = None
         for i, episode in enumerate(episodes):
             now = ahead or reader.submit(read, episode)
-            arrays = now.result()
+            result = now.result()
             del now
             ahead = reader.submit(read, episodes[i + 1]) if i + 1 < len(episodes) else None
-            yield episode, arrays
-            del arrays
+            yield result
+            del result
 
 
 def _check(path: Path, episode: Episode, arrays: Mapping[str, np.ndarray], expected: Mapping[str, Array]) -> None:
@@ -211,12 +309,13 @@ def _check(path: Path, episode: Episode, arrays: Mapping[str, np.ndarray], expec
 def _attributes(config: ConvertConfig, importer: Importer, changes: Changes, tasks: Sequence[str]) -> dict[str, Any]:
     """What a converted recording says of itself."""
     arrays = changes.arrays
+    asked = {} if config.episodes is None else {"episodes": config.episodes}
     return {
         **({"fps": changes.fps} if changes.fps else {}),
         "units": {name: array.unit for name, array in arrays.items() if array.unit},
         "names": {name: list(array.names) for name, array in arrays.items() if array.names},
         "roles": {name: array.role for name, array in arrays.items()},
         "tasks": list(tasks),
-        "source": {"name": importer.path.name, "sha256": source_digest(importer.path), **changes.settings},
+        "source": {"name": importer.path.name, "sha256": source_digest(importer.path), **asked, **changes.settings},
         "recording": dict(importer.attrs),
     }

@@ -87,6 +87,7 @@ class EpisodeWriter:
     def __init__(self, path: str | os.PathLike[str], attrs: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self._attrs = json.loads(json.dumps(dict(attrs)))
+        self._added: dict[str, Any] = {}
         self._tails: dict[str, _Tail] = {}
         self._numbers: dict[str, list[int]] = {}
         self._frames = 0
@@ -116,10 +117,10 @@ class EpisodeWriter:
             kept = [_META + name for name in self._numbers]
             for name in (*(f"data/{name}" for name in archive.names()), *kept, ENDS):
                 self._tails[name] = _Tail.read(archive, name, self._frames if name.startswith("data/") else count)
-        added = found.pop(_FINISHED, {})
-        found = {key: value for key, value in found.items() if key not in added}
-        other = sorted(k for k in found.keys() | self._attrs.keys() if found.get(k) != self._attrs.get(k))
-        differs = "; ".join(f"{k}: {found.get(k)!r} there, {self._attrs.get(k)!r} now" for k in other)
+        self._added = {key: found.pop(key, None) for key in found.pop(_FINISHED, {})}
+        there, now = _flat(found), _flat(self._attrs)
+        other = sorted(k for k in there.keys() | now.keys() if there.get(k) != now.get(k))
+        differs = "; ".join(f"{k}: {there.get(k)!r:.80} there, {now.get(k)!r:.80} now" for k in other[:4])
         says = f"{self.path} records something else ({differs})"
         require(not other, says, cure="choose another name, or the same settings")
 
@@ -165,17 +166,22 @@ class EpisodeWriter:
 
     def finish(self, attrs: Mapping[str, Any]) -> None:
         """Add attributes that are known only when all episodes are there. More may still be added."""
-        added = json.loads(json.dumps(dict(attrs)))
-        before = self._attrs
-        self._attrs = {**before, **added, _FINISHED: {name: True for name in added}}
-        try:
-            self._write(self._tails)
-        finally:
-            self._attrs = before
+        self.note(attrs)
+        self._write(self._tails)
+
+    def note(self, attrs: Mapping[str, Any]) -> None:
+        """Set attributes as `finish` does, to be written together with the next episode."""
+        self._added = json.loads(json.dumps(dict(attrs)))
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """The attributes that `finish` or `note` added, also before this recording was continued."""
+        return dict(self._added)
 
     def _write(self, tails: Mapping[str, _Tail]) -> None:
         """Write the files in which the ends of the arrays differ from what is there."""
-        contents = _encode(tails, self._attrs)
+        added = {**self._added, _FINISHED: dict.fromkeys(self._added, True)} if self._added else {}
+        contents = _encode(tails, {**self._attrs, **added})
         pending = {
             name: found for name, content in contents.items() if self._files.get(name) != (found := sha256(content))
         }
@@ -207,6 +213,14 @@ class EpisodeWriter:
         for name in list(names):
             (self.path / name).unlink(missing_ok=True)
             self._files.pop(name, None)
+
+
+def _flat(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes, those inside another one as "outer.inner"."""
+    nested = {
+        f"{k}.{inner}": v for k, found in attrs.items() if isinstance(found, dict) for inner, v in found.items()
+    }
+    return {**{k: found for k, found in attrs.items() if not isinstance(found, dict)}, **nested}
 
 
 def _encode(tails: Mapping[str, _Tail], attrs: Mapping[str, Any]) -> dict[str, bytes]:

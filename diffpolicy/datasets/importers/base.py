@@ -16,6 +16,9 @@ from diffpolicy.util.names import check
 ROLES = ("observation", "action", "other")
 """other: rewards, flags, timestamps, privileged states: kept, and not observed unless asked for."""
 
+RELATIVE, ABSOLUTE = "relative", "absolute"
+"""What `Importer.attrs` says under "actions" where the format says it: differences to move by, or where to be."""
+
 Say = Callable[[str], None]
 """Takes a sentence about something that is wrong or was repaired, which is shown and stored with the recording."""
 
@@ -96,6 +99,9 @@ class Importer(ABC):
     def __init__(self, path: Path, say: Say) -> None:
         self.path, self.say = path, say
 
+    usual_fps: ClassVar[str | None] = None
+    """At what rate this format is usually recorded, in words, for a format that does not say it."""
+
     @classmethod
     @abstractmethod
     def recognize(cls, path: Path) -> str | None:
@@ -118,6 +124,11 @@ class Importer(ABC):
     def attrs(self) -> Mapping[str, Any]:
         """Whatever else the recording says of itself, as JSON holds it, such as the robot or the environment."""
         return {}
+
+    @property
+    def state_keys(self) -> tuple[str, ...]:
+        """The arrays that say where the robot is, whose next values can be the action where the format has none."""
+        return ()
 
     @abstractmethod
     def episodes(self) -> Sequence[Episode]:

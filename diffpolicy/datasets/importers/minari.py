@@ -1,0 +1,203 @@
+"""Minari's data sets, in HDF5 or in Arrow files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say
+from diffpolicy.datasets.importers.forms import Form, decode_image
+from diffpolicy.datasets.importers.hdf5 import json_of, of_episode
+from diffpolicy.datasets.importers.minari_files import ArrowEpisodes, Hdf5Episodes, MinariEpisodes
+from diffpolicy.datasets.importers.minari_spaces import Leaf, leaves
+from diffpolicy.util.errors import explain, require
+
+_MAIN, _METADATA = "main_data.hdf5", "metadata.json"
+_COLUMNS = ("rewards", "terminations", "truncations")
+_STATISTICS = {"rewards_sum": np.sum, "rewards_max": np.max, "rewards_min": np.min}
+_TOLERANCE = 1e-3
+"""Minari sums rewards in their own precision, relative to the largest one."""
+
+
+@final
+class MinariImporter(Importer):
+    """A folder NAME-vN, or its `data`, or the main_data.hdf5 in it.
+
+    An episode of N actions has N + 1 observations, of which the last one is dropped. Dicts and Tuples are flattened,
+    names joined by "_"; of a nested action all numbers are joined in the order of the space. Texts become the task,
+    achieved goals, rewards and flags are of role "other", and infos are left out but for success.
+    """
+
+    summary: ClassVar[str] = "Minari data sets, HDF5 or Arrow"
+
+    def __init__(self, path: Path, say: Say) -> None:
+        super().__init__(path, say)
+        folder = _folder(path)
+        self._about = _metadata(folder)
+        observed = leaves(self._about.get("observation_space"), "observation_space")
+        self._observations = {leaf.name("observation"): leaf for leaf in observed if leaf.kind != "Text"}
+        self._texts = [leaf for leaf in observed if leaf.kind == "Text"]
+        self._actions = leaves(self._about.get("action_space"), "action_space")
+        numbers = all(leaf.kind != "Text" for leaf in self._actions)
+        require(numbers and self._actions, f"{path}: actions are text", "numbers")
+        stored = self._about.get("data_format", "hdf5")
+        require(stored in ("hdf5", "arrow"), f"{path} is stored as {stored}", "hdf5 or arrow", "convert it by minari")
+        self._files: MinariEpisodes = Hdf5Episodes(folder / _MAIN) if stored == "hdf5" else ArrowEpisodes(folder)
+        try:
+            self._forms = self._describe()
+            self._count()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def recognize(cls, path: Path) -> str | None:
+        folder = _folder(path)
+        if not (folder / _METADATA).is_file() or (path.is_file() and path.name != _MAIN):
+            return None
+        if (folder / _MAIN).is_file():
+            return "a Minari data set in HDF5"
+        return "a Minari data set in Arrow" if any(folder.glob("*/*.arrow")) else None
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        return {name: form.array for name, form in self._forms.items()}
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        kept = ("dataset_id", "algorithm_name", "description", "author", "code_permalink", "minari_version")
+        found = {name: self._about[name] for name in kept if name in self._about}
+        env = json_of(self._about.get("env_spec"))
+        return {**found, **{f"env_{name}": env[name] for name in ("id", "max_episode_steps") if env.get(name)}}
+
+    def episodes(self) -> Sequence[Episode]:
+        found = []
+        for number in self._files.numbers():
+            name = f"episode_{number}"
+            try:
+                about, success, task = self._files.about(number), self._files.success(number), self._task(number)
+            except ValueError:
+                about, success, task = {}, None, None
+            extra = {key: about[key] for key in ("seed",) if key in about}
+            length = about.get("total_steps")
+            length = length if isinstance(length, int) and length > 0 else None
+            found.append(Episode(number, name, length, task, success, extra=extra))
+        return found
+
+    def read(self, episode: Episode) -> dict[str, np.ndarray]:
+        file = self._files.file(episode.number)
+        with of_episode(file, episode.name):
+            found = self._arrays(episode.number)
+            about, length = self._files.about(episode.number), len(found["action"])
+            says = f"{length} actions, where total_steps is {about.get('total_steps')}"
+            require(length and about.get("total_steps", length) == length, says, "equal numbers")
+            for name, values in found.items():
+                count = length + 1 if name in self._observations else length
+                says = f"{name} has {len(values)} frames, and there are {length} actions"
+                require(len(values) == count, says, str(count))
+            if "rewards" in found:
+                _check_rewards(found["rewards"], about)
+            return {name: self._forms[name].bring(found[name][:length]) for name in self._forms}
+
+    def close(self) -> None:
+        self._files.close()
+
+    def _arrays(self, number: int) -> dict[str, np.ndarray]:
+        """All that is kept of an episode, as it is stored."""
+        found = {
+            name: self._decoded(self._files.leaf(number, "observations", leaf), leaf, name)
+            for name, leaf in self._observations.items()
+        }
+        parts = [self._files.leaf(number, "actions", leaf) for leaf in self._actions]
+        if len(parts) == 1:
+            found["action"] = parts[0]
+        else:
+            sizes = {len(part) for part in parts}
+            require(len(sizes) == 1, f"parts of the action have {sorted(sizes)} frames", "equally many")
+            found["action"] = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+        for name in _COLUMNS:
+            if (values := self._files.column(number, name)) is not None:
+                found[name] = values
+        return found
+
+    def _decoded(self, values: np.ndarray, leaf: Leaf, name: str) -> np.ndarray:
+        """JPEG becomes pixels."""
+        if values.dtype != object:
+            return values
+        require(leaf.is_image, f"{name} holds objects", "numbers")
+        contents = [v if isinstance(v, bytes) else np.asarray(v, np.uint8).tobytes() for v in values]
+        images = [decode_image(content, f"{name} at frame {i}") for i, content in enumerate(contents)]
+        odd = next((image.shape for image in images if image.shape != leaf.shape), leaf.shape)
+        require(odd == leaf.shape, f"{name} holds an image of {odd}", f"{leaf.shape}, as its space")
+        return np.stack(images)
+
+    def _describe(self) -> dict[str, Form]:
+        """What the first readable episode holds."""
+        said: Exception = ValueError("there is none")
+        for number in self._files.numbers():
+            try:
+                found = self._arrays(number)
+            except ValueError as error:
+                said = error
+                continue
+            forms = {}
+            for name, values in found.items():
+                role = (
+                    "observation" if name in self._observations and name.split("_goal")[0] != "achieved" else "other"
+                )
+                role = "action" if name == "action" else role
+                if (form := Form.of(name, values.shape[1:], values.dtype, role, self.say)) is not None:
+                    forms[name] = form
+            require("action" in forms, f"{self.path}: actions of {found['action'].dtype}", "numbers")
+            if len(self._actions) > 1:
+                names = [f"{leaf.name('action')}_{i}" for leaf in self._actions for i in range(_size(leaf))]
+                forms["action"] = forms["action"].named(names=tuple(names))
+            if any(leaf.kind != "Box" for leaf in self._actions):
+                self.say("actions are whole numbers: the policies here predict continuous ones, to be rounded")
+            return forms
+        raise ValueError(explain(f"{self.path}: no episode can be read ({said})"))
+
+    def _count(self) -> None:
+        there, stated = self._files.numbers(), self._about.get("total_episodes")
+        if isinstance(stated, int) and stated != len(there):
+            self.say(f"{stated} episodes are stated, and {len(there)} are there")
+
+    def _task(self, number: int) -> str | None:
+        """The texts of the first observation."""
+        texts = [self._files.leaf(number, "observations", leaf)[0] for leaf in self._texts]
+        return " ".join(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in texts) or None
+
+
+def _size(leaf: Leaf) -> int:
+    return int(np.prod(leaf.shape))
+
+
+def _folder(path: Path) -> Path:
+    """The folder that holds the metadata."""
+    if path.is_file():
+        return path.parent
+    return path / "data" if (path / "data" / _METADATA).is_file() else path
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _METADATA).read_text())
+    except (OSError, ValueError) as error:
+        says = f"{folder / _METADATA} cannot be read ({error})"
+        raise ValueError(explain(says, cure="copy it again: it says what the arrays are")) from error
+    require(isinstance(found, dict), f"{folder / _METADATA} holds no object", "the spaces of the data set")
+    return found
+
+
+def _check_rewards(rewards: np.ndarray, about: Mapping[str, Any]) -> None:
+    """The statistics that Minari keeps of an episode find a reward that has changed."""
+    scale = max(1.0, float(np.abs(rewards).max(initial=0.0)))
+    for name, take in _STATISTICS.items():
+        if isinstance(stated := about.get(name), (int, float)):
+            found = float(take(rewards.astype(np.float64)))
+            says = f"the rewards' {name.removeprefix('rewards_')} is {found:g}, where {stated:g} is stated"
+            require(abs(found - stated) <= _TOLERANCE * scale * max(1, len(rewards) ** 0.5), says, "equal numbers")
