@@ -48,6 +48,7 @@ _OWN: dict[str, dict[str, str]] = {
         "nearest": "diffpolicy.policies.models.nearest:NearestModel",
     },
     "importer": {
+        "lerobot": "diffpolicy.datasets.importers.lerobot:LeRobotImporter",
         "robomimic": "diffpolicy.datasets.importers.robomimic:RobomimicImporter",
         "aloha": "diffpolicy.datasets.importers.aloha:AlohaImporter",
         "maniskill": "diffpolicy.datasets.importers.maniskill:ManiSkillImporter",
