@@ -30,7 +30,7 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from diffpolicy.util import files
+from diffpolicy.util import files, hub
 from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import check
@@ -143,12 +143,13 @@ def locate(path: str | Path) -> Path:
 
     Args:
         path: a step's folder, `best` or `last`; or a run or its folder `checkpoints`, which stand for their best
-            checkpoint if they were evaluated, else for the last.
+            checkpoint if they were evaluated, else for the last; or hf://user/repo, which is downloaded.
 
     Raises:
         CheckpointError: nothing there.
+        OSError: the hub does not have it, or cannot be reached.
     """
-    path = Path(path)
+    path = hub.download(path, "model") if hub.is_address(path) else Path(path)
     if (found := _target(path)) is not None:
         return found
     for folder in filter(Path.is_dir, (path / "checkpoints", path)):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from diffpolicy.config.help import command_help, overview
 from diffpolicy.util.names import unknown
 
-COMMANDS = ("train", "evaluate", "record", "convert", "inspect", "export", "sample", "gallery")
+COMMANDS = ("train", "evaluate", "record", "convert", "inspect", "export", "push", "sample", "gallery")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

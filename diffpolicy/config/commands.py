@@ -162,6 +162,27 @@ class ExportConfig:
 
 
 @dataclass
+class PushConfig:
+    """Settings of uploading a policy. Nothing else is ever uploaded, and nothing without this command.
+
+    Args:
+        source: a run, or the folder of a checkpoint, such as RUN/checkpoints/best.
+        to: hf://user/repo.
+        evaluation: folder of an evaluation of that checkpoint, whose table and videos go into the card.
+        private: make a new repository private; one that exists stays as it is.
+        message: of the commit.
+        dry_run: only say what would be uploaded.
+    """
+
+    source: str = path_to(MISSING)
+    to: str = path_to(MISSING)
+    evaluation: str | None = path_to(None)
+    private: bool = True
+    message: str = "Upload a policy"
+    dry_run: bool = False
+
+
+@dataclass
 class SampleConfig:
     """Settings of drawing images from a trained generator.
 

@@ -4,6 +4,7 @@
 
 BEFORE and AFTER take turns (A B, B A, …) on an otherwise idle machine; what counts is the median of the ratios
 after / before. CHECKPOINT is one that both can load. The commands' own clocks are read, so starting is not counted.
+Chunks take turns one by one, in two processes, since a machine's speed drifts by more than the 3% that are asked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-STEPS, FIRST = 160, 40  # steps of a training, and the first one that is timed
+STEPS, FIRST = 100, 40  # steps of a training, and the first one that is timed
 LATENCY = """
 import sys, time, torch, numpy as np
 torch.set_num_threads(1)
@@ -28,11 +29,10 @@ policy = load_policy(sys.argv[1], freeze=True)
 obs = np.random.default_rng(0).uniform(50, 450, (1, policy.obs_horizon, policy.obs_dim)).astype(np.float32)
 def chunk(): return policy.predict(obs)
 for _ in range(20): chunk()
-times = []
-for _ in range(150):
-    began = time.perf_counter(); chunk(); times.append(time.perf_counter() - began)
-print(sorted(times)[len(times) // 2])
+for _ in iter(sys.stdin.readline, ""):
+    began = time.perf_counter(); chunk(); print(time.perf_counter() - began, flush=True)
 """
+CHUNKS = 150
 
 
 def training_step(bin_: Path, checkpoint: Path, folder: Path) -> float:
@@ -47,9 +47,19 @@ def training_step(bin_: Path, checkpoint: Path, folder: Path) -> float:
     return (at[STEPS] - at[FIRST]) / (STEPS - FIRST)
 
 
-def latency(bin_: Path, checkpoint: Path, folder: Path) -> float:
-    """Median seconds of a chunk for one robot, on one thread."""
-    return float(call([str(bin_ / "python"), "-c", LATENCY, str(checkpoint)]))
+def latency(sides: list[Path], checkpoint: Path, folder: Path) -> list[float]:
+    """Median seconds of a chunk for one robot on one thread, of processes that take turns."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1, **surroundings()}
+    running = [subprocess.Popen([side / "python", "-c", LATENCY, checkpoint], **pipes) for side in sides]
+    seconds = [[] for _ in sides]
+    for turn in range(CHUNKS):
+        for i in (0, 1) if turn % 2 else (1, 0):
+            running[i].stdin.write("\n")
+            seconds[i].append(float(running[i].stdout.readline()))
+    for process in running:
+        process.stdin.close()
+        process.wait()
+    return [statistics.median(times) for times in seconds]
 
 
 def evaluation(bin_: Path, checkpoint: Path, folder: Path) -> float:
@@ -61,10 +71,14 @@ def evaluation(bin_: Path, checkpoint: Path, folder: Path) -> float:
     return float(json.loads((out / "evaluation.json").read_text())["minutes"])
 
 
-MEASURES: dict[str, Callable[[Path, Path, Path], float]] = {
-    "training step": training_step,
+def one_by_one(measure: Callable[[Path, Path, Path], float]) -> Callable[[list[Path], Path, Path], list[float]]:
+    return lambda sides, checkpoint, folder: [measure(side, checkpoint, folder) for side in sides]
+
+
+MEASURES: dict[str, Callable[[list[Path], Path, Path], list[float]]] = {
+    "training step": one_by_one(training_step),
     "latency": latency,
-    "evaluation": evaluation,
+    "evaluation": one_by_one(evaluation),
 }
 
 
@@ -75,16 +89,14 @@ def command(bin_: Path, name: str) -> list[str]:
 
 
 def call(arguments: list[str]) -> str:
-    done = subprocess.run(
-        arguments,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=tempfile.gettempdir(),
-    )
+    done = subprocess.run(arguments, capture_output=True, text=True, **surroundings())
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)}\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def surroundings() -> dict[str, object]:
+    return {"env": {**os.environ, "OMP_NUM_THREADS": "1"}, "cwd": tempfile.gettempdir()}
 
 
 def main() -> None:
@@ -102,7 +114,8 @@ def main() -> None:
             pairs = []
             for number in range(arguments.pairs):
                 sides = [arguments.before, arguments.after][:: 1 if number % 2 == 0 else -1]
-                taken = {side: MEASURES[name](side, arguments.checkpoint.resolve(), Path(folder)) for side in sides}
+                found = MEASURES[name](sides, arguments.checkpoint.resolve(), Path(folder))
+                taken = dict(zip(sides, found, strict=True))
                 pairs.append((taken[arguments.before], taken[arguments.after]))
             ratios = sorted(after / before for before, after in pairs)
             middle = statistics.median(ratios)

@@ -1,0 +1,153 @@
+"""A trained policy for others: its weights, its config without private paths, and a card with its results."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffpolicy import checkpoint
+from diffpolicy.config import RunConfig, load_config
+from diffpolicy.config.commands import PushConfig
+from diffpolicy.config.schema import plain
+from diffpolicy.util import hub
+from diffpolicy.util.errors import require
+
+_ACTS = ("ema", "normalizer")  # what a policy needs to act
+
+_CARD = """\
+---
+library_name: diffpolicy
+pipeline_tag: robotics
+tags:
+- robotics
+- imitation-learning
+- diffusion-policy
+---
+
+# {name}
+
+A policy trained with [diffpolicy](https://pypi.org/project/diffpolicy): method `{method}`, network `{net}`, {step:,}
+steps, observing {observed}.
+
+```python
+from diffpolicy import load_policy
+
+policy = load_policy("{address}")
+actions = policy.predict(obs)  # the last {obs_horizon} observations (B, T_o, …) -> the next {action_horizon} actions
+```
+{results}
+"""
+
+_RESULTS = """
+## Results
+
+{episodes} episodes in `{env}`, seeds {first} to {last}, mean with its 95% interval. `evaluation.json` holds every
+episode.
+
+| metric | mean | interval |
+|---|---|---|
+{lines}
+{videos}"""
+
+
+def push(config: PushConfig) -> str:
+    """Upload a policy to the hub, and return what to say about it. Only `ema` weights and the normalizer go.
+
+    Raises:
+        CheckpointError: no checkpoint at `config.source`.
+        FileNotFoundError: no evaluation at `config.evaluation`, or no right to write to `config.to`.
+        ValueError: an address of another form, or an evaluation of another checkpoint.
+        OSError: the hub cannot be reached.
+    """
+    hub.parse(config.to)
+    hub.library()
+    with tempfile.TemporaryDirectory() as folder:
+        staged = stage(config, Path(folder))
+        listed = ", ".join(sorted(file.name for file in staged.iterdir()))
+        if config.dry_run:
+            return f"would upload to {config.to}: {listed}"
+        where = hub.upload(staged, config.to, "model", config.message, config.private)
+    return f"uploaded {listed}\n{where}"
+
+
+def stage(config: PushConfig, folder: Path) -> Path:
+    """Write what is to be uploaded below `folder`, and return where it is. Raises as `push`."""
+    saved = checkpoint.read(config.source)
+    run = load_config(saved.config)
+    require(run.found.kind == "policy", f"{saved.path} is a checkpoint of {run.found.kind}", "one of a policy")
+    evaluation = _evaluation(config, saved)
+    tensors = {group: saved.tensors(group) for group in _ACTS}
+    staged = checkpoint.write(folder, saved.step, tensors, plain(without_paths(run)), {})
+    videos: list[str] = []
+    if evaluation is not None:
+        source = Path(str(config.evaluation))
+        shutil.copy(source / "evaluation.json", staged)
+        for video in sorted(source.glob("*.mp4")):
+            shutil.copy(video, staged)
+            videos.append(video.name)
+    (staged / "README.md").write_text(_card(config.to, saved, run, evaluation, videos), encoding="utf-8")
+    return staged
+
+
+def without_paths(run: RunConfig) -> RunConfig:
+    """Return a config in which paths are their last part: where files lay on the machine that trained is private."""
+    name = Path(run.dataset.path).name if run.dataset.path else None
+    changed = dataclasses.replace(run, run_dir=Path(run.run_dir).name, data_root=None)
+    changed.dataset = dataclasses.replace(run.dataset, path=name)
+    return changed
+
+
+def _evaluation(config: PushConfig, saved: checkpoint.Checkpoint) -> dict[str, Any] | None:
+    if config.evaluation is None:
+        return None
+    file = Path(config.evaluation).expanduser() / "evaluation.json"
+    require(file.is_file(), f"no evaluation at {file}", cure="run diffpolicy evaluate first", error=FileNotFoundError)
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    same = found["checkpoint"]["sha256"]["ema.safetensors"] == saved.sha256["ema.safetensors"]
+    require(same, f"{file} is of another checkpoint than {saved.path}", cure="evaluate this one")
+    return found
+
+
+def _card(
+    address: str,
+    saved: checkpoint.Checkpoint,
+    run: RunConfig,
+    evaluation: Mapping[str, Any] | None,
+    videos: list[str],
+) -> str:
+    observed = ", ".join(f"`{key}`" for key in (*run.observation.vectors, *run.observation.images))
+    return _CARD.format(
+        name=hub.parse(address).repo.partition("/")[2],
+        address=address,
+        method=run.method.get("name"),
+        net=run.net.get("name", "none"),
+        step=saved.step,
+        observed=observed,
+        obs_horizon=run.policy.obs_horizon,
+        action_horizon=run.policy.action_horizon,
+        results="" if evaluation is None else _results(evaluation, videos),
+    )
+
+
+def _results(evaluation: Mapping[str, Any], videos: list[str]) -> str:
+    metrics = {
+        name: value
+        for name, value in evaluation.items()
+        if isinstance(value, Mapping) and {"mean", "low", "high"} <= value.keys()
+    }
+    lines = [f"| {name} | {m['mean']:.3f} | {m['low']:.3f} to {m['high']:.3f} |" for name, m in metrics.items()]
+    seeds = [episode["seed"] for episode in evaluation["episodes"]]
+    films = "\n".join(f'<video controls src="{name}"></video>' for name in videos)
+    return _RESULTS.format(
+        episodes=len(seeds),
+        env=evaluation["checkpoint"]["config"]["env"]["id"],
+        first=seeds[0],
+        last=seeds[-1],
+        lines="\n".join(lines),
+        videos=films and f"\n{films}\n",
+    )
