@@ -186,16 +186,21 @@ def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: 
 def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
     start = _start(config)
     normalizer = None if start is None else Normalizer.from_tensors(start.tensors("normalizer"))
+    if start is not None:
+        before, now = load_config(start.config).dataset.representations, config.dataset.representations
+        given = f"{start.path} was trained with dataset.representations={before}"
+        require(before == now, given, str(now), "start from it with the same ones, or begin anew")
     windows = load_windows(config, device, normalizer)
-    if start is not None and ranks.writes:
-        print(f"normalizer: that of {start.path}")
+    for note in [*windows.notes, *([] if start is None else [f"normalizer: that of {start.path}"])]:
+        if ranks.writes:
+            print(note)
     torch.manual_seed(config.seed)
     net = config.net if method_class(config).has_net else {}
     record = replace(config, net=net, found=_found(config, windows))
     if config.env.id:
         check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
-    batch = windows.normalizer.apply
+    batch = windows.normalized
     if isinstance(model, Remembers):
         every = torch.arange(len(windows.train), device=device)
         model.remember(batch(windows.train.batch(part)) for part in every.split(4096))
@@ -251,7 +256,8 @@ def _start(config: RunConfig) -> checkpoints.Checkpoint | None:
 def _found(config: RunConfig, windows: Windows) -> FoundInData:
     remembers = not method_class(config).learns
     count = len(windows.train) if remembers else None
-    return FoundInData(digest=windows.digest, observation=windows.spec.to_plain(), windows=count)
+    spec, numbers = windows.spec.to_plain(), windows.train.action_dim
+    return FoundInData(digest=windows.digest, observation=spec, action_dim=numbers, windows=count)
 
 
 def _validation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffpolicy import registry
 from diffpolicy.config.run import RunConfig
-from diffpolicy.config.schema import NOT_TYPED, open_maps, paths
+from diffpolicy.config.schema import NOT_TYPED, array_maps, open_maps, paths
 from diffpolicy.util.names import unknown
 
 GROUPS = ("task", "method", "net", "encoder")
@@ -70,9 +70,13 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
     chosen = (one for one in settings if one.partition("=")[0].lstrip("~") in groups and "," not in one)
     composed = _composed(name, schema, tuple(chosen))
     known, open_, literal = _known(composed, groups), open_maps(schema) | plugged, paths(schema)
+    by_array = array_maps(schema)
     # What other choices set below a plugged group, they set for this project's own.
     prepared = [f"~{group}.{key}" for group in sorted(plugged) for key in composed[group]]
     for argument in settings:
+        if entry := _entry_of(argument, by_array, multirun):
+            prepared.append(entry)
+            continue
         found = _OVERRIDE.fullmatch(argument)
         if not found or not (found["rest"] or found["sign"]):  # such as the word behind --cfg
             prepared.append(argument)
@@ -85,6 +89,23 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
             rest = "=" + _quoted(rest[1:], multirun)
         prepared.append(f"{'++' if below and not sign else sign}{found['key']}{rest}")
     return prepared
+
+
+def _entry_of(argument: str, maps: Iterable[str], multirun: bool) -> str | None:
+    """A setting by the name of an array that hydra's grammar does not know, as a mapping that is merged; else None.
+
+    Hydra's names have no brackets, its dots mean sections, and its bare values have no brackets either.
+    """
+    name, assigned, value = argument.lstrip("+").partition("=")
+    where = next((one for one in maps if name.startswith(f"{one}.")), None)
+    if where is None or not assigned:
+        return None
+    key = name.removeprefix(f"{where}.")
+    if re.fullmatch(r"[\w-]+", key) and "[" not in value:
+        return None
+    key = re.sub(r"([\[\]:])", r"\\\1", key)
+    values = value.split(",") if multirun else [value]
+    return f"++{where}=" + ",".join(f"{{{key}:{_quoted(one, False)}}}" for one in values)
 
 
 def _plugged(groups: Sequence[str], settings: Sequence[str]) -> tuple[list[str], set[str]]:

@@ -18,7 +18,7 @@ MISSING = "???"
 NOT_TYPED = ("found", "version")
 """Fields of a run's config that training writes and nobody sets."""
 
-_FREE, _PATH, _OPEN = "affects_result", "path", "open"
+_FREE, _PATH, _OPEN, _ARRAYS = "affects_result", "path", "open", "arrays"
 
 Schema = TypeVar("Schema")
 
@@ -41,6 +41,16 @@ def path_to(default: Any, *, affects_result: bool = True) -> Any:
 def any_key(open_below: tuple[str, ...] | None = None) -> Any:
     """Return a dataclass field for a mapping with any keys; with `open_below` only below these of its keys."""
     return dataclasses.field(default_factory=dict, metadata={_OPEN: open_below or ("",)})
+
+
+def by_array() -> Any:
+    """Return a dataclass field for a mapping by names of arrays, or of parts of them such as "action[3:6]"."""
+    return dataclasses.field(default_factory=dict, metadata={_OPEN: ("",), _ARRAYS: True})
+
+
+def array_maps(schema: type) -> set[str]:
+    """Return the dotted names of all mappings of a schema that are by names of arrays."""
+    return {name for name, field in _fields(schema) if field.metadata.get(_ARRAYS)}
 
 
 def paths(schema: type, prefix: str = "") -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffpolicy.config.schema import any_key, free, path_to
+from diffpolicy.config.schema import any_key, by_array, free, path_to
 
 
 @dataclass
@@ -54,7 +54,11 @@ class DatasetConfig:
         transforms: names of transforms, in order; see `diffpolicy.datasets.transforms`.
         time_to_success: temperature of the weights that favor demonstrations which were soon done; None weights all
             alike. For demonstrations that end when the task is done.
-        normalize: "limits" or "gaussian" by key ("obs", "action"); limits unless named.
+        representations: what arrays hold, by name of an array or of a part of one such as "action[3:6]", where the
+            network is to see it in another form: "axis_angle", "relative:state", …; see
+            `diffpolicy.datasets.representations`. Policies take and give the form of the recording.
+        normalize: "limits", "gaussian" or "quantiles" by key ("obs", "action"), or for a part of one ("action[6]")
+            as the network sees it; limits unless named.
     """
 
     name: str = "zarr"
@@ -66,7 +70,8 @@ class DatasetConfig:
     validation: float = 0.05
     transforms: list[str] = field(default_factory=list)
     time_to_success: float | None = None
-    normalize: dict[str, str] = any_key()
+    representations: dict[str, str] = by_array()
+    normalize: dict[str, str] = by_array()
 
 
 @dataclass
@@ -204,7 +209,7 @@ class FoundInData:
         kind: what was trained, "policy" or "images".
         digest: SHA-256 of the selected training data as recorded; None in checkpoints of version 1.
         observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
-        action_dim: numbers per action, or None where the checkpoint's normalizer tells.
+        action_dim: numbers per action as recorded; None in earlier checkpoints, whose normalizer tells.
         windows: number of training windows, for methods that remember them.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.

@@ -16,15 +16,17 @@ from diffpolicy.datasets import catalog
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.catalog import DemonstrationSource
 from diffpolicy.datasets.digest import digest_of
+from diffpolicy.datasets.fitting import fit
 from diffpolicy.datasets.image_windows import ImageWindows
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.samplers import BatchSampler
 from diffpolicy.datasets.selection import select_episodes
 from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.datasets.streaming import WindowStream
-from diffpolicy.datasets.transforms import EpisodeTransform, StreamedAugmentation
+from diffpolicy.datasets.transforms import Batch, EpisodeTransform, StreamedAugmentation
 from diffpolicy.datasets.weights import time_to_success_weights
-from diffpolicy.datasets.windows import WindowDataset, joined_frames
+from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.util.errors import require
 
 BatchAt = Callable[[int], dict[str, Tensor]]
@@ -38,17 +40,25 @@ class Windows:
         train: training windows.
         validation: windows of the episodes held out; None if there are none.
         normalizer: fitted on the training episodes, augmentations included, or the given one.
+        representations: what is made of observations and actions before they are normalized.
         spec: what is observed.
         digest: SHA-256 of the training data, see `digest_of`.
         streamed: augmentations of half of the windows of every batch, drawn at random, where images stream.
+        notes: lines about the numbers, for the person who trains.
     """
 
     train: WindowDataset | ImageWindows
     validation: WindowDataset | ImageWindows | None
     normalizer: Normalizer
+    representations: Representations
     spec: ObservationSpec
     digest: str
     streamed: Sequence[StreamedAugmentation] = ()
+    notes: Sequence[str] = ()
+
+    def normalized(self, batch: Batch) -> dict[str, Tensor]:
+        """Return a batch of windows as the network sees it."""
+        return self.normalizer.apply(self.representations.apply(batch))
 
 
 def load_windows(
@@ -88,21 +98,24 @@ def load_windows(
         weights = weights if streams else weights.repeat(len(copies))
     train = windows(training[0] if streams else seen, weights)
     images = train.frames if isinstance(train, ImageWindows) else None
-    if normalizer is None:
-        frames = {"obs": joined_frames(seen, keys), "action": joined_frames(seen, [data.action_key])}
-        normalizer = Normalizer.fit(frames, data.normalize)
     fields = source.fields(training[0])
     if images is not None:
         fields |= {
             name: Field("image", shape, rate=source.rate_of(recorded)) for name, shape in images.shapes.items()
         }
+    spec, notes = ObservationSpec(fields), list[str]()
+    represented = Representations.of(data, spec, train.action_dim)
+    if normalizer is None:
+        normalizer, notes = fit(config, seen, represented)
     return Windows(
         train,
         windows(copies[0].subset(held_out)) if len(held_out) else None,
         normalizer,
-        ObservationSpec(fields),
+        represented,
+        spec,
         digest_of(recorded.subset(chosen), images),
         [one for one in transforms if isinstance(one, StreamedAugmentation)] if streams else (),
+        notes,
     )
 
 

@@ -9,38 +9,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffpolicy.datasets.transforms import ActingTransform, Batch
+from diffpolicy.datasets.transforms import Batch, FittedTransform
 from diffpolicy.util.errors import require
-from diffpolicy.util.names import check
+from diffpolicy.util.names import check, sliced
 
-MODES = ("limits", "gaussian")
+MODES = ("limits", "gaussian", "quantiles")
 _PARTS = ("center", "scale")
 
-CONSTANT = 1e-4
-"""A dimension whose range or standard deviation is below this, in its own unit, counts as constant: dividing by so
-little would blow up its noise. As in Diffusion Policy's normalizer."""
+CONSTANT = 2e-6
+"""A dimension whose range (or standard deviation) is below this, times its largest magnitude where that is above 1,
+counts as constant: below 2e-6 of a unit, or 17 steps of float32, there is nothing but rounding. Dividing by so little
+would blow it up."""
+
+TAIL = 0.01
+"""What `quantiles` leaves out at either end: a fraction of the frames."""
 
 
 @final
-class Normalizer(ActingTransform):
+class Normalizer(FittedTransform):
     """Per dimension y = (x − center) / scale, and back x = y · scale + center.
 
     `limits` maps the smallest and the largest value seen to −1 and 1; `gaussian` maps to mean 0 and standard
-    deviation 1. A constant dimension (see `CONSTANT`) gets scale 1 and its middle as center.
+    deviation 1; `quantiles` maps the 1% and the 99% quantile to −1 and 1, and what lies beyond further out, so that
+    single frames do not squeeze the rest. A constant dimension (see `CONSTANT`) has scale 0: it is normalized to
+    x − center, and comes back as its center, whatever y is.
 
     Args:
-        stats: key -> (center, scale), each of shape (D,); scale positive. Usually made by `fit`.
+        stats: key -> (center, scale), each of shape (D,); scale not negative. Usually made by `fit`.
     """
 
     def __init__(self, stats: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        self._stats: dict[str, tuple[Tensor, Tensor]] = {}
+        self._stats: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         for key, (center, scale) in stats.items():
             says = f"normalizer {key!r} with center {tuple(center.shape)} and scale {tuple(scale.shape)}"
             require(center.ndim == 1 and center.shape == scale.shape, says, "both (D,)")
             center, scale = center.to(torch.float32), scale.to(torch.float32)
-            finite = center.isfinite().all() and scale.isfinite().all() and (scale > 0).all()
-            require(finite, f"normalizer {key!r}: center {center}, scale {scale}", "finite, and scale positive")
-            self._stats[key] = (center, scale)
+            finite = center.isfinite().all() and scale.isfinite().all() and (scale >= 0).all()
+            require(finite, f"normalizer {key!r}: center {center}, scale {scale}", "finite, and scale not negative")
+            self._stats[key] = (center, scale, torch.where(scale == 0, 1.0, scale))
 
     @classmethod
     def fit(cls, data: Mapping[str, np.ndarray | Tensor], modes: Mapping[str, str] | None = None) -> Normalizer:
@@ -48,30 +54,36 @@ class Normalizer(ActingTransform):
 
         Args:
             data: key -> array of shape (..., D) with at least one frame.
-            modes: key -> `limits` or `gaussian`; a key not named has `limits`.
+            modes: key -> `limits`, `gaussian` or `quantiles`; a key not named has `limits`. A part of a key, such as
+                "action[6]" or "obs[0:3]", may have a mode of its own.
 
         Raises:
-            ValueError: no data, NaN or infinity, an unknown mode, or a mode for a key the data lack.
+            ValueError: no data, NaN or infinity, an unknown mode, or a mode for something that the data lack.
         """
         modes = modes or {}
-        for key, mode in modes.items():
-            check("key of dataset.normalize", key, data)
-            check(f"dataset.normalize.{key}", mode, MODES)
-        return cls({key: _measure(key, values, modes.get(key, "limits")) for key, values in data.items()})
+        for name, mode in modes.items():
+            check("key of dataset.normalize", sliced(name)[0], data)
+            check(f"dataset.normalize.{name}", mode, MODES)
+        return cls({key: _measure(key, values, modes) for key, values in data.items()})
 
     def dim(self, key: str) -> int:
         """Return D of a key."""
         check("key of the normalizer", key, self._stats, KeyError)
         return len(self._stats[key][0])
 
+    def constant(self, key: str) -> Tensor:
+        """Return (D,) bool: which dimensions of a key are constant, and come back exactly so."""
+        self.dim(key)
+        return self._stats[key][1].cpu() == 0
+
     def normalize(self, key: str, x: Tensor) -> Tensor:
         """Return x (..., D) normalized, float32 at least. Raises KeyError or ValueError for what was not fitted."""
-        center, scale = self._for(key, x)
-        return (x - center) / scale
+        center, _, divisor = self._for(key, x)
+        return (x - center) / divisor
 
     def unnormalize(self, key: str, x: Tensor) -> Tensor:
         """Return x (..., D) in the data's units: the inverse of `normalize`, up to rounding."""
-        center, scale = self._for(key, x)
+        center, scale, _ = self._for(key, x)
         return x * scale + center
 
     def apply(self, batch: Batch) -> dict[str, Tensor]:
@@ -97,28 +109,68 @@ class Normalizer(ActingTransform):
         )
         return cls({key: (tensors[f"{key}.center"], tensors[f"{key}.scale"]) for key in keys})
 
-    def _for(self, key: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _for(self, key: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dim = self.dim(key)
         fits = x.ndim and x.shape[-1] == dim
         require(fits, f"{key!r} of shape {tuple(x.shape)}", f"(..., {dim}), which it was fitted on")
-        center, scale = self._stats[key]
+        center, scale, divisor = self._stats[key]
         if center.device != x.device:
             # Moved once and kept: a copy to the accelerator in every call would stall it.
-            self._stats[key] = center, scale = center.to(x.device), scale.to(x.device)
-        return center, scale
+            center, scale, divisor = (part.to(x.device) for part in (center, scale, divisor))
+            self._stats[key] = center, scale, divisor
+        return center, scale, divisor
 
 
-def _measure(key: str, values: np.ndarray | Tensor, mode: str) -> tuple[Tensor, Tensor]:
+def modes_of(key: str, dim: int, modes: Mapping[str, str]) -> list[str]:
+    """Return the mode of each of a key's D dimensions: its own where one is named, else the key's, else `limits`.
+
+    Raises:
+        ValueError: a part that the key does not have.
+    """
+    found = [modes.get(key, "limits")] * dim
+    for name, mode in modes.items():
+        of, part = sliced(name)
+        if of == key and part is not None:
+            require(part.stop <= dim, f"dataset.normalize.{name}", f"a part of the {dim} numbers of {key!r}")
+            found[part] = [mode] * (part.stop - part.start)
+    return found
+
+
+def floor_of(x: Tensor) -> Tensor:
+    """Return (D,) the range below which dimensions of frames (N, D) count as constant, see `CONSTANT`."""
+    return CONSTANT * x.abs().amax(0).clamp(min=1)
+
+
+def inner_quantiles(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the `TAIL` and 1 − `TAIL` quantile, (D,) each, of frames (N, D).
+
+    They are values of frames, the inner neighbors, so that of a few frames, too, the outermost do not count.
+    """
+    array = x.numpy()
+    low, high = (
+        np.quantile(array, share, axis=0, method=how) for share, how in ((TAIL, "higher"), (1 - TAIL, "lower"))
+    )
+    return torch.from_numpy(np.minimum(low, high)), torch.from_numpy(np.maximum(low, high))
+
+
+def _measure(key: str, values: np.ndarray | Tensor, modes: Mapping[str, str]) -> tuple[Tensor, Tensor]:
     """Center and scale of an array (..., D)."""
     x = torch.as_tensor(values).detach().cpu().to(torch.float64)
     require(x.ndim and x.numel(), f"fitting {key!r} of shape {tuple(x.shape)}", "(..., D) with at least one frame")
     require(x.isfinite().all(), f"fitting {key!r}: the data hold NaN or infinity")
     x = x.reshape(-1, x.shape[-1])
     low, high = x.amin(0), x.amax(0)
-    middle = (low + high) / 2
+    middle, floor, chosen = (low + high) / 2, floor_of(x), modes_of(key, x.shape[-1], modes)
     center, spread, scale = middle, high - low, (high - low) / 2
-    if mode == "gaussian":
-        center, spread = x.mean(0), x.std(0, correction=0)
-        scale = spread
-    constant = spread < CONSTANT
-    return torch.where(constant, middle, center), torch.where(constant, 1.0, scale)
+    if "gaussian" in chosen:
+        at = torch.tensor([mode == "gaussian" for mode in chosen])
+        deviation = x.std(0, correction=0)
+        center, spread = torch.where(at, x.mean(0), center), torch.where(at, deviation, spread)
+        scale = torch.where(at, deviation, scale)
+    if "quantiles" in chosen:
+        inner, outer = inner_quantiles(x)
+        # Where all but a few frames are alike, as of a button that is seldom pressed, the limits scale.
+        at = torch.tensor([mode == "quantiles" for mode in chosen]) & (outer - inner >= floor)
+        center, scale = torch.where(at, (inner + outer) / 2, center), torch.where(at, (outer - inner) / 2, scale)
+    constant = spread < floor
+    return torch.where(constant, middle, center), torch.where(constant, 0.0, scale)

@@ -1,9 +1,10 @@
 """Reversible changes of what is recorded, observed and done.
 
 Some change the training data alone (`EpisodeTransform`: relabeling, augmentation). Others make up the numbers that a
-network sees, and are applied and undone when acting, too (`ActingTransform`: the `Normalizer`). Each class says by
-`acts` which of the two it is. `dataset.transforms` names transforms of the first kind, in the order in which they are
-applied; another package adds its own by an entry point "diffpolicy.transform".
+network sees, and are applied and undone when acting, too (`ActingTransform`: first the `Representations`, then the
+`Normalizer`). Each class says by `acts` which of the two it is. `dataset.transforms` names transforms of the first
+kind, in the order in which they are applied; another package adds its own by an entry point "diffpolicy.transform".
+`dataset.representations` declares by array what the second kind makes of it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Transform(ABC):
 class ActingTransform(Transform):
     """A change of observations and actions which training and acting share.
 
-    It is fitted on training episodes, and saved with the policy as plain tensors.
+    What it does follows from the run's config, or was fitted (`FittedTransform`).
     """
 
     acts = True
@@ -42,6 +43,10 @@ class ActingTransform(Transform):
     @abstractmethod
     def undo(self, batch: Batch) -> dict[str, Tensor]:
         """Return what `apply` was given: the actions of the network in the units of the data."""
+
+
+class FittedTransform(ActingTransform):
+    """A change that is fitted on training episodes, and saved with the policy as plain tensors."""
 
     @abstractmethod
     def to_tensors(self) -> dict[str, Tensor]:

@@ -17,14 +17,15 @@ combined:
                 d at what the last chunk planned, as for actions that are under way while the chunk is computed (the
                 hard mask of real-time chunking; Black et al. 2025).
 
-Everything here is in normalized units. Entry i of a chunk belongs to the control step i - (T_o - 1) from now, so the
-chunk sampled T_a steps ago has at i + T_a what it planned for the same step.
+Everything here is in normalized units. (A policy whose actions are relative to what it observed brings earlier chunks
+to what it observes now.) Entry i of a chunk belongs to the control step i - (T_o - 1) from now, so the chunk sampled
+T_a steps ago has at i + T_a what it planned for the same step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, final
 
@@ -95,6 +96,10 @@ class Past(NamedTuple):
 
     chunks: tuple[Tensor, ...]
     executed: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Past:
+        """Return the past with changed actions."""
+        return Past(tuple(change(chunk) for chunk in self.chunks), change(self.executed))
 
 
 @final

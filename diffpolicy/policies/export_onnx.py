@@ -12,7 +12,8 @@
 Which models can be exported is declared by `Exportable`. All tensors are float32; the axis B is dynamic and called
 "batch". The file's metadata are JSON texts: `what`, `version` (of this package), `checkpoint_step`, `prediction`,
 `path`, `clip` and `sampler` as in the run's config, `times` of the sampler with the path's `alpha` and `sigma` there,
-`horizons` (T_o, T_p, T_a), and `normalizer` (y = (x - center) / scale).
+`horizons` (T_o, T_p, T_a), `representations`, which a chunk undoes, and `normalizer` (y = (x - center) / scale; where
+scale is 0, y = x - center, and back always the center).
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def export_onnx(
     options.intra_op_num_threads = 1  # more would wait for each other, spinning, where there is little work
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     differences = [
-        _difference(policy, session.run(list(expected), given), expected) for given, expected in _cases(policy, what)
+        _difference(policy, given, session.run(list(expected), given), expected)
+        for given, expected in _cases(policy, what)
     ]
     difference = float(np.max(differences))
     given = f"onnxruntime and torch differ by {difference:.2g} in normalized units, so {out} was not written"
@@ -164,13 +166,13 @@ class _Chunk(nn.Module):
 
     def forward(self, noise: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         policy, model = self.policy, self.policy.model
-        cond = policy.normalizer.normalize("obs", obs).flatten(1)
+        cond = policy.normalizer.normalize("obs", policy.representations.observations(obs)).flatten(1)
         flow_map, x = model.flow_map(self.net), noise
         # Not `sample`, which gives every sample its time: one time for all makes the solver's coefficients constants,
         # so that what it decides by them while traced holds for any batch and no float64 is left in the file.
         for t, s in pairwise(model.times[:, None]):
             x = flow_map(x, t, s, cond)
-        trajectory = policy.normalizer.unnormalize("action", x)
+        trajectory = policy.in_units(x, obs)
         return trajectory[:, policy.obs_horizon - 1 :][:, : policy.action_horizon], trajectory
 
 
@@ -182,6 +184,8 @@ def _check_exportable(policy: Policy, what: str) -> None:
         isinstance(policy.model, Exportable), f"{name} cannot be exported", "flow matching, diffusion or mean flow"
     )
     policy.model.check_exportable(what)
+    given = f"the network alone lacks dataset.representations={policy.representations.declared}"
+    require(what == "chunk" or not policy.representations.declared, given, "what=chunk, which holds them")
 
 
 def _trace(policy: Policy, what: str) -> bytes:
@@ -222,6 +226,7 @@ def _metadata(policy: Policy, saved: checkpoint.Checkpoint, what: str) -> dict[s
         "alpha": model.path.alpha(model.times).tolist(),
         "sigma": model.path.sigma(model.times).tolist(),
         "horizons": {"T_o": policy.obs_horizon, "T_p": policy.horizon, "T_a": policy.action_horizon},
+        "representations": policy.representations.declared,
         "normalizer": {
             key: {part: stats[f"{key}.{part}"].tolist() for part in ("center", "scale")} for key in ("obs", "action")
         },
@@ -230,12 +235,12 @@ def _metadata(policy: Policy, saved: checkpoint.Checkpoint, what: str) -> dict[s
 
 def _inputs(policy: Policy, what: str, count: int, source: torch.Generator) -> dict[str, np.ndarray]:
     """Noise, and observations within the range that the normalizer was fitted on; for a network times from 0 on."""
-    noise = torch.randn(count, policy.horizon, policy.action_dim, generator=source)
-    obs = 2 * torch.rand(count, policy.obs_horizon, policy.observation.vector_dim, generator=source) - 1
+    noise = torch.randn(count, *policy.model.shape, generator=source)
+    obs = 2 * torch.rand(count, policy.obs_horizon, policy.normalizer.dim("obs"), generator=source) - 1
     if what == "network":
         given = (noise, torch.linspace(0, 0.999, count), obs.flatten(1))
     else:
-        given = (noise, policy.normalizer.unnormalize("obs", obs))
+        given = (noise, policy.representations.observations_back(policy.normalizer.unnormalize("obs", obs)))
     return {name: tensor.numpy() for name, tensor in zip(INPUTS[what], given, strict=True)}
 
 
@@ -255,12 +260,23 @@ def _cases(policy: Policy, what: str) -> Iterator[tuple[dict[str, np.ndarray], d
         yield given, {"actions": chunk.actions, "trajectory": chunk.trajectory}
 
 
-def _difference(policy: Policy, outputs: Sequence[np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+def _difference(
+    policy: Policy, given: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray], expected: Mapping[str, np.ndarray]
+) -> float:
     """The largest difference in normalized units, relative to the largest output where that is above 1."""
     found = []
     for name, output, reference in zip(expected, outputs, expected.values(), strict=True):
         pair = [torch.from_numpy(array) for array in (output, reference)]
         if name != "output":
-            pair = [policy.normalizer.normalize("action", tensor) for tensor in pair]
+            pair = [_as_drawn(policy, tensor, expected["trajectory"], given["obs"]) for tensor in pair]
         found.append((pair[0] - pair[1]).abs().max() / pair[1].abs().max().clamp(min=1))
     return float(torch.stack(found).max())
+
+
+def _as_drawn(policy: Policy, actions: Tensor, around: np.ndarray, obs: np.ndarray) -> Tensor:
+    """Actions as the model draws them, where equal rotations are equal; of fewer than T_p among those around."""
+    if actions.shape[1] < policy.horizon:
+        first, whole = policy.obs_horizon - 1, torch.from_numpy(around).clone()
+        whole[:, first : first + actions.shape[1]] = actions
+        actions = whole
+    return policy.normalized(actions, torch.from_numpy(obs))

@@ -12,7 +12,8 @@ import torch
 
 from diffpolicy import checkpoint
 from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig, load_config
-from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.normalizer import Normalizer, modes_of
+from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.policies.encoders import EncodedModel, build_encoders
 from diffpolicy.policies.models.base import ChunkModel, ModelSpec
@@ -30,7 +31,7 @@ def build_model(
     Args:
         config: of the run.
         observation: what is observed; each camera gets an encoder, see `build_encoders`.
-        action_dim: A, numbers per action.
+        action_dim: A, numbers per action, as recorded.
         for_training: True when training starts from scratch: `encoder.weights` are read, which later stand in the
             run's checkpoints, and a method that cannot draw all demonstrated actions is refused.
 
@@ -46,12 +47,13 @@ def build_model(
     require(
         cameras or not weights, f"encoder.weights={weights}", "images to encode, and nothing but vectors is observed"
     )
-    numbers = observation.vector_dim + sum(encoder.features for encoder in encoders.values())
-    steps = config.policy.obs_horizon
-    spec = ModelSpec(action_dim, steps * numbers, config.policy.horizon, steps, config.net, config.found.windows)
+    represented = Representations.of(config.dataset, observation, action_dim)
+    numbers = represented.dim("obs") + sum(encoder.features for encoder in encoders.values())
+    steps, drawn = config.policy.obs_horizon, represented.dim("action")
+    spec = ModelSpec(drawn, steps * numbers, config.policy.horizon, steps, config.net, config.found.windows)
     model: ChunkModel = build("model", config.method, spec=spec)
     if for_training:
-        _check_bound(model, config)
+        _check_bound(model, config, drawn)
     if not encoders:
         return model
     given = f"method {config.method['name']!r} learns nothing, and so no encoder of {', '.join(map(repr, encoders))}"
@@ -62,13 +64,12 @@ def build_model(
     return encoded
 
 
-def _check_bound(model: ChunkModel, config: RunConfig) -> None:
+def _check_bound(model: ChunkModel, config: RunConfig, action_dim: int) -> None:
     """Refuse a method that cannot draw the demonstrated actions as they are normalized."""
-    normalize = config.dataset.normalize.get("action", "limits")
-    needed = 1 if normalize == "limits" else 2  # standard deviations: some actions always lie beyond the first
-    given = (
-        f"{config.method} draws actions within ±{model.bound:g}, and dataset.normalize.action={normalize} needs more"
-    )
+    modes = set(modes_of("action", action_dim, config.dataset.normalize)) - {"limits"}
+    needed = 2 if modes else 1  # beyond the first standard deviation, or the quantiles, some actions always lie
+    given = f"{config.method} draws actions within ±{model.bound:g}, and "
+    given += f"dataset.normalize.action={' and '.join(sorted(modes)) or 'limits'} needs more"
     require(
         model.bound >= needed, given, cure="take limits, or another method.clip where there is one (null for none)"
     )
@@ -98,7 +99,8 @@ def build_policy(
     horizons = config.policy
     if action_horizon is not None:
         horizons = replace(horizons, action_horizon=action_horizon)
-    return Policy(model, normalizer, observation, horizons, block=block, execution=execution)
+    represented = Representations.of(config.dataset, observation, _recorded_actions(config, normalizer))
+    return Policy(model, normalizer, observation, horizons, represented, block=block, execution=execution)
 
 
 def load_policy(
@@ -149,7 +151,7 @@ def load_policy(
         require(config.found.kind == "policy", f"this is a checkpoint of {config.found.kind}", "one of a policy")
         normalizer = Normalizer.from_tensors(saved.tensors("normalizer"))
         observation = observation_of(config, normalizer)
-        model = build_model(config, observation, normalizer.dim("action"))
+        model = build_model(config, observation, _recorded_actions(config, normalizer))
     checkpoint.prepare(model, saved, weights, device)
     model.configure(sampler or short)
     policy = build_policy(
@@ -164,7 +166,14 @@ def load_policy(
 
 def observation_of(config: RunConfig, normalizer: Normalizer) -> ObservationSpec:
     """Return what the policy of a checkpoint observes."""
+    if config.dataset.representations:  # of which the normalizer knows the numbers that the network sees
+        return ObservationSpec.from_plain(config.found.observation)
     return ObservationSpec.of_checkpoint(config.found.observation, config.observation.vectors, normalizer.dim("obs"))
+
+
+def _recorded_actions(config: RunConfig, normalizer: Normalizer) -> int:
+    """A, numbers per action as recorded."""
+    return config.found.action_dim or normalizer.dim("action")
 
 
 def method_class(config: RunConfig) -> type[ChunkModel]:

@@ -9,7 +9,7 @@ A policy predicts T_p actions, from T_o - 1 steps ago on; the T_a from now on ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import Observation, ObservationSpec
 from diffpolicy.policies.chunking import Chunker, Past
 from diffpolicy.policies.models.base import ChunkModel
@@ -64,13 +65,14 @@ class Chunk:
 
 @final
 class Policy:
-    """A chunk model with its normalizer, observation spec and horizons.
+    """A chunk model with the transforms that it was trained with, observation spec and horizons.
 
     Args:
         model: draws normalized chunks.
         normalizer: fitted on "obs" and "action".
         observation: what the policy observes.
         horizons: T_o, T_p and T_a in control steps, with T_o - 1 + T_a <= T_p.
+        representations: what is made of observations and actions before they are normalized; None changes nothing.
         block: samples per network call, the last block padded; None takes all at once. Arithmetic can differ in the
             last bit between batch sizes; with a fixed block it does not.
         execution: how chunks are executed; None executes each as it was sampled.
@@ -85,6 +87,7 @@ class Policy:
         normalizer: Normalizer,
         observation: ObservationSpec,
         horizons: PolicyConfig,
+        representations: Representations | None = None,
         *,
         block: int | None = None,
         execution: ExecutionConfig | None = None,
@@ -96,6 +99,11 @@ class Policy:
         self.model, self.normalizer, self.observation = model, normalizer, observation
         self.obs_horizon, self.horizon, self.action_horizon, self.block = t_o, t_p, t_a, block
         self.execution = execution or ExecutionConfig()
+        as_is = Representations({}, {"obs": observation.vector_dim}, "action", normalizer.dim("action"))
+        self.representations = representations or as_is
+        plain = self.execution.ensemble is self.execution.warm_start is self.execution.inpaint is None
+        given = f"{self.execution} with deltas between actions, of which a chunk before has others"
+        require(plain or not self.representations.chains, given, "neither ensemble, warm_start nor inpaint")
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
 
     @property
@@ -105,8 +113,8 @@ class Policy:
 
     @property
     def action_dim(self) -> int:
-        """A, numbers per action."""
-        return self.normalizer.dim("action")
+        """A, numbers per action, as recorded and executed."""
+        return self.representations.recorded_action_dim
 
     def predict(self, obs: Observation, seed: int = 0) -> np.ndarray:
         """Return the actions (B, T_a, A) of first chunks, sample i of which is keyed by `seed` + i; see `plan`."""
@@ -126,10 +134,12 @@ class Policy:
         given = f"{len(keys)} noise keys and {len(pasts)} previous chunks for {count} observations"
         require(len(keys) == len(pasts) == count, given, "one of each per observation")
         seen = {key: torch.from_numpy(values).to(device) for key, values in {"obs": vector, **images}.items()}
-        observed = self.normalizer.apply(seen)
+        observed = self.normalizer.apply(self.representations.apply(seen))
+        pasts = self._carried(pasts, seen["obs"], self.normalized)
         whole_episode = self.execution.noise == "episode"
         generators = [generator(*key[:-1], 0 if whole_episode else key[-1]) for key in keys]
-        chunks, calls = torch.empty((count, self.horizon, self.action_dim), device=device), np.zeros(count, int)
+        shape, calls = (count, self.horizon, self.normalizer.dim("action")), np.zeros(count, int)
+        chunks = torch.empty(shape, device=device)
         for part, padded in self._batches(pasts):
             spare = [torch.Generator().manual_seed(0) for _ in padded[len(part) :]]
             context = self._chunker.context([pasts[i] for i in padded])
@@ -138,7 +148,29 @@ class Policy:
                 sample = self.model.sample(condition, [generators[i] for i in part] + spare, context)
             chunks[part], calls[part] = sample.chunks[: len(part)], sample.calls
         actions, memory = self._chunker.execute(chunks, pasts)
-        return Chunk(self._in_units(actions), self._in_units(chunks), calls, memory)
+        now, obs = self.obs_horizon - 1, seen["obs"]
+        in_units = (self.in_units(actions, obs, now), self.in_units(chunks, obs))
+        return Chunk(*(x.cpu().numpy() for x in in_units), calls, self._carried(memory, obs, self.in_units))
+
+    def normalized(self, actions: Tensor, obs: Tensor) -> Tensor:
+        """Return recorded actions (B, T, A) beside recorded observations (B, T_o, D) as the model draws them."""
+        return self.normalizer.normalize("action", self.representations.actions(actions, obs))
+
+    def in_units(self, actions: Tensor, obs: Tensor, start: int = 0) -> Tensor:
+        """Return what `normalized` was given; the first action is that of step `start` of the window."""
+        return self.representations.actions_back(self.normalizer.unnormalize("action", actions), obs, start)
+
+    def _carried(
+        self, pasts: list[Past | None], obs: Tensor, change: Callable[[Tensor, Tensor], Tensor]
+    ) -> list[Past | None]:
+        """Pasts whose actions are relative to the observation of a plan, from units to these or back."""
+        if not self.representations.moves:
+            return pasts
+
+        def carried(past: Past, seen: Tensor) -> Past:
+            return past.map(lambda actions: change(actions[None], seen[None])[0])
+
+        return [None if past is None else carried(past, seen) for past, seen in zip(pasts, obs, strict=True)]
 
     def _batches(self, pasts: Sequence[Past | None]) -> Iterator[tuple[list[int], list[int]]]:
         """The samples of each network call, and these padded to a whole block."""
@@ -147,6 +179,3 @@ class Policy:
             for i in range(0, len(group), block):
                 part = group[i : i + block]
                 yield part, part + part[:1] * (block - len(part))
-
-    def _in_units(self, actions: Tensor) -> np.ndarray:
-        return self.normalizer.undo({"action": actions})["action"].cpu().numpy()

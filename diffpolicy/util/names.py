@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from diffpolicy.util.errors import require
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
@@ -23,3 +26,21 @@ def check(kind: str, name: object, known: Iterable[str], error: type[Exception] 
     names = list(known)
     if name not in names:
         raise error(unknown(kind, name, names))
+
+
+def sliced(name: str) -> tuple[str, slice | None]:
+    """Return the array and the part that a name means: "action[3:6]", "action[6]", or "action" for all of it.
+
+    Raises:
+        ValueError: brackets with anything else in them, or a part without numbers.
+    """
+    key, opened, inside = name.partition("[")
+    if not opened:
+        return key, None
+    found = re.fullmatch(r"(\d+)(?::(\d+))?\]", inside)
+    first = int(found[1]) if found else 0
+    last = int(found[2] or first + 1) if found else 0
+    require(
+        key and first < last, f"{name!r}", "an array, or a part of it as in action[3:6] (3, 4 and 5) or action[6]"
+    )
+    return key, slice(first, last)

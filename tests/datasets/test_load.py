@@ -133,3 +133,32 @@ def test_applying_and_undoing_a_normalizer(path):
 def test_what_does_not_fit(path, settings, message):
     with pytest.raises((ValueError, KeyError), match=message):
         load_windows(config(path, **settings))
+
+
+def spiky(path, **settings):
+    """Three episodes of 400 frames, one frame of which is far off, and a dimension that never moves."""
+    rng = np.random.default_rng(0)
+    action = rng.uniform(-1, 1, (1200, 3)).astype(np.float32)
+    action[:, 1] = 1.5708
+    action[977, 2] = 1e4
+    ReplayBuffer({"obs": rng.normal(size=(1200, 2)), "action": action}, np.array([400, 800, 1200])).save(path)
+    return config(path, images=(), validation=0.0, **settings)
+
+
+def test_what_is_constant_and_what_spikes_is_said_by_name_and_place(tmp_path):
+    constant = "constant in all training episodes, and comes back exactly so: action[1]"
+    spike = "action[2] is 10000 at frame 177 of episode 2, while 98% of its frames lie within -0."
+    notes = load_windows(spiky(tmp_path / "limits.zarr")).notes
+    assert notes[0] == constant and notes[1].startswith(spike) and len(notes) == 2
+    assert notes[1].endswith("it squeezes the rest; take dataset.normalize.action=quantiles")
+    for number, normalize in enumerate(({"action": "quantiles"}, {"action[2]": "quantiles"})):
+        windows = load_windows(spiky(tmp_path / f"{number}.zarr", normalize=normalize))
+        assert windows.notes == [constant]
+        rest = windows.normalizer.normalize("action", windows.train.all_actions())[:900, 2]
+        assert rest.std() > 0.5 and rest.abs().max() < 1.05
+    assert load_windows(config(path_of_ordinary_data(tmp_path))).notes == []
+
+
+def path_of_ordinary_data(folder):
+    ReplayBuffer(DATA, ENDS).save(folder / "ordinary.zarr")
+    return folder / "ordinary.zarr"

@@ -39,7 +39,7 @@ def test_round_trip_over_any_leading_dimensions(data, mode, leading):
     torch.testing.assert_close(normalizer.unnormalize("obs", y), x, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["limits", "gaussian"])
+@pytest.mark.parametrize("mode", ["limits", "gaussian", "quantiles"])
 def test_constant_dimensions_map_to_zero_and_back(mode):
     rng = np.random.default_rng(0)
     noise = rng.uniform(-0.4, 0.4, 500) * CONSTANT
@@ -49,9 +49,52 @@ def test_constant_dimensions_map_to_zero_and_back(mode):
     y = normalizer.normalize("obs", x)
     assert (y[:, 0] == 0).all()
     assert y[:, 2].abs().max() < CONSTANT
-    torch.testing.assert_close(normalizer.unnormalize("obs", y), x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalizer.unnormalize("obs", y)[:, :2], x[:, :2], rtol=0, atol=1e-6)
+    assert normalizer.constant("obs").tolist() == [True, False, True]
+    # whatever is drawn for a constant dimension
+    drawn = normalizer.unnormalize("obs", 3 * torch.randn(500, 3))
+    assert (drawn[:, 0] == 256).all() and (drawn[:, 2] == drawn[0, 2]).all() and abs(drawn[0, 2] - 0.7) < CONSTANT
     # what was constant in training and moves in use stays in its own unit
     assert normalizer.normalize("obs", torch.tensor([257.0, 0, 0]))[0] == 1
+
+
+@pytest.mark.parametrize("mode", ["limits", "gaussian", "quantiles"])
+def test_a_tiny_range_is_a_range(mode):
+    """What is above the rounding of float32 is scaled like anything else, whatever its unit."""
+    wave = np.sin(np.arange(500))
+    data = np.stack([wave, 0.7 + 4e-5 * wave, 300 + 0.01 * wave, 4e-9 * wave, 300 + 1e-4 * wave], 1)
+    normalizer = Normalizer.fit({"obs": data}, {"obs": mode})
+    y = normalizer.normalize("obs", torch.from_numpy(data))
+    assert normalizer.constant("obs").tolist() == [False, False, False, True, True]
+    torch.testing.assert_close(y[:, 1], y[:, 0], rtol=0, atol=5e-3)  # steps of float32 in the center
+    torch.testing.assert_close(y[:, 2], y[:, 0], rtol=0, atol=5e-3)
+    drawn = normalizer.unnormalize("obs", torch.full((1, 5), -1.5))
+    assert abs(drawn[0, 1] - 0.7) < 2 * 4e-5 * (1.5 if mode == "gaussian" else 1)
+
+
+def test_quantiles_leave_single_frames_out():
+    rng = np.random.default_rng(0)
+    data = rng.uniform(-1, 1, (1000, 2))
+    data[123, 0] = 1e4
+    limits, quantiles = (Normalizer.fit({"action": data}, {"action": mode}) for mode in ("limits", "quantiles"))
+    x = torch.from_numpy(data)
+    assert limits.normalize("action", x)[:, 0].std() < 0.1
+    assert limits.normalize("action", x)[np.arange(1000) != 123, 0].std() < 1e-3  # squeezed
+    y = quantiles.normalize("action", x)
+    within = (y.abs() <= 1 + 1e-6).double().mean(0)
+    assert (within - 0.98).abs().max() < 0.002 and y[123, 0] > 9000  # linear beyond
+    torch.testing.assert_close(quantiles.unnormalize("action", y), x)
+    # a dimension for itself, the rest as it was
+    mixed = Normalizer.fit({"action": data}, {"action": "gaussian", "action[0]": "quantiles"}).to_tensors()
+    gaussian = Normalizer.fit({"action": data}, {"action": "gaussian"}).to_tensors()
+    assert mixed["action.scale"][0] == quantiles.to_tensors()["action.scale"][0]
+    assert mixed["action.scale"][1] == gaussian["action.scale"][1]
+    # what hardly ever moves is scaled by its limits
+    seldom = np.zeros((1000, 1))
+    seldom[500] = 1
+    assert Normalizer.fit({"obs": seldom}, {"obs": "quantiles"}).to_tensors()["obs.scale"] == 0.5
+    few = Normalizer.fit({"obs": np.array([[0.0], [1.0], [2.0], [500.0]])}, {"obs": "quantiles"})
+    assert few.to_tensors()["obs.scale"] == 0.5  # 1 to 2: of four frames the outermost do not count
 
 
 def test_saved_and_loaded_it_is_the_same(data, tmp_path):
@@ -106,6 +149,10 @@ def test_errors_name_what_is_wrong(data):
         Normalizer.fit(data, {"obs": "gausian"})
     with pytest.raises(ValueError, match=r"unknown key of dataset.normalize 'osb' \(did you mean 'obs'"):
         Normalizer.fit(data, {"osb": "limits"})
+    with pytest.raises(
+        ValueError, match=r"dataset.normalize.action\[2\]; expected a part of the 2 numbers of 'action'"
+    ):
+        Normalizer.fit(data, {"action[2]": "limits"})
     with pytest.raises(ValueError, match=r"'obs' of shape \(0, 3\)"):
         Normalizer.fit({"obs": np.zeros((0, 3))})
 
@@ -120,6 +167,6 @@ def test_loading_refuses_what_cannot_be(data):
         Normalizer.from_tensors({**tensors, "obs.offset": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"'obs' with center \(3,\) and scale \(2,\); expected both \(D,\)"):
         Normalizer.from_tensors({**tensors, "obs.scale": torch.ones(2)})
-    for value in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"'obs': .*expected finite, and scale positive"):
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"'obs': .*expected finite, and scale not negative"):
             Normalizer.from_tensors({**tensors, "obs.scale": torch.full((3,), value)})
