@@ -175,7 +175,7 @@ def test_what_cannot_be_combined_is_refused():
 
 
 @pytest.mark.parametrize(
-    "declared", [POSE, {**RELATIVE, "eef_rot": "quaternion_xyzw"}, {"action[0:3]": "delta:eef_pos"}]
+    "declared", [POSE, {"eef_rot": "quaternion_xyzw", "action[0:3]": "delta:eef_pos", "action[3:6]": "axis_angle"}]
 )
 def test_a_checkpoint_and_its_onnx_file_act_alike(declared, tmp_path):
     raw = recorded()

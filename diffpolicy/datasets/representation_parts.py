@@ -1,0 +1,183 @@
+"""The parts that arrays are made of: numbers as they are, rotations, angles, relative actions, poses and deltas."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from diffpolicy.datasets import rotations
+from diffpolicy.util.names import sliced
+
+
+class Part(ABC):
+    """Some numbers of an array, and the form in which a network sees them.
+
+    Attributes:
+        name: of the array or its part, for messages.
+        width: numbers that the network sees.
+    """
+
+    expects: str = "any numbers"
+    """What a recording has to hold, in words."""
+    moves: ClassVar[bool] = False
+    """Whether it depends on the observation of now; such a part is one of an action."""
+
+    def __init__(self, name: str, width: int) -> None:
+        self.name, self.width = name, width
+
+    @abstractmethod
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        """Return x (B, T, n) as the network sees it, (B, T, width), beside observations (B, T_o, D)."""
+
+    @abstractmethod
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        """Return what `apply` was given; the first of its steps is step `start` of the window."""
+
+    def labels(self) -> list[str]:
+        """Return a name for each number that the network sees."""
+        return [f"{self.name} as {self.width} numbers, number {i}" for i in range(self.width)]
+
+    def wrong(self, x: Tensor) -> Tensor:
+        """Return (N,) bool: in which frames x (N, n) is not what was declared."""
+        return torch.zeros(len(x), dtype=torch.bool)
+
+
+@final
+class Plain(Part):
+    """Numbers as they are."""
+
+    def __init__(self, name: str, first: int, width: int) -> None:
+        super().__init__(name, width)
+        self._first = first
+
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        return x
+
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        return y
+
+    def labels(self) -> list[str]:
+        return _each(self.name, self._first, self.width)
+
+
+@final
+class Rotation(Part):
+    """A rotation as 6D."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(name, 6)
+        self._kind, self.expects = kind, f"a rotation as {kind} in every frame"
+
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        return rotations.to_6d(rotations.to_matrix(self._kind, x))
+
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        return rotations.from_matrix(self._kind, rotations.from_6d(y))
+
+    def wrong(self, x: Tensor) -> Tensor:
+        return rotations.looks_wrong(self._kind, x)
+
+
+@final
+class Angle(Part):
+    """Angles as their sines and then their cosines."""
+
+    def __init__(self, name: str, count: int, positive: bool) -> None:
+        super().__init__(name, 2 * count)
+        self._positive = positive
+        self.expects = f"angles in {'[0, 2π), or angle' if positive else '[-π, π), or angle_positive'} declared"
+
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        return torch.cat([x.sin(), x.cos()], -1)
+
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        sine, cosine = y.chunk(2, -1)
+        angle = torch.atan2(sine, cosine)
+        return torch.where(angle < 0, angle + 2 * math.pi, angle) if self._positive else angle
+
+    def wrong(self, x: Tensor) -> Tensor:
+        low = 0.0 if self._positive else -math.pi
+        return ((x < low - 1e-3) | (x > low + 2 * math.pi + 1e-3)).any(-1)
+
+
+@final
+class Relative(Part):
+    """Actions minus the state of now."""
+
+    moves = True
+
+    def __init__(self, name: str, state: slice) -> None:
+        super().__init__(name, state.stop - state.start)
+        self._state = state
+
+    def labels(self) -> list[str]:
+        key, part = sliced(self.name)
+        return _each(key, part.start if part else 0, self.width)
+
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        return x - obs[:, -1:, self._state]
+
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        return y + obs[:, -1:, self._state]
+
+
+@final
+class Delta(Part):
+    """Each action minus the one before it; up to now minus the state of its own step."""
+
+    moves = True
+
+    def __init__(self, name: str, state: slice) -> None:
+        super().__init__(name, state.stop - state.start)
+        self._state = state
+
+    def labels(self) -> list[str]:
+        key, part = sliced(self.name)
+        return _each(key, part.start if part else 0, self.width)
+
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        states = obs[:, :, self._state]
+        return x - torch.cat([states, x[:, states.shape[1] - 1 : -1]], 1)
+
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        states = obs[:, start:, self._state]
+        past = states.shape[1] - 1  # steps before now
+        return torch.cat([y[:, :past] + states[:, :past], states[:, past:] + y[:, past:].cumsum(1)], 1)
+
+
+@final
+class RelativePose(Part):
+    """A position and a rotation in the frame of the pose of now: R⁻¹(p' − p), and R⁻¹R' as 6D."""
+
+    moves = True
+
+    def __init__(self, name: str, kind: str, position: slice, rotation: slice, rotation_kind: str) -> None:
+        super().__init__(name, 9)
+        self._kind, self._position, self._rotation, self._of_now = kind, position, rotation, rotation_kind
+        self.expects = f"a position and a rotation as {kind} in every frame"
+
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        place, turn = self._now(obs)
+        back = turn.transpose(-1, -2)
+        seen = (back @ (x[..., :3] - place)[..., None])[..., 0]
+        return torch.cat([seen, rotations.to_6d(back @ rotations.to_matrix(self._kind, x[..., 3:]))], -1)
+
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        place, turn = self._now(obs)
+        position = (turn @ y[..., :3, None])[..., 0] + place
+        return torch.cat([position, rotations.from_matrix(self._kind, turn @ rotations.from_6d(y[..., 3:]))], -1)
+
+    def _now(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        now = obs[:, -1:]
+        return now[..., self._position], rotations.to_matrix(self._of_now, now[..., self._rotation])
+
+    def wrong(self, x: Tensor) -> Tensor:
+        return rotations.looks_wrong(self._kind, x[:, 3:])
+
+
+def _each(key: str, first: int, count: int) -> list[str]:
+    return [f"{key}[{first + i}]" for i in range(count)]
