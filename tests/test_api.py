@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 import diffpolicy
 from diffpolicy import ReplayBuffer, checkpoint, load_policy, train_policy
@@ -90,3 +91,35 @@ def test_a_new_run_starts_from_old_weights_and_their_normalizer(run, tmp_path):
     for group, source in (("normalizer", "normalizer"), ("model", "ema")):  # a rate of 0 leaves weights as they were
         assert all(torch.equal(value, new.tensors(group)[name]) for name, value in old.tensors(source).items())
     assert load_policy(last).predict(np.zeros((1, 2, 3), np.float32)).shape == (1, 8, 2)
+
+
+def test_a_run_with_declared_representations_acts_resumes_and_is_started_from(tmp_path, capsys):
+    """Poses whose quaternions change their sign, and a gripper that never moves; far from where it was trained."""
+    draw = np.random.default_rng(0)
+    place, signs = np.cumsum(draw.normal(size=(240, 3)) * 0.01, 0), draw.choice([-1.0, 1.0], (240, 1))
+    turn = Rotation.from_rotvec(np.outer(np.linspace(2, 5, 240), [0, 0.6, 0.8]))
+    action = np.concatenate([place, turn.as_rotvec(), np.full((240, 1), 1.5708)], 1)
+    data = {"eef_pos": place, "eef_rot": turn.as_quat() * signs, "action": action}
+    ReplayBuffer(data, np.array([80, 160, 240])).save(tmp_path / "poses.zarr")
+    settings = [f"dataset.path={tmp_path / 'poses.zarr'}", "observation.vectors=[eef_pos,eef_rot]"]
+    pose = "dataset.representations.action[0:6]=relative_pose:axis_angle:eef_pos+eef_rot"
+    settings += ["dataset.representations.eef_rot=quaternion_xyzw", pose]
+    last = trained(tmp_path, *settings, "training.steps=3")
+    assert "constant in all training episodes, and comes back exactly so: action[6]" in capsys.readouterr().out
+
+    policy = load_policy(last)
+    here = {"eef_pos": place[None, 100:102] + 5, "eef_rot": turn[100:102].as_quat()[None]}
+    actions = policy.predict(here)
+    assert actions.shape == (1, 8, 7) and (actions[..., 6] == np.float32(1.5708)).all()
+    assert np.abs(actions[..., :3] - here["eef_pos"][:, -1:]).max() < 1.5  # relative to where it is now
+    flipped = policy.predict({**here, "eef_rot": -here["eef_rot"]})
+    np.testing.assert_array_equal(flipped, actions)
+
+    last = trained(tmp_path, *settings, "training.steps=4", "resume=true")
+    assert "constant in" not in capsys.readouterr().out  # said once
+    new = [f"run_dir={tmp_path / 'new'}", f"init_from={last}", "training.steps=1"]
+    assert load_policy(train_policy([*TINY, *settings, *new])).action_dim == 7
+    with pytest.raises(
+        ValueError, match=r"was trained with dataset.representations=.*start from it with the same ones"
+    ):
+        train_policy([*TINY, *settings[:-1], f"run_dir={tmp_path / 'other'}", *new[1:]])
