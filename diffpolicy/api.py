@@ -24,6 +24,7 @@ from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.catalog import ImageSource, open_source
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.evaluation import (
     INFERENCE_BLOCK,
     VALIDATION_SEED,
@@ -168,7 +169,7 @@ def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionCo
 def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
     images, held_out = (source.images(split).to(device) for split in ("train", "test"))
     torch.manual_seed(config.seed)
-    record = replace(config, found=found_in(images, source.classes))
+    record = replace(_with_stream(config), found=found_in(images, source.classes))
     generator = build_generator(record)
     batches = BatchSampler(len(images), config.training.batch_size, config.seed, device)
     rows = ranks.shard(config.training.batch_size)
@@ -196,7 +197,7 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
             print(note)
     torch.manual_seed(config.seed)
     net = config.net if method_class(config).has_net else {}
-    record = replace(config, net=net, found=_found(config, windows))
+    record = replace(_with_stream(config, windows), net=net, found=_found(config, windows))
     if config.env.id:
         check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
@@ -204,9 +205,10 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     if isinstance(model, Remembers):
         every = torch.arange(len(windows.train), device=device)
         model.remember(batch(windows.train.batch(part)) for part in every.split(4096))
-    _say(config, ranks, device, model, f"{len(windows.train)} windows")
+    left_out = f" ({windows.short} short episodes left out)" if windows.short else ""
+    _say(config, ranks, device, model, f"{len(windows.train)} windows{left_out}")
     shard = (ranks.rank, ranks.world)
-    batching = (config.training.batch_size, config.seed, config.dataset.stream, shard, device)
+    batching = (config.training.batch_size, config.seed, record.dataset.stream, shard, device)
     with open_batches(windows, *batching) as raw_batch_at:
         return _train(
             config,
@@ -251,6 +253,12 @@ def _start(config: RunConfig) -> checkpoints.Checkpoint | None:
     """The checkpoint whose weights and normalizer training begins with, if any: of the run, or of `init_from`."""
     own = checkpoints.latest(Path(config.run_dir) / "checkpoints") if config.resume else None
     return checkpoints.read(config.init_from) if own is None and config.init_from is not None else own
+
+
+def _with_stream(config: RunConfig, windows: Windows | None = None) -> RunConfig:
+    """The config with the numbers by which images are read, on which batches depend."""
+    stream = fitted(config.dataset.stream, None if windows is None else windows.train)
+    return replace(config, dataset=replace(config.dataset, stream=stream))
 
 
 def _found(config: RunConfig, windows: Windows) -> FoundInData:

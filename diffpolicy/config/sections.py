@@ -14,13 +14,13 @@ class StreamConfig:
     """How images are read from disk during training.
 
     Args:
-        pool: runs of frames that batches are mixed from at any time.
-        run: frames per run, read one after another.
+        pool: runs of frames that batches are mixed from at any time; null takes 16, or as many as fit in `memory`.
+        run: frames per run, read one after another; null takes 256, or as many as let 16 runs fit in `memory`.
         memory: bound of what they take, in MiB.
     """
 
-    pool: int = 16
-    run: int = 256
+    pool: int | None = None
+    run: int | None = None
     memory: float = free(1024)
 
 
@@ -30,13 +30,17 @@ class ObservationConfig:
 
     Args:
         mode: for tasks that can be observed in several ways, the name of one, such as "keypoints"; else None.
-        vectors: keys of the arrays of numbers that make up the vector observation, in this order.
+        vectors: keys of the arrays of numbers that make up the vector observation, in this order; [] where images are
+            all that is observed.
         images: keys of the cameras.
+        ranges: nearest and farthest of depth images, in their unit, by camera (observation.ranges.depth=[0,2000]);
+            without, what the recording's attribute "ranges" says, or 0 to the largest value in some of its frames.
     """
 
     mode: str | None = None
     vectors: list[str] = field(default_factory=lambda: ["obs"])
     images: list[str] = field(default_factory=list)
+    ranges: dict[str, list[float]] = any_key()
 
 
 @dataclass
@@ -44,11 +48,14 @@ class DatasetConfig:
     """Which demonstrations to train on, and what is done to them before.
 
     Args:
-        name: a source of the catalog (`diffpolicy inspect` lists them); "zarr" is your own replay buffer at `path`.
-        path: where your own recording is.
+        name: a source of the catalog (`diffpolicy inspect` lists them); "zarr" is your own recording at `path`.
+        path: where your own recording is: a replay buffer, or a recording of another format, which is converted into
+            the data root first.
         action_key: the array of actions.
         stream: how images are read from disk.
-        episodes: number of training episodes, drawn with `seed`; None takes all that are not held out.
+        episodes: how many to train on, drawn with `seed`; or the numbers of those to choose from, held-out ones
+            included: a list such as [0,3,8-20], or a file of such numbers, one a line. None takes all.
+        short: "refuse" episodes that are too short for one window, or "skip" them.
         seed: of the choice of episodes.
         validation: fraction of the episodes held out for the validation loss.
         transforms: names of transforms, in order; see `diffpolicy.datasets.transforms`.
@@ -65,7 +72,8 @@ class DatasetConfig:
     path: str | None = path_to(None, affects_result=False)
     action_key: str = "action"
     stream: StreamConfig = field(default_factory=StreamConfig)
-    episodes: int | None = None
+    episodes: Any = None
+    short: str = "refuse"
     seed: int = 42
     validation: float = 0.05
     transforms: list[str] = field(default_factory=list)

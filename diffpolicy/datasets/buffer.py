@@ -9,8 +9,23 @@ from typing import Any, final
 
 import numpy as np
 
-from diffpolicy.datasets.checks import IMAGE_NDIM, as_images, check_array, check_episode, check_length, checked_ends
-from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive, write_archive
+from diffpolicy.datasets.checks import (
+    DEPTH,
+    IMAGE_NDIM,
+    as_array,
+    as_images,
+    check_array,
+    check_camera,
+    check_episode,
+    check_length,
+    check_meta,
+    checked_ends,
+    is_depth,
+    is_picture,
+)
+from diffpolicy.datasets.growing import GrowingArray
+from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
+from diffpolicy.datasets.zarr_writing import write_archive
 from diffpolicy.util.errors import located, require
 from diffpolicy.util.names import check
 
@@ -19,57 +34,80 @@ from diffpolicy.util.names import check
 class ReplayBuffer:
     """Whole episodes one after another: arrays with time on axis 0, and where each episode ends.
 
-    Arrays of four dimensions (N, H, W, C) are images and uint8; all others are numbers of any real dtype. Everything
-    is checked here, so that a buffer always holds finite data of matching lengths.
+    Arrays of four dimensions (N, H, W, C) are images: uint8, or uint16 of one channel for depth. All others are
+    numbers of any real dtype. Everything is checked here, so that a buffer always holds finite data of matching
+    lengths.
 
     Args:
         data: name -> array of shape (N, ...), all with the same N.
         episode_ends: (E,) integers, the exclusive end of each episode; strictly increasing, the last one is N.
-        attrs: anything that JSON can hold, such as "fps" (frames per second) and "units" (by name of an array);
-            saved with the data.
+        attrs: anything that JSON can hold, such as "fps" (frames per second), "units" (by name of an array) and
+            "ranges" (of depth images: name -> [nearest, farthest]); saved with the data.
+        meta: name -> (E,) numbers, one of each episode, such as its seed; saved with the data.
 
     Raises:
         TypeError: a dtype that is not a real number, episode ends that are not integers, attributes beyond JSON.
-        ValueError: wrong shapes or lengths, bad episode ends, an empty episode, NaN or infinity in the data.
+        ValueError: wrong shapes or lengths, bad episode ends, an empty episode, NaN or infinity in the data, images
+            with their channels first or without any.
     """
 
     def __init__(
-        self, data: Mapping[str, np.ndarray], episode_ends: np.ndarray, attrs: Mapping[str, Any] | None = None
+        self,
+        data: Mapping[str, np.ndarray],
+        episode_ends: np.ndarray,
+        attrs: Mapping[str, Any] | None = None,
+        meta: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._ends = checked_ends(np.asarray(episode_ends))
         require(data, "a replay buffer without arrays", "at least one")
         self._numbers = np.arange(len(self._ends))
-        self._data = {name: np.asarray(values) for name, values in data.items()}
+        self._data = {name: as_array(name, values) for name, values in data.items()}
+        self._meta = {name: as_array(name, values) for name, values in (meta or {}).items()}
         self.attrs: dict[str, Any] = dict(attrs or {})
         json.dumps(self.attrs)  # fails now rather than in `save`, when the demonstrations would be lost
         for name, values in self._data.items():
             check_array(name, values, self._ends)
+        for name, values in self._meta.items():
+            check_meta(name, values, len(self._ends))
 
     @classmethod
     def from_episodes(
-        cls, episodes: Iterable[Mapping[str, np.ndarray]], attrs: Mapping[str, Any] | None = None
+        cls,
+        episodes: Iterable[Mapping[str, Any]],
+        attrs: Mapping[str, Any] | None = None,
+        meta: Mapping[str, np.ndarray] | None = None,
     ) -> ReplayBuffer:
-        """Return a buffer of your own recordings: each episode a mapping of equally long arrays (L, ...).
+        """Return a buffer of your own recordings, which takes the memory of the data and of one episode.
+
+        Args:
+            episodes: each a mapping of equally long arrays, lists or tensors (L, ...); a generator that makes one at
+                a time saves the memory of a list of all.
+            attrs: see `ReplayBuffer`.
+            meta: see `ReplayBuffer`.
 
         Raises:
             ValueError: no episodes, or an episode that is empty, or whose names, lengths or frame shapes do not
                 match; the message names the episode (counted from 0) and the array.
         """
-        recorded: list[dict[str, np.ndarray]] = []
-        for number, episode in enumerate(episodes):
-            recorded.append({name: np.asarray(values) for name, values in episode.items()})
-            check_episode(number, recorded[-1], recorded[0])
-        require(recorded, "no episodes", "at least one")
-        lengths = [len(next(iter(episode.values()))) for episode in recorded]
-        data = {name: np.concatenate([episode[name] for episode in recorded]) for name in recorded[0]}
-        return cls(data, np.cumsum(lengths), attrs)
+        joined: dict[str, GrowingArray] = {}
+        lengths: list[int] = []
+        for number, given in enumerate(episodes):
+            with located(f"episode {number}"):
+                episode = {name: as_array(name, values) for name, values in given.items()}
+            frames = {name: array.frame_shape for name, array in joined.items()} if joined else None
+            check_episode(number, episode, frames)
+            for name, values in episode.items():
+                joined.setdefault(name, GrowingArray()).append(values)
+            lengths.append(len(next(iter(episode.values()))))
+        require(lengths, "no episodes", "at least one")
+        return cls({name: array.finished() for name, array in joined.items()}, np.cumsum(lengths), attrs, meta)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], keys: Sequence[str] | None = None) -> ReplayBuffer:
         """Read a data set in the Diffusion Policy layout (see `zarr_layout`) into memory.
 
         Images, that is arrays of four dimensions, come as uint8 also where the file holds float32 (as published ones
-        do): a quarter of the memory, and read piece by piece.
+        do): a quarter of the memory, and read piece by piece. Depth, uint16 of one channel, stays what it is.
 
         Args:
             path: a zarr directory, a `.zarr.zip`, or a zip with the zarr folder inside; zarr format 2 or 3.
@@ -90,10 +128,10 @@ class ReplayBuffer:
             ends = checked_ends(archive.read(ENDS))  # before the data, since reading images takes a while
             shapes = {name: archive.shape(f"data/{name}") for name in (known if keys is None else keys)}
             if keys is None:
-                shapes = {name: shape for name, shape in shapes.items() if len(shape) != IMAGE_NDIM}
+                shapes = {name: shape for name, shape in shapes.items() if not _shows(archive, name, shape)}
             require(shapes, "nothing to read but images", f"keys that name some, of {known}")
             data = {name: _read(archive, name, shape, ends) for name, shape in shapes.items()}
-            return cls(data, ends, archive.attrs())
+            return cls(data, ends, archive.attrs(), archive.meta(len(ends)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the buffer in the layout that `open` reads, whole or not at all, every chunk with a checksum.
@@ -104,7 +142,7 @@ class ReplayBuffer:
         Raises:
             FileExistsError: `path` exists.
         """
-        write_archive(path, self._data, self._ends, self.attrs)
+        write_archive(path, self._data, self._ends, self.attrs, self._meta)
 
     def keys(self) -> list[str]:
         """Return the names of the arrays."""
@@ -134,6 +172,11 @@ class ReplayBuffer:
         return self._numbers.copy()
 
     @property
+    def meta(self) -> dict[str, np.ndarray]:
+        """Name -> (E,) numbers, one of each episode; copies."""
+        return {name: values.copy() for name, values in self._meta.items()}
+
+    @property
     def n_episodes(self) -> int:
         """The number of episodes E."""
         return len(self._ends)
@@ -149,7 +192,7 @@ class ReplayBuffer:
 
     def with_arrays(self, data: Mapping[str, np.ndarray]) -> ReplayBuffer:
         """Return a buffer of the same episodes with other arrays."""
-        return self._like(data, self._ends, self._numbers)
+        return self._like(data, self._ends, self._numbers, self._meta)
 
     def subset(self, episode_indices: Iterable[int]) -> ReplayBuffer:
         """Return a buffer of copies of the given episodes, in the given order.
@@ -164,10 +207,13 @@ class ReplayBuffer:
         require(len(set(indices)) == len(indices), f"a subset of {indices}", "every episode at most once")
         slices = self.episode_slices()
         data = {name: np.concatenate([values[slices[i]] for i in indices]) for name, values in self._data.items()}
-        return self._like(data, np.cumsum(self.episode_lengths[indices]), self._numbers[indices])
+        meta = {name: values[indices] for name, values in self._meta.items()}
+        return self._like(data, np.cumsum(self.episode_lengths[indices]), self._numbers[indices], meta)
 
     def joined(self, other: ReplayBuffer) -> ReplayBuffer:
         """Return a buffer of copies: these episodes, then the other's, which keep their numbers for messages.
+
+        Of `meta` it has what both have.
 
         Raises:
             ValueError: the two hold other arrays, or frames of other shapes.
@@ -176,10 +222,18 @@ class ReplayBuffer:
         require(mine == theirs, f"joining buffers of different frames: {mine} and {theirs}")
         data = {name: np.concatenate([values, other[name]]) for name, values in self._data.items()}
         ends = np.concatenate([self._ends, other._ends + self.n_steps])
-        return self._like(data, ends, np.concatenate([self._numbers, other._numbers]))
+        shared = [name for name in self._meta if name in other._meta]
+        meta = {name: np.concatenate([self._meta[name], other._meta[name]]) for name in shared}
+        return self._like(data, ends, np.concatenate([self._numbers, other._numbers]), meta)
 
-    def _like(self, data: Mapping[str, np.ndarray], ends: np.ndarray, numbers: np.ndarray) -> ReplayBuffer:
-        buffer = ReplayBuffer(data, ends, self.attrs)
+    def _like(
+        self,
+        data: Mapping[str, np.ndarray],
+        ends: np.ndarray,
+        numbers: np.ndarray,
+        meta: Mapping[str, np.ndarray],
+    ) -> ReplayBuffer:
+        buffer = ReplayBuffer(data, ends, self.attrs, meta)
         buffer._numbers = numbers
         return buffer
 
@@ -194,8 +248,15 @@ def _read(archive: ZarrArchive, name: str, shape: tuple[int, ...], ends: np.ndar
     check_length(name, (counted, *shape[1:]) if counted else shape, ends)
     if len(shape) != IMAGE_NDIM:
         return archive.read(f"data/{name}")[:counted]
-    images, done = np.empty(shape, np.uint8), 0
+    dtype = archive.array(f"data/{name}").dtype
+    check_camera(name, shape, dtype)
+    images, done = np.empty(shape, DEPTH if is_depth(shape, dtype) else np.uint8), 0
     for slab in archive.slabs(f"data/{name}"):
         images[done : done + len(slab)] = as_images(slab, name, done)
         done += len(slab)
     return images[:counted]
+
+
+def _shows(archive: ZarrArchive, name: str, shape: tuple[int, ...]) -> bool:
+    """Whether an array holds pictures, with or without an axis of channels."""
+    return len(shape) == IMAGE_NDIM or is_picture(shape, archive.dtype(f"data/{name}"))

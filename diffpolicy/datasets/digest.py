@@ -28,14 +28,14 @@ def digest_of(recorded: ReplayBuffer, images: FrameSource | None = None) -> str:
         digest.update(f"{name} {recorded[name].shape}".encode())
         digest.update(np.ascontiguousarray(recorded[name], "<f4").data)
     if images is not None:
-        for name, values in sorted(images.read(_sampled(recorded, images)).items()):
+        for name, values in sorted(images.read(sampled_frames(recorded, images)).items()):
             digest.update(f"{name} {values.shape}".encode())
             digest.update(np.ascontiguousarray(values).data)
     return str(digest.hexdigest())
 
 
-def _sampled(recorded: ReplayBuffer, images: FrameSource) -> np.ndarray:
-    """Numbers of frames of the recording, spread over the given episodes."""
+def sampled_frames(recorded: ReplayBuffer, images: FrameSource) -> np.ndarray:
+    """Return the numbers of some frames of the recording, spread over the given episodes, increasing."""
     places = np.unique(np.linspace(0, recorded.n_steps - 1, SAMPLED_FRAMES).astype(np.int64))
     episode = np.searchsorted(recorded.episode_ends, places, side="right")
     starts = recorded.episode_ends - recorded.episode_lengths

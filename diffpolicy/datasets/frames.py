@@ -12,8 +12,9 @@ from typing import final
 import numpy as np
 import zarr
 
-from diffpolicy.datasets.checks import IMAGE_NDIM, as_images, check_length
-from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive, frames_within
+from diffpolicy.datasets.checks import DEPTH, IMAGE_NDIM, as_images, check_camera, check_length, is_depth
+from diffpolicy.datasets.zarr_chunks import frames_within
+from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
 from diffpolicy.util.errors import located, require
 from diffpolicy.util.names import check
 
@@ -42,6 +43,11 @@ class FrameSource(ABC):
         """(H, W, C) of each camera's images, by its name."""
 
     @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """The dtype of each camera's images, by its name: uint8, or uint16 for depth."""
+        return {name: np.dtype(np.uint8) for name in self.shapes}
+
+    @property
     @abstractmethod
     def episode_ends(self) -> np.ndarray:
         """(E,) int64, the exclusive end of each episode of the recording."""
@@ -58,7 +64,7 @@ class FrameSource(ABC):
 
     @abstractmethod
     def read(self, frames: np.ndarray, cancelled: Callable[[], bool] = never) -> dict[str, np.ndarray]:
-        """Return the images of the given frames, by camera (n, H, W, C) uint8.
+        """Return the images of the given frames, by camera (n, H, W, C), of its dtype.
 
         Args:
             frames: (n,) int64 that increase.
@@ -81,7 +87,7 @@ class FrameSource(ABC):
     @property
     def frame_bytes(self) -> int:
         """What the images of one frame take in memory, bytes."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        return sum(math.prod(shape) * self.dtypes[name].itemsize for name, shape in self.shapes.items())
 
 
 @final
@@ -90,8 +96,8 @@ class ZarrFrames(FrameSource):
 
     Args:
         path: the recording, see `ReplayBuffer.open`.
-        cameras: name of a camera -> array of the recording, images (N, H, W, C): uint8, or any dtype that holds whole
-            numbers from 0 to 255, such as the float32 of published ones.
+        cameras: name of a camera -> array of the recording, images (N, H, W, C): uint8, any dtype that holds whole
+            numbers from 0 to 255, such as the float32 of published ones, or depth, uint16 of one channel.
 
     Raises:
         FileNotFoundError: nothing at `path`.
@@ -115,6 +121,7 @@ class ZarrFrames(FrameSource):
         array = self._archive.array(f"data/{key}")
         counted = min(array.shape[0], int(self._ends[-1])) if self._archive.is_recording() else array.shape[0]
         check_length(key, (counted, *array.shape[1:]), self._ends)
+        check_camera(key, array.shape, array.dtype)
         says = f"{key!r} has shape {array.shape}"
         require(array.ndim == IMAGE_NDIM, says, "(frames, height, width, channels)", "name it in observation.vectors")
         return array
@@ -126,6 +133,11 @@ class ZarrFrames(FrameSource):
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         return {name: array.shape[1:] for name, array in self._images.items()}
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        depth = {name: is_depth(array.shape, array.dtype) for name, array in self._images.items()}
+        return {name: DEPTH if deep else np.dtype(np.uint8) for name, deep in depth.items()}
 
     @property
     def episode_ends(self) -> np.ndarray:
@@ -147,7 +159,7 @@ class ZarrFrames(FrameSource):
 
     def _read(self, name: str, array: zarr.Array, frames: np.ndarray, cancelled: Callable[[], bool]) -> np.ndarray:
         key, chunk = self._keys[name], array.chunks[0]
-        images = np.empty((len(frames), *array.shape[1:]), np.uint8)
+        images = np.empty((len(frames), *array.shape[1:]), self.dtypes[name])
         for first, last in _pieces(frames // chunk, frames_within(array, _PIECE_BYTES) // chunk):
             if cancelled():
                 raise CancelledError

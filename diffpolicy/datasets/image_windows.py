@@ -28,7 +28,7 @@ class ImageWindows:
     Args:
         buffer: the vectors of the recording, or of some of its episodes in their order (`ReplayBuffer.subset`).
         frames: the images of the recording, which are closed with the windows.
-        obs_keys: the arrays of `buffer` that make up the vector observation, see `WindowDataset`.
+        obs_keys: the arrays of `buffer` that make up the vector observation, see `WindowDataset`; may be empty.
         action_key: the array of actions.
         horizon: T_p, frames.
         obs_horizon: T_o, frames.
@@ -108,7 +108,7 @@ class ImageWindows:
 
         Returns:
             `obs` (B, T_o, D) and `action` (B, T_p, A), float32, in the units of the data, and under the name of each
-            camera its images (B, T_o, H, W, C), uint8.
+            camera its images (B, T_o, H, W, C), uint8, or uint16 for depth.
 
         Raises:
             ValueError: damaged images; says where.
@@ -146,7 +146,7 @@ class Frames:
 
     Args:
         numbers: (n,) int64, the frames' numbers, increasing.
-        images: camera -> (n, H, W, C) uint8.
+        images: camera -> (n, H, W, C), uint8, or uint16 for depth.
     """
 
     numbers: np.ndarray

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffpolicy.config import RunConfig, StreamConfig
 from diffpolicy.datasets import catalog
 from diffpolicy.datasets.buffer import ReplayBuffer
+from diffpolicy.datasets.camera_fields import camera_fields
 from diffpolicy.datasets.catalog import DemonstrationSource
 from diffpolicy.datasets.digest import digest_of
 from diffpolicy.datasets.fitting import fit
@@ -21,11 +22,13 @@ from diffpolicy.datasets.image_windows import ImageWindows
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.samplers import BatchSampler
-from diffpolicy.datasets.selection import select_episodes
-from diffpolicy.datasets.spec import Field, ObservationSpec
+from diffpolicy.datasets.selection import choose_episodes
+from diffpolicy.datasets.spec import ObservationSpec
+from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.datasets.streaming import WindowStream
 from diffpolicy.datasets.transforms import Batch, EpisodeTransform, StreamedAugmentation
 from diffpolicy.datasets.weights import time_to_success_weights
+from diffpolicy.datasets.window_index import frames_needed
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.util.errors import require
 
@@ -45,6 +48,7 @@ class Windows:
         digest: SHA-256 of the training data, see `digest_of`.
         streamed: augmentations of half of the windows of every batch, drawn at random, where images stream.
         notes: lines about the numbers, for the person who trains.
+        short: how many episodes were left out since they are too short for one window.
     """
 
     train: WindowDataset | ImageWindows
@@ -55,6 +59,7 @@ class Windows:
     digest: str
     streamed: Sequence[StreamedAugmentation] = ()
     notes: Sequence[str] = ()
+    short: int = 0
 
     def normalized(self, batch: Batch) -> dict[str, Tensor]:
         """Return a batch of windows as the network sees it."""
@@ -76,14 +81,17 @@ def load_windows(
         OSError: missing data that cannot be downloaded.
     """
     source, data, keys = catalog.open_demonstrations(config), config.dataset, config.observation.vectors
+    observed = [*keys, *config.observation.images]
+    require(observed, "observation.vectors=[] without observation.images", "vectors or images to observe")
     recorded = source.recorded()
-    chosen, held_out = select_episodes(recorded.n_episodes, data.episodes, data.seed, data.validation)
+    horizons = (config.policy.horizon, config.policy.obs_horizon, config.policy.action_horizon)
+    choice = (data.episodes, data.seed, data.validation, frames_needed(*horizons), data.short)
+    chosen, held_out, short = choose_episodes(recorded.episode_lengths, *choice)
     transforms = _transforms(source, config)
     copies = [source.observed(copy) for copy in _transformed(recorded, transforms)]
     training = [copy.subset(chosen) for copy in copies]
 
     def windows(part: ReplayBuffer, weights: Tensor | None = None) -> WindowDataset | ImageWindows:
-        horizons = (config.policy.horizon, config.policy.obs_horizon, config.policy.action_horizon)
         images = source.frames()
         if images is not None:
             return ImageWindows(part, images, keys, data.action_key, *horizons, weights)
@@ -100,9 +108,7 @@ def load_windows(
     images = train.frames if isinstance(train, ImageWindows) else None
     fields = source.fields(training[0])
     if images is not None:
-        fields |= {
-            name: Field("image", shape, rate=source.rate_of(recorded)) for name, shape in images.shapes.items()
-        }
+        fields |= camera_fields(images, recorded.subset(chosen), config.observation.ranges, source.rate_of(recorded))
     spec, notes = ObservationSpec(fields), list[str]()
     represented = Representations.of(data, spec, train.action_dim)
     if normalizer is None:
@@ -116,6 +122,7 @@ def load_windows(
         digest_of(recorded.subset(chosen), images),
         [one for one in transforms if isinstance(one, StreamedAugmentation)] if streams else (),
         notes,
+        short,
     )
 
 
@@ -161,6 +168,7 @@ def open_batches(
             for source in (windows.train, windows.validation):
                 if isinstance(source, ImageWindows):
                     opened.enter_context(source)
+            stream = fitted(stream, windows.train)
             reading = (stream.pool, stream.run, stream.memory)
             batches = opened.enter_context(WindowStream(windows.train, batch_size, seed, *reading, shard))
             yield functools.partial(_augmented, batches, windows.streamed, seed, batch_size, mine)

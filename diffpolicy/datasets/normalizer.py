@@ -156,9 +156,10 @@ def inner_quantiles(x: Tensor) -> tuple[Tensor, Tensor]:
 def _measure(key: str, values: np.ndarray | Tensor, modes: Mapping[str, str]) -> tuple[Tensor, Tensor]:
     """Center and scale of an array (..., D)."""
     x = torch.as_tensor(values).detach().cpu().to(torch.float64)
-    require(x.ndim and x.numel(), f"fitting {key!r} of shape {tuple(x.shape)}", "(..., D) with at least one frame")
+    says = f"fitting {key!r} of shape {tuple(x.shape)}"
+    require(x.ndim and x.shape[:-1].numel(), says, "(..., D) with at least one frame")
     require(x.isfinite().all(), f"fitting {key!r}: the data hold NaN or infinity")
-    x = x.reshape(-1, x.shape[-1])
+    x = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     low, high = x.amin(0), x.amax(0)
     middle, floor, chosen = (low + high) / 2, floor_of(x), modes_of(key, x.shape[-1], modes)
     center, spread, scale = middle, high - low, (high - low) / 2

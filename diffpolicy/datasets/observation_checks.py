@@ -13,6 +13,8 @@ import numpy as np
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
 
+_UINT8 = np.dtype(np.uint8)
+
 
 def check_entries(obs: Mapping[str, Any], keys: Iterable[str], expected: str) -> None:
     """Raise ValueError unless a mapping has all keys; it may have more.
@@ -28,20 +30,26 @@ def check_entries(obs: Mapping[str, Any], keys: Iterable[str], expected: str) ->
         raise ValueError(explain(f"{given} and lacks {missing[0]!r}{suggest(missing[0], obs)}", expected))
 
 
-def check_image(key: str, values: np.ndarray, shape: tuple[int, ...], leading: tuple[int, ...]) -> None:
-    """Raise TypeError or ValueError unless images are uint8 and of the given shape.
+def check_image(
+    key: str, values: np.ndarray, shape: tuple[int, ...], leading: tuple[int, ...], dtype: np.dtype = _UINT8
+) -> None:
+    """Raise TypeError or ValueError unless images have the given dtype and shape.
 
     Args:
         key: of the camera.
         values: the images.
         shape: (H, W, C).
         leading: sizes of the axes before these: batch, and time if there is one.
+        dtype: uint8, or uint16 for depth.
     """
     expected = (*leading, *shape)
-    if values.dtype == np.uint8 and values.shape == expected:
+    if values.dtype == dtype and values.shape == expected:
         return
     says = f"obs[{key!r}] is {values.dtype}"
-    require(values.dtype == np.uint8, says, "uint8 images, 0 to 255", _as_uint8(values), TypeError)
+    if dtype == _UINT8:
+        require(values.dtype == dtype, says, "uint8 images, 0 to 255", _as_uint8(values), TypeError)
+    cure = "give x.round().astype(np.uint16), in the unit of the recording"
+    require(values.dtype == dtype, says, "depth in uint16", cure, TypeError)
     cure = _reshaped(values.shape, expected, len(leading))
     raise ValueError(
         explain(f"obs[{key!r}] has shape {values.shape}", f"({_axes(leading)}, H, W, C) = {expected}", cure)

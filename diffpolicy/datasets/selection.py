@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
-from diffpolicy.util.errors import require
+from diffpolicy.util.errors import explain, require
+from diffpolicy.util.names import check
+
+SHORT = ("refuse", "skip")
+"""What can be done about episodes that are too short for one window."""
+
+_RANGE = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
+Wanted = int | str | os.PathLike[str] | Sequence[int | str] | None
 
 
 def select_episodes(
-    n_episodes: int, episodes: int | None = None, seed: int = 42, validation: float = 0.05
+    n_episodes: int, episodes: Wanted = None, seed: int = 42, validation: float = 0.05
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a seeded choice of training and validation episodes, which never overlap.
 
@@ -19,9 +31,10 @@ def select_episodes(
     Args:
         n_episodes: how many there are.
         episodes: how many to train on; None takes all but the validation ones. With a number, validation takes from
-            the rest, hence fewer when the rest is small, and none when there is no rest.
+            the rest, hence fewer when the rest is small, and none when there is no rest. A list of numbers, or the
+            path of a file of numbers, names the ones that there are to choose from, see `episode_numbers`.
         seed: of the permutation.
-        validation: fraction of `n_episodes` held out, in [0, 1); at least one episode when above 0.
+        validation: fraction of the episodes held out, in [0, 1); at least one episode when above 0.
 
     Returns:
         train: (n,) int64, sorted.
@@ -29,16 +42,104 @@ def select_episodes(
 
     Raises:
         ValueError: numbers out of range, or nothing left to train on.
+        FileNotFoundError: no file of numbers.
     """
     require(n_episodes >= 1, f"n_episodes={n_episodes}", "at least 1")
-    require(0 <= validation < 1, f"validation={validation}", "a fraction in [0, 1), such as 0.05 for one in twenty")
-    known = episodes is None or 1 <= episodes <= n_episodes
-    require(known, f"training on {episodes} episodes", f"1 to {n_episodes}, which there are")
-    held_out = max(1, round(validation * n_episodes)) if validation > 0 else 0
-    if episodes is None:
-        episodes = n_episodes - held_out
-        says = f"holding out {held_out} of {n_episodes} episodes leaves none to train on"
-        require(episodes >= 1, says, cure="take validation=0")
-    held_out = min(held_out, n_episodes - episodes)
-    order = np.random.default_rng(seed).permutation(n_episodes)
-    return np.sort(order[:episodes]), np.sort(order[n_episodes - held_out :])
+    if episodes is not None and not isinstance(episodes, (int, np.integer)):
+        return select_among(episode_numbers(episodes, n_episodes), None, seed, validation)
+    return select_among(np.arange(n_episodes), episodes, seed, validation)
+
+
+def select_among(
+    candidates: np.ndarray, count: int | None, seed: int, validation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training and validation episodes among some; see `select_episodes`.
+
+    Args:
+        candidates: (n,) int64, sorted numbers of episodes, at least one.
+        count: how many to train on, or None.
+        seed: of the permutation.
+        validation: fraction of the candidates held out.
+    """
+    n = len(candidates)
+    given = f"dataset.validation={validation}"
+    require(0 <= validation < 1, given, "a fraction in [0, 1), such as 0.05 for one in twenty")
+    known = count is None or 1 <= count <= n
+    require(known, f"dataset.episodes={count}: training on {count} episodes", f"1 to {n}, which there are")
+    held_out = max(1, round(validation * n)) if validation > 0 else 0
+    if count is None:
+        count = n - held_out
+        says = f"holding out {held_out} of {n} episodes leaves none to train on"
+        require(count >= 1, says, cure="take dataset.validation=0")
+    held_out = min(held_out, n - count)
+    order = candidates[np.random.default_rng(seed).permutation(n)]
+    return np.sort(order[:count]), np.sort(order[n - held_out :])
+
+
+def episode_numbers(wanted: str | os.PathLike[str] | Sequence[int | str], n_episodes: int) -> np.ndarray:
+    """Return the numbers of wanted episodes, (n,) int64, sorted, each once.
+
+    Args:
+        wanted: numbers, and ranges such as "8-20" with both ends; or a path of a file of these, one a line, where
+            what follows a # is left out; or both as one text, separated by commas.
+        n_episodes: how many there are.
+
+    Raises:
+        ValueError: none, one that does not exist, or something else than numbers.
+        FileNotFoundError: no such file.
+    """
+    given, parts = f"dataset.episodes={wanted}", wanted
+    if isinstance(wanted, (str, os.PathLike)):
+        parts = str(wanted).split(",")
+        if not all(_RANGE.fullmatch(part) for part in parts):
+            parts = _lines(Path(wanted).expanduser())
+    found: set[int] = set()
+    for part in parts:
+        match = _RANGE.fullmatch(str(part))
+        if match is None:
+            raise ValueError(explain(f"{given}: {part!r}", "numbers and ranges such as 8-20"))
+        first, last = int(match[1]), int(match[2] or match[1])
+        require(first <= last < n_episodes, f"{given}: there is no episode {part}", f"0 to {n_episodes - 1}")
+        found |= set(range(first, last + 1))
+    require(found, given, "at least one number")
+    return np.array(sorted(found), np.int64)
+
+
+def choose_episodes(
+    lengths: np.ndarray, episodes: Wanted, seed: int, validation: float, needed: int, short: str
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return training and validation episodes, and how many were left out as too short; see `select_episodes`.
+
+    Args:
+        lengths: (E,) frames of all episodes.
+        episodes: how many, or which.
+        seed: of the permutation.
+        validation: fraction held out.
+        needed: frames that make a window.
+        short: one of `SHORT`; what is refused is refused where windows are cut, and only if it is chosen.
+
+    Raises:
+        ValueError: as `select_episodes`; an unknown `short`; no episode that is long enough.
+    """
+    check("dataset.short", short, SHORT)
+    count, candidates = None, np.arange(len(lengths))
+    if episodes is None or isinstance(episodes, (int, np.integer)):
+        count = episodes
+    else:
+        candidates = episode_numbers(episodes, len(lengths))
+    kept = candidates[lengths[candidates] >= needed] if short == "skip" else candidates
+    says = f"none of {len(candidates)} episodes has {needed} frames, which one window needs"
+    require(len(kept), says, cure="take a shorter policy.horizon")
+    return *select_among(kept, count, seed, validation), len(candidates) - len(kept)
+
+
+def _lines(path: Path) -> list[str]:
+    says = f"dataset.episodes={path}"
+    wanted = "a number, a list of numbers, or a file of numbers, one a line"
+    require(path.is_file(), says, wanted, error=FileNotFoundError)
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(explain(f"{says} is no text", wanted)) from None
+    texts = (line.partition("#")[0].strip() for line in lines)
+    return [text for text in texts if text]

@@ -15,7 +15,8 @@ from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
 
 KINDS = ("vector", "image", "text", "goal")
-"""vector: numbers, flattened per frame. image: (H, W, C) uint8. text: a string. goal: numbers that say what to do."""
+"""vector: numbers, flattened per frame. image: (H, W, C) uint8, or uint16 for depth, which has a range. text: a
+string. goal: numbers that say what to do."""
 
 Observation = np.ndarray | Mapping[str, np.ndarray]
 """One array of numbers, or a mapping of numbers and images by key, as gymnasium's Dict spaces give it."""
@@ -31,15 +32,17 @@ class Field:
         shape: of one frame, without batch or time; None where it is not known, as in checkpoints of version 1.
         unit: of its numbers, in words, for example "px"; None if not known.
         rate: frames per second; None if not known.
+        range: of depth images, (nearest, farthest) in their unit, which networks see as 0 to 1; None for all else.
 
     Raises:
-        ValueError: an unknown kind, or a shape that the kind cannot have.
+        ValueError: an unknown kind, or a shape or range that the kind cannot have.
     """
 
     kind: str
     shape: tuple[int, ...] | None = None
     unit: str | None = None
     rate: float | None = None
+    range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check("kind of observation", self.kind, KINDS)
@@ -51,6 +54,16 @@ class Field:
             require(
                 self.shape and len(self.shape) == 3, f"an image of shape {self.shape}", "(height, width, channels)"
             )
+        if self.range is not None:
+            object.__setattr__(self, "range", tuple(float(end) for end in self.range))
+            fits = len(self.range) == 2 and 0 <= self.range[0] < self.range[1] and self.kind == "image"
+            require(fits, f"a {self.kind} of range {self.range}", "a depth image, and (nearest, farthest)")
+            require(self.shape and self.shape[2] == 1, f"a depth image of shape {self.shape}", "one channel")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of images."""
+        return np.dtype(np.uint8 if self.range is None else np.uint16)
 
     @property
     def size(self) -> int | None:
@@ -115,9 +128,12 @@ class ObservationSpec(Mapping[str, Field]):
         return self._of_kind("image")
 
     def to_plain(self) -> dict[str, dict[str, Any]]:
-        """Return the spec as mappings, lists, strings and numbers: key -> {kind, shape, unit, rate}."""
-        plain = {key: asdict(field) for key, field in self._fields.items()}
-        return {key: {**field, "shape": _listed(field["shape"])} for key, field in plain.items()}
+        """Return the spec as mappings, lists, strings and numbers: key -> {kind, shape, unit, rate, range}."""
+        plain = {key: {**asdict(field), "shape": _listed(field.shape)} for key, field in self._fields.items()}
+        for field in plain.values():
+            ends = field.pop("range")
+            field |= {} if ends is None else {"range": list(ends)}
+        return plain
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Mapping[str, Any]], vector_dim: int | None = None) -> ObservationSpec:
@@ -126,7 +142,7 @@ class ObservationSpec(Mapping[str, Field]):
         Raises:
             ValueError: settings that no field has, or impossible ones.
         """
-        known = ("kind", "shape", "unit", "rate")
+        known = ("kind", "shape", "unit", "rate", "range")
         for name in (name for field in plain.values() for name in field):
             check("setting of an observation", name, known)
         return cls({key: Field(**field) for key, field in plain.items()}, vector_dim)
@@ -156,10 +172,10 @@ class ObservationSpec(Mapping[str, Field]):
 
         Returns:
             vector: (B, steps, D) float32.
-            images: key -> (B, steps, H, W, C) uint8.
+            images: key -> (B, steps, H, W, C), uint8, or uint16 for depth.
 
         Raises:
-            TypeError: no mapping where there are cameras, or images that are not uint8.
+            TypeError: no mapping where there are cameras, or images of another dtype.
             ValueError: an entry that is missing or of another shape, NaN or infinity.
         """
         images: dict[str, np.ndarray] = {}
@@ -168,14 +184,15 @@ class ObservationSpec(Mapping[str, Field]):
             leading = _leading(np.asarray(obs[next(iter([*self.images, *self.vectors]))]), steps)
             for key, field in self.images.items():
                 values = np.asarray(obs[key])
-                check_image(key, values, field.shape or (), leading)
+                check_image(key, values, field.shape or (), leading, field.dtype)
                 images[key] = values.reshape(leading[0], steps or 1, *values.shape[len(leading) :])
             parts = []
             for key, field in self.vectors.items():
                 values = np.asarray(obs[key])
                 check_vector(key, values, field.size, leading)
                 parts.append(values.reshape(leading[0], steps or 1, math.prod(values.shape[len(leading) :])))
-            joined = np.concatenate(parts, axis=2)
+            nothing = np.zeros((leading[0], steps or 1, 0), np.float32)
+            joined = np.concatenate(parts, axis=2) if parts else nothing
             says = f"the vectors {', '.join(map(repr, self.vectors))} together have {joined.shape[2]} numbers"
             require(joined.shape[2] == self.vector_dim, says, str(self.vector_dim))
         else:
@@ -220,8 +237,9 @@ class ObservationSpec(Mapping[str, Field]):
         expected = self._says() if self.images or len(self.vectors) > 1 else f"({self.vector_dim},)"
         require(fits, f"{env} shows {shown}", f"{expected}, as the demonstrations have", cure)
         for key in self.images:
-            dtype = space[key].dtype
-            require(dtype == np.uint8, f"{env} shows {key!r} as {dtype}", "uint8 images, 0 to 255", cure)
+            dtype, wanted = space[key].dtype, self._fields[key].dtype
+            says = "uint8 images, 0 to 255" if wanted == np.uint8 else "depth in uint16"
+            require(dtype == wanted, f"{env} shows {key!r} as {dtype}", says, cure)
         if action_space is not None and action_dim is not None:
             given = f"{env} takes actions {action_space.shape}"
             require(action_space.shape == (action_dim,), given, f"({action_dim},), as the demonstrations have", cure)

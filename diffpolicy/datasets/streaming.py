@@ -12,7 +12,6 @@ next.
 
 from __future__ import annotations
 
-import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from torch import Tensor
 
 from diffpolicy.datasets.image_windows import Frames, ImageWindows
 from diffpolicy.datasets.samplers import PoolSampler
-from diffpolicy.util.errors import explain, require
-
-_MIB = 2**20
+from diffpolicy.datasets.stream_settings import MIB, POOL, RUN, pool_bytes, too_large
+from diffpolicy.util.errors import require
 
 
 @final
@@ -56,8 +54,8 @@ class WindowStream:
         windows: ImageWindows,
         batch_size: int,
         seed: int,
-        pool: int = 16,
-        run: int = 256,
+        pool: int = POOL,
+        run: int = RUN,
         memory: float = 1024,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
@@ -71,7 +69,8 @@ class WindowStream:
         self._windows = windows
         self._count = batch_size // world
         self._first = rank * self._count
-        self._pool_bytes = _pool_bytes(windows, runs)
+        self._pool_bytes = pool_bytes(windows, runs)
+        self._run = run
         self._check_memory(memory)
         self._reader = ThreadPoolExecutor(1, "window-stream")
         self._now: tuple[tuple[int, int], Frames] | None = None
@@ -148,14 +147,8 @@ class WindowStream:
             self._ahead = None
 
     def _check_memory(self, memory: float) -> None:
-        if self.memory_bytes <= memory * _MIB:
-            return
-        decoding = self._windows.frames.decoding_bytes
-        fitting = int((2 * self._pool_bytes + decoding <= memory * _MIB).sum())
-        needed = math.ceil(self.memory_bytes / _MIB)
-        says = f"two pools of {self._sampler.pool} runs and decoding need {needed} MiB"
-        smaller = f"set pool to at most {fitting}" if fitting else "not even pool=1 fits: write smaller chunks"
-        raise ValueError(explain(says, f"at most memory={memory:g} MiB", f"{smaller}, or set memory to {needed}"))
+        if self.memory_bytes > memory * MIB:
+            raise too_large(self._windows, self._pool_bytes, self._sampler.pool, self._run, memory)
 
 
 @dataclass(frozen=True)
@@ -165,11 +158,3 @@ class _Reading:
     key: tuple[int, int]
     future: Future[Frames]
     cancelled: threading.Event
-
-
-def _pool_bytes(windows: ImageWindows, runs: np.ndarray) -> np.ndarray:
-    """(R,) int64: at most so many bytes are the images of a pool of 1, 2, ... runs, the longest ones."""
-    first = windows.observed(torch.from_numpy(runs[:-1]))[:, 0].numpy()
-    last = windows.observed(torch.from_numpy(runs[1:] - 1))[:, -1].numpy()
-    frames = np.minimum(last - first + 1, np.diff(runs) * windows.obs_horizon)
-    return np.cumsum(np.sort(frames)[::-1]) * windows.frames.frame_bytes

@@ -60,6 +60,11 @@ class WindowIndex:
         return self._firsts[episode][:, None] + clamped
 
 
+def frames_needed(horizon: int, obs_horizon: int, action_horizon: int) -> int:
+    """Return the fewest frames of an episode that make a window."""
+    return max(1, horizon - obs_horizon - action_horizon + 2)
+
+
 def window_counts(buffer: ReplayBuffer, horizon: int, obs_horizon: int, action_horizon: int) -> np.ndarray:
     """Return the number of windows of each episode, (E,) int64.
 
@@ -71,6 +76,8 @@ def window_counts(buffer: ReplayBuffer, horizon: int, obs_horizon: int, action_h
     short = int(np.argmin(lengths))
     says = f"episode {buffer.episode_numbers[short]} has {lengths[short]} frames, too few for one window"
     sizes = f"horizon={horizon}, obs_horizon={obs_horizon}, action_horizon={action_horizon}"
-    cure = "leave the episode out or shorten the horizon"
+    count = int((lengths < needed).sum())
+    which = "it" if count == 1 else f"the {count} short ones"
+    cure = f"leave {which} out by dataset.short=skip, or take a shorter policy.horizon"
     require(lengths[short] >= needed, says, f"{max(needed, 1)} for {sizes}", cure)
     return lengths - needed + 1

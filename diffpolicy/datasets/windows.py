@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.datasets.checks import IMAGE_NDIM, check_horizons, check_keys
+from diffpolicy.datasets.checks import check_horizons, check_keys, check_vector
 from diffpolicy.datasets.window_index import WindowIndex, window_counts
 from diffpolicy.util.errors import require
 
@@ -32,7 +32,8 @@ class WindowDataset:
 
     Args:
         buffer: the episodes.
-        obs_keys: the arrays that make up an observation: each is flattened per frame, then joined in this order.
+        obs_keys: the arrays that make up an observation: each is flattened per frame, then joined in this order; none
+            where images are all that is observed.
         action_key: the array of actions, flattened per frame.
         horizon: T_p, frames.
         obs_horizon: T_o, frames.
@@ -111,12 +112,12 @@ class WindowDataset:
 
 
 def joined_frames(buffer: ReplayBuffer, keys: Sequence[str]) -> Tensor:
-    """Return arrays flattened per frame and joined, (N, D) float32."""
-    return torch.cat([_flat(buffer[key], key) for key in keys], dim=1)
+    """Return arrays flattened per frame and joined, (N, D) float32; D is 0 without any."""
+    return torch.cat([torch.empty(buffer.n_steps, 0), *(_flat(buffer[key], key) for key in keys)], dim=1)
 
 
 def _flat(values: np.ndarray, key: str) -> Tensor:
-    require(values.ndim != IMAGE_NDIM, f"{key!r} holds images", "vectors", "name it in observation.images")
+    check_vector(key, values.shape, values.dtype)
     with np.errstate(over="ignore"):  # an overflow is the error below
         flat = values.reshape(len(values), -1).astype(np.float32)
     require(np.isfinite(flat).all(), f"{key!r} holds values beyond float32 (about 3.4e38)", cure="change its unit")

@@ -23,13 +23,16 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
+from diffpolicy.datasets.checks import as_array, check_camera, check_lengths
 from diffpolicy.datasets.manifest import manifest_bytes, read_manifest, verify
-from diffpolicy.datasets.zarr_layout import CHUNK_BYTES, ENDS, MANIFEST, ZarrArchive, new_array
+from diffpolicy.datasets.zarr_chunks import frames_within
+from diffpolicy.datasets.zarr_layout import ENDS, MANIFEST, META, ZarrArchive
+from diffpolicy.datasets.zarr_writing import CHUNK_BYTES, new_array
 from diffpolicy.util.errors import require
 from diffpolicy.util.files import sha256, write_bytes
 
-_META = "meta/"
 _FINISHED = "finished"  # names of the attributes that `finish` added
+_PIECE_BYTES = 8 * 2**20  # what is encoded at a time
 _CHUNK_FRAMES = 1024  # at most; the last chunk is written again with every episode
 
 
@@ -47,10 +50,12 @@ class _Tail:
         return self.start + len(self.values)
 
     def extended(self, values: np.ndarray) -> _Tail:
+        if not len(self.values) and self.values.dtype == values.dtype:
+            return _Tail(self.start, values, self.chunk_frames)  # not copied, since an episode of images is large
         return _Tail(self.start, np.concatenate([self.values, values]), self.chunk_frames)
 
     def cut(self) -> _Tail:
-        """Without the chunks that are full."""
+        """Return it without the chunks that are full."""
         full = len(self.values) // self.chunk_frames * self.chunk_frames
         return _Tail(self.start + full, self.values[full:].copy(), self.chunk_frames)
 
@@ -72,7 +77,8 @@ class _Tail:
 class EpisodeWriter:
     """Adds episodes to the recording at `path`, which is made if there is none.
 
-    Memory holds no more than the last chunk of every array, however long the recording.
+    Memory holds no more than the last chunk of every array, however long the recording, and while an episode is added
+    its chunks, compressed.
 
     Args:
         path: a folder.
@@ -113,8 +119,8 @@ class EpisodeWriter:
             found = archive.attrs()
             ends = archive.read(ENDS)
             self._frames, count = int(ends[-1]), len(ends)
-            self._numbers = {name: archive.read(_META + name)[:count].tolist() for name in archive.meta_names()}
-            kept = [_META + name for name in self._numbers]
+            self._numbers = {name: archive.read(META + name)[:count].tolist() for name in archive.meta_names()}
+            kept = [META + name for name in self._numbers]
             for name in (*(f"data/{name}" for name in archive.names()), *kept, ENDS):
                 self._tails[name] = _Tail.read(archive, name, self._frames if name.startswith("data/") else count)
         self._added = {key: found.pop(key, None) for key in found.pop(_FINISHED, {})}
@@ -134,29 +140,32 @@ class EpisodeWriter:
         """The frames of all finished episodes together."""
         return self._frames
 
-    def add(self, episode: Mapping[str, np.ndarray], **meta: int) -> None:
+    def add(self, episode: Mapping[str, Any], **meta: int) -> None:
         """Add an episode.
 
         Args:
-            episode: name -> array (L, ...), equally long.
+            episode: name -> array, list or tensor (L, ...), equally long; images (L, H, W, C).
             meta: numbers that are kept of it, such as `seed`; the same names for every episode.
 
         Raises:
-            ValueError: arrays or numbers of other names, or frames of other shapes, than those before.
+            ValueError: arrays or numbers of other names, or frames of other shapes, than those before, or images
+                with their channels first or without any.
             OSError: as on a full disk; the episodes before stay as they are.
         """
-        new = {f"data/{name}": np.asarray(values) for name, values in episode.items()}
-        lengths = {len(values) for values in new.values()}
-        says = f"an episode with arrays of lengths {sorted(lengths)}"
-        require(len(lengths) == 1 and 0 not in lengths, says, "equally long ones, not empty")
-        end = self._frames + lengths.pop()
+        new = {f"data/{name}": as_array(name, values) for name, values in episode.items()}
+        flat = next((name for name, values in new.items() if values.ndim == 0), None)
+        require(flat is None, f"{flat} is a single number", "time on axis 0")
+        check_lengths("an episode", {name.removeprefix("data/"): len(values) for name, values in new.items()})
+        for name, values in new.items():
+            check_camera(name.removeprefix("data/"), values.shape, values.dtype)
+        end = self._frames + len(next(iter(new.values())))
         if self._tails:
             kept = {name: tail.values for name, tail in self._tails.items() if name.startswith("data/")}
             before, now = ({n: (v.shape[1:], str(v.dtype)) for n, v in part.items()} for part in (kept, new))
             require(before == now, f"this episode's frames are {now}", f"{before}, as before")
             same = meta.keys() == self._numbers.keys()
             require(same, f"this episode has the numbers {sorted(meta)}", f"{sorted(self._numbers)}, as before")
-        new |= {**{_META + name: np.array([int(value)]) for name, value in meta.items()}, ENDS: np.array([end])}
+        new |= {**{META + name: np.array([int(value)]) for name, value in meta.items()}, ENDS: np.array([end])}
         tails = {name: self._tails.get(name, _Tail.new(values)).extended(values) for name, values in new.items()}
         self._write(tails)
         self._tails = {name: tail.cut() for name, tail in tails.items()}
@@ -230,8 +239,12 @@ def _encode(tails: Mapping[str, _Tail], attrs: Mapping[str, Any]) -> dict[str, b
     for name, tail in tails.items():
         shape = (tail.stop, *tail.values.shape[1:])
         array = new_array(root, name, shape, tail.values.dtype, tail.chunk_frames)
-        array[tail.start :] = tail.values
-    return {name: content.to_bytes() for name, content in memory.items()}
+        # A few chunks at a time: zarr makes buffers for all chunks of what it is given.
+        step = frames_within(array, _PIECE_BYTES)
+        for first in range(0, len(tail.values), step):
+            part = tail.values[first : first + step]
+            array[tail.start + first : tail.start + first + len(part)] = part
+    return {name: memory.pop(name).to_bytes() for name in list(memory)}
 
 
 def _order(name: str) -> tuple[bool, bool, str]:

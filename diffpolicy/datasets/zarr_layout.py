@@ -5,8 +5,13 @@ a directory, in a zip, or in a zip with folders above them (`folder/name.zarr/..
 
 zarr itself answers a missing chunk file with the fill value, that is with zeros, and blosc reads past the end of a
 chunk that lost its last bytes. So the chunk files present are compared with those the shape calls for, and the length
-that a blosc chunk states with the length it has, before anything is decoded. What is written here carries a checksum
-in every chunk, so that a later flipped bit is an error and not a wrong number.
+that a blosc chunk states with the length it has, before anything is decoded. What is written here (`zarr_writing`)
+carries a checksum in every chunk, so that a later flipped bit is an error and not a wrong number.
+
+A missing chunk is taken for a lost one, unless the array's own metadata say that writers leave chunks of the fill
+value out (`zarr_chunks.may_leave_out`: zarr format 3, as others write it). Such chunks are read as that value, with a
+warning that counts them. In a recording with a manifest, which lists every file, and in `meta/episode_ends`, whose
+numbers are never 0, a missing chunk is always lost.
 """
 
 from __future__ import annotations
@@ -15,26 +20,32 @@ import contextlib
 import json
 import math
 import os
-import shutil
-import uuid
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-import numcodecs.registry
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore, ZipStore
 
+from diffpolicy.datasets.zarr_chunks import (
+    chunk_files,
+    codec_ids,
+    dtype_of,
+    file_shape,
+    frames_within,
+    may_leave_out,
+    register_image_codecs,
+)
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import check
 
+META = "meta/"
 ENDS = "meta/episode_ends"
 MANIFEST = "manifest.json"
-CHUNK_BYTES = 2**20  # what is written per chunk
 _METADATA = (".zarray", "zarr.json")  # of an array, in format 2 and 3
 _NO_CHUNK = (".zarray", ".zattrs", "zarr.json")
 _SLAB_BYTES = 32 * 2**20  # what is decoded at a time when an array is not read whole
@@ -80,7 +91,7 @@ class ZarrArchive:
             self._zip = zipfile.ZipFile(self.path)
         except zipfile.BadZipFile as error:
             says = f"{self.path} is neither a zarr directory nor a whole zip file ({error})"
-            raise ValueError(explain(says, cure=_AGAIN)) from error
+            raise ValueError(self._other_format() or explain(says, cure=_AGAIN)) from error
         with contextlib.ExitStack() as on_error:
             on_error.callback(self._zip.close)
             self._prefix = self._find_prefix(self._zip.namelist())
@@ -130,6 +141,25 @@ class ZarrArchive:
         """Return the shape of an array, from its metadata alone."""
         return tuple(self._metadata(name).get("shape", ()))
 
+    def dtype(self, name: str) -> np.dtype | None:
+        """Return the dtype of an array, from its metadata alone; None if it does not hold real numbers."""
+        return dtype_of(self._metadata(name))
+
+    def meta(self, episodes: int) -> dict[str, np.ndarray]:
+        """Return the numbers that are kept of each episode, name -> (episodes,); what is no such array is left out.
+
+        Raises:
+            ValueError: a damaged one.
+        """
+        found = {}
+        for name in self.meta_names():
+            shape, dtype = self.shape(META + name), self.dtype(META + name)
+            # A recording that was cut off may hold numbers of an episode that does not count yet.
+            fits = len(shape) == 1 and (shape[0] == episodes or (self.is_recording() and shape[0] > episodes))
+            if fits and dtype is not None:
+                found[name] = self.read(META + name)[:episodes]
+        return found
+
     def array(self, name: str) -> zarr.Array:
         """Open an array (`data/state`, `meta/episode_ends`) after checking that nothing of it is missing.
 
@@ -140,11 +170,11 @@ class ZarrArchive:
             ImportError: the array needs the image codecs, which are an extra.
         """
         metadata = self._metadata(name)
-        codecs = sorted(_codec_ids(metadata))
+        codecs = sorted(codec_ids(metadata))
         pickled = any(codec.rsplit(".", 1)[-1] == "pickle" for codec in codecs)
         says = f"{self.path}: {name} is stored pickled, and unpickling runs whatever code the file holds: refused"
         require(not pickled, says, cure="store it as an array of numbers")
-        _register_image_codecs(codecs, f"{self.path}: {name}")
+        register_image_codecs(codecs, f"{self.path}: {name}")
         try:
             array = zarr.open_array(self._store, path=self._prefix + name, mode="r")
         except Exception as error:  # zarr raises many types here, all of which mean the same to the reader
@@ -177,10 +207,11 @@ class ZarrArchive:
                 message names the array, and the file or the frames.
         """
         if self._zip is None:
-            for _, file in _chunk_files(name, array, start, stop):
+            for _, file in chunk_files(name, array, start, stop):
                 size = (self.path / file).stat().st_size if (self.path / file).is_file() else "no"
-                says = f"{self.path}: the chunk file {file} had {self._sizes[file]} bytes when opened, now {size}"
-                require(size == self._sizes[file], says, cure="leave a data set alone while it is read")
+                before = self._sizes.get(file, "no")
+                says = f"{self.path}: the chunk file {file} had {before} bytes when opened, now {size}"
+                require(size == before, says, cure="leave a data set alone while it is read")
         return self._decoded(name, array, start, stop)
 
     def _slabs(self, name: str, array: zarr.Array, frames: int) -> Iterator[np.ndarray]:
@@ -196,11 +227,15 @@ class ZarrArchive:
 
     def _check_chunks(self, name: str, array: zarr.Array, metadata: Mapping[str, Any]) -> None:
         files: list[str] = []
-        for first, file in _chunk_files(name, array, 0, array.shape[0]):
-            # ends at the first missing one, so that an absurd shape costs nothing
-            files.append(file)
-            if file not in self._sizes:
-                self._report_missing(name, array, first, file)
+        if may_leave_out(metadata) and not self.is_recording() and name != ENDS:
+            files = self._present(name)  # whatever the shape is, which may be absurd
+            self._warn_of_unwritten(name, array, len(files))
+        else:
+            for first, file in chunk_files(name, array, 0, array.shape[0]):
+                # ends at the first missing one, so that an absurd shape costs nothing
+                files.append(file)
+                if file not in self._sizes:
+                    self._report_missing(name, array, first, file)
         outermost = (metadata.get("codecs") or [metadata.get("compressor")])[-1] or {}
         if "blosc" in (outermost.get("id"), outermost.get("name")):
             for file in files:
@@ -209,16 +244,25 @@ class ZarrArchive:
                 says = f"{self.path}: the chunk file {file} has {size} bytes and states {stated}"
                 require(whole, f"{says}: it is truncated or damaged", cure=_AGAIN)
 
+    def _present(self, name: str) -> list[str]:
+        """The chunk files of an array that are there."""
+        return [entry for entry in self._sizes if entry.startswith(f"{name}/") and not entry.endswith(_NO_CHUNK)]
+
+    def _warn_of_unwritten(self, name: str, array: zarr.Array, present: int) -> None:
+        total = math.prod(-(-n // c) for n, c in zip(array.shape, file_shape(array), strict=True))
+        if present < total:
+            says = f"{self.path}: {total - present} of {total} chunks of {name} were never written"
+            warnings.warn(f"{says}, and are {array.fill_value} as its metadata say", stacklevel=3)
+
     def _report_missing(self, name: str, array: zarr.Array, first: int, file: str) -> None:
-        shape = _file_shape(array)
+        shape = file_shape(array)
         total = math.prod(-(-n // c) for n, c in zip(array.shape, shape, strict=True))
-        present = sum(entry.startswith(f"{name}/") and not entry.endswith(_NO_CHUNK) for entry in self._sizes)
+        present = len(self._present(name))
         last = min(first + shape[0], array.shape[0]) - 1
         says = (
             f"{self.path}: {name} has {present} of {total} chunk files, and lacks {file} (frames {first} to {last})"
         )
-        cure = f"{_AGAIN}, or write it with write_empty_chunks=True where its writer left out chunks of zeros"
-        raise ValueError(explain(says, cure=cure))
+        raise ValueError(explain(says, cure=_AGAIN))
 
     def _metadata(self, name: str) -> dict[str, Any]:
         file = next((f"{name}/{entry}" for entry in _METADATA if f"{name}/{entry}" in self._sizes), None)
@@ -254,109 +298,18 @@ class ZarrArchive:
         )
         return roots[0]
 
+    def _other_format(self) -> str | None:
+        """What to do about a recording of a format that can be converted; None if it is of none."""
+        from diffpolicy.datasets.importers import recognize  # whose readers use this module
+
+        try:
+            _, seen = recognize(self.path)
+        except (ValueError, OSError):
+            return None
+        return explain(f"{self.path} is {seen}", "a replay buffer", f"diffpolicy convert {self.path} OUT")
+
     def _require_buffer(self, there: bool, found: list[str]) -> None:
+        if not there and (other := self._other_format()):
+            raise ValueError(other)
         says = f"{self.path} holds no replay buffer: {ENDS} is missing; found {', '.join(found[:8]) or 'nothing'}"
         require(there, says, "the groups data/ and meta/ of the Diffusion Policy layout")
-
-
-def frames_within(array: zarr.Array, size: int) -> int:
-    """Return as many frames as `size` bytes hold, in whole chunks, and at least one chunk."""
-    chunk_bytes = array.chunks[0] * math.prod(array.shape[1:]) * array.dtype.itemsize
-    return max(1, size // max(1, chunk_bytes)) * array.chunks[0]
-
-
-def _file_shape(array: zarr.Array) -> tuple[int, ...]:
-    # In a sharded array the files are the shards; each holds a checksummed index of its own chunks.
-    return array.shards or array.chunks
-
-
-def _chunk_files(name: str, array: zarr.Array, start: int, stop: int) -> Iterator[tuple[int, str]]:
-    """The files that hold frames start to stop - 1, in order, each with its first frame."""
-    shape = _file_shape(array)
-    grid = [-(-n // c) for n, c in zip(array.shape, shape, strict=True)]
-    beside = math.prod(grid[1:])  # files of the same frames
-    for index in range(start // shape[0] * beside, -(-stop // shape[0]) * beside):
-        at = tuple(map(int, np.unravel_index(index, grid)))
-        yield at[0] * shape[0], f"{name}/{array.metadata.encode_chunk_key(at)}"
-
-
-def new_array(root: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype, chunk_frames: int) -> zarr.Array:
-    """Create an array with a checksum in every chunk."""
-    return root.create_array(
-        name,
-        shape=shape,
-        dtype=dtype,
-        chunks=(chunk_frames, *shape[1:]),
-        compressors=[ZstdCodec(level=3, checksum=True)],
-        # zarr leaves out chunks of zeros otherwise, and then they look like lost ones
-        config={"write_empty_chunks": True},
-    )
-
-
-def write_archive(
-    path: str | os.PathLike[str],
-    data: Mapping[str, np.ndarray],
-    episode_ends: np.ndarray,
-    attrs: Mapping[str, Any],
-) -> None:
-    """Write the layout in zarr format 3 with a checksum in every chunk.
-
-    It is written beside `path` under a hidden name and renamed, so that `path` is either whole or absent.
-
-    Args:
-        path: a zip if it ends in `.zip`, else a directory.
-        data: name -> array (N, ...).
-        episode_ends: (E,) the exclusive end of each episode.
-        attrs: attributes of the root group.
-
-    Raises:
-        FileExistsError: `path` exists; nothing is written.
-    """
-    path = Path(path)
-    _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f".{path.name}.{uuid.uuid4().hex}.partial"
-    try:
-        store = ZipStore(beside, mode="w") if path.suffix == ".zip" else LocalStore(beside)
-        with contextlib.closing(store):
-            root = zarr.create_group(store, attributes=dict(attrs))
-            for name, values in [*((f"data/{name}", values) for name, values in data.items()), (ENDS, episode_ends)]:
-                frames = min(len(values), max(1, CHUNK_BYTES // max(1, values[:1].nbytes)))
-                new_array(root, name, values.shape, values.dtype, frames)[...] = values
-        _refuse_existing(path)
-        os.rename(beside, path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _refuse_existing(path: Path) -> None:
-    there = path.exists() or path.is_symlink()
-    require(not there, f"{path} exists", cure="remove it or choose another name", error=FileExistsError)
-
-
-def _codec_ids(metadata: Mapping[str, Any]) -> set[str]:
-    """The codecs in an array's metadata: `id` in format 2, `name` (nested, if sharded) in format 3."""
-    waiting: list[Any] = [metadata.get(key) for key in ("compressor", "filters", "codecs")]
-    found: set[str] = set()
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, list):
-            waiting.extend(item)
-        elif isinstance(item, dict):
-            found.update(value for key in ("id", "name") if isinstance(value := item.get(key), str))
-            waiting.extend(value for value in item.values() if isinstance(value, list | dict))
-    return found
-
-
-def _register_image_codecs(codecs: list[str], what: str) -> None:
-    needed = [c for c in codecs if c.startswith("imagecodecs_") and c not in numcodecs.registry.codec_registry]
-    if not needed:
-        return
-    try:
-        from imagecodecs.numcodecs import register_codecs
-    except ImportError as error:
-        says = f"{what} is compressed with {', '.join(needed)}"
-        raise ImportError(explain(says, cure="pip install 'diffpolicy[imagecodecs]'")) from error
-    register_codecs()

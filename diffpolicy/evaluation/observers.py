@@ -129,7 +129,15 @@ class Recorder(Observer):
 
     def on_end(self, episode: Episode) -> None:
         frames = episode.observed[self.name]
-        episode.observed[self.name] = {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
+        episode.observed[self.name] = {name: _popped(frames, name) for name in list(frames[0])}
+
+
+def _popped(frames: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
+    """One array of all frames, each of which is given up once it is copied: memory for one episode, not for two."""
+    joined = np.empty((len(frames), *frames[0][name].shape), frames[0][name].dtype)
+    for i, frame in enumerate(frames):
+        joined[i] = frame.pop(name)
+    return joined
 
 
 class Timing(Observer):

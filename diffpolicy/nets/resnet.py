@@ -94,6 +94,7 @@ class ResNetEncoder(CameraEncoder):
         scale: px that the shorter side is scaled to before; None leaves the camera's own.
         width: channels of the first stage, see `ResNet18`.
         keypoints: K of the spatial softmax.
+        depth: (nearest, farthest) of depth images, see `CameraEncoder`.
     """
 
     def __init__(
@@ -103,8 +104,9 @@ class ResNetEncoder(CameraEncoder):
         scale: int | None = None,
         width: int = 64,
         keypoints: int = 32,
+        depth: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(shape, crop, scale, 32)
+        super().__init__(shape, crop, scale, 32, depth)
         self.features = 2 * keypoints
         self.trunk = ResNet18(self.shape[2], width)
         self.pool = SpatialSoftmax(8 * width, keypoints)

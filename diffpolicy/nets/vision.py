@@ -1,6 +1,6 @@
 """From the images of a camera to features: what all encoders share, and a small one that trains on a CPU.
 
-The calling contract of an encoder, uint8 in and float32 out:
+The calling contract of an encoder, uint8 (or uint16 for depth) in and float32 out:
 
     encoder(images, places=None) -> features         (B, T_o, H, W, C) -> (B, T_o·F), F = encoder.features
 """
@@ -77,25 +77,34 @@ class CameraEncoder(ABC, nn.Module):
     them: training gives random places, without places the crop is central (Chi et al. 2023: 84 of 96 px). The crop is
     scaled, so that cameras of any resolution cost alike and lose no more than the edge. Pixels are scaled to [-1, 1],
     for pretrained weights too: group norm divides another scale out again, and the mean of ImageNet's pixels is
-    within 0.2 of 0.
+    within 0.2 of 0. Depth is scaled to [0, 1] by its range, clamped, and then like pixels.
 
     Args:
         shape: (H, W, C) of an image.
         crop: px of the shorter side that the network sees; of the longer side it sees the same fraction.
         scale: px that the shorter side is scaled to before, at least `crop`; None leaves the camera's own.
         stride: px from one place that the spatial softmax weighs to the next; smaller than the crop.
+        depth: (nearest, farthest) of depth images, in their unit; None for other images.
 
     Raises:
         ValueError: sizes that do not fit together; images of another shape at the call.
-        TypeError: images that are not uint8.
+        TypeError: images that are not uint8, or of depth not uint16.
     """
 
     features: int  # F, numbers per image
     trunk: nn.Module  # all but the last layer, the spatial softmax: the part that can be pretrained and frozen
 
-    def __init__(self, shape: Sequence[int], crop: int, scale: int | None, stride: int) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        crop: int,
+        scale: int | None,
+        stride: int,
+        depth: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        self.depth = None if depth is None else (float(depth[0]), float(depth[1]))
         positive = len(self.shape) == 3 and min(self.shape) >= 1
         require(positive, f"shape={self.shape}", "the (height, width, channels) of an image")
         shorter = min(self.shape[:2])
@@ -116,20 +125,32 @@ class CameraEncoder(ABC, nn.Module):
         """Return the features of images, (B, T_o·F).
 
         Args:
-            images: (B, T_o, H, W, C) uint8.
+            images: (B, T_o, H, W, C) uint8, or uint16 for depth.
             places: (B, 2) in [0, 1), where to crop, from the top left to the bottom right; None crops the center.
         """
-        if images.dtype != torch.uint8:
-            raise TypeError(explain(f"images of {images.dtype}", "uint8, 0 to 255: they are normalized in here"))
+        wanted = torch.uint8 if self.depth is None else torch.uint16
+        if images.dtype != wanted:
+            says = (
+                "uint8, 0 to 255: they are normalized in here" if self.depth is None else "uint16, depth in its unit"
+            )
+            raise TypeError(explain(f"images of {images.dtype}", says))
         if images.ndim != 5 or images.shape[2:] != self.shape:
             expected = f"(B, T_o, {str(self.shape)[1:-1]})"
             raise ValueError(explain(f"images have shape {tuple(images.shape)}", expected))
         # channels-last in memory already
         pixels = rearrange(self._cropped(images, places), "b t h w c -> (b t) c h w")
-        x = pixels.to(next(self.parameters()).dtype) / 127.5 - 1
+        x = self._scaled(pixels)
         if self.window != self.size:
             x = functional.interpolate(x, self.size, mode="bilinear", antialias=True)
         return rearrange(self.encode(x), "(b t) f -> b (t f)", t=images.shape[1])
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        """Return pixels in [-1, 1], as the weights' dtype."""
+        dtype = next(self.parameters()).dtype
+        if self.depth is None:
+            return pixels.to(dtype) / 127.5 - 1
+        nearest, farthest = self.depth
+        return (((pixels.float() - nearest) / (farthest - nearest)).clamp(0, 1) * 2 - 1).to(dtype)
 
     def _cropped(self, images: Tensor, places: Tensor | None) -> Tensor:
         spare = [side - kept for side, kept in zip(self.shape, self.window, strict=False)]
@@ -158,6 +179,7 @@ class ImageEncoder(CameraEncoder, Fusable):
         blocks: residual blocks at the last resolution; each lets a pixel see 4 further of that resolution.
         groups: groups of the group norms; divides every width.
         keypoints: K of the spatial softmax.
+        depth: (nearest, farthest) of depth images, see `CameraEncoder`.
     """
 
     def __init__(
@@ -169,10 +191,11 @@ class ImageEncoder(CameraEncoder, Fusable):
         blocks: int = 1,
         groups: int = 8,
         keypoints: int = 32,
+        depth: Sequence[float] | None = None,
     ) -> None:
         divided = widths and all(width % groups == 0 for width in widths)
         require(divided, f"widths={list(widths)}", f"at least one, each a multiple of groups={groups}")
-        super().__init__(shape, crop, scale, 2 ** len(widths))
+        super().__init__(shape, crop, scale, 2 ** len(widths), depth)
         self.features = 2 * keypoints
         layers: list[nn.Module] = []
         for c_in, c_out in pairwise((self.shape[2], *widths)):

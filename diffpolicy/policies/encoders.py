@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
+from diffpolicy.datasets.spec import Field
 from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.nets.vision import CameraEncoder
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
@@ -55,7 +56,7 @@ class EncodedModel(ChunkModel):
         return [*self.encoders.values(), *self.actor.networks()]
 
     def condition(self, observed: Mapping[str, Tensor], generator: Generators = None) -> Condition:
-        """Return the condition of vectors "obs" (B, T_o, D) and, by camera, images (B, T_o, H, W, C) uint8."""
+        """Return the condition of vectors "obs" (B, T_o, D) and, by camera, images (B, T_o, H, W, C)."""
         vectors, places = observed["obs"], {}
         if self.training:
             kind = {"dtype": torch.float32, "device": vectors.device}
@@ -82,7 +83,7 @@ class EncodedModel(ChunkModel):
         self.actor.configure(config)
 
 
-def build_encoders(section: Mapping[str, Any], cameras: Mapping[str, Sequence[int]]) -> dict[str, CameraEncoder]:
+def build_encoders(section: Mapping[str, Any], cameras: Mapping[str, Field]) -> dict[str, CameraEncoder]:
     """Return camera -> its encoder, the same one where cameras share it.
 
     Args:
@@ -92,24 +93,27 @@ def build_encoders(section: Mapping[str, Any], cameras: Mapping[str, Sequence[in
             frozen: whether the trunk keeps these weights; its last layer, the spatial softmax, is trained;
             shared: whether there is one encoder for all cameras, whose images must have one shape.
 
-        cameras: camera -> (H, W, C) of its images.
+        cameras: camera -> what its images are.
 
     Raises:
         ValueError: unknown names or options, or sizes that do not fit together.
     """
     spec = {key: value for key, value in section.items() if key not in _STAGE}
-    shapes = {camera: tuple(shape) for camera, shape in cameras.items()}
+    shapes = {camera: (field.shape, field.range) for camera, field in cameras.items()}
     shared, frozen = section.get("shared"), section.get("frozen")
     fits = not shared or len(set(shapes.values())) <= 1
-    require(fits, f"encoder.shared=true for images of {shapes}", "one shape", "take encoder.shared=false")
+    says = ", ".join(f"{camera} {field.shape} {field.range or ''}".rstrip() for camera, field in cameras.items())
+    require(fits, f"encoder.shared=true for images of {says}", "one shape and range", "take encoder.shared=false")
     given = "encoder.frozen=true without encoder.weights"
     require(not frozen or section.get("weights"), given, "pretrained weights to keep")
     encoders: dict[str, CameraEncoder] = {}
-    for camera, shape in shapes.items():
+    for camera, field in cameras.items():
         if shared and encoders:
             encoders[camera] = next(iter(encoders.values()))
             continue
         with located(f"camera {camera!r}"):
-            encoders[camera] = build("encoder", spec, shape=shape)
+            # Only depth has a range, which encoders of other packages need not know.
+            depth = {} if field.range is None else {"depth": field.range}
+            encoders[camera] = build("encoder", spec, shape=field.shape, **depth)
         encoders[camera].trunk.requires_grad_(not frozen)
     return encoders

@@ -41,7 +41,7 @@ def build_model(
         FileNotFoundError: no weights at `encoder.weights`.
         CheckpointError: weights that do not fit the encoder.
     """
-    cameras = {camera: field.shape for camera, field in observation.images.items()}
+    cameras = observation.images
     encoders = build_encoders(config.encoder, cameras)
     weights = config.encoder.get("weights")
     require(

@@ -39,14 +39,28 @@ def load_pretrained(encoders: nn.ModuleDict, path: str | Path) -> None:
     theirs = sorted({name.split(".")[1] for name in tensors if name.startswith(_ENCODERS)})
     for camera, encoder in encoders.items():
         if not theirs:
-            checkpoint.load_weights(encoder.trunk, _of_trunk(tensors), path)
+            of_trunk = _of_trunk(tensors)
+            _check_channels(camera, encoder.trunk, of_trunk, path)
+            checkpoint.load_weights(encoder.trunk, of_trunk, path)
             continue
         source = theirs[0] if len(theirs) == 1 else camera
         given = f"{path} has encoders of the cameras {theirs} and none of {camera!r}"
         require(source in theirs, given, error=checkpoint.CheckpointError)
         prefix = f"{_ENCODERS}{source}."
         of_camera = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        _check_channels(camera, encoder, of_camera, path)
         checkpoint.load_weights(encoder, of_camera, path)
+
+
+def _check_channels(camera: str, module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where weights are for images of other channels than a camera's."""
+    first = next((name for name, own in module.state_dict().items() if own.ndim == 4), None)
+    if first is None or first not in tensors or tensors[first].ndim != 4:
+        return
+    mine, theirs = module.state_dict()[first].shape[1], tensors[first].shape[1]
+    given = f"the weights of {path} are for images of {theirs} channels, and camera {camera!r} has {mine}"
+    cure = "leave encoder.weights out, or observe a camera of that kind"
+    require(mine == theirs, given, cure=cure, error=checkpoint.CheckpointError)
 
 
 def _of_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

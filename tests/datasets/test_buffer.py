@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.datasets.selection import select_episodes
+from diffpolicy.datasets.writer import EpisodeWriter
 
 
 def make(lengths=(3, 5, 2), seed=0):
@@ -146,50 +147,77 @@ def test_unknown_key_names_the_near_one():
         ReplayBuffer.from_episodes(make())["actions"]
 
 
-# --- choice of episodes
+# --- what is kept of each episode
 
 
-@pytest.mark.parametrize(
-    ("episodes", "validation", "n_train", "n_val"),
-    [
-        (None, 0.05, 196, 10),
-        (None, 0.0, 206, 0),
-        (90, 0.05, 90, 10),
-        (90, 0.0, 90, 0),
-        (200, 0.05, 200, 6),
-        (206, 0.05, 206, 0),
-        (1, 0.001, 1, 1),
-    ],
-)
-def test_numbers_of_selected_episodes(episodes, validation, n_train, n_val):
-    train, val = select_episodes(206, episodes, validation=validation)
-    assert (len(train), len(val)) == (n_train, n_val)
-    both = np.concatenate([train, val])
-    assert len(set(both.tolist())) == len(both) and both.min() >= 0 and both.max() < 206
-    assert (np.diff(train) > 0).all() and (np.diff(val) > 0).all()
+def test_numbers_of_episodes_come_along(tmp_path):
+    meta = {"seed": np.array([7, 8, 9]), "score": np.array([0.5, 1.0, 0.25]), "success": [True, False, True]}
+    buffer = ReplayBuffer.from_episodes(make(), meta=meta)
+    part = buffer.subset([2, 0])
+    assert part.meta["seed"].tolist() == [9, 7] and part.meta["success"].tolist() == [True, True]
+    assert part.with_arrays({"x": np.zeros(5)}).meta["score"].tolist() == [0.25, 0.5]
+    both = part.joined(ReplayBuffer.from_episodes(make(), meta={"seed": np.arange(3)}))
+    assert {name: values.tolist() for name, values in both.meta.items()} == {"seed": [9, 7, 0, 1, 2]}
+    for name in ("x.zarr", "x.zarr.zip"):
+        part.save(tmp_path / name)
+        again = ReplayBuffer.open(tmp_path / name)
+        for key, values in part.meta.items():
+            assert again.meta[key].dtype == values.dtype
+            np.testing.assert_array_equal(again.meta[key], values)
+    buffer.meta["seed"][0] = 5  # a copy
+    assert buffer.meta["seed"][0] == 7
 
 
-def test_selection_is_seeded_nested_and_validates_on_the_same_episodes():
-    train, val = select_episodes(206, 90, seed=42)
-    np.testing.assert_array_equal(train, select_episodes(206, 90, seed=42)[0])
-    assert not np.array_equal(train, select_episodes(206, 90, seed=43)[0])
-    for more in (120, 196, None):
-        larger, same = select_episodes(206, more, seed=42)
-        assert set(train) <= set(larger)
-        np.testing.assert_array_equal(val, same)
+def test_numbers_that_are_not_of_episodes():
+    with pytest.raises(ValueError, match=r"meta 'seed' of shape \(2,\).*\(3,\), a number of each episode"):
+        ReplayBuffer.from_episodes(make(), meta={"seed": np.arange(2)})
+    with pytest.raises(TypeError, match=r"meta 'seed' .*real numbers"):
+        ReplayBuffer.from_episodes(make(), meta={"seed": ["a", "b", "c"]})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n_episodes": 0}, "n_episodes=0; expected at least 1"),
-        ({"n_episodes": 206, "episodes": 207}, "training on 207 episodes; expected 1 to 206"),
-        ({"n_episodes": 206, "episodes": 0}, "training on 0 episodes"),
-        ({"n_episodes": 206, "validation": 1.0}, r"validation=1.0; .*\[0, 1\)"),
-        ({"n_episodes": 206, "validation": -0.1}, "validation=-0.1"),
-        ({"n_episodes": 1}, "leaves none to train on; take validation=0"),
-    ],
-)
-def test_impossible_selections(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        select_episodes(**arguments)
+# --- what scripts record
+
+
+def test_episodes_of_other_dtypes_widen_the_array():
+    wide = ReplayBuffer.from_episodes(
+        [{"x": np.arange(3)}, {"x": np.array([0.5])}, {"x": np.arange(2, dtype=np.int8)}]
+    )
+    assert wide["x"].dtype == np.float64 and wide["x"].tolist() == [0, 1, 2, 0.5, 0, 1]
+
+
+def test_many_episodes_are_one_array():
+    episodes = [{"x": np.full((n % 5 + 1, 3), n, np.float32)} for n in range(300)]
+    buffer = ReplayBuffer.from_episodes(iter(episodes))
+    np.testing.assert_array_equal(buffer["x"], np.concatenate([episode["x"] for episode in episodes]))
+    assert buffer["x"].dtype == np.float32 and len(buffer["x"]) == buffer.n_steps
+
+
+def test_tensors_and_lists(tmp_path):
+    moving = torch.arange(6.0).reshape(3, 2).requires_grad_() * 2
+    episode = {"x": moving, "y": [[1, 2], [3, 4], [5, 6]], "z": torch.ones(3, dtype=torch.bfloat16)}
+    buffer = ReplayBuffer.from_episodes([episode])
+    np.testing.assert_array_equal(buffer["x"], [[0, 2], [4, 6], [8, 10]])
+    EpisodeWriter(tmp_path / "r", {}).add(episode)
+    again = ReplayBuffer.open(tmp_path / "r")
+    np.testing.assert_array_equal(again["x"], buffer["x"])
+    np.testing.assert_array_equal(again["z"], [1, 1, 1])
+    np.testing.assert_array_equal(ReplayBuffer({"x": moving}, np.array([3]))["x"], buffer["x"])
+
+
+def test_ragged_lists_are_named(tmp_path):
+    ragged = {"x": np.zeros((2, 2)), "y": [[1, 2], [3]]}
+    with pytest.raises(ValueError, match=r"episode 1: 'y' is a list whose entries have different lengths; .*pad it"):
+        ReplayBuffer.from_episodes([{"x": np.zeros((2, 2)), "y": [[1, 2], [3, 4]]}, ragged])
+    with pytest.raises(ValueError, match=r"'y' is a list whose entries"):
+        EpisodeWriter(tmp_path / "r", {}).add(ragged)
+
+
+def test_one_observation_more_than_actions(tmp_path):
+    episode = {"obs": np.zeros((61, 3)), "action": np.zeros((60, 2))}
+    cure = r"'obs': 61, 'action': 60\}; expected equally long .*; leave out its last frame, obs\[:-1\]"
+    with pytest.raises(ValueError, match=r"episode 0 has arrays of lengths \{" + cure):
+        ReplayBuffer.from_episodes([episode])
+    with pytest.raises(ValueError, match=cure):
+        EpisodeWriter(tmp_path / "r", {}).add(episode)
+    with pytest.raises(ValueError, match=r"leave out the last frame of eye, obs, which no action follows"):
+        ReplayBuffer.from_episodes([{**episode, "eye": np.zeros(61)}])

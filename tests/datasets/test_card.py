@@ -27,7 +27,7 @@ def test_lengths_in_seconds_where_the_recording_says_its_rate(tmp_path):
 
 def test_a_recording_has_a_digest_and_is_verified(tmp_path):
     writer = EpisodeWriter(tmp_path / "r", {"fps": 5})
-    writer.add({"action": np.zeros((4, 2))}, 0)
+    writer.add({"action": np.zeros((4, 2))}, seeds=0)
     text, sound = inspect_dataset(str(tmp_path / "r"))
     assert sound and f"SHA-256 of the recording: {digest(tmp_path / 'r')}" in text
     text, sound = inspect_dataset(str(tmp_path / "r"), check=True)

@@ -144,10 +144,10 @@ def test_a_recording_that_was_cut_off(tmp_path):
     """Frames of an episode that does not count yet are no error, as when the numbers are read."""
     rng, writer = np.random.default_rng(0), EpisodeWriter(tmp_path / "r", {})
     for seed in range(3):
-        writer.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, seed)
+        writer.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, seeds=seed)
     ends = tmp_path / "r/meta/episode_ends"
     two = {file: file.read_bytes() for file in ends.rglob("*") if file.is_file()}
-    writer.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, 3)
+    writer.add({"cam": rng.integers(0, 256, (20, 4, 4, 3), np.uint8), "x": rng.normal(size=(20, 2))}, seeds=3)
     for file, content in two.items():
         file.write_bytes(content)
     buffer = ReplayBuffer.open(tmp_path / "r")
@@ -270,15 +270,22 @@ def test_too_little_memory_says_what_would_fit(path, monkeypatch):
     monkeypatch.setattr(frame_sources, "_PIECE_BYTES", 1000)
     with open_windows(path) as windows:
         with pytest.raises(
-            ValueError, match=r"two pools of 16 runs .*need 1 MiB; expected .*memory=0\.01 MiB; set pool"
+            ValueError,
+            match=r"two pools of 16 runs .*need 1 MiB; expected .*memory=0\.01 MiB; set dataset\.stream\.pool",
         ) as told:
             WindowStream(windows, 8, 0, run=7, memory=0.01)
-        most = int(str(told.value).split("set pool to at most ")[1].split(",")[0])
+        most = int(str(told.value).split("stream.pool to at most ")[1].split(",")[0])
         WindowStream(windows, 8, 0, pool=most, run=7, memory=0.01).close()
         with pytest.raises(ValueError, match=f"at most {most}"):
             WindowStream(windows, 8, 0, pool=most + 1, run=7, memory=0.01)
-        with pytest.raises(ValueError, match=r"not even pool=1 fits: .*smaller chunks, or set memory to 1$"):
-            WindowStream(windows, 8, 0, run=7, memory=0.001)
+        with pytest.raises(
+            ValueError, match=r"take a smaller dataset\.stream\.run, or set dataset\.stream\.memory=1$"
+        ):
+            WindowStream(windows, 8, 0, run=77, memory=0.001)
+        with pytest.raises(
+            ValueError, match=r"two pools of 1 runs .*in smaller chunks, or set dataset\.stream\.memory=1$"
+        ):
+            WindowStream(windows, 8, 0, pool=1, run=7, memory=0.001)
 
 
 # --- damage

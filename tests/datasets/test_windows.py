@@ -104,7 +104,10 @@ def test_the_shortest_episode_is_named():
         ((["agent"], "action", 8, 0, 8), "obs_horizon=0.*at least 1 frame"),
         ((["agent"], "action", 8, 1, 0), "action_horizon=0"),
         (("agent", "action", 8, 1, 8), "list"),
-        (([], "action", 8, 1, 8), "at least one name"),
+        (
+            (["wide"], "action", 8, 1, 8),
+            r"'wide' has 4097 numbers per frame; expected at most 4096 .*observation\.images",
+        ),
         ((["image"], "action", 8, 1, 8), "'image' holds images"),
         ((["huge"], "action", 8, 1, 8), "'huge' holds values beyond float32"),
     ],
@@ -115,6 +118,7 @@ def test_bad_windows(arguments, message):
         "action": np.zeros((20, 2)),
         "image": np.zeros((20, 4, 4, 3), np.uint8),
         "huge": np.full(20, 1e39),
+        "wide": np.zeros((20, 4097), np.float32),
     }
     with pytest.raises(ValueError, match=message):
         WindowDataset(ReplayBuffer(data, np.array([20])), *arguments)

@@ -1,0 +1,156 @@
+"""Training on a recording of another format: converted once, known by its content, safe in company."""
+
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
+from diffpolicy.datasets import ReplayBuffer, conversion_cache, load_windows
+from diffpolicy.datasets.conversion_cache import FOLDER, replay_buffer_at
+from diffpolicy.datasets.manifest import verify
+
+RNG = np.random.default_rng(0)
+EPISODES = [{"qpos": RNG.normal(size=(n, 3)), "action": RNG.normal(size=(n, 2))} for n in (12, 20, 15)]
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for number, episode in enumerate(EPISODES):
+        np.savez(folder / f"episode_{number}.npz", **episode)
+    return folder
+
+
+def config(path, root, **observed):
+    observation = ObservationConfig(**{"vectors": ["qpos"], **observed})
+    return RunConfig(
+        observation=observation,
+        dataset=DatasetConfig(path=str(path), validation=0.0),
+        policy=PolicyConfig(2, 8, 4),
+        data_root=str(root),
+    )
+
+
+def test_another_format_is_converted_once(source, tmp_path, capsys, monkeypatch):
+    windows = load_windows(config(source, tmp_path / "root"))
+    expected = np.concatenate([episode["qpos"] for episode in EPISODES])
+    np.testing.assert_allclose(windows.train.all_obs().numpy(), expected, rtol=1e-6)
+    said = capsys.readouterr()
+    (made,) = (tmp_path / "root" / FOLDER).glob("*.zarr")
+    assert f"theirs: converted into {made}" in said.out and "3/3" in said.err
+    assert not verify(made)
+
+    def refuse(*_, **__):
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(conversion_cache, "convert", refuse)
+    assert load_windows(config(source, tmp_path / "root")).digest == windows.digest
+    moved = source.rename(tmp_path / "theirs too")
+    with pytest.raises(AssertionError, match="converted again"):
+        np.savez(moved / "episode_1.npz", **EPISODES[0])
+        load_windows(config(moved, tmp_path / "root"))
+
+
+def test_a_newer_conversion_is_another_one(source, tmp_path, monkeypatch):
+    first = replay_buffer_at(source, tmp_path, progress=False)
+    monkeypatch.setattr(conversion_cache, "CONVERSION", conversion_cache.CONVERSION + 1)
+    assert replay_buffer_at(source, tmp_path, progress=False) != first
+
+
+def test_a_conversion_that_was_cut_off_is_continued(source, tmp_path, monkeypatch):
+    from diffpolicy.datasets.writer import EpisodeWriter
+
+    add, done = EpisodeWriter.add, []
+
+    def cut(self, *arguments, **meta):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(meta)
+        add(self, *arguments, **meta)
+
+    monkeypatch.setattr(EpisodeWriter, "add", cut)
+    with pytest.raises(KeyboardInterrupt):
+        replay_buffer_at(source, tmp_path, progress=False)
+    monkeypatch.setattr(EpisodeWriter, "add", add)
+    made = replay_buffer_at(source, tmp_path, progress=False)
+    assert ReplayBuffer.open(made).n_episodes == 3 and not verify(made)
+
+
+def test_one_converts_while_others_wait(source, tmp_path, monkeypatch):
+    """The lock is that of the operating system, between threads here as between processes."""
+    real, calls = conversion_cache.convert, []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(conversion_cache, "convert", counted)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(replay_buffer_at, source, tmp_path, progress=False) for _ in range(3)]
+    (made,) = {one.result() for one in asked}
+    assert len(calls) == 1 and not verify(made) and ReplayBuffer.open(made).n_episodes == 3
+
+
+def test_a_replay_buffer_is_read_where_it_is(tmp_path):
+    for name in ("own.zarr", "own.zarr.zip"):
+        ReplayBuffer.from_episodes(EPISODES).save(tmp_path / name)
+        assert replay_buffer_at(tmp_path / name, tmp_path / "root") == tmp_path / name
+    assert replay_buffer_at(tmp_path / "nowhere", tmp_path / "root") == tmp_path / "nowhere"
+    assert not (tmp_path / "root").exists()
+
+
+def test_what_needs_to_be_told_how_is_said(tmp_path):
+    np.savez(tmp_path / "poses.npz", pose=RNG.normal(size=(20, 3)))
+    says = r"poses\.npz is an npz file, and was not converted as it is .*action=next.*; convert it with what it needs"
+    with pytest.raises(ValueError, match=says):
+        load_windows(config(tmp_path / "poses.npz", tmp_path / "root", vectors=["pose"]))
+
+
+def test_what_is_of_another_format_is_called_so(source, tmp_path):
+    np.savez(tmp_path / "one.npz", **EPISODES[0])
+    for path, seen in ((source, "a folder of 3 npz files"), (tmp_path / "one.npz", "an npz file")):
+        says = rf"{path.name} is {seen}; expected a replay buffer; diffpolicy convert .*{path.name} OUT"
+        with pytest.raises(ValueError, match=says):
+            ReplayBuffer.open(path)
+
+
+def test_the_settings_that_would_fit_are_proposed(tmp_path):
+    data = {
+        "qpos": np.ones((20, 3)),
+        "depth": np.ones((20, 8, 9, 1), np.uint16),
+        "top": np.ones((20, 8, 9, 3), np.uint8),
+        "reward": np.ones(20),
+        "acts": np.ones((20, 2)),
+    }
+    roles = {"reward": "other", "acts": "action"}
+    ReplayBuffer(data, np.array([20]), {"roles": roles}).save(tmp_path / "own.zarr")
+    with pytest.raises(KeyError) as told:
+        load_windows(config(tmp_path / "own.zarr", tmp_path, vectors=["obs"]))
+    assert "own.zarr: unknown key 'obs'" in told.value.args[0]
+    assert "choose from acts, depth, qpos, reward, top; " in told.value.args[0]
+    proposed = "take observation.vectors=[qpos] observation.images=[depth,top] dataset.action_key=acts"
+    assert told.value.args[0].endswith(proposed)
+
+
+def test_a_missing_codec_package_is_named(tmp_path, monkeypatch):
+    made = tmp_path / "own.zarr"
+    ReplayBuffer.from_episodes(EPISODES).save(made)
+    text = (made / "data/qpos/zarr.json").read_text().replace('"name": "zstd"', '"name": "imagecodecs_jpegxl"')
+    (made / "data/qpos/zarr.json").write_text(text)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    monkeypatch.setitem(sys.modules, "imagecodecs.numcodecs", None)
+    with pytest.raises(
+        ImportError, match=r"data/qpos is compressed with imagecodecs_jpegxl; pip install 'diffpolicy\["
+    ):
+        load_windows(config(made, tmp_path))
+
+
+def test_a_zip_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("cat.jpg", b"")
+    with pytest.raises(ValueError, match=r"photos\.zip holds no replay buffer"):
+        load_windows(config(tmp_path / "photos.zip", tmp_path / "root"))
