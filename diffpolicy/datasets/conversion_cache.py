@@ -66,11 +66,11 @@ def _convert(path: Path, target: Path, seen: str, progress: bool) -> None:
 
 
 def _complete(target: Path) -> bool:
-    """Whether a conversion was finished, which adds its findings to the attributes."""
+    """Whether a conversion was finished, which adds the names of its episodes to the attributes."""
     if not target.exists():
         return False
     try:
         with ZarrArchive(target) as archive:
-            return "findings" in archive.attrs()
+            return "episodes" in archive.attrs()
     except ValueError:  # cut off in its first episode
         return False

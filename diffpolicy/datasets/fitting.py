@@ -38,7 +38,7 @@ def fit(config: RunConfig, seen: ReplayBuffer, represented: Representations) -> 
     """
     keys, data = config.observation.vectors, config.dataset
     arrays = {"obs": keys, "action": [data.action_key]}
-    frames = {group: joined_frames(seen, names) for group, names in arrays.items() if names}
+    frames = {group: joined_frames(seen, names) for group, names in arrays.items()}
     _check(frames, seen, represented)
     if represented.moves:
         fitted = _of_windows(config, seen, represented)
