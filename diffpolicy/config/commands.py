@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffpolicy.config.schema import MISSING, any_key, free, path_to, plain
+from diffpolicy.config.schema import MISSING, any_key, as_typed, free, path_to, plain
 from diffpolicy.config.sections import EnvConfig, ExecutionConfig
 
 REPORT_SEED = 200_000
@@ -104,7 +104,7 @@ class ConvertConfig:
     source: str = path_to(MISSING)
     out: str = path_to(MISSING)
     format: str | None = None
-    episodes: Any = None
+    episodes: Any = as_typed(None)
     keys: list[str] = field(default_factory=list)
     fps: float | None = None
     every: int = 1

@@ -38,6 +38,11 @@ def path_to(default: Any, *, affects_result: bool = True) -> Any:
     return dataclasses.field(default=default, metadata={_PATH: True, _FREE: affects_result})
 
 
+def as_typed(default: Any) -> Any:
+    """Return a dataclass field whose value on the command line is one word, used literally, commas included."""
+    return path_to(default)
+
+
 def any_key(open_below: tuple[str, ...] | None = None) -> Any:
     """Return a dataclass field for a mapping with any keys; with `open_below` only below these of its keys."""
     return dataclasses.field(default_factory=dict, metadata={_OPEN: open_below or ("",)})

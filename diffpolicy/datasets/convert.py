@@ -225,7 +225,7 @@ def choose(episodes: Sequence[Episode], wanted: Any) -> list[Episode]:
 
 def _numbers(wanted: Any, filters: Sequence[str], there: set[int]) -> set[int]:
     """The numbers that are named, of those that are there."""
-    parts = wanted if isinstance(wanted, (list, tuple)) else str(wanted).split(",")
+    parts = wanted if isinstance(wanted, (list, tuple)) else str(wanted).strip("[]").split(",")
     few, found = f"numbers from {min(there)} to {max(there)}", set()
     for part in parts:
         if (match := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part))) is None:
@@ -249,7 +249,8 @@ def _fps(config: ConvertConfig, importer: Importer, findings: _Findings) -> floa
         findings.say(f"it does not say how many frames a second it has{usual}: add fps=N, if you know it")
     if None not in (importer.fps, config.fps) and importer.fps != config.fps:
         findings.say(f"it has {importer.fps:g} frames a second by its own word, and {config.fps:g} as told")
-    return config.fps or importer.fps
+    fps = config.fps or importer.fps
+    return None if fps is None else float(fps)
 
 
 def _is_relative(importer: Importer, episodes: Sequence[Episode]) -> bool:

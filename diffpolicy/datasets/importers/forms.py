@@ -15,7 +15,7 @@ from diffpolicy.datasets.importers.base import Array, Say
 from diffpolicy.util.errors import require
 
 _CHANNELS = (1, 3, 4)
-_SIDE = 16
+SMALLEST_SIDE = 16
 """From so many pixels on, two axes of whole numbers are an image."""
 
 
@@ -55,7 +55,7 @@ class Form:
         if depth is not None and dtype.kind in "iu":
             return cls(Array((*frame[:2], 1), np.dtype(np.uint16), role, image=True, unit=depth), frame, dtype)
         image = dtype in (np.uint8, np.uint16)
-        if image and len(frame) == 2 and min(frame) >= _SIDE:
+        if image and len(frame) == 2 and min(frame) >= SMALLEST_SIDE:
             say(f"{name!r} holds images {frame} without channels: each got one, (height, width, 1)")
             return cls(Array((*frame, 1), dtype, role, image=True), frame, dtype)
         if len(frame) < 3:
