@@ -12,6 +12,7 @@ import numpy as np
 from diffpolicy.datasets.checks import IMAGE_NDIM, as_images, checked_ends
 from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say, damaged
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
+from diffpolicy.util.errors import explain
 
 
 @final
@@ -36,10 +37,7 @@ class ReplayBufferImporter(Importer):
         if path.is_dir():
             there = any((path / ENDS / name).is_file() for name in (".zarray", "zarr.json"))
             return "a replay buffer in zarr" if there else None
-        if not zipfile.is_zipfile(path):
-            return None
-        with zipfile.ZipFile(path) as archive:
-            there = any(name.endswith((f"{ENDS}/.zarray", f"{ENDS}/zarr.json")) for name in archive.namelist())
+        there = any(name.endswith((f"{ENDS}/.zarray", f"{ENDS}/zarr.json")) for name in names_in_zip(path))
         return "a zipped replay buffer in zarr" if there else None
 
     @property
@@ -88,3 +86,18 @@ class ReplayBufferImporter(Importer):
 
     def close(self) -> None:
         self._archive.close()
+
+
+def names_in_zip(path: Path) -> list[str]:
+    """Return the names in a zip file; none of a file that is no zip.
+
+    Raises:
+        ValueError: a zip file whose directory is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ValueError(explain(f"{path} is a damaged zip file ({error})", cure="copy it again")) from error

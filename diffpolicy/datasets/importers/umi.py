@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say
-from diffpolicy.datasets.importers.replay_buffer import ReplayBufferImporter
+from diffpolicy.datasets.importers.replay_buffer import ReplayBufferImporter, names_in_zip
 
 _POSE = "robot0_eef_pos"
 _STATE = re.compile(r"robot\d+_(eef_pos|eef_rot_axis_angle|gripper_width)")
@@ -47,8 +46,7 @@ class UmiImporter(Importer):
         if path.is_dir():
             there = (path / metadata).is_file()
         else:
-            with zipfile.ZipFile(path) as archive:
-                there = any(name.endswith(metadata) for name in archive.namelist())
+            there = any(name.endswith(metadata) for name in names_in_zip(path))
         return "a UMI data set in zarr" if there else None
 
     @property
