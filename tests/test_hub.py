@@ -12,7 +12,7 @@ import pytest
 import tiny_policy
 from typed import typed
 
-from diffpolicy import checkpoint, load_policy
+from diffpolicy import ReplayBuffer, checkpoint, load_policy
 from diffpolicy.util import hub
 
 COMMIT = "0" * 40
@@ -178,6 +178,19 @@ def test_results_stand_in_the_card(server, run, tmp_path):
     (tmp_path / "E" / "evaluation.json").write_text(json.dumps(result))
     error = typed("push", run, "hf://me/other", "evaluation=E", cwd=tmp_path, ok=False)
     assert "of another checkpoint" in error and "me/other" not in server.repos
+
+
+def test_a_recording_is_trained_on_where_it_is(server, tmp_path):
+    rng = np.random.default_rng(0)
+    episodes = [{"obs": rng.random((30, 2)), "action": rng.random((30, 2))} for _ in range(3)]
+    ReplayBuffer.from_episodes(episodes).save(tmp_path / "demos.zarr")
+    files = [file for file in (tmp_path / "demos.zarr").rglob("*") if file.is_file()]
+    server.repos["them/demos"] = {
+        file.relative_to(tmp_path / "demos.zarr").as_posix(): file.read_bytes() for file in files
+    }
+    tiny = ["net.widths=[8,16]", "net.time_features=8", "training.batch_size=8", "training.steps=1"]
+    out = typed("train", "task=own", "dataset.path=hf://them/demos", *tiny, "run_dir=RUN2", cwd=tmp_path)
+    assert out.rstrip().endswith("step_00000001")
 
 
 def test_errors_in_words(server, run, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from diffpolicy.datasets.checks import IMAGE_NDIM, is_picture
 from diffpolicy.datasets.conversion_cache import replay_buffer_at
 from diffpolicy.datasets.frames import FrameSource, ZarrFrames
 from diffpolicy.datasets.zarr_layout import ZarrArchive
+from diffpolicy.util import hub
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import unknown
 
@@ -19,7 +20,7 @@ from diffpolicy.util.names import unknown
 class OwnRecording(DemonstrationSource):
     """A recording at `dataset.path`: a zarr directory or zip, see `ReplayBuffer.open`, or one of another format.
 
-    One of another format is converted into the data root first, see `conversion_cache`.
+    One of another format is converted into the data root first, see `conversion_cache`. hf://user/repo is downloaded.
     """
 
     summary: ClassVar[str] = "your own recording, at dataset.path"
@@ -28,7 +29,9 @@ class OwnRecording(DemonstrationSource):
     def path(self) -> Path:
         """Where the replay buffer is."""
         require(self.dataset.path, "dataset.name=zarr without a path", cure="say where your data are by dataset.path")
-        return replay_buffer_at(Path(str(self.dataset.path)).expanduser(), self.data_root)
+        path = str(self.dataset.path)
+        found = hub.download(path, "dataset") if hub.is_address(path) else Path(path).expanduser()
+        return replay_buffer_at(found, self.data_root)
 
     def recorded(self) -> ReplayBuffer:
         """Return the arrays of `observation.vectors` and the actions.
