@@ -118,13 +118,19 @@ class InspectConfig:
     """Settings of a look at a data set; without a path the catalog of sources is listed.
 
     Args:
-        path: a recording, or any data set in the replay-buffer layout; or the name of a source of the catalog.
-        verify: compare every file of a recording with its digest.
+        path: a recording of any format that `convert` reads, or the name of a source of the catalog.
+        format: name of the format; None looks at the files.
+        page: HTML file to write ranges, histograms, relations, pictures and findings into.
+        strict: exit with status 1 where something breaks or hurts.
+        verify: only compare every file of a recording with its digest.
         sheet: image file to draw trajectories into.
         key: array to draw.
     """
 
     path: str | None = path_to(None)
+    format: str | None = None
+    page: str | None = path_to(None)
+    strict: bool = False
     verify: bool = False
     sheet: str | None = path_to(None)
     key: str = "action"

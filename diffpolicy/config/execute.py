@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -74,10 +75,17 @@ def _mendable(error: BaseException) -> bool:
 
 
 def _positional(command: ModuleType, arguments: Sequence[str]) -> list[str]:
-    """Arguments without a "=" stand for the settings that the command names in POSITIONAL, in their order."""
+    """Arguments without a "=" stand for the settings that the command names in POSITIONAL, in their order.
+
+    "--strict" stands for "strict=true", and so does the name of any other setting that is off by default.
+    """
     names = iter(command.POSITIONAL)
+    flags = {f"--{field.name}" for field in dataclasses.fields(command.SCHEMA) if field.default is False}
     found = []
     for argument in arguments:
+        if argument in flags:
+            found.append(f"{argument.removeprefix('--')}=true")
+            continue
         name = None if "=" in argument or argument.startswith("-") else next(names, None)
         found.append(argument if name is None else f"{name}={argument}")
     return found

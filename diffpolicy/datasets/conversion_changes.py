@@ -104,7 +104,7 @@ class Changes:
         found = dict(episode)
         if self.trim:
             seen = [old for old, new in self.names.items() if self.arrays[new].role != "other"]
-            first, last = _moving({name: found[name] for name in seen if name in found})
+            first, last = moving({name: found[name] for name in seen if name in found})
             found = {name: values[first:last] for name, values in found.items()}
         if self.every > 1:
             found = {name: values[:: self.every] for name, values in found.items()}
@@ -176,8 +176,8 @@ def _correlation(action: np.ndarray, state: np.ndarray) -> np.ndarray:
     return np.abs(np.divide(one.T @ other, norms, out=np.zeros_like(norms), where=norms > 0)).max(axis=1, initial=0.0)
 
 
-def _moving(episode: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """The frames from the last one before anything moves to the first one at rest again, half-open; never empty.
+def moving(episode: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Return the frames from the last one before anything moves to the first one at rest again, half-open, not empty.
 
     Something moves when it has left its first value for good measure, or has not yet come to its last one: noise
     and slow drift do neither. Numbers that cross their range every few frames are noise and not looked at.

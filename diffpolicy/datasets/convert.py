@@ -272,7 +272,7 @@ def _read_ahead(
         with findings.aside() as said:
             try:
                 arrays = importer.read(episode)
-                _check(importer.path, episode, arrays, importer.arrays)
+                check_read(importer.path, episode, arrays, importer.arrays)
                 return _Read(episode, changes.apply(arrays), said)
             except ValueError as error:
                 says = str(error) if isinstance(error, DamagedEpisode) else f"{episode.name}: {error}"
@@ -289,8 +289,15 @@ def _read_ahead(
             del result
 
 
-def _check(path: Path, episode: Episode, arrays: Mapping[str, np.ndarray], expected: Mapping[str, Array]) -> None:
-    """Raise DamagedEpisode unless an episode holds what its recording says: names, shapes, dtypes, finite numbers."""
+def check_read(path: Path, episode: Episode, arrays: Mapping[str, np.ndarray], expected: Mapping[str, Array]) -> None:
+    """Raise DamagedEpisode unless an episode holds what its recording says: names, shapes, dtypes, finite numbers.
+
+    Args:
+        path: of the recording, for the message.
+        episode: that was read.
+        arrays: what was read.
+        expected: what the recording says.
+    """
     where = f"{path}: {episode.name}"
     missing = sorted(expected.keys() ^ arrays.keys())
     require(not missing, f"{where} has {sorted(arrays)}", f"{sorted(expected)}", error=DamagedEpisode)

@@ -7,7 +7,7 @@ import torch
 from diffpolicy import registry
 from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
 from diffpolicy.datasets import catalog
-from diffpolicy.datasets.card import list_sources
+from diffpolicy.datasets.inspection import list_sources
 from diffpolicy.datasets.load import load_demonstrations, load_windows
 from diffpolicy.datasets.transforms import EpisodeTransform
 

@@ -14,6 +14,9 @@ from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say, da
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
 from diffpolicy.util.errors import explain
 
+_STRUCTURE = ("fps", "units", "names", "roles", "tasks", "source", "recording", "episodes", "findings", "finished")
+"""Attributes that are read elsewhere, or say how a recording was written; the others say of what it is."""
+
 
 @final
 class ReplayBufferImporter(Importer):
@@ -59,7 +62,8 @@ class ReplayBufferImporter(Importer):
 
     @property
     def attrs(self) -> Mapping[str, Any]:
-        return self._attrs.get("recording", {})
+        rest = {name: value for name, value in self._attrs.items() if name not in _STRUCTURE}
+        return {**rest, **self._attrs.get("recording", {})}
 
     def episodes(self) -> Sequence[Episode]:
         lengths, tasks = np.diff(self._ends, prepend=0), self._attrs.get("tasks", [])

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from markupsafe import Markup
 
 from diffpolicy.evaluation.metrics import SUCCESS, metric_names
 from diffpolicy.evaluation.report.next_steps import NextStep
 from diffpolicy.util.files import write_text
+from diffpolicy.util.pages import embedded, template
+
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Image(NamedTuple):
@@ -58,30 +58,23 @@ def write_page(
         "next_steps": next_steps,
         "made_with": {"commit": result["commit"], "processor": result["processor"], **result["versions"]},
     }
-    write_text(path, _template("evaluation.html.j2").render(page))
+    write_text(path, template(_TEMPLATES, "evaluation.html.j2").render(page))
 
 
 def write_document(path: Path, title: str, parts: Sequence[str]) -> None:
     """Write pieces of HTML as one page in this project's style."""
-    write_text(path, _template("document.html.j2").render(title=title, body=Markup("".join(parts))))
+    write_text(path, template(_TEMPLATES, "document.html.j2").render(title=title, body=Markup("".join(parts))))
 
 
 def image_section(heading: str, file: Path, caption: str) -> Markup:
     """Return the HTML of a PNG file, inside the page, with its heading and caption."""
-    return Markup(
-        _template("image.html.j2").render(heading=heading, source=_embedded(file, "image/png"), caption=caption)
-    )
+    content = {"heading": heading, "source": embedded(file, "image/png"), "caption": caption}
+    return Markup(template(_TEMPLATES, "image.html.j2").render(content))
 
 
 def number(value: float) -> str:
     """Return a number as people read it."""
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
-
-
-@functools.cache
-def _template(name: str) -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(name)
 
 
 def _protocol(result: Mapping[str, Any]) -> str:
@@ -119,8 +112,4 @@ def _captioned(clip: Clip) -> dict[str, str]:
     values = ", ".join(f"{name.replace('_', ' ')} {number(episode[name])}" for name in metric_names([episode])[:1])
     mode = f", mode {episode['mode']}" if episode.get("mode") else ""
     caption = f"seed {episode['seed']}: {values} after {episode['steps']} steps{mode}"
-    return {"source": _embedded(clip.file, "video/mp4"), "caption": caption}
-
-
-def _embedded(file: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return {"source": embedded(clip.file, "video/mp4"), "caption": caption}
