@@ -108,10 +108,10 @@ def still(m: Measurements) -> Iterator[Finding]:
 
 def idle(m: Measurements) -> Iterator[Finding]:
     """Find standing still at heads and tails of episodes."""
-    count = sum(one.head + one.tail for one in m.episodes)
+    count = sum(sum(m.idle(one)) for one in m.episodes)
     if not m.frames or count < _IDLE * m.frames:
         return
-    worst = max(m.episodes, key=lambda one: one.head + one.tail)
+    worst = max(m.episodes, key=lambda one: sum(m.idle(one)))
     seconds = f" ({count / m.fps:.3g} s)" if m.fps else ""
     says = (
         f"{plural(count, 'frame')}{seconds}, {count / m.frames:.0%} of all, stand still at heads and tails; most in "

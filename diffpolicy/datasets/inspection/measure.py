@@ -31,6 +31,7 @@ RELATED = 64
 TIME = re.compile(r"(.*_)?(timestamps?|time|stamp)", re.IGNORECASE)
 """Names of arrays that say when a frame was recorded."""
 
+_REST_FRAMES, _REST_SECONDS = 3, 0.3  # motions ease in and out: so long a rest at either end is normal
 _GAP = 1.5  # usual steps from which a frame is missing
 _POINTS = 2000  # frames of a drawn trajectory
 _PRINTED = 8  # frames by which nearly equal episodes are known
@@ -121,6 +122,11 @@ class Measurements:
     def lengths(self) -> np.ndarray:
         """(E,) frames of each."""
         return np.array([one.length for one in self.episodes])
+
+    def idle(self, one: Measured) -> tuple[int, int]:
+        """Return the frames at head and tail of an episode that stand still; a short moment of rest is none."""
+        rest = max(_REST_FRAMES, round(_REST_SECONDS * (self.fps or 0)))
+        return one.head if one.head > rest else 0, one.tail if one.tail > rest else 0
 
     def of_role(self, *roles: str) -> list[Numbers]:
         """Return the arrays of numbers that have one of the roles, and are no maps."""

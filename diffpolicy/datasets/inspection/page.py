@@ -126,7 +126,7 @@ def _figures(m: Measurements) -> Iterator[tuple[str, str]]:
     known = [one.episode.success for one in m.episodes if one.episode.success is not None]
     if known:
         yield f"{sum(known) / len(known):.0%}", f"success, of {plural(len(known), 'episode')}"
-    idle = sum(one.head + one.tail for one in m.episodes)
+    idle = sum(sum(m.idle(one)) for one in m.episodes)
     if m.frames:
         yield f"{idle / m.frames:.1%}", "idle at heads and tails"
 
