@@ -42,7 +42,7 @@ def test_one_spike_is_found_at_its_frame_and_with_what_mends_it():
     found = only(findings(episodes), "spike")
     assert found.severity == "hurts" and found.place == Place(3, 17)
     assert "action[1] has a spike at frame 17 of episode 3" in found.says
-    assert found.cure == "dataset.normalize.action=quantiles, or diffpolicy convert SOURCE OUT episodes=0-2,4-11"
+    assert found.cure == "dataset.normalize.action[1]=quantiles, or diffpolicy convert SOURCE OUT episodes=0-2,4-11"
     episodes = sound()
     episodes[5]["state"][0] = 60.0  # a sensor that was not ready
     assert only(findings(episodes, names={"state": ("x", "y", "grip")}), "spike").place == Place(5, 0)
@@ -210,9 +210,14 @@ def _turning(kind):
 @pytest.mark.parametrize(
     ("kind", "found", "proposed"),
     [
-        ("quaternion", "quaternion_sign", "dataset.transforms={eef_quaternion: rotation_6d}"),
-        ("axis_angle", "rotation_jump", "dataset.transforms={eef_axis_angle: rotation_6d}"),
-        ("yaw", "angle", "dataset.transforms={eef_yaw: sin_cos}"),
+        (
+            "quaternion",
+            "quaternion_sign",
+            "dataset.representations.eef_quaternion=quaternion_xyzw, or "
+            "quaternion_wxyz if the real part is the first",
+        ),
+        ("axis_angle", "rotation_jump", "dataset.representations.eef_axis_angle=axis_angle"),
+        ("yaw", "angle", "dataset.representations.eef_yaw=angle"),
     ],
 )
 def test_rotations_that_jump_and_what_to_make_of_them(kind, found, proposed):

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffpolicy.config import PolicyConfig
-from diffpolicy.datasets.inspection.finding import BREAKS, HURTS, NOTE, Finding, convert, listed, plural, without
+from diffpolicy.datasets.inspection.finding import (
+    BREAKS,
+    HURTS,
+    NOTE,
+    Finding,
+    convert,
+    down_sampled,
+    listed,
+    plural,
+    without,
+)
 from diffpolicy.datasets.inspection.measure import Measured, Measurements
 from diffpolicy.datasets.inspection.numbers import Place
 
@@ -71,7 +81,7 @@ def tasks(m: Measurements) -> Iterator[Finding]:
     found = Counter(one.episode.task for one in m.episodes if one.episode.task is not None)
     if len(found) > 1:
         (most, count), *_ = found.most_common(1)
-        says = f"there are {len(found)} tasks, and a policy is not told which one; {most!r} has {count} episodes"
+        says = f"there are {len(found)} tasks, and a policy is not told which; {plural(count, 'episode')} of {most!r}"
         numbers = [one.episode.number for one in m.episodes if one.episode.task != most]
         yield Finding(NOTE, "tasks", says, without(m, numbers), weight=1 - count / len(m.episodes))
 
@@ -129,11 +139,10 @@ def repeats(m: Measurements) -> Iterator[Finding]:
     if not inside or count < _REPEATED * inside or count > _SHORT_RUN * runs:
         return
     worst = max(m.episodes, key=lambda one: one.repeats)
-    every = round(1 / (1 - count / inside))
     says = f"{count / inside:.0%} of the frames equal the frame before in everything, most in episode "
     says += f"{worst.episode.number}: the sensors are slower than the recording"
     place = Place(worst.episode.number, worst.head)
-    yield Finding(HURTS, "repeats", says, convert(f"every={max(every, 2)}"), place, count / inside)
+    yield Finding(HURTS, "repeats", says, down_sampled(m, count / inside), place, count / inside)
 
 
 def times(m: Measurements) -> Iterator[Finding]:
@@ -150,11 +159,15 @@ def times(m: Measurements) -> Iterator[Finding]:
         says = f"{plural(len(stuck), 'timestamp')} not later than the one before, first at {stuck[0]}"
         episodes = sorted({at.episode for at in stuck})
         yield Finding(HURTS, "repeated_time", says, without(m, episodes), stuck[0], len(stuck) / m.frames)
+    if m.fps is None:
+        usual = f" ({m.usual_fps})" if m.usual_fps else ""
+        says = f"it does not say how many frames a second it has{usual}"
+        yield Finding(NOTE, "no_rate", says, convert("fps=N"))
     if m.clock and m.fps:
         ratio = min((m.clock * m.fps / unit for unit in (1.0, 1e3, 1e6, 1e9)), key=lambda r: abs(np.log(r)))
         if abs(ratio - 1) > _RATE:
             says = f"the recording says {m.fps:g} frames per second, its timestamps say {m.fps / ratio:.4g}"
-            yield Finding(HURTS, "rate", says, "correct the attribute fps", weight=1)
+            yield Finding(HURTS, "rate", says, convert(f"fps={round(m.fps / ratio, 3):g}"), weight=1)
 
 
 def duplicates(m: Measurements) -> Iterator[Finding]:

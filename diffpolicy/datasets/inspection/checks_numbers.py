@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def no_action(m: Measurements) -> Iterator[Finding]:
     actions = m.of_role("action")
     if not actions:
         moving = [one.name for one in m.of_role("observation") if one.dims <= _STATE and one.usual_step().any()]
-        key = "+".join(moving[:3]) or "KEY"
+        key = "+".join(m.state_keys or moving[:3]) or "KEY"
         yield Finding(BREAKS, "no_action", "there is no action", convert(f"action=next:{key}"), weight=1)
     for one in actions:
         if one.count and one.constant.all():
@@ -67,15 +67,16 @@ def spikes(m: Measurements) -> Iterator[Finding]:
             continue
         worst = found[0]
         squeezed = bool((inner < _SQUEEZED * one.range)[[at.dim for at in found]].any())
-        dims = listed([one.label(dim) for dim in sorted({at.dim for at in found})], 3)
+        dims = sorted({at.dim for at in found})
+        which = listed([one.label(dim) for dim in dims], 3)
         places = list(dict.fromkeys(at.place for at in found))
         more = f", and {plural(len(places) - 1, 'more frame')}" if len(places) > 1 else ""
         says = (
-            f"{dims} has a spike at {worst.place}: {worst.score:.4g} off its neighbors, where the middle 98% of the "
+            f"{which} has a spike at {worst.place}: {worst.score:.4g} off its neighbors, where the middle 98% of the "
             f"frames span {inner[worst.dim]:.4g}{more}"
         )
         episodes = sorted({place.episode for place in places})
-        cure = f"{_quantiles(one)}, or {without(m, episodes)}" if squeezed else without(m, episodes)
+        cure = f"{_quantiles(one, dims)}, or {without(m, episodes)}" if squeezed else without(m, episodes)
         yield Finding(HURTS if squeezed else NOTE, "spike", says, cure, worst.place, _ratio(one, worst, inner))
 
 
@@ -83,8 +84,11 @@ def _ratio(one: Numbers, at: Extreme, inner: np.ndarray) -> float:
     return float(1 - inner[at.dim] / max(one.range[at.dim], inner[at.dim]))
 
 
-def _quantiles(one: Numbers) -> str:
-    return f"dataset.normalize.{'action' if one.array.role == 'action' else 'obs'}=quantiles"
+def _quantiles(one: Numbers, dims: Sequence[int]) -> str:
+    if one.array.role != "action":
+        return "dataset.normalize.obs=quantiles"
+    part = f"[{dims[0]}]" if len(set(dims)) == 1 and one.dims > 1 else ""
+    return f"dataset.normalize.action{part}=quantiles"
 
 
 def long_tails(m: Measurements) -> Iterator[Finding]:
@@ -101,7 +105,7 @@ def long_tails(m: Measurements) -> Iterator[Finding]:
                 f"the middle 98% of {listed([one.label(dim) for dim in dims], 3)} lie within {part[worst]:.1%} of "
                 f"the range, {one.low[worst]:.4g} to {one.high[worst]:.4g}"
             )
-            yield Finding(NOTE, "long_tail", says, _quantiles(one), weight=float(1 - part[worst]))
+            yield Finding(NOTE, "long_tail", says, _quantiles(one, dims), weight=float(1 - part[worst]))
 
 
 def jumps(m: Measurements) -> Iterator[Finding]:
@@ -163,5 +167,5 @@ def copies(m: Measurements) -> Iterator[Finding]:
             which = name if every else listed([one.label(dim) for dim in same], 4)
             states = [state for state, found in moments.items() if found.fits(VALUE, lag)[2].any()]
             says = f"{which} is {listed(states, 2)} of {when}: a policy learns to stay where it is"
-            cure = convert(f"action=next:{'+'.join(states)}")
+            cure = convert(f"action=next:{'+'.join(m.state_keys or states)}")
             yield Finding(HURTS if every else NOTE, "copy", says, cure, weight=len(same) / one.dims)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from diffpolicy.datasets.inspection.finding import BREAKS, HURTS, NOTE, Finding, convert, listed, plural, without
+from diffpolicy.datasets.inspection.finding import BREAKS, HURTS, NOTE, Finding, down_sampled, listed, plural, without
 from diffpolicy.datasets.inspection.measure import Measurements
 from diffpolicy.datasets.inspection.numbers import Place
 from diffpolicy.datasets.inspection.pictures import Pictures
@@ -56,8 +56,8 @@ def frozen(m: Measurements) -> Iterator[Finding]:
                 f"{count / moving:.0%} of the pictures of {name} equal the one before while the robot moves, most in "
                 f"episode {worst.episode} from frame {worst.first} on: the camera is slower than the recording"
             )
-            cure = convert(f"every={max(2, round(1 / (1 - count / moving)))}")
-            yield Finding(HURTS, "frozen", says, cure, Place(worst.episode, worst.first), count / moving)
+            cure, place = down_sampled(m, count / moving), Place(worst.episode, worst.first)
+            yield Finding(HURTS, "frozen", says, cure, place, count / moving)
 
 
 def black(m: Measurements) -> Iterator[Finding]:

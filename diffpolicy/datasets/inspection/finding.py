@@ -8,6 +8,7 @@ from typing import final
 
 from diffpolicy.datasets.inspection.measure import Measurements
 from diffpolicy.datasets.inspection.numbers import Place
+from diffpolicy.datasets.inspection.relations import CHANGE, relations
 from diffpolicy.util.names import check
 
 BREAKS, HURTS, NOTE = SEVERITIES = ("breaks", "hurts", "note")
@@ -58,6 +59,18 @@ def without(m: Measurements, numbers: Sequence[int]) -> str:
     """Return the command that leaves episodes out."""
     left = [one.episode.number for one in m.episodes if one.episode.number not in set(numbers)]
     return convert(f"episodes={ranges(left)}") if left else "record others"
+
+
+def down_sampled(m: Measurements, repeated: float) -> str:
+    """Return the command that keeps one of several frames, of which a fraction repeats the one before.
+
+    Actions that are changes would lose those of the frames left out, and are made anew from the state.
+    """
+    every = f"every={max(2, round(1 / (1 - repeated)))}"
+    found = [one for moments in m.moments.values() for one in relations(moments)]
+    changes = [one for one in found if one.kind == CHANGE]
+    states = m.state_keys or tuple(dict.fromkeys(one.state for one in changes))
+    return convert(f"{every} action=next:{'+'.join(states)}" if 2 * len(changes) > len(found) else every)
 
 
 def ranges(numbers: Sequence[int]) -> str:

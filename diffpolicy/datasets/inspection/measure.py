@@ -78,6 +78,8 @@ class Measurements:
     Args:
         arrays: what the recording says it holds.
         fps: frames per second; None if it does not say.
+        state_keys: arrays that say where the robot is, as far as the format knows.
+        usual_fps: at what rate the format is usually recorded, in words.
         episodes: of each that could be read.
         damaged: episode -> what is wrong with it.
         numbers: by array.
@@ -91,6 +93,8 @@ class Measurements:
 
     arrays: Mapping[str, Array]
     fps: float | None
+    state_keys: tuple[str, ...] = ()
+    usual_fps: str | None = None
     episodes: list[Measured] = field(default_factory=list)
     damaged: list[tuple[Episode, str]] = field(default_factory=list)
     numbers: dict[str, Numbers] = field(default_factory=dict)
@@ -141,7 +145,7 @@ def measure(importer: Importer, said: Sequence[str], *, progress: bool = False) 
         said: filled by the importer while it reads.
         progress: show a progress bar.
     """
-    found = Measurements(importer.arrays, importer.fps, said=said)
+    found = Measurements(importer.arrays, importer.fps, importer.state_keys, importer.usual_fps, said=said)
     episodes = importer.episodes()
     shown, drawn = _spread(episodes, SHOWN), _spread(episodes, DRAWN)
     clocks: list[float] = []

@@ -14,8 +14,14 @@ VALUE, CHANGE = "value", "change"
 LAGS = {VALUE: range(-3, 11), CHANGE: range(-2, 5)}
 """Steps by which the state is looked at behind the action: teleoperated arms follow by some tenths of a second."""
 
-_CLEAR = 0.5
-"""R² from which a relation is worth a line: below, most of an action is something else."""
+_CLEAR = 0.8
+"""R² from which a relation is worth a line: below, much of an action is something else."""
+
+_PAIRS = 30
+"""Frames that a relation has to hold in: a line through a few points always fits."""
+
+_NEARLY = 0.95
+"""R² and gain from which an action is nearly the state itself, as the position a robot is sent to is."""
 
 _SAME = 1e-6
 """Fraction of the action's variance up to which action and state are the same numbers, float32 rounding included."""
@@ -48,10 +54,13 @@ class Relation:
 
     @property
     def words(self) -> str:
-        """The relation without dimensions, for example "state 1 step later"."""
+        """The relation without dimensions, for example "is nearly state 1 step later"."""
+        close = self.kind == VALUE and self.r2 >= _NEARLY and abs(self.gain - 1) <= 1 - _NEARLY
+        verb = "is" if self.same else "is nearly" if close else "goes with"
         steps = f"{abs(self.lag)} step{'s' if abs(self.lag) > 1 else ''}"
         when = "at the same time" if self.lag == 0 else f"{steps} {'later' if self.lag > 0 else 'before'}"
-        return f"{self.state} {when}" if self.kind == VALUE else f"the change of {self.state}, {when}"
+        what = self.state if self.kind == VALUE else f"the change of {self.state},"
+        return f"{verb} {what} {when}"
 
 
 @final
@@ -115,7 +124,7 @@ class _Sums:
         # what rounding leaves of the variance of a constant is none
         dead = (var_a <= 1e-12 * (self.aa / n))[:, None] | (var_s <= 1e-12 * (self.ss / n))
         with np.errstate(divide="ignore", invalid="ignore"):
-            r2 = np.where(dead, 0.0, cov * cov / np.outer(var_a, var_s))
+            r2 = np.where(dead | (self.count < _PAIRS), 0.0, cov * cov / np.outer(var_a, var_s))
             gain = np.where(dead, 0.0, cov / var_s)
             if shift is None:
                 same = np.zeros(cov.shape, bool)

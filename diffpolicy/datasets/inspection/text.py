@@ -29,7 +29,9 @@ def text(inspection: Inspection) -> str:
     if inspection.digest:
         lines.append(f"SHA-256 of the recording: {inspection.digest}")
     lines.append("")
-    lines.append(f"found {plural(len(inspection.findings), 'thing')}:" if inspection.findings else "nothing is wrong")
+    count = plural(len(inspection.findings), "thing")
+    verdict = f"nothing is wrong, {count} to know:" if inspection.sound else f"found {count}:"
+    lines.append(verdict if inspection.findings else "nothing is wrong")
     lines += [f"  {finding}" for finding in inspection.findings]
     return "\n".join(lines)
 
@@ -71,7 +73,7 @@ def related(m: Measurements) -> Iterator[str]:
     for name, moments in m.moments.items():
         for words, found in grouped(relations(moments)).items() if m.episodes else ():
             which = name if len(found) == m.numbers[name].dims else f"{name}[{_dims(found)}]"
-            yield f"{which} is {words} ({_quality(found)})"
+            yield f"{which} {words} ({_quality(found)})"
 
 
 def _dims(found: list[Relation]) -> str:
