@@ -10,7 +10,6 @@ from typed import typed
 from diffpolicy.datasets import EpisodeWriter, ReplayBuffer
 from diffpolicy.datasets.inspection import draw_sheet, inspect_dataset, list_sources, write_page
 from diffpolicy.datasets.manifest import digest
-from diffpolicy.datasets.zarr_layout import write_archive
 
 
 def written(path, episodes, **attrs):
@@ -118,7 +117,7 @@ def test_files_are_verified(tmp_path):
 
 
 def test_recordings_of_one_frame_or_one_number(tmp_path):
-    write_archive(tmp_path / "one.zarr", {"action": np.zeros((1, 1)), "flag": np.ones(1, bool)}, np.array([1]), {})
+    ReplayBuffer({"action": np.zeros((1, 1)), "flag": np.ones(1, bool)}, np.array([1])).save(tmp_path / "one.zarr")
     found = inspect_dataset(tmp_path / "one.zarr")
     write_page(tmp_path / "page.html", found)
     assert {one.kind for one in found.findings} == {"no_action", "short", "no_rate"}
