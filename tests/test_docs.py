@@ -93,7 +93,7 @@ def test_commands_and_settings_exist(page):
             continue
         name, *settings = words
         assert name in COMMANDS, f"diffpolicy {name}"
-        command = import_module(f"diffpolicy.cli.{name}")
+        command = import_module(f"diffpolicy.cli.{name.replace('-', '_')}")
         given = [word for word in settings if "=" in word]
         prepare(name, command.SCHEMA, command.GROUPS, given)
 

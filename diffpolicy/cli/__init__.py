@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from diffpolicy.config.help import command_help, overview
 from diffpolicy.util.names import unknown
 
-COMMANDS = ("train", "evaluate", "record", "convert", "inspect", "export", "push", "sample", "gallery")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "record",
+    "convert",
+    "export-dataset",
+    "inspect",
+    "export",
+    "push",
+    "sample",
+    "gallery",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         print(f"diffpolicy: {unknown('command', name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    command = importlib.import_module(f"diffpolicy.cli.{name}")
+    command = importlib.import_module(f"diffpolicy.cli.{name.replace('-', '_')}")
     if {"-h", "--help"} & set(settings):
         print(command_help(name, command))
         return

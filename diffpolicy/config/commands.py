@@ -114,6 +114,33 @@ class ConvertConfig:
 
 
 @dataclass
+class ExportDatasetConfig:
+    """Settings of writing a recording in another project's format.
+
+    Args:
+        dataset: a recording, or anything that `convert` reads.
+        out: folder to write; it must not exist.
+        format: "lerobot", which is LeRobot v3.0.
+        fps: frames per second; None takes the recording's.
+        codec: of videos: auto, av1, h264, hevc, lossless (H.264 of RGB), or png, pictures in the data files.
+        crf: constant rate factor of the codec; smaller is better and larger.
+        episodes: which ones, as of `convert`; None takes all.
+        task: what was to be done, for episodes that do not say it.
+        robot: name of the robot; None takes the recording's.
+    """
+
+    dataset: str = path_to(MISSING)
+    out: str = path_to(MISSING)
+    format: str = "lerobot"
+    fps: float | None = None
+    codec: str = "auto"
+    crf: int = 30
+    episodes: Any = None
+    task: str | None = None
+    robot: str | None = None
+
+
+@dataclass
 class InspectConfig:
     """Settings of a look at a data set; without a path the catalog of sources is listed.
 

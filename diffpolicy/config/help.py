@@ -29,7 +29,8 @@ Usage: diffpolicy <command> setting=value …
 
 def overview(commands: Sequence[str]) -> str:
     """Return the list of commands with a line each."""
-    lines = [f"  {name:<10}{_summary(importlib.import_module(f'diffpolicy.cli.{name}'))}" for name in commands]
+    modules = {name: importlib.import_module(f"diffpolicy.cli.{name.replace('-', '_')}") for name in commands}
+    lines = [f"  {name:<16}{_summary(module)}" for name, module in modules.items()]
     return _OVERVIEW.format(commands="\n".join(lines)).rstrip()
 
 

@@ -94,7 +94,11 @@ def test_a_scrambled_index_is_repaired_and_said(tmp_path):
 
     edit_table(path / INDEX, scramble)
     found, lost, said = read_all(path)
-    assert not lost and any("dataset_from_index" in one for one in said) and any("data file" in one for one in said)
+    assert (
+        not lost
+        and any("dataset_from_index" in one for one in said)
+        and any("wrong data file" in one for one in said)
+    )
     assert all(np.array_equal(found[n]["action"], expected[n]["action"]) for n in expected)
 
 
@@ -229,7 +233,7 @@ def test_swapped_data_files_are_repaired_and_said(tmp_path):
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
     found, lost, said = read_all(path)
-    assert not lost and any("wrong the data file" in one or "the data file" in one for one in said)
+    assert not lost and any("wrong data file for 2 episodes" in one for one in said)
     assert all(np.array_equal(found[n]["action"], expected[n]["action"]) for n in expected)
 
 

@@ -23,6 +23,7 @@ from diffpolicy.datasets.importers.lerobot_info import CHECKS, INFO, Feature, ma
 from diffpolicy.datasets.importers.lerobot_meta import Entry, Meta, Stats
 from diffpolicy.datasets.importers.lerobot_recovery import recovered
 from diffpolicy.datasets.importers.lerobot_rows import DataFiles, dtype_in, numbers
+from diffpolicy.datasets.importers.lerobot_sidecar import read_sidecar
 from diffpolicy.datasets.importers.pictures import decode_picture
 from diffpolicy.datasets.importers.video import Video
 from diffpolicy.util.errors import require
@@ -40,6 +41,7 @@ class LeRobotImporter(Importer):
         super().__init__(path, say)
         self._said: dict[str, int] = {}
         self._info = read_info(path, say)
+        self._sidecar = read_sidecar(path, say)
         self._alike: dict[str, list[int]] = {}
         self._videos: dict[str, Video] = {}
         self._counted: set[Path] = set()
@@ -68,7 +70,13 @@ class LeRobotImporter(Importer):
         return self._info.fps
 
     @property
+    def state_keys(self) -> tuple[str, ...]:
+        return tuple(key for key, feature in self._features.items() if feature.column == "observation.state")
+
+    @property
     def attrs(self) -> Mapping[str, Any]:
+        if self._sidecar is not None:
+            return self._sidecar.recording
         found = {"format": f"LeRobot {self._info.version}", "robot_type": self._info.content.get("robot_type")}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -80,6 +88,9 @@ class LeRobotImporter(Importer):
             extra = {"tasks": tasks} if len(tasks) > 1 else {}
             success = self._rows.success.get(number)
             name, splits = f"episode {number}", self._info.splits(number)
+            if self._sidecar is not None and number < len(self._sidecar.episodes):
+                extra = {**extra, **self._sidecar.episodes[number]}
+                name, success = str(extra.pop("name", name)), extra.pop("success", success)
             found.append(Episode(number, name, length, tasks[0] if tasks else None, success, splits, extra))
         return found
 
@@ -252,6 +263,7 @@ class LeRobotImporter(Importer):
         unknown = [name for name in schema.names if name not in self._info.described]
         if unknown:
             self.say(f"left out: {', '.join(map(repr, unknown[:_LISTED]))}, which {INFO} does not describe")
+        found = found if self._sidecar is None else self._sidecar.restored(found)
         require(found, "none of the features is in the data files", cure="copy it again")
         return found
 
@@ -280,7 +292,7 @@ class LeRobotImporter(Importer):
             if entry is not None and entry.data and entry.data not in self._rows.files_of(number, self.path):
                 stale.append(number)
             frames += self._rows.count(number)
-        for wrong, what in ((moved, "dataset_from_index"), (stale, "the data file")):
+        for wrong, what in ((moved, "dataset_from_index"), (stale, "data file")):
             if wrong and not (self._rows.lost and what == "dataset_from_index"):
                 says = f"the index has a wrong {what} for {len(wrong)} episodes ({_listed(wrong)})"
                 self.say(f"{says}; the rows were taken by their own episode_index")

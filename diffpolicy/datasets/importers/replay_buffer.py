@@ -68,12 +68,16 @@ class ReplayBufferImporter(Importer):
     def episodes(self) -> Sequence[Episode]:
         lengths, tasks = np.diff(self._ends, prepend=0), self._attrs.get("tasks", [])
         known = {name: self._archive.read(f"meta/{name}") for name in self._archive.meta_names()}
+        told = self._attrs.get("episodes", [])
+        told = told if len(told) == len(lengths) else [{}] * len(lengths)
         found = []
         for number, length in enumerate(lengths):
             task, success = (int(known[name][number]) if name in known else -1 for name in ("task", "success"))
             text = tasks[task] if 0 <= task < len(tasks) else None
             done = None if success < 0 else bool(success)
-            found.append(Episode(number, f"episode {number}", int(length), text, done))
+            extra = dict(told[number])
+            name = str(extra.pop("name", f"episode {number}"))
+            found.append(Episode(number, name, int(length), text, done, extra=extra))
         return found
 
     def read(self, episode: Episode) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Recordings written in the formats of other projects."""
