@@ -93,8 +93,8 @@ def _spikes(
     mode = dict(zip(labels, modes_of(group, len(labels), modes), strict=True))
     for key in keys:
         x = joined_frames(seen, [key]).to(torch.float64)
-        (low, high), floor = inner_quantiles(x), floor_of(x)
-        width, beyond = high - low, torch.maximum(x - high, low - x)
+        low, high = inner_quantiles(x)
+        width, floor, beyond = high - low, floor_of(low, high), torch.maximum(x - high, low - x)
         far = beyond > FAR * torch.maximum(width, floor)
         frames, counts = beyond.argmax(0), far.sum(0)
         for i in range(x.shape[1]):

@@ -136,9 +136,9 @@ def modes_of(key: str, dim: int, modes: Mapping[str, str]) -> list[str]:
     return found
 
 
-def floor_of(x: Tensor) -> Tensor:
-    """Return (D,) the range below which dimensions of frames (N, D) count as constant, see `CONSTANT`."""
-    return CONSTANT * x.abs().amax(0).clamp(min=1)
+def floor_of(low: Tensor, high: Tensor) -> Tensor:
+    """Return (D,) the range below which dimensions between `low` and `high` count as constant, see `CONSTANT`."""
+    return CONSTANT * torch.maximum(low.abs(), high.abs()).clamp(min=1)
 
 
 def inner_quantiles(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ def _measure(key: str, values: np.ndarray | Tensor, modes: Mapping[str, str]) ->
     require(x.isfinite().all(), f"fitting {key!r}: the data hold NaN or infinity")
     x = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     low, high = x.amin(0), x.amax(0)
-    middle, floor, chosen = (low + high) / 2, floor_of(x), modes_of(key, x.shape[-1], modes)
+    middle, floor, chosen = (low + high) / 2, floor_of(low, high), modes_of(key, x.shape[-1], modes)
     center, spread, scale = middle, high - low, (high - low) / 2
     if "gaussian" in chosen:
         at = torch.tensor([mode == "gaussian" for mode in chosen])
@@ -171,7 +171,7 @@ def _measure(key: str, values: np.ndarray | Tensor, modes: Mapping[str, str]) ->
     if "quantiles" in chosen:
         inner, outer = inner_quantiles(x)
         # Where all but a few frames are alike, as of a button that is seldom pressed, the limits scale.
-        at = torch.tensor([mode == "quantiles" for mode in chosen]) & (outer - inner >= floor)
+        at = torch.tensor([mode == "quantiles" for mode in chosen]) & (outer - inner >= floor_of(inner, outer))
         center, scale = torch.where(at, (inner + outer) / 2, center), torch.where(at, (outer - inner) / 2, scale)
     constant = spread < floor
     return torch.where(constant, middle, center), torch.where(constant, 0.0, scale)

@@ -84,6 +84,9 @@ def test_quantiles_leave_single_frames_out():
     within = (y.abs() <= 1 + 1e-6).double().mean(0)
     assert (within - 0.98).abs().max() < 0.002 and y[123, 0] > 9000  # linear beyond
     torch.testing.assert_close(quantiles.unnormalize("action", y), x)
+    tiny = np.where(data > 100, data, 4e-5 * data)[:, :1]  # whatever the size of the one frame
+    scaled = Normalizer.fit({"action": tiny}, {"action": "quantiles"}).normalize("action", torch.from_numpy(tiny))
+    torch.testing.assert_close(scaled[np.arange(1000) != 123, 0], y[np.arange(1000) != 123, 0], rtol=0, atol=1e-3)
     # a dimension for itself, the rest as it was
     mixed = Normalizer.fit({"action": data}, {"action": "gaussian", "action[0]": "quantiles"}).to_tensors()
     gaussian = Normalizer.fit({"action": data}, {"action": "gaussian"}).to_tensors()
