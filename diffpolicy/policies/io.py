@@ -71,7 +71,9 @@ def _check_bound(model: ChunkModel, config: RunConfig, action_dim: int) -> None:
     given = f"{config.method} draws actions within ±{model.bound:g}, and "
     given += f"dataset.normalize.action={' and '.join(sorted(modes)) or 'limits'} needs more"
     require(
-        model.bound >= needed, given, cure="take limits, or another method.clip where there is one (null for none)"
+        model.bound >= needed,
+        given,
+        cure="take limits, or another method.clip where there is one (5, or null for none)",
     )
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from scipy.spatial.transform import Rotation
 
 from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
@@ -203,6 +204,27 @@ def test_parts_of_arrays_are_typed_on_the_command_line():
     data = compose(["task=own", "run_dir=x", *typed, "dataset.normalize.obs=gaussian"]).dataset
     assert data.representations == dict(one.split("=") for one in settings)
     assert data.normalize == {"action[6]": "quantiles", "obs": "gaussian"}
+
+
+def test_a_yaml_says_the_same(tmp_path):
+    text = "representations:\n  action[0:6]: relative_pose:axis_angle:a+b\n  eef_rot: quaternion_xyzw\n"
+    (tmp_path / "own.yaml").write_text(text)
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "own.yaml"))["representations"] == {
+        "action[0:6]": "relative_pose:axis_angle:a+b",
+        "eef_rot": "quaternion_xyzw",
+    }
+
+
+def test_actions_of_another_name_that_are_observed_too():
+    one = Representations({"command": "relative:command"}, {"arm": 2, "command": 3}, "command", 3)
+    raw = {"obs": torch.randn(4, 2, 5), "action": torch.randn(4, 8, 3)}
+    seen = one.apply(raw)
+    assert torch.equal(seen["obs"], raw["obs"])  # actions alone are relative
+    assert torch.equal(seen["action"], raw["action"] - raw["obs"][:, -1:, 2:])
+    angles = Representations({"command[0]": "angle"}, {"arm": 2, "command": 3}, "command", 3)
+    assert angles.dim("obs") == 6 and angles.dim("action") == 4  # what it holds, it holds wherever it is
+    untouched = Representations({}, {"arm": 5}, "command", 3)
+    assert untouched.apply(raw)["action"] is raw["action"] and untouched.apply(raw)["obs"] is raw["obs"]
 
 
 def recording(path, **changed):
