@@ -129,8 +129,8 @@ def images_differ(images: np.ndarray, stats: Stats, name: str, exact: bool) -> s
     total, squares = np.zeros(images.shape[3]), np.zeros(images.shape[3])
     for i in chosen:
         pixels = images[i, ::step, ::step].reshape(-1, images.shape[3]).astype(np.float32) / 255
-        total += pixels.mean(0)
-        squares += (pixels**2).mean(0)
+        total += np.ones(len(pixels), np.float32) @ pixels / len(pixels)  # many times faster than a mean over axis 0
+        squares += np.einsum("ij,ij->j", pixels, pixels) / len(pixels)
     found = total / count
     spread = np.sqrt(np.maximum(squares / count - found**2, 0))
     most = _MEAN_OF_PICTURES if exact else _MEAN_OF_VIDEO

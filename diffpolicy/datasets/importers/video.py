@@ -175,7 +175,8 @@ def _copy(frame: Any, out: np.ndarray) -> int:
     require((frame.height, frame.width) == (height, width), says, f"{height}x{width}")
     require(not getattr(frame, "is_corrupt", False), "a frame that is corrupt")
     if out.dtype == np.uint8:
-        out[...] = frame.to_ndarray(format="rgba" if channels == 4 else "rgb24")[..., :channels]
+        pixels = frame.to_ndarray(format="rgba" if channels == 4 else "rgb24")
+        out[...] = pixels[..., :channels] if channels == 1 else pixels
         return 255
     deep = _DEEP.fullmatch(frame.format.name)
     require(deep or frame.format.name == "gray", f"depth in pixels of {frame.format.name}", "gray12le or gray16le")

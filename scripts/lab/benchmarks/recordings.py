@@ -26,12 +26,20 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+import torch
 
-from diffpolicy.config.commands import ConvertConfig
+from diffpolicy.config.commands import ConvertConfig, ExportDatasetConfig
 from diffpolicy.config.execute import MENDABLE
+from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.convert import convert
+from diffpolicy.datasets.exporters.lerobot import export_dataset
+from diffpolicy.datasets.frames import ZarrFrames
+from diffpolicy.datasets.image_windows import ImageWindows
 from diffpolicy.datasets.importers import recognize
+from diffpolicy.datasets.streaming import WindowStream
+from diffpolicy.datasets.writer import EpisodeWriter
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
@@ -39,6 +47,8 @@ from diffpolicy.util.files import write_json
 ROUNDING = 1e-6  # of an array's largest number
 CODEC_MSE = 13.0  # of a frame's levels: 37 dB, which videos at usual qualities lose anyway
 SECONDS = 120  # for one damaged recording
+VGA, FPS, EPISODE, CODECS = (480, 640), 30, 100, ("av1", "h264")
+BATCH, HORIZONS = 16, (16, 2, 8)
 KINDS = ("flip", "truncate", "delete", "swap")
 
 
@@ -230,7 +240,113 @@ def fuzz(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"recordings": len(recordings), "counts": dict(counts), "by_kind": by_kind, "telling": telling}
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"fuzz": fuzz}
+def _film(folder: Path, frames: int, codec: str) -> Path:
+    """A LeRobot data set of VGA video, moving waves with a little noise, with 100 frames an episode."""
+    rng = np.random.default_rng(0)
+    y, x = np.meshgrid(np.linspace(0, 9, VGA[0]), np.linspace(0, 12, VGA[1]), indexing="ij")
+    waves = np.stack([np.sin((c + 1) * x + y) + np.sin(x * y / 9 - c) for c in range(3)], -1)
+    picture, grain = (127 + 55 * waves).astype(np.uint8), rng.integers(0, 7, (*VGA, 3), np.uint8)
+    writer = EpisodeWriter(folder / "made", {"fps": FPS})
+    for start in range(0, frames, EPISODE):
+        numbers = np.arange(start, min(start + EPISODE, frames))
+        moving = [np.roll(picture, 3 * i, axis=1) + np.roll(grain, 7 * i, axis=(0, 1)) for i in numbers]
+        state = np.stack([np.sin(numbers / FPS), np.cos(numbers / FPS)], 1).astype(np.float32)
+        writer.add({"camera": np.stack(moving), "state": state, "action": state})
+    export_dataset(ExportDatasetConfig(str(folder / "made"), str(folder / "film"), codec=codec), progress=False)
+    return folder / "film"
+
+
+def _decode(film: Path) -> tuple[int, float]:
+    """Frames and seconds of decoding all videos of a data set from front to back, to RGB."""
+    count, before = 0, time.perf_counter()
+    for file in sorted(film.rglob("*.mp4")):
+        with av.open(str(file)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for frame in container.decode(video=0):
+                frame.to_ndarray(format="rgb24")
+                count += 1
+    return count, time.perf_counter() - before
+
+
+def _as_lerobot(film: Path, samples: int, seed: int, reopen: bool) -> tuple[int, float]:
+    """Frames and seconds of reading windows in random order as LeRobot does: seek, decode, keep what is nearest.
+
+    Its backend "pyav" opens the file anew for every window (`reopen`); "torchcodec" keeps decoders open. Either gives
+    floats in [0, 1], channels first.
+    """
+    (file,) = film.rglob("*.mp4")
+    rng, count, before = np.random.default_rng(seed), 0, time.perf_counter()
+    container = av.open(str(file))
+    for first in rng.integers(0, container.streams.video[0].frames - HORIZONS[1], samples):
+        if reopen:
+            container.close()
+            container = av.open(str(file))
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        times = [(first + i) / FPS for i in range(HORIZONS[1])]
+        container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
+        found = []
+        for frame in container.decode(stream):
+            time_of = float(frame.pts * frame.time_base)
+            if time_of > times[0] - 0.5 / FPS:
+                found.append(torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1))
+            if time_of > times[-1] - 0.5 / FPS:
+                break
+        count += len(torch.stack(found).float() / 255)
+    container.close()
+    return count, time.perf_counter() - before
+
+
+def conversion(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the frames a second that a data set of VGA video is converted at."""
+    found = {}
+    for codec in CODECS:
+        with tempfile.TemporaryDirectory() as folder:
+            film, rates = _film(Path(folder), arguments.frames, codec), []
+            for turn in range(arguments.rounds):
+                before = time.perf_counter()
+                convert(ConvertConfig(str(film), str(Path(folder, f"out{turn}"))), progress=False)
+                rates.append(arguments.frames / (time.perf_counter() - before))
+            found[codec] = {"frames_per_second": float(np.median(rates)), "turns": rates}
+    return {"conversion": found}
+
+
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return frames a second, in turn: of windows in random order from a converted data set, decoded from its video
+    from front to back, and of windows in random order decoded as LeRobot does, with its two ways of opening."""
+    found = {}
+    for codec in CODECS:
+        with tempfile.TemporaryDirectory() as folder:
+            film = _film(Path(folder), arguments.frames, codec)
+            convert(ConvertConfig(str(film), str(Path(folder, "out"))), progress=False)
+            buffer = ReplayBuffer.open(Path(folder, "out"), ["state", "action"])
+            frames = ZarrFrames(Path(folder, "out"), {"camera": "camera"})
+            turns: dict[str, list[float]] = {"decoded": [], "pyav": [], "cached": [], "read": []}
+            with ImageWindows(buffer, frames, ["state"], "action", *HORIZONS) as windows:
+                for turn in range(arguments.rounds):
+                    count, seconds = _decode(film)
+                    turns["decoded"].append(count / seconds)
+                    for peer, reopen in (("pyav", True), ("cached", False)):
+                        count, seconds = _as_lerobot(film, arguments.frames // 4, turn, reopen)
+                        turns[peer].append(count / seconds)
+                    with WindowStream(windows, BATCH, turn, memory=2048) as stream:
+                        batches, before = len(windows) // BATCH, time.perf_counter()
+                        for step in range(batches):
+                            stream[step]
+                        seconds = time.perf_counter() - before
+                    turns["read"].append(batches * BATCH * HORIZONS[1] / seconds)
+            found[codec] = {f"{name}_per_second": float(np.median(of)) for name, of in turns.items()}
+            for peer in ("decoded", "pyav", "cached"):
+                found[codec][f"ratio_to_{peer}"] = float(np.median(np.divide(turns["read"], turns[peer])))
+            found[codec]["turns"] = turns
+    return {"reading": found}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "fuzz": fuzz,
+    "conversion": conversion,
+    "reading": reading,
+}
 
 
 def main() -> None:
@@ -240,6 +356,7 @@ def main() -> None:
     parser.add_argument("--damages", type=int, default=500, help="fuzz: how many (default: 500)")
     parser.add_argument("--verbose", action="store_true", help="fuzz: print every damage")
     parser.add_argument("--frames", type=int, default=600, help="conversion, reading: frames (default: 600)")
+    parser.add_argument("--rounds", type=int, default=3, help="conversion, reading: turns (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
