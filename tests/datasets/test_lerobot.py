@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 
+import av
 import numpy as np
 import pytest
 from datasets.lerobot_fixtures import CAMERA, copy, edit_json, edit_table, fixture, plain, read_all
@@ -208,8 +209,6 @@ def test_a_fault_in_a_video_of_many_episodes_costs_one(tmp_path):
 
 def _packet(file, number):
     """Where a packet of a video is in its file, and its size."""
-    import av
-
     with av.open(str(file)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
         return packets[number].pos, packets[number].size
@@ -338,6 +337,42 @@ def test_tables_of_rewards_and_success(tmp_path):
     assert [episode.success for episode in episodes] == [False, False, True]
     assert arrays["next.reward"].role == arrays["next.success"].role == "other"
     assert last["next.reward"].shape == (40, 1) and last["next.success"][-1, 0]
+
+
+def _film_of_depth(file, codes):
+    """A video of twelve bits, as LeRobot writes depth, without loss."""
+    with av.open(str(file), "w") as container:
+        options = {"x265-params": "log-level=error:lossless=1"}
+        stream = container.add_stream("libx265", 10, options=options)
+        stream.height, stream.width, stream.pix_fmt = *codes.shape[1:], "gray12le"
+        for one in codes:
+            frame = av.VideoFrame(stream.width, stream.height, "gray12le")
+            plane = frame.planes[0]
+            padded = np.zeros((stream.height, plane.line_size // 2), "<u2")
+            padded[:, : stream.width] = one
+            plane.update(padded.tobytes())
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_videos_of_depth(known, tmp_path):
+    path = copy("lerobot_v21/video", tmp_path)
+    files = sorted((path / "videos").rglob("*.mp4"))
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(0, 4096, (length, 96, 96)).astype(np.uint16) for length in (20, 25, 30)]
+    for file, values in zip(files, codes, strict=True):
+        _film_of_depth(file, values)
+    info = json.loads((path / "meta/info.json").read_text())
+    quantized = {"video.depth_min": 0.0, "video.depth_max": 8.19, "video.shift": 0.0, "video.use_log": False}
+    details = {"is_depth_map": True, "video.pix_fmt": "gray12le", "depth_unit": "m", **(quantized if known else {})}
+    info["features"][CAMERA] |= {"shape": [96, 96, 1], "info": details}
+    edit_json(path / "meta/info.json", features=info["features"])
+    found, lost, said = read_all(path)
+    assert not lost and not said and found[1][CAMERA].dtype == np.uint16
+    assert np.array_equal(found[1][CAMERA][..., 0], codes[1] * 2 if known else codes[1])
+    with LeRobotImporter(path, print) as importer:
+        assert importer.arrays[CAMERA].unit == ("mm" if known else "m") and importer.arrays[CAMERA].image
 
 
 def test_depth_is_undone_in_millimeters():
