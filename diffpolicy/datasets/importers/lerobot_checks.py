@@ -9,7 +9,6 @@ from typing import Any, final
 import numpy as np
 
 from diffpolicy.datasets.importers.lerobot_meta import Stats
-from diffpolicy.datasets.importers.lerobot_rows import numbers
 from diffpolicy.util.errors import require
 
 _SINGLE = np.finfo(np.float32).eps
@@ -42,8 +41,8 @@ def order_of(table: Any, fps: float) -> Order:
     Raises:
         ValueError: frames are missing, or occur twice with other numbers, or the timestamps leave out time.
     """
-    frames = _column(table, "frame_index", np.int64)
-    times = _column(table, "timestamp", np.float64) if "timestamp" in table.column_names else None
+    frames = column_numbers(table, "frame_index")
+    times = column_numbers(table, "timestamp", np.float64) if "timestamp" in table.column_names else None
     count, rows, repaired = len(frames), None, ""
     if not np.array_equal(frames, np.arange(count)):
         if times is not None and _fits(times, fps):
@@ -149,7 +148,12 @@ def _stated(said: Any, kind: str, size: int) -> np.ndarray | None:
     return stated if stated.size == size else None
 
 
-def _column(table: Any, name: str, dtype: type) -> np.ndarray:
+def column_numbers(table: Any, name: str, dtype: type = np.int64) -> np.ndarray:
+    """Return a column of single numbers, (L,), as `dtype`, whichever the file has.
+
+    Raises:
+        ValueError: missing ones, or no numbers.
+    """
     column = table.column(name)
     values = column.to_numpy()
     require(values.dtype.kind in "iuf" and column.null_count == 0, f"{name} of {column.type}", "numbers")
@@ -187,8 +191,3 @@ def _check_times(times: np.ndarray, fps: float) -> str:
     few = off.sum() <= max(1, len(off) // 20) and not off[-1] and len(off) > 2
     require(few, f"{says}, and {int(off.sum())} frames are off: frames are missing or repeated")
     return f"{int(off.sum())} timestamps are wrong ({says}) and were not used"
-
-
-def column_numbers(table: Any, name: str) -> np.ndarray:
-    """Return a column of single integers, (L,)."""
-    return numbers(table.column(name), (), np.dtype(np.int64))
