@@ -21,7 +21,7 @@ FAR = 10
 MOST_ACTIONS = 1 << 22
 """How many actions a normalizer is fitted on at most where they are relative, and every window has others."""
 
-_MOST_LINES = 5
+_MOST_LINES, _MOST_NAMES = 5, 12
 _FEW = 3  # frames; more, or more than one in a thousand, are no spike but what is seldom done
 
 
@@ -82,7 +82,8 @@ def _constants(fitted: Iterable[str], normalizer: Normalizer, represented: Repre
         found = [labels[i] for i in normalizer.constant(group).nonzero()[:, 0].tolist()]
         if found:
             back = ", and comes back exactly so" if group == "action" else ""
-            yield f"constant in all training episodes{back}: {', '.join(found)}"
+            more = f", and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+            yield f"constant in all training episodes{back}: {', '.join(found[:_MOST_NAMES])}{more}"
 
 
 def _spikes(
@@ -92,7 +93,7 @@ def _spikes(
     labels = represented.labels(group)
     mode = dict(zip(labels, modes_of(group, len(labels), modes), strict=True))
     for key in keys:
-        x = joined_frames(seen, [key]).to(torch.float64)
+        x = joined_frames(seen, [key])
         low, high = inner_quantiles(x)
         width, floor, beyond = high - low, floor_of(low, high), torch.maximum(x - high, low - x)
         far = beyond > FAR * torch.maximum(width, floor)

@@ -24,6 +24,9 @@ would blow it up."""
 TAIL = 0.01
 """What `quantiles` leaves out at either end: a fraction of the frames."""
 
+MOST_FRAMES = 1 << 20
+"""How many frames quantiles are taken of at most."""
+
 
 @final
 class Normalizer(FittedTransform):
@@ -144,9 +147,10 @@ def floor_of(low: Tensor, high: Tensor) -> Tensor:
 def inner_quantiles(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the `TAIL` and 1 − `TAIL` quantile, (D,) each, of frames (N, D).
 
-    They are values of frames, the inner neighbors, so that of a few frames, too, the outermost do not count.
+    They are values of frames, the inner neighbors, so that of a few frames, too, the outermost do not count. Of more
+    than `MOST_FRAMES` these are spread evenly over all.
     """
-    array = x.numpy()
+    array = x[:: -(-len(x) // MOST_FRAMES)].numpy()
     low, high = (
         np.quantile(array, share, axis=0, method=how) for share, how in ((TAIL, "higher"), (1 - TAIL, "lower"))
     )

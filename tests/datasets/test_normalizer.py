@@ -113,6 +113,13 @@ def test_saved_and_loaded_it_is_the_same(data, tmp_path):
     assert torch.equal(again.normalize("obs", x), normalizer.normalize("obs", x))
 
 
+def test_checkpoints_of_before_act_as_before():
+    """They gave constant dimensions scale 1, and what a network drew for them was added."""
+    old = Normalizer.from_tensors({"action.center": torch.tensor([256.0]), "action.scale": torch.tensor([1.0])})
+    assert not old.constant("action").any()
+    assert old.unnormalize("action", torch.tensor([0.5])) == 256.5 and old.to_tensors()["action.scale"] == 1
+
+
 def test_fitted_on_training_episodes_only():
     rng = np.random.default_rng(0)
     episodes = [{"obs": rng.normal(size=(20, 2)), "action": rng.normal(size=(20, 2))} for _ in range(20)]
