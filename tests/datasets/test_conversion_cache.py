@@ -1,8 +1,10 @@
 """Training on a recording of another format: converted once, known by its content, safe in company."""
 
+import os
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +118,36 @@ def test_what_is_of_another_format_is_called_so(source, tmp_path):
         says = rf"{path.name} is {seen}; expected a replay buffer; diffpolicy convert .*{path.name} OUT"
         with pytest.raises(ValueError, match=says):
             ReplayBuffer.open(path)
+
+
+@pytest.fixture
+def formats():
+    folder = Path(os.environ.get("DIFFPOLICY_DATA", "")) / "formats"
+    if not os.environ.get("DIFFPOLICY_DATA") or not folder.is_dir():
+        pytest.skip("DIFFPOLICY_DATA names no folder with formats/")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "vectors"),
+    [
+        ("robomimic/robomimic_low_dim.hdf5", 82, ["robot0_eef_pos", "robot0_gripper_qpos"]),
+        ("lerobot_v30/state", 91, ["observation.state"]),
+    ],
+)
+def test_files_of_other_projects_are_trained_on(formats, tmp_path, name, frames, vectors):
+    """What ReplayBuffer calls by its name, and a training converts."""
+    for package in ("h5py", "pyarrow"):
+        pytest.importorskip(package)
+    with pytest.raises(ValueError, match=r"expected a replay buffer; diffpolicy convert .* OUT") as told:
+        ReplayBuffer.open(formats / name)
+    assert "zip" not in str(told.value)
+    run = config(formats / name, tmp_path, vectors=["nothing"])
+    with pytest.raises(KeyError, match=r"unknown key 'nothing'.*take observation\.vectors=\[") as told:
+        load_windows(run)
+    assert all(key in told.value.args[0] for key in vectors)
+    run.observation.vectors = vectors
+    assert len(load_windows(run).train.all_actions()) == frames
 
 
 def test_the_settings_that_would_fit_are_proposed(tmp_path):

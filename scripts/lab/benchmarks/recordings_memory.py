@@ -2,7 +2,8 @@
 
 python scripts/lab/benchmarks/recordings_memory.py conversion recorder --episodes 40 400 --out memory.json
 
-`conversion`: episodes of VGA frames in npz files, converted. `recorder`: the same kept by the `Recorder` of a rollout
+`conversion`: episodes of VGA frames in npz files, converted. `export`: what came of it, written as LeRobot's format.
+`recorder`: the same kept by the `Recorder` of a rollout
 and added to a recording. `from_episodes`: the same joined in memory, beside the bytes of the data. All but the last
 must not grow with the number of episodes. Files of the source are made one by one; after the first few, as links.
 """
@@ -23,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from diffpolicy.config.commands import ConvertConfig
+from diffpolicy.config.commands import ConvertConfig, ExportDatasetConfig
 from diffpolicy.datasets import EpisodeWriter, ReplayBuffer
 from diffpolicy.datasets.convert import convert
+from diffpolicy.datasets.exporters.lerobot import export_dataset
 from diffpolicy.evaluation.observers import Recorder
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
@@ -53,6 +55,12 @@ def conversion(folder: Path, episodes: int, frames: int) -> dict[str, Any]:
     return {"frames": done.frames}
 
 
+def export(folder: Path, episodes: int, frames: int) -> dict[str, Any]:
+    """Write the converted recording in LeRobot's format."""
+    done = export_dataset(ExportDatasetConfig(str(folder / "out"), str(folder / "lerobot"), fps=20), progress=False)
+    return {"frames": done.frames}
+
+
 def recorder(folder: Path, episodes: int, frames: int) -> dict[str, Any]:
     """Keep what a rollout shows, step by step, and add every episode to a recording."""
     writer = EpisodeWriter(folder / "out", {"fps": 20})
@@ -69,6 +77,7 @@ def from_episodes(folder: Path, episodes: int, frames: int) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
     "conversion": conversion,
+    "export": export,
     "recorder": recorder,
     "from_episodes": from_episodes,
 }
@@ -94,8 +103,10 @@ def main() -> None:
     for part in arguments.parts:
         for count in arguments.episodes:
             with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-                if part == "conversion":
+                if part in ("conversion", "export"):
                     _alone(_make_source, Path(name) / "source", count, arguments.frames)
+                if part == "export":
+                    _alone(conversion, Path(name), count, arguments.frames)
                 found.append(_alone(measured, part, Path(name), count, arguments.frames))
             print(json.dumps(found[-1]), flush=True)
     if arguments.out:
