@@ -283,6 +283,17 @@ def test_an_info_that_makes_no_sense_is_refused(changes, says, tmp_path):
         LeRobotImporter(path, print)
 
 
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"fps": 10}', b"\xff\xfe"])
+def test_a_damaged_info_is_named(content, tmp_path):
+    path = copy("lerobot_v21/state", tmp_path)
+    file = path / "meta/info.json"
+    file.unlink() if content is None else file.write_bytes(content)
+    reader, seen = recognize(path)
+    assert reader is LeRobotImporter and "damaged meta/info.json" in seen
+    with pytest.raises(ValueError, match="info.json|codebase_version"):
+        reader(path, print)
+
+
 def test_text_and_unknown_things_are_left_out_and_said(tmp_path):
     path = copy("lerobot_v21/state", tmp_path)
     info = json.loads((path / "meta/info.json").read_text())

@@ -46,13 +46,17 @@ class LeRobotImporter(Importer):
         self._videos: dict[str, Video] = {}
         self._counted: set[Path] = set()
         cameras = [f.column for f in self._info.features.values() if f.kind == "video"]
-        self._rows = DataFiles(matching(path, self._info.data_path), path, say)
-        require(self._rows.segments, f"none of the data files {self._info.data_path!r} can be read")
-        self._meta = Meta(path, self._info, cameras, say)
-        self._features = self._found(self._info.features)
-        self._entries = self._all_entries()
         self._trusted: dict[str, bool] | None = None
-        self._compare_index()
+        self._rows = DataFiles(matching(path, self._info.data_path), path, say)
+        try:
+            require(self._rows.segments, f"none of the data files {self._info.data_path!r} can be read")
+            self._meta = Meta(path, self._info, cameras, say)
+            self._features = self._found(self._info.features)
+            self._entries = self._all_entries()
+            self._compare_index()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def recognize(cls, path: Path) -> str | None:

@@ -125,16 +125,14 @@ def version_of(path: Path) -> str | None:
     """Return the version of the LeRobot data set at `path`; None if it is something else."""
     if (path / _INFO_V1).is_file() and (path / "train").is_dir():
         return "v1"
-    if not (path / INFO).is_file():
-        return None
     try:
         text = (path / INFO).read_bytes().decode(errors="replace")
     except OSError:
-        return None
-    found = re.search(r'"codebase_version"\s*:\s*"v?([^"]*)"', text)
-    if found is None and not {"fps", "features"} <= set(re.findall(r'"(\w+)"', text)):
-        return None
-    return f"v{found[1]}" if found else "of no version"
+        text = ""
+    if found := re.search(r'"codebase_version"\s*:\s*"v?([^"]*)"', text):
+        return f"v{found[1]}"
+    looks = (path / "meta").is_dir() and any((path / "data").glob("chunk-*/*.parquet"))
+    return f"with a damaged {INFO}" if looks else None
 
 
 def read_info(path: Path, say: Say) -> Info:
@@ -144,7 +142,7 @@ def read_info(path: Path, say: Say) -> Info:
         ValueError: a damaged file, a version that cannot be read, or no feature that can.
     """
     content = {"codebase_version": "v1"} if version_of(path) == "v1" else _content(path / INFO)
-    version = str(content.get("codebase_version", ""))
+    version = str(content.get("codebase_version"))
     if version.startswith("v1"):
         cure = "convert it first with LeRobot's own scripts (convert_dataset_v1_to_v2, in LeRobot 0.1 to 0.3)"
         raise ValueError(explain(f"LeRobot {version} is not read", ", ".join(VERSIONS), cure))
