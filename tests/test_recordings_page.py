@@ -14,7 +14,8 @@ from typed import typed
 ROOT = Path(__file__).parent.parent
 FORMATS = Path(os.environ.get("DIFFPOLICY_DATA", "/nowhere")) / "formats"
 SHORT = ["training.steps=2", "training.batch_size=8", "training.warmup_steps=1", "training.validate_every=2"]
-SHORT += ["net.widths=[8,16]", "policy.horizon=8", "policy.action_horizon=4"]
+SHORT += ["net.widths=[8,16]", "policy.horizon=8", "policy.action_horizon=4", "speed=float32", "device=cpu"]
+SHORT += ["encoder.scale=24", "encoder.crop=20", "encoder.widths=[8,8]"]
 """Cheap enough for a test; the rest is as the page has it."""
 
 

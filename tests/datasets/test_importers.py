@@ -194,6 +194,15 @@ def test_totals_that_do_not_add_up_are_said(tmp_path):
         assert opened.said == ["demo.hdf5 has 27 frames in 2 demonstrations, and states 36"]
 
 
+def test_one_damaged_episode_does_not_say_what_the_others_hold(tmp_path):
+    path = recordings.robomimic(tmp_path / "demo.hdf5")
+    with h5py.File(path, "a") as file:
+        file["data/demo_0"].move("obs/eef_pos", "obs/eef_pot")
+    _damaged(path, 0, "obs/eef_pos is missing")
+    with Opened(path) as opened:
+        assert "eef_pos" in opened.importer.arrays and "eef_pos" in opened.read(1)
+
+
 def test_next_observations_of_another_kind_check_nothing(tmp_path):
     path = recordings.robomimic(tmp_path / "demo.hdf5")
     with h5py.File(path, "a") as file:
@@ -506,7 +515,8 @@ def _write_minari(folder, observation, action, arrays, length=6):
     with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:
         group = file.create_group("episode_0")
         group.attrs["total_steps"] = length
-        group["rewards"] = np.zeros(length)
+        for name, values in zip(("rewards", "terminations", "truncations"), np.zeros((3, length)), strict=True):
+            group[name] = values
         for name, values in arrays.items():
             group[name] = values
     return folder
@@ -527,7 +537,7 @@ def test_minari_nested_spaces(tmp_path):
         assert opened.episodes[0].task == "go to the door"
         assert opened.importer.arrays["action"].names == ("arm_0", "arm_1", "hand_0")
         found = opened.read(0)
-        assert set(found) == {"pose_0", "pose_1", "action", "rewards"}
+        assert set(found) == {"pose_0", "pose_1", "action", "rewards", "terminations", "truncations"}
         assert np.array_equal(found["pose_0"], np.arange(18.0).reshape(6, 3))
         assert np.array_equal(found["action"][:, 2], -np.arange(6.0))
 
@@ -544,6 +554,7 @@ def test_minari_plain_and_discrete_spaces(tmp_path):
     ("damage", "words"),
     [
         (lambda g: _replace(g, "actions", g["actions"][:-1]), ["observation has 9 frames", "7 actions"]),
+        (lambda g: g.__delitem__("truncations"), ["truncations is missing"]),
         (lambda g: g["rewards"].__setitem__(2, 64.0), ["rewards' sum is 65, where 1 is stated"]),
         (lambda g: g.__delitem__("observations/observation"), ["observation is missing"]),
         (lambda g: _replace(g, "observations/desired_goal", np.zeros((8, 2))), ["desired_goal has 8 frames"]),

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say
+from diffpolicy.datasets.importers.base import LOOKED_AT, Array, Episode, Importer, Say, typical
 from diffpolicy.datasets.importers.forms import Form, decode_image
 from diffpolicy.datasets.importers.hdf5 import Hdf5, is_hdf5, numbered, of_episode
-from diffpolicy.util.errors import explain, require
+from diffpolicy.util.errors import require
 
 _JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 _ARMS = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in _JOINTS)
@@ -99,18 +99,22 @@ class AlohaImporter(Importer):
             return found
 
     def _describe(self) -> dict[str, Form]:
-        """What the first readable file holds."""
+        """What most of the first files hold."""
         said: Exception = ValueError("there is none")
+        found: list[tuple[Path, dict[str, Any]]] = []
         for file in self._files.values():
             try:
                 with Hdf5(file) as opened:
                     require(opened.shape("action")[:1] > (0,), f"{file}: action is empty")
-                    forms = self._forms_of(opened)
-                    self._attrs = opened.attrs()
-                    return forms
+                    found.append((file, {name: opened.dtype(name) for name in opened.datasets("")}))
             except ValueError as error:
                 said = error
-        raise ValueError(explain(f"{self.path}: no episode can be read ({said})"))
+            if len(found) == LOOKED_AT:
+                break
+        require(found, f"{self.path}: no episode can be read ({said})")
+        with Hdf5(found[typical([names for _, names in found])][0]) as opened:
+            self._attrs = opened.attrs()
+            return self._forms_of(opened)
 
     def _forms_of(self, opened: Hdf5) -> dict[str, Form]:
         places: dict[str, tuple[str, str]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,20 @@ class Importer(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+LOOKED_AT = 16
+"""Episodes that are looked at to find out which arrays there are."""
+
+
+def typical(found: Sequence[Mapping[str, Any]]) -> int:
+    """Return the place of the first one of the most common: one damaged episode does not say what all others hold.
+
+    Args:
+        found: for some episodes, what is known of each array by name.
+    """
+    keys = [repr(sorted(one.items(), key=lambda item: item[0])) for one in found]
+    return keys.index(Counter(keys).most_common(1)[0][0])
 
 
 def damaged(file: object, episode: object, what: object, cure: str = "copy it again") -> DamagedEpisode:

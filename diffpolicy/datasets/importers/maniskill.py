@@ -9,10 +9,10 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from diffpolicy.datasets.importers.base import ABSOLUTE, RELATIVE, Array, Episode, Importer, Say
+from diffpolicy.datasets.importers.base import ABSOLUTE, LOOKED_AT, RELATIVE, Array, Episode, Importer, Say, typical
 from diffpolicy.datasets.importers.forms import Form
 from diffpolicy.datasets.importers.hdf5 import Hdf5, is_hdf5, numbered, of_episode
-from diffpolicy.util.errors import explain, require
+from diffpolicy.util.errors import require
 
 _REPLAY = "python -m mani_skill.trajectory.replay_trajectory --traj-path {} --obs-mode state --save-traj"
 _PER_STEP = ("rewards", "success", "fail", "terminated", "truncated")
@@ -109,24 +109,29 @@ class ManiSkillImporter(Importer):
         observed = any(self._file.has(f"{name}/obs") for name in names)
         cure = f"replay them with observations: {_REPLAY.format(self._file.path)} (or --obs-mode rgb)"
         require(observed, f"{self._file.path} holds actions without observations", "obs in every traj_N", cure)
+        looked = []
         for name in names:
             try:
-                stored = {
-                    place: (role, self._file.shape(f"{name}/{place}"), self._file.dtype(f"{name}/{place}"))
-                    for place, role in self._places(name).items()
-                }
+                looked.append(self._stored(name))
             except ValueError as error:
                 said = error
-                continue
-            found = {}
-            for place, (role, shape, dtype) in stored.items():
-                own = "action" if place == "actions" else place.removeprefix("obs/").replace("/", "_")
-                depth = "mm" if place.rpartition("/")[2] == "depth" and len(shape) == 4 else None
-                form = Form.of(own, shape[1:], dtype, role, self.say, depth=depth) if shape else None
-                if form is not None:
-                    found[own] = (place, form)
-            return found
-        raise ValueError(explain(f"{self.path}: no episode can be read ({said})"))
+            if len(looked) == LOOKED_AT:
+                break
+        require(looked, f"{self.path}: no episode can be read ({said})")
+        found = {}
+        for place, (role, frame, dtype) in looked[typical(looked)].items():
+            own = "action" if place == "actions" else place.removeprefix("obs/").replace("/", "_")
+            depth = "mm" if place.rpartition("/")[2] == "depth" and len(frame) == 3 else None
+            if (form := Form.of(own, frame, dtype, role, self.say, depth=depth)) is not None:
+                found[own] = (place, form)
+        return found
+
+    def _stored(self, name: str) -> dict[str, tuple[str, tuple[int, ...], np.dtype]]:
+        """Dataset of an episode -> role, shape of a frame and dtype."""
+        return {
+            place: (role, self._file.shape(f"{name}/{place}")[1:], self._file.dtype(f"{name}/{place}"))
+            for place, role in self._places(name).items()
+        }
 
     def _places(self, name: str) -> dict[str, str]:
         """Dataset of an episode -> role."""

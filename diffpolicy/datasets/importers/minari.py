@@ -99,8 +99,7 @@ class MinariImporter(Importer):
                 count = length + 1 if name in self._observations else length
                 says = f"{name} has {len(values)} frames, and there are {length} actions"
                 require(len(values) == count, says, str(count))
-            if "rewards" in found:
-                _check_rewards(found["rewards"], about)
+            _check_rewards(found["rewards"], about)
             return {name: self._forms[name].bring(found[name][:length]) for name in self._forms}
 
     def close(self) -> None:
@@ -120,8 +119,7 @@ class MinariImporter(Importer):
             require(len(sizes) == 1, f"parts of the action have {sorted(sizes)} frames", "equally many")
             found["action"] = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
         for name in _COLUMNS:
-            if (values := self._files.column(number, name)) is not None:
-                found[name] = values
+            found[name] = self._files.column(number, name)
         return found
 
     def _decoded(self, values: np.ndarray, leaf: Leaf, name: str) -> np.ndarray:

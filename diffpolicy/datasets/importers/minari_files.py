@@ -38,8 +38,8 @@ class MinariEpisodes(ABC):
         """Return an array of the "observations" (N + 1 frames) or "actions" (N); of objects where encoded."""
 
     @abstractmethod
-    def column(self, number: int, name: str) -> np.ndarray | None:
-        """Return rewards, terminations or truncations (N,); None if there are none."""
+    def column(self, number: int, name: str) -> np.ndarray:
+        """Return rewards, terminations or truncations (N,)."""
 
     @abstractmethod
     def success(self, number: int) -> bool | None:
@@ -74,9 +74,8 @@ class Hdf5Episodes(MinariEpisodes):
         inside = [f"_index_{key}" if isinstance(key, int) else key for key in leaf.path]
         return self._file.read("/".join([f"episode_{number}", part, *inside]))
 
-    def column(self, number: int, name: str) -> np.ndarray | None:
-        place = f"episode_{number}/{name}"
-        return self._file.read(place) if self._file.has(place) else None
+    def column(self, number: int, name: str) -> np.ndarray:
+        return self._file.read(f"episode_{number}/{name}")
 
     def success(self, number: int) -> bool | None:
         for name in _SUCCESS:
@@ -152,10 +151,8 @@ class ArrowEpisodes(MinariEpisodes):
         full[: len(there)] = flat.reshape(len(there), size)
         return full.reshape(len(values), *leaf.shape)
 
-    def column(self, number: int, name: str) -> np.ndarray | None:
+    def column(self, number: int, name: str) -> np.ndarray:
         with self._access(number, name):
-            if name not in self._read(number).column_names:
-                return None
             found = np.asarray(self._column(number, name).to_numpy(zero_copy_only=False))
         require(not found[-1:].any(), f"{self.file(number)}: the padded end of {name} is not zero", "zero")
         return found[:-1]

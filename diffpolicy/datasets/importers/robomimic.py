@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from diffpolicy.datasets.importers.base import ABSOLUTE, RELATIVE, Array, Episode, Importer, Say
+from diffpolicy.datasets.importers.base import ABSOLUTE, LOOKED_AT, RELATIVE, Array, Episode, Importer, Say, typical
 from diffpolicy.datasets.importers.forms import Form
 from diffpolicy.datasets.importers.hdf5 import Hdf5, is_hdf5, json_of, numbered, of_episode
 from diffpolicy.util.errors import explain, require
@@ -175,31 +175,36 @@ class RobomimicImporter(Importer):
         require(observed, says, "obs in every demonstration", f"add them by {cure} (images by --camera_names)")
 
     def _describe(self) -> dict[str, tuple[str, Form]]:
-        """Name -> place in a demonstration and form, of the first one that can be read."""
+        """Name -> place in a demonstration and form, as most of the first ones have it."""
         said: Exception = ValueError("there is none")
+        stored = []
         for demo in self._demos:
             try:
-                opened, group = self._open(demo.file), f"data/{demo.name}"
-                inside = opened.datasets(f"{group}/obs")
-                found = {name.replace("/", "_"): (f"obs/{name}", "observation") for name in inside}
-                for key in opened.names(group):
-                    if key != "actions" and not opened.is_group(f"{group}/{key}"):
-                        found.setdefault(key, (key, "other"))
-                found["action"] = ("actions", "action")
-                stored = {
-                    name: (opened.shape(f"{group}/{place}"), opened.dtype(f"{group}/{place}"))
-                    for name, (place, _) in found.items()
-                }
+                stored.append(self._stored(demo))
             except ValueError as error:
                 said = error
-                continue
-            forms = {
-                name: (place, Form.of(name, stored[name][0][1:], stored[name][1], role, self.say))
-                for name, (place, role) in found.items()
-                if stored[name][0]
-            }
-            return {name: (place, form) for name, (place, form) in forms.items() if form is not None}
-        raise ValueError(explain(f"{self.path}: no demonstration can be read ({said})"))
+            if len(stored) == LOOKED_AT:
+                break
+        require(stored, f"{self.path}: no demonstration can be read ({said})")
+        found = stored[typical(stored)]
+        forms = {
+            name: (place, Form.of(name, shape, dtype, role, self.say))
+            for name, (place, role, shape, dtype) in found.items()
+        }
+        return {name: (place, form) for name, (place, form) in forms.items() if form is not None}
+
+    def _stored(self, demo: _Demo) -> dict[str, tuple[str, str, tuple[int, ...], np.dtype]]:
+        """Name -> place, role, shape of a frame and dtype of the arrays of a demonstration."""
+        opened, group = self._open(demo.file), f"data/{demo.name}"
+        found = {name.replace("/", "_"): (f"obs/{name}", "observation") for name in opened.datasets(f"{group}/obs")}
+        for key in opened.names(group):
+            if key != "actions" and not opened.is_group(f"{group}/{key}") and opened.shape(f"{group}/{key}"):
+                found.setdefault(key, (key, "other"))
+        found["action"] = ("actions", "action")
+        return {
+            name: (place, role, opened.shape(f"{group}/{place}")[1:], opened.dtype(f"{group}/{place}"))
+            for name, (place, role) in found.items()
+        }
 
     def _filters(self, file: int) -> dict[str, list[str]]:
         """Demonstration -> names of the filter keys that it belongs to."""
