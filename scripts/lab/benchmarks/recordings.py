@@ -53,17 +53,25 @@ KINDS = ("flip", "truncate", "delete", "swap")
 
 
 def find_recordings(folder: Path) -> list[Path]:
-    """Return every recording below a folder: what is recognized, the outermost first."""
+    """Return every recording below a folder: what is recognized, the outermost first.
+
+    Of a folder whose files are recordings of their own each of them is one: that one is gone, nothing can tell.
+    """
     found: list[Path] = []
     for path in sorted(folder.rglob("*")):
-        if any(one in path.parents for one in found) or path.suffix in (".py", ".md"):
+        if any(one in path.parents for one in found) or not _is_recording(path):
             continue
-        try:
-            recognize(path)
-        except (ValueError, OSError):
-            continue
-        found.append(path)
+        files = [one for one in path.iterdir() if one.is_file()] if path.is_dir() else []
+        if not files or not all(_is_recording(one) for one in files):
+            found.append(path)
     return found
+
+
+def _is_recording(path: Path) -> bool:
+    try:
+        return path.suffix not in (".py", ".md") and bool(recognize(path))
+    except (ValueError, OSError):
+        return False
 
 
 def settings_of(path: Path) -> dict[str, Any]:
