@@ -200,8 +200,7 @@ def test_a_task_without_modes_is_refused(trained):
     assert not (trained / "M").exists()
 
 
-@pytest.mark.parametrize("encoder", [["encoder.widths=[8,8]"], ["encoder=resnet18", "encoder.width=16"]])
-def test_train_on_pictures_stop_resume_and_evaluate(tmp_path, encoder):
+def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
     """Pictures as the environment gives them, streamed from disk; a run that was stopped ends as one that was not."""
     env, episodes = gym.make("diffpolicy/PushT-v0", obs_mode="pixels"), []
     for seed in range(3):
@@ -213,7 +212,8 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path, encoder):
         episodes.append({name: np.stack([row[name] for row in rows]) for name in rows[0]})
     ReplayBuffer.from_episodes(episodes).save(tmp_path / "demos.zarr")
     data = ["task=own", "dataset.path=demos.zarr", "observation.images=[image]", "observation.vectors=[agent]"]
-    data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3", *encoder]
+    data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3"]
+    data += ["encoder=resnet18", "encoder.width=16"]
     data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "env.max_steps=20", "evaluation_episodes=1"]
     data += [*TINY, "training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
     typed("train", *data, "run_dir=A", cwd=tmp_path)

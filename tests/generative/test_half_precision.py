@@ -41,7 +41,7 @@ def apple(monkeypatch):
 def test_sampling_without_float64(path, apple):
     for name in ("euler", "heun", "dopri5", "ddpm", "dpmpp_3m", "euler_maruyama"):
         made = make_solver(name, **({"rtol": 0.1, "atol": 0.1} if name == "dopri5" else {}))
-        for grid in ("uniform", "log_snr"):
+        for grid in ("uniform", "log_snr") if name == "euler" else ("uniform",):
             settings = {"shape": (4, 3, 2), "steps": 4, "grid": grid}
             on = [
                 generate(ModelField(net, path, "v"), path, made, generator=gen(), device=device, **settings)

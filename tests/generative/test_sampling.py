@@ -13,7 +13,7 @@ from diffpolicy.generative.sampling import GRIDS, generate, sample, time_grid
 from diffpolicy.generative.solvers import SOLVERS, base, make_solver
 
 PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100), DiscretePath(100, "linear")]
-SHAPES = {(2,): 2000, (16, 2): 1000, (1, 32, 32): 400}  # and how many samples
+SHAPES = {(2,): 2000, (16, 2): 1000, (1, 32, 32): 200}  # and how many samples
 
 
 def gen(seed):
