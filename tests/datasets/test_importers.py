@@ -14,7 +14,10 @@ import recordings
 from PIL import Image
 from recordings import LENGTHS
 
-from diffpolicy.datasets.importers import DamagedEpisode, recognize
+from diffpolicy.config.commands import ConvertConfig
+from diffpolicy.datasets.conversion_changes import Changes
+from diffpolicy.datasets.importers import DamagedEpisode, formats, recognize
+from diffpolicy.util.errors import located
 
 FORMATS = Path(os.environ.get("DIFFPOLICY_DATA", "/nowhere")) / "formats"
 needs_formats = pytest.mark.skipif(not FORMATS.is_dir(), reason="DIFFPOLICY_DATA names no folder with formats")
@@ -121,6 +124,19 @@ def test_absolute_actions_are_known(tmp_path, controller, kind):
     with Opened(path) as opened:
         assert opened.importer.attrs.get("actions") == kind and opened.importer.fps == 20
         assert "model_file" not in json.dumps(dict(opened.importer.attrs))
+
+
+def test_absolute_actions_beside_the_others_become_the_action(tmp_path):
+    path = recordings.robomimic(tmp_path / "demo.hdf5")
+    with h5py.File(path, "a") as file:
+        for demo in file["data"].values():
+            demo["actions_abs"] = demo["actions"][()] + 5
+    with Opened(path) as opened:
+        assert opened.importer.arrays["actions_abs"].role == "other"
+        config = ConvertConfig("", "", keys=["actions_abs:action", "eef_pos"])
+        changes = Changes.of(config, opened.importer.arrays, None)
+        assert np.array_equal(changes.apply(opened.read(0))["action"], opened.read(0)["actions_abs"])
+        assert changes.arrays["action"].role == "action"
 
 
 def test_mimicgen(tmp_path):
@@ -594,9 +610,6 @@ def test_a_damaged_episode_of_minari_in_arrow(tmp_path):
 def test_umi():
     import zarr
 
-    from diffpolicy.config.commands import ConvertConfig
-    from diffpolicy.datasets.conversion_changes import Changes
-
     path = FORMATS / "umi" / "dataset.zarr.zip"
     with Opened(path) as opened:
         assert opened.seen == "a UMI data set in zarr" and opened.importer.fps is None
@@ -712,6 +725,17 @@ def test_hdf5_of_another_layout(tmp_path):
     with h5py.File(tmp_path / "mine.h5", "w") as file:
         file["velocities"] = np.zeros(3)
     _refused(tmp_path / "mine.h5", "it holds velocities", "npz")
+
+
+@pytest.mark.parametrize("name", formats())
+def test_a_format_that_is_named_and_is_not_there(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.hdf5").write_text("text")
+    for source in (tmp_path / "empty", tmp_path / "text.hdf5"):
+        with pytest.raises(ValueError) as refused, located(source):
+            reader, _ = recognize(source, name)
+            reader(source, lambda said: None)
+        assert source.name in str(refused.value)
 
 
 def test_nothing_that_is_known(tmp_path):

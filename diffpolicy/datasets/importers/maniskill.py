@@ -193,7 +193,9 @@ def _candidates(path: Path) -> list[Path]:
 
 
 def _h5(path: Path) -> Path:
-    return path if path.is_file() else _candidates(path)[0]
+    found = [path] if path.is_file() else _candidates(path)
+    require(found, f"{path} holds no file of ManiSkill", "a .h5 file with traj_0 and so on")
+    return found[0]
 
 
 def _json(path: Path) -> dict[str, Any]:
