@@ -40,6 +40,7 @@ class NpzImporter(Importer):
     def __init__(self, path: Path, say: Say) -> None:
         super().__init__(path, say)
         self._files = _files(path)
+        require(self._files, f"{path} is no npz file and holds none", "a .npz file, or a folder of them")
         self._whole = self._load(self._files[0], "the recording") if path.is_file() else None
         self._ends = self._episode_ends()
         self._facts = [self._single_values(file) for file in self._files]
