@@ -1,9 +1,14 @@
 """The doctor of recordings: each fault is found at its frame, and a sound recording has none."""
 
+import shlex
+
 import numpy as np
 import pytest
 from inspected import Memory, demonstration, findings, sound
 
+from diffpolicy.config import RunConfig
+from diffpolicy.config.commands import ConvertConfig
+from diffpolicy.config.compose import GROUPS, prepare
 from diffpolicy.datasets.importers import Episode
 from diffpolicy.datasets.inspection.findings import find
 from diffpolicy.datasets.inspection.measure import measure
@@ -183,11 +188,15 @@ def test_pictures_of_the_wrong_shape():
     for episode in episodes:
         episode["front"] = np.moveaxis(episode["front"], -1, 1)
     found = only(findings(episodes), "axes")
-    assert found.severity == "breaks" and "np.moveaxis(x, 1, -1)" in found.cure
+    assert found.severity == "breaks" and "'front' has shape (N, 3, 8, 8)" in found.says
+    assert "np.moveaxis(x, 1, -1)" in found.says
     rng = np.random.default_rng(0)
     for episode in episodes:
         episode["front"] = rng.integers(0, 1000, (len(episode["state"]), 32, 32)).astype(np.uint16)
-    assert "x[..., None]" in only(findings(episodes), "picture_shape").cure
+    assert "x[..., None]" in only(findings(episodes), "axes").says
+    for episode in episodes:
+        episode["front"] = rng.integers(0, 256, (len(episode["state"]), 64 * 65)).astype(np.uint8)
+    assert "4,160 numbers in a frame" in only(findings(episodes), "flattened").says
 
 
 def _turning(kind):
@@ -318,3 +327,30 @@ def test_the_largest_scores_keep_their_places():
         bound[dim] = -10
         best = np.argsort(-scores[:, :, dim].ravel())[:16]
         assert {at.place for at in largest.above(bound)} == {Place(i // 50, i % 50) for i in best.tolist()}
+
+
+def test_every_setting_that_is_proposed_exists():
+    episodes = sound()
+    for number, episode in enumerate(episodes):
+        length = len(episode["state"])
+        angle = np.linspace(0.1, 1, length)[:, None]
+        episode["eef_quat"] = np.hstack([np.sin(angle) * [0.48, 0.6, 0.64], np.cos(angle)])
+        episode["arm.joint"] = (angle + number) * 9 % (2 * np.pi) * [1, 1]
+        episode["action"] = np.repeat(episode["state"][:1], length, 0)
+        episode["stamp"] = np.arange(length) * 0.05
+        episode["front"][1::2] = episode["front"][::2][: length // 2]
+        if number == 3:
+            episodes[3] = {
+                name: np.concatenate([values[:1].repeat(300, 0), values]) for name, values in episode.items()
+            }
+    episodes[2]["state"][5] = 1e4
+    episodes[5] = episodes[4]
+    known = [Episode(i, f"demo_{i}", task=f"task {i // 6}", success=i > 0) for i in range(12)]
+    cures = [one.cure for one in findings(episodes, known=known, roles={"stamp": "other"}).values() if one.cure]
+    assert len(cures) >= 8, cures
+    for cure in cures:
+        words = [word.strip(",") for word in shlex.split(cure) if "=" in word]
+        if cure.startswith("diffpolicy convert"):
+            prepare("convert", ConvertConfig, (), words)
+        else:
+            prepare("train", RunConfig, GROUPS, [word for word in words if word.startswith("dataset.")])

@@ -1,6 +1,8 @@
 """What `diffpolicy inspect` prints and writes, for files of several formats."""
 
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +71,8 @@ def test_a_page_is_one_file_without_links(tmp_path, spiked):
     assert found.findings[0].says in page and found.findings[0].cure in page
     assert not re.search(r"https?://|<script|<link|@import", page)
     sources = re.findall(r'src="([^"]{0,22})', page)
-    assert set(sources) == {"data:image/png;base64,"} and len(sources) == 4 * 3 + 3  # thumbnails, and sheets
+    assert set(sources) == {"data:image/png;base64,"}
+    assert len(sources) == 4 * 3 + 1 + 3  # thumbnails, a sheet, numbers over time
     assert page.count("<svg") == 1 + 3 + 3 + 2  # lengths, and numbers of action, state and goal
     with pytest.raises(FileExistsError, match="choose another name"):
         write_page(tmp_path / "page.html", found)
@@ -114,6 +117,29 @@ def test_files_are_verified(tmp_path):
     assert typed("inspect", path, "--verify", cwd=tmp_path) == f"{path}: every file is as it was written\n"
     (path / "data/action/c/0/0").write_bytes(b"")
     assert "data/action/c/0/0 is not what was written" in typed("inspect", path, "verify=true", cwd=tmp_path, code=1)
+
+
+KINDS = {
+    "lerobot_v30/state": {"tasks", "idle"},
+    "lerobot_v30/multi_h264": {"tasks", "idle"},
+    "lerobot_v21/video": {"tasks", "idle"},
+    "minari/tinygoal/pixels-v0": {"no_rate"},
+    "minari/fetchreach/arrow-v0": {"no_rate", "constant"},
+    "robomimic/robomimic_low_dim.hdf5": {"no_rate", "constant", "quaternion"},
+    "umi/dataset.zarr.zip": {"no_rate", "no_action", "rotation_vector"},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_recordings_of_other_formats(name, tmp_path):
+    """Written by the formats' own tools, and sound: what is said of them is true of them."""
+    root = os.environ.get("DIFFPOLICY_DATA")
+    if root is None or not (path := Path(root) / "formats" / name).exists():
+        pytest.skip("DIFFPOLICY_DATA names no folder with recordings of other formats")
+    found = inspect_dataset(path)
+    assert {one.kind for one in found.findings} == KINDS[name], str(found)
+    if found.measured.pictures:
+        write_page(tmp_path / "page.html", found)
 
 
 def test_recordings_of_one_frame_or_one_number(tmp_path):

@@ -21,6 +21,7 @@ from diffpolicy.datasets.inspection.finding import (
 )
 from diffpolicy.datasets.inspection.measure import Measured, Measurements
 from diffpolicy.datasets.inspection.numbers import Place
+from diffpolicy.datasets.window_index import frames_needed
 
 _OUTLYING = 4.0
 """An episode is unusually long or short at so many times the median, or a fraction of that: people vary by 2."""
@@ -89,7 +90,7 @@ def tasks(m: Measurements) -> Iterator[Finding]:
 def lengths(m: Measurements) -> Iterator[Finding]:
     """Find episodes too short to train on, and unusually short or long ones."""
     sizes = PolicyConfig()
-    needed = sizes.horizon - sizes.obs_horizon - sizes.action_horizon + 2
+    needed = frames_needed(sizes.horizon, sizes.obs_horizon, sizes.action_horizon)
     short = [one for one in m.episodes if one.length < needed]
     if short:
         says = f"{plural(len(short), 'episode')} shorter than {needed} frames, too short for a window of the default"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from diffpolicy.datasets.checks import VECTOR
 from diffpolicy.datasets.inspection.finding import BREAKS, HURTS, NOTE, Finding, convert, listed, plural, without
 from diffpolicy.datasets.inspection.measure import Measurements
 from diffpolicy.datasets.inspection.numbers import Extreme, Numbers, Place
@@ -33,7 +34,6 @@ _SMOOTH = 0.1
 """Where 99% of the changes are below this fraction of the range, an array is a motion, in which a jump is a fault."""
 
 _STATE = 16  # numbers up to which an array may be what a robot is told to be at
-_PICTURE_SIDE = 16  # sizes from which a two-dimensional frame of whole numbers looks like a picture
 
 
 def no_action(m: Measurements) -> Iterator[Finding]:
@@ -49,13 +49,12 @@ def no_action(m: Measurements) -> Iterator[Finding]:
             yield Finding(BREAKS, "no_action", says, "record others", Place(m.episodes[0].episode.number, 0), 1)
 
 
-def maps(m: Measurements) -> Iterator[Finding]:
-    """Find pictures that are stored as numbers, for want of a channel axis."""
-    for name, one in m.numbers.items():
-        shape, whole = one.array.shape, one.array.dtype.kind in "u"
-        if len(shape) == 2 and min(shape) >= _PICTURE_SIDE and whole:
-            says = f"{name} has frames of shape {shape} {one.array.dtype}: pictures without an axis for channels"
-            yield Finding(BREAKS, "picture_shape", says, "store x[..., None], shape (frames, H, W, 1)", weight=1)
+def flattened(m: Measurements) -> Iterator[Finding]:
+    """Find arrays of so many numbers that they are pictures."""
+    for one in m.numbers.values():
+        if one.array.role == "observation" and one.dims > VECTOR and len(one.array.shape) == 1:
+            says = f"{one.name} has {one.dims:,} numbers in a frame, as flattened pictures have"
+            yield Finding(HURTS, "flattened", says, "store them as (frames, height, width, channels) uint8", weight=1)
 
 
 def spikes(m: Measurements) -> Iterator[Finding]:

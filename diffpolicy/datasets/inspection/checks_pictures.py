@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from diffpolicy.datasets.checks import check_camera
 from diffpolicy.datasets.inspection.finding import BREAKS, HURTS, NOTE, Finding, down_sampled, listed, plural, without
 from diffpolicy.datasets.inspection.measure import Measurements
 from diffpolicy.datasets.inspection.numbers import Place
 from diffpolicy.datasets.inspection.pictures import Pictures
-
-_CHANNELS = (1, 3, 4)
 
 _FROZEN = 0.2
 """Fraction of pictures that stay the same while the robot moves from which a camera is slower than the recording."""
@@ -25,13 +24,12 @@ _BAD = 0.01
 
 
 def axes(m: Measurements) -> Iterator[Finding]:
-    """Find pictures with their channels in front."""
-    for name, camera in m.pictures.items():
-        shape = camera.array.shape
-        if shape[2] not in _CHANNELS:
-            says = f"{name} has pictures of shape {shape}, {shape[2]} channels"
-            cure = "store np.moveaxis(x, 1, -1)" if shape[0] in _CHANNELS else "store (frames, H, W, 1, 3 or 4)"
-            yield Finding(BREAKS, "axes", says, cure, weight=1)
+    """Find pictures with their channels in front, or without any."""
+    for name, array in m.arrays.items():
+        try:
+            check_camera(name, (0, *array.shape), array.dtype)
+        except ValueError as error:
+            yield Finding(BREAKS, "axes", str(error), weight=1)
 
 
 def frozen(m: Measurements) -> Iterator[Finding]:

@@ -57,7 +57,8 @@ def convert(setting: str) -> str:
 
 def without(m: Measurements, numbers: Sequence[int]) -> str:
     """Return the command that leaves episodes out."""
-    left = [one.episode.number for one in m.episodes if one.episode.number not in set(numbers)]
+    out = set(numbers)
+    left = [one.episode.number for one in m.episodes if one.episode.number not in out]
     return convert(f"episodes={ranges(left)}") if left else "record others"
 
 

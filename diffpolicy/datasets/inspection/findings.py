@@ -9,7 +9,7 @@ from diffpolicy.datasets.inspection import proposals
 from diffpolicy.datasets.inspection.finding import SEVERITIES, Check, Finding
 from diffpolicy.datasets.inspection.measure import Measurements
 
-WITHOUT_EPISODES: tuple[Check, ...] = (episodes.damaged, episodes.said, pictures.axes, numbers.maps)
+WITHOUT_EPISODES: tuple[Check, ...] = (episodes.damaged, episodes.said, pictures.axes, numbers.flattened)
 """Checks of what a recording says of itself, which hold also where no episode can be read."""
 
 CHECKS: tuple[Check, ...] = (

@@ -20,7 +20,10 @@ from diffpolicy.datasets.inspection.rotations import Rotations
 from diffpolicy.util.files import new_digest
 
 SHOWN = 4
-"""Episodes of which the page shows pictures."""
+"""Episodes of which the page shows pictures and numbers over time."""
+
+LINES = 32
+"""Numbers of an array that are shown over time."""
 
 DRAWN = 24
 """Episodes whose trajectories are drawn."""
@@ -87,6 +90,7 @@ class Measurements:
         pictures: by camera.
         moments: of each action (by name) and each state (by name).
         trajectories: array -> [(number of the episode, its first two numbers (L, 2))].
+        traces: array -> [(number of the episode, frames (L,), its numbers (L, up to `LINES`))].
         clock: the usual time between two frames, in whatever unit timestamps have; None without any.
         said: what the reader said, a sentence each.
     """
@@ -102,6 +106,7 @@ class Measurements:
     pictures: dict[str, Pictures] = field(default_factory=dict)
     moments: dict[str, dict[str, Moments]] = field(default_factory=dict)
     trajectories: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
+    traces: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = field(default_factory=dict)
     clock: float | None = None
     said: Sequence[str] = ()
 
@@ -178,9 +183,12 @@ def _add(
         found.numbers[name].add(values, number)
         if name in found.rotations:
             found.rotations[name].add(values, number)
+        step = -(-length // _POINTS)
         if drawn and values.shape[1] >= 2:
-            step = -(-length // _POINTS)
             found.trajectories.setdefault(name, []).append((number, values[::step, :2].copy()))
+        if shown and not found.numbers[name].wide:
+            lines = values[::step, :LINES].copy()
+            found.traces.setdefault(name, []).append((number, np.arange(0, length, step), lines))
     for action, states in found.moments.items():
         for state, moments in states.items():
             moments.add(flat[action], flat[state])

@@ -44,15 +44,17 @@ class Sample:
 
     def __init__(self, dims: int) -> None:
         self._limit = max(1024, _SAMPLED // max(dims, 1))
-        self._every, self._seen = 1, 0
+        self._every, self._seen, self._count = 1, 0, 0
         self._kept: list[np.ndarray] = []
 
     def add(self, values: np.ndarray) -> None:
         """Add frames (L, D)."""
         self._kept.append(values[-self._seen % self._every :: self._every].copy())
         self._seen += len(values)
-        while sum(map(len, self._kept)) > self._limit:
-            self._kept = [np.concatenate(self._kept)[::2]]
+        self._count += len(self._kept[-1])
+        while self._count > self._limit:
+            self._kept = [np.concatenate(self._kept)[::2].copy()]
+            self._count = len(self._kept[0])
             self._every *= 2
 
     @property

@@ -51,14 +51,14 @@ def write_page(file: Path, inspection: Inspection) -> None:
         "lengths": _bars(np.histogram(m.lengths, bins=_BINS)[0]) if m.episodes else "",
         "length_range": (int(m.lengths.min()), int(m.lengths.max())) if m.episodes else None,
         "arrays": [_array(m, name) for name in m.arrays],
-        "tables": [_table(one) for one in m.numbers.values() if one.count and not one.wide],
+        "tables": [_table(m, one) for one in _tabled(m)],
         "related": list(related(m)),
         "relations": list(_relations(m)),
         "cameras": [_camera(m, name) for name in m.pictures],
         "sheets": [
             {"name": name, "picture": embedded(_sheet(m, name), "image/png")}
             for name in m.trajectories
-            if m.arrays[name].role in ("action", "observation")
+            if m.arrays[name].role == "action"
         ],
         "attrs": {key: plain(value) for key, value in inspection.attrs.items()},
     }
@@ -98,7 +98,9 @@ def require_new(files: Sequence[Path]) -> None:
 def _sheet(m: Measurements, key: str) -> bytes:
     drawn, one = m.trajectories[key], m.numbers[key]
     lines = max(1, min(_LINES, -(-len(drawn) // _COLUMNS)))
-    figure = Figure(figsize=(2 * _COLUMNS, 2.1 * lines), layout="constrained")
+    height = 2.1 * lines + 0.4  # inches
+    figure = Figure(figsize=(2 * _COLUMNS, height))
+    figure.subplots_adjust(0.01, 0.05 / height, 0.99, 1 - 0.6 / height, wspace=0.05, hspace=0.15)
     low, high = one.low[:2], one.high[:2]
     low, high = np.where(low < high, low, low - 0.5), np.where(low < high, high, high + 0.5)
     grid = figure.subplots(lines, _COLUMNS, squeeze=False).ravel()
@@ -112,6 +114,24 @@ def _sheet(m: Measurements, key: str) -> bytes:
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
     figure.suptitle(f"{key}: its first two numbers, early (dark) to late (light)", fontsize=10)
+    return _png(figure)
+
+
+def _over_time(m: Measurements, one: Numbers) -> bytes:
+    """The numbers of some episodes against the frame, a line for each dimension."""
+    traces = m.traces[one.name]
+    figure = Figure(figsize=(2 * _COLUMNS, 2))
+    figure.subplots_adjust(0.05, 0.12, 0.99, 0.9, wspace=0.04)
+    panels = figure.subplots(1, len(traces), sharey=True, squeeze=False)[0]
+    for axes, (number, frames, values) in zip(panels, traces, strict=True):
+        axes.plot(frames, values, linewidth=0.8)
+        axes.set_title(f"episode {number}", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.set_xlim(0, max(int(frames[-1]), 1))
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=90)
     return stream.getvalue()
@@ -144,8 +164,15 @@ def _array(m: Measurements, name: str) -> dict[str, Any]:
     }
 
 
-def _table(one: Numbers) -> dict[str, Any]:
-    """A line for each dimension of an array."""
+def _tabled(m: Measurements) -> list[Numbers]:
+    """The arrays that have a section of their own: actions first, then what is observed, then the rest."""
+    roles = ("action", "observation", "other")
+    found = [one for one in m.of_role(*roles) if one.count]
+    return sorted(found, key=lambda one: roles.index(one.array.role))
+
+
+def _table(m: Measurements, one: Numbers) -> dict[str, Any]:
+    """A line for each dimension of an array, and a plot of some episodes."""
     quantiles = one.quantiles(*_QUANTILES)
     sample = one.sample
     lines = []
@@ -157,7 +184,16 @@ def _table(one: Numbers) -> dict[str, Any]:
         counts, _ = np.histogram(sample[:, dim], bins=_BINS, range=(one.low[dim], one.high[dim]))
         lines.append({"label": one.label(dim), "values": [_number(v) for v in values], "bars": _bars(counts)})
     more = one.dims - len(lines)
-    return {"name": one.name, "unit": one.array.unit, "lines": lines, "more": more, "exact": one.exact}
+    drawn = one.array.role != "other" and one.name in m.traces
+    plot = embedded(_over_time(m, one), "image/png") if drawn else None
+    return {
+        "name": one.name,
+        "unit": one.array.unit,
+        "plot": plot,
+        "lines": lines,
+        "more": more,
+        "exact": one.exact,
+    }
 
 
 def _bars(counts: Sequence[int] | np.ndarray) -> Markup:
@@ -168,7 +204,7 @@ def _bars(counts: Sequence[int] | np.ndarray) -> Markup:
         for i, h in enumerate(heights)
         if h
     )
-    return Markup(f'<svg width="{4 * len(heights)}" height="28" role="img">{bars}</svg>')
+    return Markup(f'<svg width="{4 * len(heights)}" height="28" fill="#2a7" role="img">{bars}</svg>')
 
 
 def _relations(m: Measurements) -> Iterator[dict[str, Any]]:
