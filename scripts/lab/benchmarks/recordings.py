@@ -285,12 +285,14 @@ def _as_lerobot(film: Path, samples: int, seed: int, reopen: bool) -> tuple[int,
     (file,) = film.rglob("*.mp4")
     rng, count, before = np.random.default_rng(seed), 0, time.perf_counter()
     container = av.open(str(file))
+    container.streams.video[0].thread_type = "AUTO"
     for first in rng.integers(0, container.streams.video[0].frames - HORIZONS[1], samples):
         if reopen:
             container.close()
             container = av.open(str(file))
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        if reopen:
+            stream.thread_type = "AUTO"
         times = [(first + i) / FPS for i in range(HORIZONS[1])]
         container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
         found = []
@@ -326,7 +328,7 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     for codec in CODECS:
         with tempfile.TemporaryDirectory() as folder:
             film = _film(Path(folder), arguments.frames, codec)
-            convert(ConvertConfig(str(film), str(Path(folder, "out"))), progress=False)
+            convert(ConvertConfig(str(film), str(Path(folder, "out")), resize=arguments.resize), progress=False)
             buffer = ReplayBuffer.open(Path(folder, "out"), ["state", "action"])
             frames = ZarrFrames(Path(folder, "out"), {"camera": "camera"})
             turns: dict[str, list[float]] = {"decoded": [], "pyav": [], "cached": [], "read": []}
@@ -365,13 +367,14 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="fuzz: print every damage")
     parser.add_argument("--frames", type=int, default=600, help="conversion, reading: frames (default: 600)")
     parser.add_argument("--rounds", type=int, default=3, help="conversion, reading: turns (default: 3)")
+    parser.add_argument("--resize", type=int, nargs=2, help="reading: height and width of the converted images")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     if arguments.part == "fuzz" and arguments.fixtures is None:
         parser.error("fuzz needs --fixtures")
     found = PARTS[arguments.part](arguments)
-    settings = {"part": arguments.part, "damages": arguments.damages, "seed": arguments.seed}
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("fixtures", "out", "verbose")}
     if arguments.out:
         write_json(arguments.out, {**found, "settings": settings, **provenance()})
     print(json.dumps({name: value for name, value in found.items() if name != "telling"}, indent=1))
