@@ -51,6 +51,7 @@ def _maniskill(folder):
 
 
 OWN = {
+    "LeRobot": lambda folder: shutil.copytree(FORMATS / "lerobot_v30" / "video", folder / "lerobot_folder"),
     "robomimic, MimicGen, LIBERO": _robomimic,
     "ACT and ALOHA": lambda folder: recordings.aloha(folder / "aloha"),
     "ManiSkill": _maniskill,
@@ -58,7 +59,7 @@ OWN = {
     "Minari": lambda folder: shutil.copytree(FORMATS / "minari" / "tinygoal" / "hdf5-v0", folder / "tinygoal-v0"),
     "Arrays in npz files": _npz,
 }
-FROM_FIXTURES = {"robomimic, MimicGen, LIBERO", "UMI", "Minari"}
+FROM_FIXTURES = {"LeRobot", "robomimic, MimicGen, LIBERO", "UMI", "Minari"}
 
 
 def test_every_format_of_the_page_is_run():
