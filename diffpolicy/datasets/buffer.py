@@ -9,25 +9,15 @@ from typing import Any, final
 
 import numpy as np
 
-from diffpolicy.datasets.checks import (
-    DEPTH,
-    IMAGE_NDIM,
-    as_array,
-    as_images,
-    check_array,
-    check_camera,
-    check_episode,
-    check_length,
-    check_meta,
-    checked_ends,
-    is_depth,
-    is_picture,
-)
+from diffpolicy.datasets.buffer_reading import read_arrays
+from diffpolicy.datasets.checks import as_array, check_array, check_episode, check_meta, checked_ends
 from diffpolicy.datasets.growing import GrowingArray
-from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
+from diffpolicy.datasets.zarr_layout import ZarrArchive
 from diffpolicy.datasets.zarr_writing import write_archive
 from diffpolicy.util.errors import located, require
 from diffpolicy.util.names import check
+
+_Arrays = Mapping[str, np.ndarray]
 
 
 @final
@@ -75,7 +65,7 @@ class ReplayBuffer:
         cls,
         episodes: Iterable[Mapping[str, Any]],
         attrs: Mapping[str, Any] | None = None,
-        meta: Mapping[str, np.ndarray] | None = None,
+        meta: _Arrays | None = None,
     ) -> ReplayBuffer:
         """Return a buffer of your own recordings, which takes the memory of the data and of one episode.
 
@@ -122,15 +112,7 @@ class ReplayBuffer:
         """
         require(not isinstance(keys, str), f"keys={keys!r}", "a list of names", f"write [{keys!r}]", TypeError)
         with ZarrArchive(path) as archive, located(archive.path):
-            known = archive.names()
-            for key in keys or ():
-                check("key", key, known, KeyError)
-            ends = checked_ends(archive.read(ENDS))  # before the data, since reading images takes a while
-            shapes = {name: archive.shape(f"data/{name}") for name in (known if keys is None else keys)}
-            if keys is None:
-                shapes = {name: shape for name, shape in shapes.items() if not _shows(archive, name, shape)}
-            require(shapes, "nothing to read but images", f"keys that name some, of {known}")
-            data = {name: _read(archive, name, shape, ends) for name, shape in shapes.items()}
+            data, ends = read_arrays(archive, keys)
             return cls(data, ends, archive.attrs(), archive.meta(len(ends)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -226,13 +208,7 @@ class ReplayBuffer:
         meta = {name: np.concatenate([self._meta[name], other._meta[name]]) for name in shared}
         return self._like(data, ends, np.concatenate([self._numbers, other._numbers]), meta)
 
-    def _like(
-        self,
-        data: Mapping[str, np.ndarray],
-        ends: np.ndarray,
-        numbers: np.ndarray,
-        meta: Mapping[str, np.ndarray],
-    ) -> ReplayBuffer:
+    def _like(self, data: _Arrays, ends: np.ndarray, numbers: np.ndarray, meta: _Arrays) -> ReplayBuffer:
         buffer = ReplayBuffer(data, ends, self.attrs, meta)
         buffer._numbers = numbers
         return buffer
@@ -240,23 +216,3 @@ class ReplayBuffer:
     def __repr__(self) -> str:
         arrays = ", ".join(f"{n} {v.shape[1:]} {v.dtype}" for n, v in self._data.items())
         return f"ReplayBuffer({self.n_episodes} episodes, {self.n_steps} steps: {arrays})"
-
-
-def _read(archive: ZarrArchive, name: str, shape: tuple[int, ...], ends: np.ndarray) -> np.ndarray:
-    # A recording that was cut off may hold frames of an episode that does not count yet.
-    counted = min(shape[0], int(ends[-1])) if shape and archive.is_recording() else None
-    check_length(name, (counted, *shape[1:]) if counted else shape, ends)
-    if len(shape) != IMAGE_NDIM:
-        return archive.read(f"data/{name}")[:counted]
-    dtype = archive.array(f"data/{name}").dtype
-    check_camera(name, shape, dtype)
-    images, done = np.empty(shape, DEPTH if is_depth(shape, dtype) else np.uint8), 0
-    for slab in archive.slabs(f"data/{name}"):
-        images[done : done + len(slab)] = as_images(slab, name, done)
-        done += len(slab)
-    return images[:counted]
-
-
-def _shows(archive: ZarrArchive, name: str, shape: tuple[int, ...]) -> bool:
-    """Whether an array holds pictures, with or without an axis of channels."""
-    return len(shape) == IMAGE_NDIM or is_picture(shape, archive.dtype(f"data/{name}"))

@@ -15,8 +15,8 @@ from diffpolicy.config import RunConfig, StreamConfig
 from diffpolicy.datasets import catalog
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.camera_fields import camera_fields
-from diffpolicy.datasets.catalog import DemonstrationSource
 from diffpolicy.datasets.digest import digest_of
+from diffpolicy.datasets.episode_transforms import transformed, transforms_of
 from diffpolicy.datasets.fitting import fit
 from diffpolicy.datasets.image_windows import ImageWindows
 from diffpolicy.datasets.normalizer import Normalizer
@@ -26,7 +26,7 @@ from diffpolicy.datasets.selection import choose_episodes
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.datasets.streaming import WindowStream
-from diffpolicy.datasets.transforms import Batch, EpisodeTransform, StreamedAugmentation
+from diffpolicy.datasets.transforms import Batch, StreamedAugmentation
 from diffpolicy.datasets.weights import time_to_success_weights
 from diffpolicy.datasets.window_index import frames_needed
 from diffpolicy.datasets.windows import WindowDataset
@@ -87,8 +87,8 @@ def load_windows(
     horizons = (config.policy.horizon, config.policy.obs_horizon, config.policy.action_horizon)
     choice = (data.episodes, data.seed, data.validation, frames_needed(*horizons), data.short)
     chosen, held_out, short = choose_episodes(recorded.episode_lengths, *choice)
-    transforms = _transforms(source, config)
-    copies = [source.observed(copy) for copy in _transformed(recorded, transforms)]
+    transforms = transforms_of(source, config)
+    copies = [source.observed(copy) for copy in transformed(recorded, transforms)]
     training = [copy.subset(chosen) for copy in copies]
 
     def windows(part: ReplayBuffer, weights: Tensor | None = None) -> WindowDataset | ImageWindows:
@@ -134,8 +134,8 @@ def load_demonstrations(config: RunConfig) -> ReplayBuffer:
         OSError: missing data that cannot be downloaded.
     """
     source = catalog.open_demonstrations(config)
-    changes = [transform for transform in _transforms(source, config) if not transform.adds]
-    (relabeled,) = _transformed(source.recorded(), changes)
+    changes = [transform for transform in transforms_of(source, config) if not transform.adds]
+    (relabeled,) = transformed(source.recorded(), changes)
     return source.observed(relabeled)
 
 
@@ -192,32 +192,3 @@ def _augmented(
         chosen = np.random.default_rng(key).random(batch_size) < 0.5
         batch = augmentation.change(batch, torch.from_numpy(chosen[mine]))
     return batch
-
-
-def _transforms(source: DemonstrationSource, config: RunConfig) -> list[EpisodeTransform]:
-    """The transforms of `dataset.transforms`, checked against what they are to change."""
-    names, found = config.dataset.transforms, []
-    require(len(set(names)) == len(names), f"dataset.transforms={names}", "each name once")
-    for name in names:
-        transform = catalog.transform(name)
-        suits = transform.general or name in source.transforms
-        says = f"dataset.transforms={names}: {name!r} does not suit dataset.name={config.dataset.name}"
-        require(suits, says, f"{', '.join(source.transforms) or 'none'}, or a general one")
-        if config.observation.images:
-            can = isinstance(transform, StreamedAugmentation) or (transform.keeps_images and not transform.adds)
-            says = f"dataset.transforms={names}: {name!r} cannot change images"
-            require(can, says, cure="observe vectors alone, or leave it out")
-        found.append(transform)
-    return found
-
-
-def _transformed(recorded: ReplayBuffer, transforms: Sequence[EpisodeTransform]) -> list[ReplayBuffer]:
-    """The recording with all relabelings first, then its augmented copies."""
-    copies = [recorded]
-    for transform in transforms:
-        changed = []
-        for copy in copies:
-            transform.fit(copy)
-            changed.append(transform.apply(copy))
-        copies = copies + changed if transform.adds else changed
-    return copies
