@@ -696,6 +696,27 @@ def test_depth_and_whole_numbered_images_of_npz(tmp_path):
         assert opened.importer.arrays["depth"].image and np.array_equal(opened.read(0)["depth"], depth)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_no_flipped_bit_of_npz_passes(tmp_path, save):
+    """Each is refused or changes nothing."""
+    arrays = {"obs": np.random.default_rng(0).normal(size=(30, 3)), "action": np.arange(60.0).reshape(30, 2)}
+    path = tmp_path / "a.npz"
+    save(path, **arrays)
+    content, refused = path.read_bytes(), 0
+    for offset in (*range(180), *range(180, len(content), 17)):  # all of the first header
+        flipped = bytearray(content)
+        flipped[offset] ^= 1 << offset % 8
+        path.write_bytes(flipped)
+        try:
+            with Opened(path) as opened:
+                found = opened.read(0)
+        except ValueError:
+            refused += 1
+            continue
+        assert all(np.array_equal(found[name], values) for name, values in arrays.items())
+    assert refused > len(content) // 17
+
+
 def test_pickled_arrays_of_npz_are_not_read(tmp_path):
     np.savez(tmp_path / "a.npz", action=np.array([np.zeros(2), np.zeros(3)], dtype=object))
     _refused(tmp_path / "a.npz", "equally long ones")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,10 @@ _OTHER = re.compile(r"(next_)?(rewards?|dones?|success(es)?|terminat\w+|truncat\
 _FACTS = ("fps", "task", "success")
 """Single values beside the arrays that say something of an episode."""
 
-_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError)
+_BROKEN = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError),  # the last two of a header
+)
 
 
 @final
