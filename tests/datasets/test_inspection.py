@@ -46,7 +46,7 @@ def test_one_spike_is_found_at_its_frame_and_with_what_mends_it():
     episodes[3]["action"][17, 1] = 1e4
     found = only(findings(episodes), "spike")
     assert found.severity == "hurts" and found.place == Place(3, 17)
-    assert "action[1] has a spike at frame 17 of episode 3" in found.says
+    assert "a spike in action[1] at frame 17 of episode 3" in found.says
     assert found.cure == "dataset.normalize.action[1]=quantiles, or diffpolicy convert SOURCE OUT episodes=0-2,4-11"
     episodes = sound()
     episodes[5]["state"][0] = 60.0  # a sensor that was not ready

@@ -9,17 +9,23 @@ import numpy as np
 from diffpolicy.datasets.checks import VECTOR
 from diffpolicy.datasets.inspection.finding import BREAKS, HURTS, NOTE, Finding, convert, listed, plural, without
 from diffpolicy.datasets.inspection.measure import Measurements
-from diffpolicy.datasets.inspection.numbers import Extreme, Numbers, Place
+from diffpolicy.datasets.inspection.numbers import KEPT, Extreme, Numbers, Place
 from diffpolicy.datasets.inspection.relations import LAGS, VALUE, same_at
 
 _SPIKE = 1.5
 """A spike is off its neighbors by more than so many ranges of the middle 98%: normal noise stays below 1."""
+
+_APART = 2.0
+"""The least of the spikes is so many times the largest deviation that is none: else they are a tail, no fault."""
 
 _SQUEEZED = 0.5
 """Fraction of the whole range that the middle 98% should have: below, `limits` gives less than half to the data."""
 
 _LONG_TAIL = 0.05
 """The same for values that are no single spikes; velocities and forces of sound recordings stay above."""
+
+_FEW = 3
+"""So many frames of a dimension, or one in a thousand, are a fault at most; more is what is seldom done."""
 
 _JUMP = 6.0
 """A jump is so many times the change that 99% of the changes do not exceed; in sound motions it is at most 3."""
@@ -60,8 +66,7 @@ def flattened(m: Measurements) -> Iterator[Finding]:
 def spikes(m: Measurements) -> Iterator[Finding]:
     """Find single frames that are far off their neighbors and off everything else."""
     for one in m.of_role("action", "observation"):
-        inner = one.inner_range
-        found = [at for at in one.deviations_above(_SPIKE * inner) if inner[at.dim] > 0]
+        inner, found = one.inner_range, _spikes(one)
         if not found:
             continue
         worst = found[0]
@@ -71,12 +76,33 @@ def spikes(m: Measurements) -> Iterator[Finding]:
         places = list(dict.fromkeys(at.place for at in found))
         more = f", and {plural(len(places) - 1, 'more frame')}" if len(places) > 1 else ""
         says = (
-            f"{which} has a spike at {worst.place}: {worst.score:.4g} off its neighbors, where the middle 98% of the "
+            f"a spike in {which} at {worst.place}: {worst.score:.4g} off its neighbors, where the middle 98% of the "
             f"frames span {inner[worst.dim]:.4g}{more}"
         )
         episodes = sorted({place.episode for place in places})
         cure = f"{_quantiles(one, dims)}, or {without(m, episodes)}" if squeezed else without(m, episodes)
         yield Finding(HURTS if squeezed else NOTE, "spike", says, cure, worst.place, _ratio(one, worst, inner))
+
+
+def _spikes(one: Numbers) -> list[Extreme]:
+    """The spikes of an array, the worst first."""
+    inner = one.inner_range
+    usual = np.zeros(one.dims)  # the largest deviation that is no spike
+    for at in one.deviations_above(usual):
+        if at.score <= _SPIKE * inner[at.dim]:
+            usual[at.dim] = max(usual[at.dim], at.score)
+    found = [at for at in one.deviations_above(_SPIKE * inner) if inner[at.dim] > 0]
+    least = np.full(one.dims, np.inf)
+    for at in found:
+        least[at.dim] = min(least[at.dim], at.score)
+    return _seldom(one, [at for at in found if least[at.dim] >= _APART * usual[at.dim]])
+
+
+def _seldom(one: Numbers, found: Sequence[Extreme]) -> list[Extreme]:
+    """Without the dimensions that have more of these than faults are: what happens again and again is no fault."""
+    counts = np.bincount([at.dim for at in found], minlength=one.dims)
+    few = counts <= min(max(_FEW, one.count // 1000), KEPT - 1)
+    return [at for at in found if few[at.dim]]
 
 
 def _ratio(one: Numbers, at: Extreme, inner: np.ndarray) -> float:
@@ -94,7 +120,7 @@ def long_tails(m: Measurements) -> Iterator[Finding]:
     """Find dimensions whose few large values leave most of the normalized range empty."""
     for one in m.of_role("action", "observation"):
         inner = one.inner_range
-        spiked = {at.dim for at in one.deviations_above(_SPIKE * inner)}
+        spiked = {at.dim for at in _spikes(one)}
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(one.constant, 1.0, inner / one.range)
         dims = [dim for dim in np.flatnonzero((inner > 0) & (part < _LONG_TAIL)).tolist() if dim not in spiked]
@@ -115,15 +141,15 @@ def jumps(m: Measurements) -> Iterator[Finding]:
         smooth = (one.usual_step(0.5) > 0) & (usual < _SMOOTH * inner)  # what mostly rests may be a switch
         wrapped = {dim for dim in range(one.dims) if is_angle(one, dim)}
         spiked = {at.place for at in one.deviations_above(_SPIKE * inner) if inner[at.dim] > 0}
-        for at in one.steps_above(np.maximum(_JUMP * usual, _JUMP_RANGE * inner)):
+        for at in _seldom(one, one.steps_above(np.maximum(_JUMP * usual, _JUMP_RANGE * inner))):
             place = Place(at.place.episode, at.place.frame + 1)  # steps are counted from the frame before
             if smooth[at.dim] and at.dim not in wrapped and not {place, at.place} & spiked:
-                found.setdefault(place, []).append(f"{one.label(at.dim)} by {at.score:.4g}")
+                found.setdefault(place, []).append(f"{one.label(at.dim)} jumps by {at.score:.4g}")
     if not found:
         return
     place = max(found, key=lambda at: len(found[at]))
     more = f", and {plural(len(found) - 1, 'more frame')}" if len(found) > 1 else ""
-    says = f"{listed(found[place], 3)} jump{'s' if len(found[place]) == 1 else ''} at {place}{more}"
+    says = f"a break at {place}: {listed(found[place], 3)}{more}"
     episodes = sorted({at.episode for at in found})
     cure = f"see whether an episode ends there, or {without(m, episodes)}"
     severity = HURTS if len(found[place]) >= _JOINED else NOTE
@@ -148,7 +174,7 @@ def constants(m: Measurements) -> Iterator[Finding]:
         dims = np.flatnonzero(one.constant).tolist()
         if dims and not one.constant.all():
             labels = listed([f"{one.label(dim)} = {one.low[dim]:.6g}" for dim in dims], 4)
-            says = f"{labels} never changes; a policy gives it back exactly"
+            says = f"constant: {labels}; a policy gives this back exactly"
             yield Finding(NOTE, "constant", says, weight=len(dims) / one.dims)
 
 

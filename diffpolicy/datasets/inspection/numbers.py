@@ -11,8 +11,10 @@ from diffpolicy.datasets.importers import Array
 WIDE = 512
 """Numbers in a frame above which only the range is measured: such arrays are maps or pictures, not joints."""
 
+KEPT = 16
+"""Frames that are remembered of each dimension as the most conspicuous ones."""
+
 _SAMPLED = 2**21  # numbers kept of an array for quantiles, 8 to 16 MB
-_KEPT = 16  # frames that are remembered of each dimension as the most conspicuous ones
 _NEIGHBORS = (-2, -1, 1, 2)
 
 
@@ -85,12 +87,12 @@ class Largest:
         """Add the scores (L, D) of an episode, from its first frame on."""
         if not scores.size:
             return
-        count = min(_KEPT, len(scores))
+        count = min(KEPT, len(scores))
         frames = np.argpartition(-scores, count - 1, axis=0)[:count]
         places = np.stack([np.full_like(frames, episode), frames], axis=-1)
         scores = np.concatenate([self._scores, np.take_along_axis(scores, frames, 0)])
         places = np.concatenate([self._places, places])
-        order = np.argsort(-scores, axis=0, kind="stable")[:_KEPT]
+        order = np.argsort(-scores, axis=0, kind="stable")[:KEPT]
         self._scores = np.take_along_axis(scores, order, 0)
         self._places = np.take_along_axis(places, order[..., None], 0)
 
