@@ -717,6 +717,13 @@ def test_no_flipped_bit_of_npz_passes(tmp_path, save):
     assert refused > len(content) // 17
 
 
+def test_a_header_of_npz_that_never_ends(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, action=np.random.default_rng(0).normal(size=(3000, 2)))  # its checksum comes after the header
+    path.write_bytes(path.read_bytes().replace(b"(3000, 2), }", b"(3000, 2), ("))
+    _refused(path, "a.npz")
+
+
 def test_pickled_arrays_of_npz_are_not_read(tmp_path):
     np.savez(tmp_path / "a.npz", action=np.array([np.zeros(2), np.zeros(3)], dtype=object))
     _refused(tmp_path / "a.npz", "equally long ones")
