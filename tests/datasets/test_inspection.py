@@ -41,6 +41,31 @@ def test_noisy_and_jerky_recordings_are_sound_too():
     assert all(one.severity == "note" for one in found.values()), found
 
 
+def test_a_teleoperated_arm_is_sound():
+    """Encoder noise, grippers that snap shut, velocities with long tails; the follower is 4 frames behind."""
+    rng = np.random.default_rng(1)
+
+    def arm(length):
+        knots = np.cumsum(rng.normal(size=(length // 40 + 3, 7)), axis=0)
+        frames = np.arange(length + 5)
+        joints = np.stack([np.interp(frames, np.arange(len(knots)) * 40, column) for column in knots.T], axis=1)
+        joints[:, 6] = np.cos(frames / 80) > 0.9
+        at = joints + 1e-3 * rng.normal(size=joints.shape)
+        forces = rng.exponential(size=(length, 4))
+        return {
+            "qpos": at[:length],
+            "qvel": 50 * np.diff(at, axis=0)[:length],
+            "forces": forces,
+            "action": joints[4:-1],
+        }
+
+    importer = Memory([arm(int(rng.integers(150, 400))) for _ in range(20)], fps=50.0)
+    measured = measure(importer, ())
+    assert all(one.severity == "note" for one in find(measured)), find(measured)
+    related = relations(measured.moments["action"])
+    assert [(one.state, one.state_dim, one.lag) for one in related] == [("qpos", dim, 4) for dim in range(7)]
+
+
 def test_one_spike_is_found_at_its_frame_and_with_what_mends_it():
     episodes = sound()
     episodes[3]["action"][17, 1] = 1e4
