@@ -292,6 +292,17 @@ def test_damaged_episodes_are_named_and_the_others_measured():
     assert {one.kind for one in found} == {"damaged"} and all(one.severity == "breaks" for one in found)
 
 
+def test_an_episode_whose_reader_gives_up_is_named():
+    class Failing(Memory):
+        def read(self, episode):
+            if episode.number == 2:
+                raise ValueError("a number that cannot be")
+            return super().read(episode)
+
+    found = {one.kind: one for one in find(measure(Failing(sound()), ()))}
+    assert only(found, "damaged").says == "episode 2: a number that cannot be"
+
+
 def test_one_episode_is_in_memory_at_a_time():
     importer = Memory(sound(20))
     measure(importer, ())

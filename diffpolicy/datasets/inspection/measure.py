@@ -158,8 +158,9 @@ def measure(importer: Importer, said: Sequence[str], *, progress: bool = False) 
         try:
             arrays = importer.read(episode)
             check_read(importer.path, episode, arrays, found.arrays)
-        except DamagedEpisode as error:
-            found.damaged.append((episode, str(error)))
+        except ValueError as error:  # as in a conversion, the others are read all the same
+            says = str(error) if isinstance(error, DamagedEpisode) else f"{episode.name}: {error}"
+            found.damaged.append((episode, says))
             continue
         _add(found, episode, arrays, episode.number in shown, episode.number in drawn, clocks)
         del arrays
