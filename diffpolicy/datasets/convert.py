@@ -271,9 +271,7 @@ def _read_ahead(
     def read(episode: Episode) -> _Read:
         with findings.aside() as said:
             try:
-                arrays = importer.read(episode)
-                check_read(importer.path, episode, arrays, importer.arrays)
-                return _Read(episode, changes.apply(arrays), said)
+                return _Read(episode, changes.apply(read_checked(importer, episode)), said)
             except ValueError as error:
                 says = str(error) if isinstance(error, DamagedEpisode) else f"{episode.name}: {error}"
                 return _Read(episode, None, [*said, f"left out: {says}"])
@@ -287,6 +285,26 @@ def _read_ahead(
             ahead = reader.submit(read, episodes[i + 1]) if i + 1 < len(episodes) else None
             yield result
             del result
+
+
+def read_checked(importer: Importer, episode: Episode) -> dict[str, np.ndarray]:
+    """Return the arrays of an episode, which hold what the recording says.
+
+    Args:
+        importer: the opened recording.
+        episode: one of its episodes.
+
+    Raises:
+        DamagedEpisode: it cannot be read, or holds something else than the recording says.
+    """
+    try:
+        arrays = importer.read(episode)
+    except DamagedEpisode:
+        raise
+    except ValueError as error:  # of a reader that names no episode
+        raise DamagedEpisode(f"{episode.name}: {error}") from error
+    check_read(importer.path, episode, arrays, importer.arrays)
+    return arrays
 
 
 def check_read(path: Path, episode: Episode, arrays: Mapping[str, np.ndarray], expected: Mapping[str, Array]) -> None:

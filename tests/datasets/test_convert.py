@@ -12,7 +12,7 @@ from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets import convert as converting
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.conversion_changes import Changes, looks_relative
-from diffpolicy.datasets.convert import choose, convert
+from diffpolicy.datasets.convert import choose, convert, read_checked
 from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Importer, recognize
 from diffpolicy.datasets.manifest import digest, verify
 from diffpolicy.datasets.zarr_layout import ZarrArchive
@@ -260,6 +260,25 @@ def test_damaged_episodes_are_named_and_the_others_kept(npz, tmp_path):
     assert one.startswith("left out: ") and "demo_1" in one
     assert "demo_2" in two and "'state' holds NaN or infinity at frame 4" in two
     assert _read(tmp_path / "out")[2]["source_episode"] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("episode", "says"),
+    [
+        ({"action": np.ones((5, 2))}, r"demo_1 has \['action'\]; expected \['action', 'img', 'reward', 'state'\]"),
+        ({**_episode(1, 5), "reward": np.zeros(4)}, "demo_1 has arrays of lengths"),
+        ({**_episode(1, 5), "reward": np.full(5, np.nan)}, r"demo_1: 'reward' holds NaN or infinity at frame 0"),
+        ({**_episode(1, 5), "img": np.full((5, 8, 8, 3), 0.5)}, "demo_1"),
+    ],
+)
+def test_an_episode_is_checked_as_it_is_read(npz, episode, says):
+    np.savez(npz / "demo_1.npz", **episode)
+    reader, _ = recognize(npz)
+    with reader(npz, print) as importer:
+        good, bad = importer.episodes()[:2]
+        assert sorted(read_checked(importer, good)) == ["action", "img", "reward", "state"]
+        with pytest.raises(DamagedEpisode, match=says):
+            read_checked(importer, bad)
 
 
 def test_nothing_left_says_why(npz, tmp_path):
