@@ -197,7 +197,7 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
             print(note)
     torch.manual_seed(config.seed)
     net = config.net if method_class(config).has_net else {}
-    record = replace(_with_stream(config, windows), net=net, found=_found(config, windows))
+    record = replace(_with_stream(config, windows, start), net=net, found=_found(config, windows))
     if config.env.id:
         check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
@@ -255,9 +255,15 @@ def _start(config: RunConfig) -> checkpoints.Checkpoint | None:
     return checkpoints.read(config.init_from) if own is None and config.init_from is not None else own
 
 
-def _with_stream(config: RunConfig, windows: Windows | None = None) -> RunConfig:
-    """The config with the numbers by which images are read, on which batches depend."""
-    stream = fitted(config.dataset.stream, None if windows is None else windows.train)
+def _with_stream(
+    config: RunConfig, windows: Windows | None = None, start: checkpoints.Checkpoint | None = None
+) -> RunConfig:
+    """The config with the numbers by which images are read, on which batches depend; a resumed run keeps its own."""
+    stream = config.dataset.stream
+    if start is not None and Path(config.run_dir).resolve() in start.path.resolve().parents:
+        before = load_config(start.config).dataset.stream
+        stream = replace(stream, pool=stream.pool or before.pool, run=stream.run or before.run)
+    stream = fitted(stream, None if windows is None else windows.train)
     return replace(config, dataset=replace(config.dataset, stream=stream))
 
 

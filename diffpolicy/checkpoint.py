@@ -39,6 +39,7 @@ FORMAT_VERSION = 1
 POINTERS = ("best", "last")
 _INFO = "checkpoint.json"
 _FOR_TRAINING = ("model.safetensors", "training.safetensors")  # may be deleted where a policy only acts
+_DOWNLOADED = ("*.json", "*.yaml", "*.safetensors", *POINTERS)
 _STEP = re.compile(r"step_\d{8,}")
 OTHER_BYTES = 1 << 16
 """Bytes of a checkpoint beside its tensors, at most."""
@@ -149,7 +150,7 @@ def locate(path: str | Path) -> Path:
         CheckpointError: nothing there.
         OSError: the hub does not have it, or cannot be reached.
     """
-    path = hub.download(path, "model") if hub.is_address(path) else Path(path)
+    path = _local(path)
     if (found := _target(path)) is not None:
         return found
     for folder in filter(Path.is_dir, (path / "checkpoints", path)):
@@ -159,6 +160,11 @@ def locate(path: str | Path) -> Path:
     if path.is_dir():
         return path.resolve()
     raise CheckpointError(explain(f"no checkpoint at {path}", cure=_others(path)))
+
+
+def _local(path: str | Path) -> Path:
+    """Where a path is on this machine; what is on the hub is downloaded, without videos and pages."""
+    return hub.download(path, "model", _DOWNLOADED) if hub.is_address(path) else Path(path)
 
 
 def _target(path: Path) -> Path | None:
@@ -176,6 +182,7 @@ def read(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: nothing there, a half-written or damaged one, or another format version.
     """
+    path = _local(path)
     while True:
         place = locate(path)
         try:

@@ -124,7 +124,8 @@ def server(tmp_path, monkeypatch):
 @pytest.fixture
 def run(tmp_path):
     made = tiny_policy.config(run_dir="/private_place/RUN", data_root="/private_place/data")
-    made.dataset.path = "/private_place/demos.zarr"
+    made.dataset.path, made.dataset.episodes = "/private_place/demos.zarr", "/private_place/chosen.txt"
+    made.init_from = "/private_place/OTHER"
     return tiny_policy.save(tmp_path / "RUN", made)
 
 
@@ -163,9 +164,10 @@ def test_results_stand_in_the_card(server, run, tmp_path):
         "success": {"mean": 0.75, "low": 0.5, "high": 0.9},
         "checkpoint": {
             "sha256": {"ema.safetensors": saved.sha256["ema.safetensors"]},
-            "config": {"env": {"id": "a/B"}},
+            "config": {**saved.config, "env": {"id": "a/B"}},
         },
         "episodes": [{"seed": 7}, {"seed": 8}],
+        "settings": {"checkpoint": "/private_place/RUN", "out": "/private_place/OUT", "steps": 10},
     }
     (tmp_path / "E").mkdir()
     (tmp_path / "E" / "evaluation.json").write_text(json.dumps(result))
@@ -174,6 +176,8 @@ def test_results_stand_in_the_card(server, run, tmp_path):
     card = server.repos["me/policy"]["README.md"].decode()
     assert "| success | 0.750 | 0.500 to 0.900 |" in card and "seeds 7 to 8" in card and "episode_7.mp4" in card
     assert server.repos["me/policy"]["episode_7.mp4"] == b"film"
+    shared = json.loads(server.repos["me/policy"]["evaluation.json"])
+    assert shared["settings"] == {"steps": 10} and "private_place" not in json.dumps(shared)
     result["checkpoint"]["sha256"]["ema.safetensors"] = "0"
     (tmp_path / "E" / "evaluation.json").write_text(json.dumps(result))
     error = typed("push", run, "hf://me/other", "evaluation=E", cwd=tmp_path, ok=False)

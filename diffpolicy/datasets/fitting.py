@@ -73,7 +73,7 @@ def _check(frames: dict[str, Tensor], seen: ReplayBuffer, represented: Represent
     for group, x in frames.items():
         if found := represented.wrong(group, x):
             frame, says, expected = found
-            raise ValueError(explain(f"dataset.representations.{says}: {_place(seen, frame)} holds none", expected))
+            raise ValueError(explain(f"dataset.representations.{says}: {_place(seen, frame)} is not that", expected))
 
 
 def _constants(fitted: Iterable[str], normalizer: Normalizer, represented: Representations) -> Iterator[str]:

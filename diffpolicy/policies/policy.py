@@ -101,9 +101,10 @@ class Policy:
         self.execution = execution or ExecutionConfig()
         as_is = Representations({}, {"obs": observation.vector_dim}, "action", normalizer.dim("action"))
         self.representations = representations or as_is
-        plain = self.execution.ensemble is self.execution.warm_start is self.execution.inpaint is None
-        given = f"{self.execution} with deltas between actions, of which a chunk before has others"
-        require(plain or not self.representations.chains, given, "neither ensemble, warm_start nor inpaint")
+        how = self.execution
+        uses = [name for name in ("ensemble", "warm_start", "inpaint") if vars(how)[name] is not None]
+        given = f"execution.{' and execution.'.join(uses)} with delta actions, which no earlier chunk can give"
+        require(not uses or not self.representations.chains, given, cure="set them to null")
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
 
     @property

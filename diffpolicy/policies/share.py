@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import shutil
 import tempfile
@@ -13,10 +13,12 @@ from typing import Any
 from diffpolicy import checkpoint
 from diffpolicy.config import RunConfig, load_config
 from diffpolicy.config.commands import PushConfig
-from diffpolicy.config.schema import plain
+from diffpolicy.config.schema import paths, plain
 from diffpolicy.util import hub
 from diffpolicy.util.errors import require
+from diffpolicy.util.files import write_json
 
+_PATHS = ("checkpoint", "out", "compare_to")  # settings of an evaluation that are places on a disk
 _ACTS = ("ema", "normalizer")  # what a policy needs to act
 
 _CARD = """\
@@ -85,8 +87,8 @@ def stage(config: PushConfig, folder: Path) -> Path:
     staged = checkpoint.write(folder, saved.step, tensors, plain(without_paths(run)), {})
     videos: list[str] = []
     if evaluation is not None:
-        source = Path(str(config.evaluation))
-        shutil.copy(source / "evaluation.json", staged)
+        source = Path(str(config.evaluation)).expanduser()
+        write_json(staged / "evaluation.json", evaluation)
         for video in sorted(source.glob("*.mp4")):
             shutil.copy(video, staged)
             videos.append(video.name)
@@ -96,10 +98,13 @@ def stage(config: PushConfig, folder: Path) -> Path:
 
 def without_paths(run: RunConfig) -> RunConfig:
     """Return a config in which paths are their last part: where files lay on the machine that trained is private."""
-    name = Path(run.dataset.path).name if run.dataset.path else None
-    changed = dataclasses.replace(run, run_dir=Path(run.run_dir).name, data_root=None)
-    changed.dataset = dataclasses.replace(run.dataset, path=name)
-    return changed
+    values = plain(run)
+    for place in (*paths(RunConfig), "dataset.episodes", "encoder.weights"):
+        *sections, name = place.split(".")
+        section = functools.reduce(lambda node, key: node[key], sections, values)
+        if isinstance(section.get(name), str) and not hub.is_address(section[name]):
+            section[name] = Path(section[name]).name
+    return load_config(values)
 
 
 def _evaluation(config: PushConfig, saved: checkpoint.Checkpoint) -> dict[str, Any] | None:
@@ -108,9 +113,12 @@ def _evaluation(config: PushConfig, saved: checkpoint.Checkpoint) -> dict[str, A
     file = Path(config.evaluation).expanduser() / "evaluation.json"
     require(file.is_file(), f"no evaluation at {file}", cure="run diffpolicy evaluate first", error=FileNotFoundError)
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    same = found["checkpoint"]["sha256"]["ema.safetensors"] == saved.sha256["ema.safetensors"]
+    of = found.get("checkpoint", {})
+    same = of.get("sha256", {}).get("ema.safetensors") == saved.sha256["ema.safetensors"]
     require(same, f"{file} is of another checkpoint than {saved.path}", cure="evaluate this one")
-    return found
+    config_of = plain(without_paths(load_config(of["config"])))
+    settings = {key: value for key, value in found.get("settings", {}).items() if key not in _PATHS}
+    return {**found, "checkpoint": {**of, "config": config_of}, "settings": settings}
 
 
 def _card(

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from diffpolicy.util import files
 from diffpolicy.util.errors import explain, require
+from diffpolicy.util.optional import optional
 
 _ADDRESS = re.compile(
     r"hf:/{1,2}(?:(?:datasets|models)/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<inside>.+))?"
@@ -100,11 +102,7 @@ def upload(folder: Path, path: str, kind: str, message: str, private: bool) -> s
 
 def library() -> ModuleType:
     """Return huggingface_hub. Raises ImportError, with the line that installs it, if it is missing."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ImportError(explain("huggingface_hub is missing", cure="pip install 'diffpolicy[hub]'")) from error
-    return huggingface_hub
+    return optional("huggingface_hub", "hub")
 
 
 @contextmanager
@@ -112,11 +110,16 @@ def _in_words(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn the errors of the hub's library into sentences."""
     from huggingface_hub import errors
 
+    missing = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError)
     try:
         yield
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
-        cure = "check the address, and log in with `hf auth login` if it is private"
-        raise FileNotFoundError(explain(f"{path} is not on the hub, or not for you", cure=cure)) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        says = f"{path}: the hub did not answer as it should ({str(error).strip().splitlines()[0]})"
+    except Exception as error:  # the library's own HTTP client raises errors of its own
+        refused = isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403)
+        if (isinstance(error, missing) and not isinstance(error, errors.LocalEntryNotFoundError)) or refused:
+            cure = "check the address, and log in with `hf auth login` if it is private"
+            raise FileNotFoundError(explain(f"{path} is not on the hub, or not for you", cure=cure)) from error
+        if files.is_disk_full(error):
+            raise
+        (reason, *_) = str(error).strip().splitlines() or [type(error).__name__]
+        says = f"{path}: the hub did not answer as it should ({reason})"
         raise OSError(explain(says, cure="try again later")) from error

@@ -263,7 +263,7 @@ def test_rotations_that_are_none_are_refused_by_frame_and_episode(tmp_path):
     config = recording(tmp_path / "zero.zarr", eef_rot=quaternions)
     config.dataset.representations = {"eef_rot": "quaternion_xyzw"}
     with pytest.raises(
-        ValueError, match=r"eef_rot=quaternion_xyzw: frame 17 of episode 1 holds none; expected a rot"
+        ValueError, match=r"eef_rot=quaternion_xyzw: frame 17 of episode 1 is not that; expected a rot"
     ):
         load_windows(config)
     config.dataset.representations = {"action[6]": "angle_positive"}
