@@ -270,6 +270,6 @@ def test_rotations_that_are_none_are_refused_by_frame_and_episode(tmp_path):
     config = recording(tmp_path / "angles.zarr", action=np.full((120, 7), -1.0))
     config.dataset.representations = {"action[6]": "angle_positive"}
     with pytest.raises(
-        ValueError, match=r"frame 0 of episode 0 holds none; expected angles in \[0, 2π\), or angle d"
+        ValueError, match=r"frame 0 of episode 0 is not that; expected angles in \[0, 2π\), or angle d"
     ):
         load_windows(config)
