@@ -19,7 +19,8 @@ CHANNELS = 4
 VECTOR = 4096
 """The most numbers per frame that are taken for a vector; more are pictures that were flattened by mistake."""
 
-_SMALLEST = 16  # px; (frames, a, b) whole numbers of at least so many rows and columns are taken for pictures
+SMALLEST_SIDE = 16
+"""Pixels; (frames, a, b) whole numbers of at least so many rows and columns are taken for pictures."""
 
 
 def as_array(name: str, values: Any) -> np.ndarray:
@@ -40,7 +41,7 @@ def as_array(name: str, values: Any) -> np.ndarray:
 
 def is_picture(shape: Sequence[int], dtype: np.dtype) -> bool:
     """Return whether an array (frames, H, W) of whole numbers looks like pictures without an axis of channels."""
-    return len(shape) == IMAGE_NDIM - 1 and dtype in (np.uint8, DEPTH) and min(shape[1:]) >= _SMALLEST
+    return len(shape) == IMAGE_NDIM - 1 and dtype in (np.uint8, DEPTH) and min(shape[1:]) >= SMALLEST_SIDE
 
 
 def is_depth(shape: Sequence[int], dtype: np.dtype) -> bool:

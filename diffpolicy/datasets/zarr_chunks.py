@@ -10,7 +10,7 @@ import numcodecs.registry
 import numpy as np
 import zarr
 
-from diffpolicy.util.errors import explain
+from diffpolicy.util.optional import optional
 
 
 def frames_within(array: zarr.Array, size: int) -> int:
@@ -87,9 +87,5 @@ def register_image_codecs(codecs: list[str], what: str) -> None:
     needed = [c for c in codecs if c.startswith("imagecodecs_") and c not in numcodecs.registry.codec_registry]
     if not needed:
         return
-    try:
-        from imagecodecs.numcodecs import register_codecs
-    except ImportError as error:
-        says = f"{what} is compressed with {', '.join(needed)}"
-        raise ImportError(explain(says, cure="pip install 'diffpolicy[imagecodecs]'")) from error
-    register_codecs()
+    says = f"{what} is compressed with {', '.join(needed)}, which"
+    optional("imagecodecs.numcodecs", "imagecodecs", says).register_codecs()

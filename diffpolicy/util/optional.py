@@ -8,12 +8,13 @@ from types import ModuleType
 from diffpolicy.util.errors import explain
 
 
-def optional(module: str, extra: str) -> ModuleType:
+def optional(module: str, extra: str, what: str = "this") -> ModuleType:
     """Return an imported module of a package that is an extra.
 
     Args:
         module: its full name.
         extra: of this project, which installs it.
+        what: needs it, for the message.
 
     Raises:
         ImportError: it is not installed; names the line that installs it.
@@ -22,5 +23,5 @@ def optional(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        says = explain(f"this needs the package {package} ({error})", cure=f"pip install 'diffpolicy[{extra}]'")
+        says = explain(f"{what} needs the package {package} ({error})", cure=f"pip install 'diffpolicy[{extra}]'")
         raise ImportError(says) from error

@@ -1,10 +1,10 @@
 """Every format but LeRobot: fixtures of their own tools as a plain read gives them, and damages of small files."""
 
-import builtins
 import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -229,6 +229,17 @@ def test_next_observations_of_another_kind_check_nothing(tmp_path):
         assert len(opened.read(1)["action"]) == 9
 
 
+def test_a_damaged_first_demonstration_does_not_say_what_next_observations_are(tmp_path):
+    path = recordings.robomimic(tmp_path / "demo.hdf5")
+    with h5py.File(path, "a") as file:
+        for demo in file["data"].values():
+            demo["next_obs/eef_pos"][...] = 0
+        _replace(file["data/demo_0"], "next_obs/eef_pos", np.zeros((2, 3)))
+    with Opened(path) as opened:
+        assert opened.said == ["next_obs/eef_pos is not the next obs/eef_pos, so it checks nothing"]
+        assert len(opened.read(1)["action"]) == 9
+
+
 # HDF5 itself
 
 
@@ -301,15 +312,10 @@ def test_links_in_circles(tmp_path):
 
 def test_without_h5py(tmp_path, monkeypatch):
     path = recordings.robomimic(tmp_path / "demo.hdf5")
-    original = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "h5py":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"pip install 'diffpolicy\[recordings\]'"):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(
+        ImportError, match=r"demo\.hdf5 needs the package h5py .*pip install 'diffpolicy\[recordings\]'"
+    ):
         recognize(path)
 
 
@@ -566,6 +572,18 @@ def test_minari_plain_and_discrete_spaces(tmp_path):
         assert any("whole numbers" in said for said in opened.said)
 
 
+def test_an_odd_first_episode_of_minari_does_not_say_what_the_others_hold(tmp_path):
+    arrays = {"observations": np.zeros((7, 5)), "actions": np.zeros((6, 2))}
+    folder = _write_minari(tmp_path / "plain-v0", _box([4]), _box([2]), arrays)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for number in (1, 2):
+            file.copy("episode_0", f"episode_{number}")
+            _replace(file[f"episode_{number}"], "observations", np.zeros((7, 4)))
+    _damaged(folder, 0, "frames (5,)", "(4,)")
+    with Opened(folder) as opened:
+        assert opened.importer.arrays["observation"].shape == opened.read(2)["observation"].shape[1:] == (4,)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -653,6 +671,14 @@ def test_single_values_of_npz(tmp_path):
         found = [(e.name, e.task, e.success) for e in opened.episodes]
         assert found == [("demo_9", "place", False), ("demo_10", "lift", True)]
         assert opened.importer.fps == 30 and set(opened.importer.arrays) == {"obs", "action"}
+
+
+@pytest.mark.parametrize("odd", [np.zeros((5, 4)), np.zeros((5, 3, 8, 8), np.uint8)])
+def test_an_odd_first_file_of_npz_does_not_say_what_the_others_hold(tmp_path, odd):
+    for number, obs in enumerate([odd, np.zeros((5, 3)), np.zeros((6, 3))]):
+        np.savez(tmp_path / f"{number}.npz", obs=obs, action=np.ones((len(obs), 2)))
+    with Opened(tmp_path) as opened:
+        assert opened.importer.arrays["obs"].shape == (3,)
 
 
 def test_npz_with_ends(tmp_path):

@@ -17,6 +17,7 @@ from diffpolicy.datasets.convert import convert
 from diffpolicy.datasets.importers import recognize
 from diffpolicy.datasets.importers.lerobot import LeRobotImporter
 from diffpolicy.datasets.importers.lerobot_info import Quantized, fill
+from diffpolicy.datasets.importers.pictures import decode_image, decode_picture
 
 pytest.importorskip("pyarrow")
 
@@ -253,6 +254,14 @@ def test_episodes_of_an_unfinished_index_are_recovered(name, tmp_path):
         assert all(episode.task for episode in importer.episodes())
 
 
+def test_a_lost_index_beside_a_lost_video_costs_their_episodes_only(tmp_path):
+    path = copy("lerobot_v30/multi_h264", tmp_path)
+    (path / "videos" / CAMERA / "chunk-000/file-000.mp4").unlink()
+    edit_table(path / INDEX, lambda rows: rows[:1] + rows[2:])
+    found, lost, _ = read_all(path)
+    assert sorted(found) == [2, 3, 4] and sorted(lost) == [0, 1]
+
+
 def test_version_1_is_refused_with_what_helps(tmp_path):
     (tmp_path / "meta_data").mkdir()
     (tmp_path / "train").mkdir()
@@ -326,7 +335,17 @@ def test_a_picture_with_another_checksum_is_named(tmp_path):
 
     edit_table(path / "data/chunk-000/episode_000001.parquet", flip)
     found, lost, _ = read_all(path)
-    assert sorted(found) == [0] and "frame 3: a PNG is damaged" in lost[1]
+    assert sorted(found) == [0] and "frame 3: a picture cannot be decoded (its chunk at byte" in lost[1]
+
+
+@pytest.mark.parametrize("kind", ["EPS", "BMP"])
+def test_no_other_formats_of_pictures_are_opened(kind):
+    file, out = io.BytesIO(), np.zeros((8, 9, 3), np.uint8)
+    Image.fromarray(out).save(file, format=kind)
+    with pytest.raises(ValueError, match="cannot be decoded.*cannot identify"):
+        decode_picture(file.getvalue(), out)
+    with pytest.raises(ValueError, match="cam at frame 2 cannot be decoded.*cannot identify"):
+        decode_image(file.getvalue(), "cam at frame 2")
 
 
 def test_tables_of_rewards_and_success(tmp_path):

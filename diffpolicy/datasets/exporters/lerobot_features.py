@@ -11,14 +11,6 @@ import numpy as np
 from diffpolicy.datasets.importers.base import Array
 from diffpolicy.datasets.importers.lerobot_info import CHECKS, SUCCESS
 
-_OWN = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
-
 
 @final
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ def described(features: Mapping[str, Exported], success: bool) -> dict[str, dict
     found = {name: one.description() for name, one in features.items()}
     if success:
         found[SUCCESS] = {"dtype": "bool", "shape": [1], "names": None}
-    return found | {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in _OWN.items()}
+    return found | {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in CHECKS.items()}
 
 
 def _feature_name(name: str, array: Array) -> str:

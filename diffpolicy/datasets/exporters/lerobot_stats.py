@@ -7,9 +7,10 @@ from typing import Any, final
 
 import numpy as np
 
+from diffpolicy.datasets.importers.lerobot_checks import pixel_step
+
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 KINDS = ("min", "max", "mean", "std", "count", *QUANTILES)
-_LARGE, _SMALL = 300, 150  # pixels: from what side on pixels are skipped, and to what side
 
 Stats = Mapping[str, np.ndarray]
 
@@ -30,8 +31,7 @@ def of_images(images: np.ndarray) -> dict[str, np.ndarray]:
     length, channels = len(images), images.shape[3]
     count = max(min(length, 100), min(int(length**0.75), 10_000))
     chosen = np.round(np.linspace(0, length - 1, count)).astype(int)
-    side = max(images.shape[1:3])
-    step = side // _SMALL if side >= _LARGE else 1
+    step = pixel_step(images.shape)
     levels = np.iinfo(images.dtype).max + 1
     histograms = np.zeros((channels, levels), np.int64)
     for i in chosen:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from diffpolicy.datasets.importers.base import LOOKED_AT, Array, Episode, Importer, Say, typical
-from diffpolicy.datasets.importers.forms import Form, decode_image
+from diffpolicy.datasets.importers.forms import Form
 from diffpolicy.datasets.importers.hdf5 import Hdf5, is_hdf5, numbered, of_episode
+from diffpolicy.datasets.importers.pictures import decode_image
 from diffpolicy.util.errors import require
 
 _JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")

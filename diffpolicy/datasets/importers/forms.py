@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from PIL import Image
 
+from diffpolicy.datasets.checks import SMALLEST_SIDE
 from diffpolicy.datasets.importers.base import Array, Say
 from diffpolicy.util.errors import require
 
 _CHANNELS = (1, 3, 4)
-SMALLEST_SIDE = 16
-"""From so many pixels on, two axes of whole numbers are an image."""
 
 
 @final
@@ -100,22 +97,3 @@ class Form:
 def channels_first(frame: Sequence[int]) -> bool:
     """Return whether one frame of images has its channels before height and width."""
     return len(frame) == 3 and frame[0] in _CHANNELS and frame[2] not in _CHANNELS
-
-
-def decode_image(content: bytes, what: str) -> np.ndarray:
-    """Return the image (H, W, C) uint8 of a JPEG's or PNG's bytes.
-
-    Args:
-        content: of the file.
-        what: the image is, for the message.
-
-    Raises:
-        ValueError: it cannot be decoded.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{what} cannot be decoded ({error})") from error
-    require(pixels.dtype == np.uint8, f"{what} has {pixels.dtype} pixels", "uint8")
-    return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -13,6 +13,7 @@ import numpy as np
 
 from diffpolicy.datasets.importers.base import DamagedEpisode, damaged
 from diffpolicy.util.errors import explain, require
+from diffpolicy.util.optional import optional
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LINKS = 8  # soft links that lead to soft links, at most
@@ -40,13 +41,7 @@ class Hdf5:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            says = explain(
-                f"{path} is an HDF5 file, and h5py is missing", cure="pip install 'diffpolicy[recordings]'"
-            )
-            raise ImportError(says) from error
+        h5py: Any = optional("h5py", "recordings", str(path))
         self.path, self._h5py = path, h5py
         with self._access("the file"):
             self._file = h5py.File(path, "r", locking="best-effort")

@@ -123,8 +123,7 @@ def images_differ(images: np.ndarray, stats: Stats, name: str, exact: bool) -> s
     count = int(np.asarray(said.get("count", len(images))).reshape(-1)[0])
     count = count if 0 < count <= len(images) else len(images)
     chosen = np.round(np.linspace(0, len(images) - 1, count)).astype(int)
-    side = max(images.shape[1:3])
-    step = side // _SMALL if side >= _LARGE else 1
+    step = pixel_step(images.shape)
     total, squares = np.zeros(images.shape[3]), np.zeros(images.shape[3])
     for i in chosen:
         pixels = images[i, ::step, ::step].reshape(-1, images.shape[3]).astype(np.float32) / 255
@@ -137,6 +136,12 @@ def images_differ(images: np.ndarray, stats: Stats, name: str, exact: bool) -> s
         given, recorded = (", ".join(f"{value:.3f}" for value in values) for values in (found, mean))
         return f"the images {name!r} have the mean {given}, recorded were {recorded}"
     return ""
+
+
+def pixel_step(shape: Sequence[int]) -> int:
+    """Return the step between the pixels of images (L, H, W, C) that LeRobot's statistics look at."""
+    side = max(shape[1:3])
+    return side // _SMALL if side >= _LARGE else 1
 
 
 def _stated(said: Any, kind: str, size: int) -> np.ndarray | None:

@@ -17,8 +17,14 @@ from diffpolicy.util.errors import explain, require
 INFO = "meta/info.json"
 _INFO_V1 = "meta_data/info.json"
 VERSIONS = ("v3.0", "v2.1", "v2.0")
-CHECKS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-"""Columns of every data set that count, which are compared and not kept."""
+CHECKS = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+"""Columns of every data set that count, which are compared and not kept, with their dtypes."""
 
 SUCCESS = "next.success"
 _NUMBERS = re.compile(r"float(16|32|64)|u?int(8|16|32|64)|bool")

@@ -61,6 +61,8 @@ def _clips(
         before, after = (known.get(n) for n in (numbers[0] - 1, numbers[-1] + 1))
         place, frame = 0, 0
         if before is not None and camera in before.clips:
+            if path / before.clips[camera].file not in files:
+                continue
             place = files.index(path / before.clips[camera].file)
             frame = round((before.clips[camera].stop or 0) * info.fps)
         elif numbers[0] > 0:

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say
-from diffpolicy.datasets.importers.forms import Form, decode_image
+from diffpolicy.datasets.importers.base import LOOKED_AT, Array, Episode, Importer, Say, typical
+from diffpolicy.datasets.importers.forms import Form
 from diffpolicy.datasets.importers.hdf5 import json_of, of_episode
 from diffpolicy.datasets.importers.minari_files import ArrowEpisodes, Hdf5Episodes, MinariEpisodes
 from diffpolicy.datasets.importers.minari_spaces import Leaf, leaves
+from diffpolicy.datasets.importers.pictures import decode_image
 from diffpolicy.util.errors import explain, require
 
 _MAIN, _METADATA = "main_data.hdf5", "metadata.json"
@@ -134,30 +135,38 @@ class MinariImporter(Importer):
         return np.stack(images)
 
     def _describe(self) -> dict[str, Form]:
-        """What the first readable episode holds."""
+        """Name -> form of the arrays."""
+        found, forms = self._looked_at(), {}
+        for name, (shape, dtype) in found.items():
+            role = "observation" if name in self._observations and name.split("_goal")[0] != "achieved" else "other"
+            role = "action" if name == "action" else role
+            if (form := Form.of(name, shape, dtype, role, self.say)) is not None:
+                forms[name] = form
+        require("action" in forms, f"{self.path}: actions of {found['action'][1]}", "numbers")
+        if len(self._actions) > 1:
+            names = [f"{leaf.name('action')}_{i}" for leaf in self._actions for i in range(_size(leaf))]
+            forms["action"] = forms["action"].named(names=tuple(names))
+        if any(leaf.kind != "Box" for leaf in self._actions):
+            self.say("actions are whole numbers: the policies here predict continuous ones, to be rounded")
+        return forms
+
+    def _looked_at(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape of a frame and dtype of each array, as the first two that agree have them, or else most of them."""
         said: Exception = ValueError("there is none")
+        looked: list[dict[str, tuple[tuple[int, ...], np.dtype]]] = []
         for number in self._files.numbers():
             try:
-                found = self._arrays(number)
+                found = {name: (values.shape[1:], values.dtype) for name, values in self._arrays(number).items()}
             except ValueError as error:
                 said = error
                 continue
-            forms = {}
-            for name, values in found.items():
-                role = (
-                    "observation" if name in self._observations and name.split("_goal")[0] != "achieved" else "other"
-                )
-                role = "action" if name == "action" else role
-                if (form := Form.of(name, values.shape[1:], values.dtype, role, self.say)) is not None:
-                    forms[name] = form
-            require("action" in forms, f"{self.path}: actions of {found['action'].dtype}", "numbers")
-            if len(self._actions) > 1:
-                names = [f"{leaf.name('action')}_{i}" for leaf in self._actions for i in range(_size(leaf))]
-                forms["action"] = forms["action"].named(names=tuple(names))
-            if any(leaf.kind != "Box" for leaf in self._actions):
-                self.say("actions are whole numbers: the policies here predict continuous ones, to be rounded")
-            return forms
-        raise ValueError(explain(f"{self.path}: no episode can be read ({said})"))
+            if found in looked:
+                return found
+            looked.append(found)
+            if len(looked) == LOOKED_AT:
+                break
+        require(looked, f"{self.path}: no episode can be read ({said})")
+        return looked[typical(looked)]
 
     def _count(self) -> None:
         there, stated = self._files.numbers(), self._about.get("total_episodes")

@@ -14,6 +14,7 @@ import numpy as np
 from diffpolicy.datasets.importers.hdf5 import Hdf5, numbered
 from diffpolicy.datasets.importers.minari_spaces import Leaf
 from diffpolicy.util.errors import explain, require
+from diffpolicy.util.optional import optional
 
 _SUCCESS = ("success", "is_success")
 
@@ -99,12 +100,7 @@ class ArrowEpisodes(MinariEpisodes):
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            import pyarrow
-        except ImportError as error:
-            cure = "pip install 'diffpolicy[recordings]'"
-            raise ImportError(explain(f"{path} holds Arrow files, and pyarrow is missing", cure=cure)) from error
-        self._path, self._arrow = path, pyarrow
+        self._path, self._arrow = path, optional("pyarrow", "recordings", str(path))
         self._table: tuple[int, Any] | None = None
 
     def numbers(self) -> list[int]:

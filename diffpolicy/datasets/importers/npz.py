@@ -12,11 +12,20 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from diffpolicy.datasets.checks import IMAGE_NDIM, as_images
-from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say, damaged
-from diffpolicy.datasets.importers.forms import SMALLEST_SIDE, channels_first
+from diffpolicy.datasets.checks import IMAGE_NDIM, SMALLEST_SIDE, as_images
+from diffpolicy.datasets.importers.base import (
+    LOOKED_AT,
+    Array,
+    DamagedEpisode,
+    Episode,
+    Importer,
+    Say,
+    damaged,
+    typical,
+)
+from diffpolicy.datasets.importers.forms import channels_first
 from diffpolicy.datasets.importers.hdf5 import of_episode
-from diffpolicy.util.errors import explain, require
+from diffpolicy.util.errors import require
 
 _ENDS = "episode_ends"
 _ACTIONS = ("action", "actions")
@@ -36,7 +45,7 @@ class NpzImporter(Importer):
 
     Every array has time on axis 0; one of four dimensions holds images. The actions are called "action" or "actions".
     Where all observations have a frame more than the actions, their last one is dropped. Single values called "fps",
-    "task" and "success" are what they say; others are left out.
+    "task" and "success" are what they say; others are left out. One file of several episodes is held whole.
     """
 
     summary: ClassVar[str] = "arrays in .npz files, one an episode, or one with episode_ends"
@@ -135,16 +144,31 @@ class NpzImporter(Importer):
         return ends.astype(np.int64)
 
     def _describe(self) -> dict[str, Array]:
-        """What the first readable file holds."""
-        said: Exception = ValueError("no file")
-        for number, file in enumerate(self._files):
+        """What the first two files that agree hold, or else most of those that were looked at."""
+        said, refused = ValueError("no file"), []
+        looked: list[dict[str, Array]] = []
+        for file in self._files:
             try:
-                found = self._whole or self._load(file, f"episode {number}")
-            except ValueError as error:
+                found = self._described(file)
+            except DamagedEpisode as error:
                 said = error
                 continue
-            return {name: _array(name, values) for name, values in found.items()}
-        raise ValueError(explain(f"no file can be read ({said})"))
+            except ValueError as error:  # readable, and laid out otherwise
+                refused.append(error)
+            else:
+                if found in looked:
+                    return found
+                looked.append(found)
+            if len(looked) + len(refused) == LOOKED_AT:
+                break
+        if refused and not looked:
+            raise refused[0]
+        require(looked, f"no file can be read ({said})")
+        return looked[typical(looked)]
+
+    def _described(self, file: Path) -> dict[str, Array]:
+        found = self._whole or self._load(file, "an episode")
+        return {name: _array(name, values) for name, values in found.items()}
 
     def _brought(self, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The arrays as `_array` describes them."""

@@ -246,17 +246,20 @@ class RobomimicImporter(Importer):
         return bool((rewards == 1).any()) if np.isin(rewards, (0, 1)).all() else None
 
     def _find_unchecked(self) -> set[str]:
-        """The next observations that are something else, as the first demonstration tells."""
-        try:
-            demo = next(demo for demo in self._demos if demo.length > 1)
-            opened, group = self._open(demo.file), f"data/{demo.name}"
-            wrong = {name: _next_differs(opened, group, name) for name in _compared(opened, group)}
-        except (StopIteration, ValueError):
-            return set()
-        found = {name for name, (count, _) in wrong.items() if count > demo.length // 4}
-        for name in sorted(found):
-            self.say(f"next_obs/{name} is not the next obs/{name}, so it checks nothing")
-        return found
+        """The next observations that are something else, as the first readable demonstration tells."""
+        for demo in self._demos:
+            if demo.length < 2:
+                continue
+            try:
+                opened, group = self._open(demo.file), f"data/{demo.name}"
+                wrong = {name: _next_differs(opened, group, name) for name in _compared(opened, group)}
+            except ValueError:
+                continue
+            found = {name for name, (count, _) in wrong.items() if count > demo.length // 4}
+            for name in sorted(found):
+                self.say(f"next_obs/{name} is not the next obs/{name}, so it checks nothing")
+            return found
+        return set()
 
     def _check_next(self, opened: Hdf5, group: str) -> None:
         """next_obs[t] has to be obs[t + 1]: a number that differs in one of them was damaged."""
