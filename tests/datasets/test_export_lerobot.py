@@ -227,6 +227,25 @@ def test_what_exists_is_kept_and_what_fails_leaves_nothing(recording, tmp_path, 
     assert [one.name for one in tmp_path.iterdir()] == ["set"]
 
 
+def test_episodes_that_contradict_the_recording_are_left_out(tmp_path):
+    good = {"obs": np.ones((5, 3), np.float32), "action": np.zeros((5, 2), np.float32)}
+    nan = {**good, "obs": np.full((5, 3), np.nan, np.float32)}
+    odd = [{"action": good["action"]}, {**good, "obs": good["obs"][:3]}, nan]
+    (tmp_path / "demos").mkdir()
+    for number, arrays in enumerate([good, *odd, good]):
+        np.savez(tmp_path / "demos" / f"{number}.npz", **arrays)
+    config = ExportDatasetConfig(str(tmp_path / "demos"), str(tmp_path / "set"), fps=10)
+    done = export_dataset(config, progress=False)
+    assert (done.episodes, done.frames) == (2, 10)
+    left = [said for said in done.findings if said.startswith("left out: ")]
+    for says, words in zip(
+        left, ["1 has ['action']", "lengths", "'obs' holds NaN or infinity at frame 0"], strict=True
+    ):
+        assert words in says
+    found, lost, said = read_all(tmp_path / "set")
+    assert len(found) == 2 and not lost and not said
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [({"codec": "vp9"}, "unknown codec"), ({"crf": 99}, "0 to 63"), ({"format": "rlds"}, "format")],

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffpolicy.config.commands import ExportDatasetConfig
-from diffpolicy.datasets.convert import choose
+from diffpolicy.datasets.convert import choose, read_checked
 from diffpolicy.datasets.exporters.lerobot_features import Exported, described, exported
 from diffpolicy.datasets.exporters.lerobot_stats import KINDS, Together, of_images, of_numbers
 from diffpolicy.datasets.exporters.lerobot_tables import DataWriter, IndexWriter, Places, write_tasks
@@ -95,7 +95,7 @@ def export_dataset(config: ExportDatasetConfig, *, progress: bool = True) -> Exp
             writer = opened.enter_context(_Writer(partial, config, importer, episodes))
             for episode in tqdm(episodes, desc="episodes", unit="episode", disable=not progress):
                 try:
-                    arrays = importer.read(episode)
+                    arrays = read_checked(importer, episode)
                 except DamagedEpisode as error:
                     findings.append(f"left out: {error}")
                     continue

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffpolicy.datasets.conversion_changes import moving
-from diffpolicy.datasets.convert import check_read
+from diffpolicy.datasets.convert import read_checked
 from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Importer
 from diffpolicy.datasets.inspection.numbers import Numbers, Place
 from diffpolicy.datasets.inspection.pictures import Pictures
@@ -156,11 +156,9 @@ def measure(importer: Importer, said: Sequence[str], *, progress: bool = False) 
     clocks: list[float] = []
     for episode in tqdm(episodes, desc="episodes", unit="episode", disable=not progress, leave=False):
         try:
-            arrays = importer.read(episode)
-            check_read(importer.path, episode, arrays, found.arrays)
-        except ValueError as error:  # as in a conversion, the others are read all the same
-            says = str(error) if isinstance(error, DamagedEpisode) else f"{episode.name}: {error}"
-            found.damaged.append((episode, says))
+            arrays = read_checked(importer, episode)
+        except DamagedEpisode as error:
+            found.damaged.append((episode, str(error)))
             continue
         _add(found, episode, arrays, episode.number in shown, episode.number in drawn, clocks)
         del arrays
