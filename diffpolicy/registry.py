@@ -93,7 +93,8 @@ def known(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     check("kind of the registry", kind, _OWN)
     group = f"diffpolicy.{kind}"
     own = {name: importlib.metadata.EntryPoint(name, value, group) for name, value in _OWN[kind].items()}
-    return {point.name: point for point in importlib.metadata.entry_points(group=group)} | own
+    others = {point.name: point for point in importlib.metadata.entry_points(group=group)}
+    return own | {name: point for name, point in others.items() if name not in own}
 
 
 def choices(group: str) -> list[str]:

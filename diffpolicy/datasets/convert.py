@@ -342,6 +342,6 @@ def _attributes(config: ConvertConfig, importer: Importer, changes: Changes, tas
         "names": {name: list(array.names) for name, array in arrays.items() if array.names},
         "roles": {name: array.role for name, array in arrays.items()},
         "tasks": list(tasks),
-        "source": {"name": importer.path.name, "sha256": source_digest(importer.path), **asked, **changes.settings},
+        "source": {"name": importer.path.name, "digest": source_digest(importer.path), **asked, **changes.settings},
         "recording": dict(importer.attrs),
     }

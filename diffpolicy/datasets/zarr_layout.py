@@ -300,11 +300,11 @@ class ZarrArchive:
 
     def _other_format(self) -> str | None:
         """What to do about a recording of a format that can be converted; None if it is of none."""
-        from diffpolicy.datasets.importers import recognize  # whose readers use this module
+        from diffpolicy.datasets.importers import UnknownFormat, recognize  # whose readers use this module
 
         try:
             _, seen = recognize(self.path)
-        except (ValueError, OSError):
+        except (UnknownFormat, FileNotFoundError):
             return None
         return explain(f"{self.path} is {seen}", "a replay buffer", f"diffpolicy convert {self.path} OUT")
 

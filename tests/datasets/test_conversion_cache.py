@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
-from diffpolicy.datasets import ReplayBuffer, conversion_cache, load_windows
+from diffpolicy.datasets import ReplayBuffer, conversion_cache, load_windows, source_digest
 from diffpolicy.datasets.conversion_cache import FOLDER, replay_buffer_at
 from diffpolicy.datasets.manifest import verify
 
@@ -185,3 +186,71 @@ def test_a_zip_of_something_else(tmp_path):
         archive.writestr("cat.jpg", b"")
     with pytest.raises(ValueError, match=r"photos\.zip holds no replay buffer"):
         load_windows(config(tmp_path / "photos.zip", tmp_path / "root"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("cut.hdf5", b"\x89HDF\r\n\x1a\n" + bytes(40), "cut.hdf5"),
+        ("demos.pkl", b"cos\nsystem\n", "demos.pkl is a pickle, which is not read; .*np.savez, one file an episode$"),
+        ("demos.bag", b"#ROSBAG V2.0\n", "demos.bag is a ROS bag, which is not read; write its topics"),
+    ],
+)
+def test_what_is_known_and_not_read_is_called_so(tmp_path, name, content, says):
+    if name.endswith("hdf5"):
+        pytest.importorskip("h5py")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=says) as told:
+        load_windows(config(tmp_path / name, tmp_path / "root"))
+    assert "zip" not in str(told.value) and "convert it with what it needs" not in str(told.value)
+    with pytest.raises(ValueError, match=name) as told:
+        ReplayBuffer.open(tmp_path / name)
+    assert "zip" not in str(told.value)
+
+
+def test_a_large_file_that_was_changed_in_place_is_converted_anew(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(source_digest, "WHOLE", 100)
+    monkeypatch.setattr(source_digest, "_BLOCK", 8)  # bytes, of which the changed one is none
+    file = source / "episode_0.npz"
+    before = source_digest.source_digest(source)
+    content = bytearray(file.read_bytes())
+    content[60] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(0, 0))
+    changed = source_digest.source_digest(source)
+    os.utime(file, ns=(0, 1))
+    assert len({before, changed, source_digest.source_digest(source)}) == 3
+
+
+def test_what_did_not_change_is_not_read_again(source, tmp_path, monkeypatch):
+    made = replay_buffer_at(source, tmp_path / "root", progress=False)
+    asked = []
+    monkeypatch.setattr(conversion_cache, "source_digest", lambda path: asked.append(path) or "0" * 64)
+    assert replay_buffer_at(source, tmp_path / "root", progress=False) == made and not asked
+    (note,) = (tmp_path / "root" / FOLDER).glob("*.json")
+    note.write_text("{")
+    assert replay_buffer_at(source, tmp_path / "root", progress=False) != made and len(asked) == 1
+    os.utime(source / "episode_1.npz", ns=(0, 0))
+    replay_buffer_at(source, tmp_path / "root", progress=False)
+    assert len(asked) == 2
+
+
+def test_what_was_found_is_said_every_time(source, tmp_path, capsys):
+    (source / "episode_1.npz").write_bytes(b"nothing")
+    for _ in range(2):
+        made = replay_buffer_at(source, tmp_path / "root")
+    said = capsys.readouterr().out
+    assert "2 findings when it was converted, the first: it does not say how many frames" in said
+    assert said.rstrip().endswith(f"to convert it anew, delete {made}")
+
+
+def test_poses_with_an_action_are_trained_on_where_they_are(tmp_path):
+    root, path = zarr.open_group(tmp_path / "theirs.zarr", mode="w", zarr_format=2), tmp_path / "theirs.zarr"
+    for name, size in (("robot0_eef_pos", 3), ("my_action", 2)):
+        root.create_array(f"data/{name}", data=RNG.normal(size=(20, size)))
+    root.create_array("meta/episode_ends", data=np.array([20]))
+    run = config(path, tmp_path / "root", vectors=["robot0_eef_pos"])
+    with pytest.raises(ValueError, match="action=next:robot0_eef_pos"):
+        load_windows(run)
+    run.dataset.action_key = "my_action"
+    assert load_windows(run).train.all_actions().shape == (20, 2)

@@ -427,7 +427,7 @@ def test_other_settings_on_the_same_folder_are_refused(npz, tmp_path, settings, 
 def test_a_changed_source_is_not_mixed_with_the_old_one(npz, tmp_path):
     _converted(npz, tmp_path / "out")
     np.savez(npz / "demo_4.npz", **_episode(4, 5))
-    with pytest.raises(ValueError, match=r"source\.sha256"):
+    with pytest.raises(ValueError, match=r"source\.digest"):
         _converted(npz, tmp_path / "out")
 
 

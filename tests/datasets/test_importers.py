@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import h5py
@@ -14,9 +15,10 @@ import recordings
 from PIL import Image
 from recordings import LENGTHS
 
+from diffpolicy import registry
 from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets.conversion_changes import Changes
-from diffpolicy.datasets.importers import DamagedEpisode, formats, recognize
+from diffpolicy.datasets.importers import DamagedEpisode, UnknownFormat, formats, recognize
 from diffpolicy.util.errors import located
 
 FORMATS = Path(os.environ.get("DIFFPOLICY_DATA", "/nowhere")) / "formats"
@@ -796,3 +798,23 @@ def test_nothing_that_is_known(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"of no format that is known here \(a folder with notes\.txt\)"):
         recognize(tmp_path)
+
+
+def test_a_package_that_cannot_be_imported_takes_no_other_format_along(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "demos.bag").write_text("")
+    points = [EntryPoint("lost", "nowhere_to_be_found:Lost", "diffpolicy.importer")]
+    points.append(EntryPoint("npz", "nowhere_to_be_found:Lost", "diffpolicy.importer"))
+    monkeypatch.setattr(registry.importlib.metadata, "entry_points", lambda group: points)
+    registry.known.cache_clear()
+    try:
+        assert list(registry.known("importer"))[-1] == "lost"
+        assert recognize(tmp_path / "demos.bag")[1] == "a ROS bag" and "lost" not in formats()
+        for _ in range(2):
+            with pytest.raises(UnknownFormat, match="npz: arrays in"):
+                recognize(tmp_path / "notes.txt")
+        assert capsys.readouterr().err.count("the format 'lost' is left out: importer 'lost'") == 1
+        with pytest.raises(ValueError, match="'lost' .* cannot be imported"):
+            recognize(tmp_path / "notes.txt", "lost")
+    finally:
+        registry.known.cache_clear()
