@@ -27,7 +27,9 @@ def run(config: InspectConfig) -> None:
     if config.verify:
         damaged = verify(config.path)
         print("\n".join(damaged) or f"{config.path}: every file is as it was written")
-        sys.exit(1 if damaged else 0)
+        if damaged:
+            sys.exit(1)
+        return
     inspection.require_new([Path(file) for file in (config.page, config.sheet) if file])
     found = inspection.inspect_dataset(config.path, config.format, progress=True)
     print(found)

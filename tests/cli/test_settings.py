@@ -49,10 +49,10 @@ def test_the_installed_command_answers_from_any_folder(tmp_path):
     assert done.returncode == 2 and "did you mean 'train'" in done.stderr
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
-def test_a_notebooks_plotting_backend_breaks_nothing(tmp_path, backend):
+def test_a_notebooks_plotting_backend_breaks_nothing(tmp_path):
+    environment = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     done = subprocess.run(
-        [BIN / "diffpolicy", "inspect"], cwd=tmp_path, capture_output=True, text=True, env={"MPLBACKEND": backend}
+        [BIN / "diffpolicy", "inspect"], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
 

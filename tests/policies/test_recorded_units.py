@@ -159,9 +159,7 @@ def test_chunks_before_are_brought_to_what_is_observed_now(declared, execution):
 def test_what_cannot_be_combined_is_refused():
     deltas = {"action[0:3]": "delta:eef_pos"}
     assert policy_of("flow", deltas).plan(PlanRequest(observations(1))).actions.shape == (1, T_A, 7)
-    with pytest.raises(
-        ValueError, match="deltas between actions.*; expected neither ensemble, warm_start nor inpaint"
-    ):
+    with pytest.raises(ValueError, match="execution.ensemble with delta actions.*; set them to null"):
         policy_of("flow", deltas, execution=ExecutionConfig(ensemble=0.1), t_a=4)
     run = tiny.config("ddpm")
     for mode in ({"action": "quantiles"}, {"action[1]": "quantiles"}):

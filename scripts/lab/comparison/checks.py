@@ -78,6 +78,12 @@ def training_changes(recorded: Mapping[str, Any], run: Run) -> list[str]:
         run: the plan's.
     """
     before, now = load_config(recorded), run.config
+    stream = dataclasses.replace(
+        now.dataset.stream,
+        pool=now.dataset.stream.pool or before.dataset.stream.pool,  # None is chosen by the data and stored
+        run=now.dataset.stream.run or before.dataset.stream.run,
+    )
+    now = dataclasses.replace(now, dataset=dataclasses.replace(now.dataset, stream=stream))
     unused = {"images": now.images}
     if not before.observation.images:
         unused["encoder"] = now.encoder
