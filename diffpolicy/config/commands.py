@@ -135,7 +135,7 @@ class ExportDatasetConfig:
     fps: float | None = None
     codec: str = "auto"
     crf: int = 30
-    episodes: Any = None
+    episodes: Any = as_typed(None)
     task: str | None = None
     robot: str | None = None
 

@@ -97,10 +97,15 @@ def check_length(name: str, shape: tuple[int, ...], ends: np.ndarray) -> None:
     require(shape[0] <= ends[-1], says, cure="cut the array or add the missing end")
 
 
-def check_array(name: str, values: np.ndarray, ends: np.ndarray) -> None:
-    """Raise TypeError or ValueError unless an array can stand in a replay buffer."""
+def check_name(name: str) -> None:
+    """Raise ValueError unless it can be the name of an array."""
     plain = isinstance(name, str) and name and "/" not in name and not name.startswith(".")
     require(plain, f"an array called {name!r}", "a plain word")
+
+
+def check_array(name: str, values: np.ndarray, ends: np.ndarray) -> None:
+    """Raise TypeError or ValueError unless an array can stand in a replay buffer."""
+    check_name(name)
     says = f"{name!r} has dtype {values.dtype}"
     require(values.dtype.kind in "biuf", says, "real numbers or booleans", error=TypeError)
     check_length(name, values.shape, ends)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from diffpolicy.config.commands import ConvertConfig
+from diffpolicy.datasets.checks import check_name
 from diffpolicy.datasets.importers.base import Array
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
@@ -104,7 +105,7 @@ class Changes:
         found = dict(episode)
         if self.trim:
             seen = [old for old, new in self.names.items() if self.arrays[new].role != "other"]
-            first, last = moving({name: found[name] for name in seen if name in found})
+            first, last = moving({name: found[name] for name in (*seen, *self.next_of) if name in found})
             found = {name: values[first:last] for name, values in found.items()}
         if self.every > 1:
             found = {name: values[:: self.every] for name, values in found.items()}
@@ -148,6 +149,8 @@ def _names(keys: list[str], arrays: Mapping[str, Array]) -> dict[str, str]:
         found[old] = new if colon else old
     twice = len(set(found.values())) < len(found)
     require(not twice and all(found.values()), f"keys={keys}", "different names")
+    for name in found.values():
+        check_name(name)
     return found
 
 

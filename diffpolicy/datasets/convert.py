@@ -25,7 +25,7 @@ from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Import
 from diffpolicy.datasets.importers.base import RELATIVE
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.datasets.source_digest import source_digest
-from diffpolicy.datasets.writer import EpisodeWriter
+from diffpolicy.datasets.writer import EpisodeWriter, alone
 from diffpolicy.util.errors import explain, located, require
 
 NUMBER, TASK, SUCCESS = "source_episode", "task", "success"
@@ -133,7 +133,7 @@ def convert(config: ConvertConfig, *, progress: bool = True) -> Conversion:
 
     Raises:
         FileNotFoundError: no source.
-        FileExistsError: `config.out` is something else than this conversion.
+        FileExistsError: `config.out` is something else than this conversion, or being written.
         ImportError: the format needs a package that is an extra.
         ValueError: an unknown or unreadable format, settings that do not fit the recording or what is there of the
             conversion, or no episode left.
@@ -153,9 +153,10 @@ def convert(config: ConvertConfig, *, progress: bool = True) -> Conversion:
                 findings.say(RELATIVE_ACTION)
             tasks = sorted({episode.task for episode in episodes if episode.task is not None})
             attrs = _attributes(config, importer, changes, tasks)
-        writer = EpisodeWriter(config.out, attrs)
-        findings.resume(writer.noted.get("findings", []))
-        kept = _write(importer, changes, episodes, tasks, writer, findings, progress)
+        with alone(config.out):
+            writer = EpisodeWriter(config.out, attrs)
+            findings.resume(writer.noted.get("findings", []))
+            kept = _write(importer, changes, episodes, tasks, writer, findings, progress)
     return Conversion(Path(config.out), seen, changes.arrays, kept, writer.frames, tuple(findings.lines))
 
 
@@ -336,6 +337,10 @@ def _attributes(config: ConvertConfig, importer: Importer, changes: Changes, tas
     """What a converted recording says of itself."""
     arrays = changes.arrays
     asked = {} if config.episodes is None else {"episodes": config.episodes}
+    recording = dict(importer.attrs)
+    known = recording.pop("ranges", None)
+    known = known if isinstance(known, Mapping) else {}
+    ranges = {new: known[old] for old, new in changes.names.items() if old in known}
     return {
         **({"fps": changes.fps} if changes.fps else {}),
         "units": {name: array.unit for name, array in arrays.items() if array.unit},
@@ -343,5 +348,6 @@ def _attributes(config: ConvertConfig, importer: Importer, changes: Changes, tas
         "roles": {name: array.role for name, array in arrays.items()},
         "tasks": list(tasks),
         "source": {"name": importer.path.name, "digest": source_digest(importer.path), **asked, **changes.settings},
-        "recording": dict(importer.attrs),
+        **({"ranges": ranges} if ranges else {}),
+        "recording": recording,
     }

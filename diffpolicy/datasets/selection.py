@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,7 @@ def episode_numbers(wanted: str | os.PathLike[str] | Sequence[int | str], n_epis
         parts = str(wanted).split(",")
         if not all(_RANGE.fullmatch(part) for part in parts):
             parts = _lines(Path(wanted).expanduser())
+    require(isinstance(parts, Iterable), given, "how many, or numbers and ranges such as [0,8-20]")
     found: set[int] = set()
     for part in parts:
         match = _RANGE.fullmatch(str(part))

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -23,17 +24,34 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
-from diffpolicy.datasets.checks import as_array, check_camera, check_lengths
+from diffpolicy.datasets.checks import as_array, check_camera, check_lengths, check_name
 from diffpolicy.datasets.manifest import manifest_bytes, read_manifest, verify
 from diffpolicy.datasets.zarr_chunks import frames_within
 from diffpolicy.datasets.zarr_layout import ENDS, MANIFEST, META, ZarrArchive
 from diffpolicy.datasets.zarr_writing import CHUNK_BYTES, new_array
-from diffpolicy.util.errors import require
-from diffpolicy.util.files import sha256, write_bytes
+from diffpolicy.util.errors import explain, require
+from diffpolicy.util.files import lock, sha256, write_bytes
 
 _FINISHED = "finished"  # names of the attributes that `finish` added
 _PIECE_BYTES = 8 * 2**20  # what is encoded at a time
 _CHUNK_FRAMES = 1024  # at most; the last chunk is written again with every episode
+
+
+@contextmanager
+def alone(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes from writing the recording at `path`, by a lock file beside it.
+
+    Args:
+        path: a folder, or where it will be.
+
+    Raises:
+        FileExistsError: another process writes it.
+    """
+    place = Path(path).absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    held = explain(f"{path} is being written by another process", cure="wait for it, or choose another name")
+    with lock(place.with_name(f".{place.name}.lock"), held):
+        yield
 
 
 @final
@@ -77,8 +95,8 @@ class _Tail:
 class EpisodeWriter:
     """Adds episodes to the recording at `path`, which is made if there is none.
 
-    Memory holds no more than the last chunk of every array, however long the recording, and while an episode is added
-    its chunks, compressed.
+    Memory holds the last chunk of every array, the names and digests of all files, and while an episode is added its
+    chunks, compressed. Every episode writes the manifest twice, so its bytes grow with the square of the recording.
 
     Args:
         path: a folder.
@@ -148,10 +166,12 @@ class EpisodeWriter:
             meta: numbers that are kept of it, such as `seed`; the same names for every episode.
 
         Raises:
-            ValueError: arrays or numbers of other names, or frames of other shapes, than those before, or images
-                with their channels first or without any.
+            ValueError: arrays or numbers of other names, or frames of other shapes, than those before; a name that is
+                no plain word; or images with their channels first or without any.
             OSError: as on a full disk; the episodes before stay as they are.
         """
+        for name in episode:
+            check_name(name)
         new = {f"data/{name}": as_array(name, values) for name, values in episode.items()}
         flat = next((name for name, values in new.items() if values.ndim == 0), None)
         require(flat is None, f"{flat} is a single number", "time on axis 0")

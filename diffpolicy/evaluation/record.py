@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets.manifest import digest
-from diffpolicy.datasets.writer import EpisodeWriter
+from diffpolicy.datasets.writer import EpisodeWriter, alone
 from diffpolicy.evaluation.adapters import OBS_MODE, make_env
 from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.episode import Reset
@@ -41,7 +41,7 @@ def record(config: RecordConfig) -> str:
 
     Raises:
         ValueError: settings out of range, an environment without an expert, or one that its expert cannot solve.
-        FileExistsError: `config.out` is something else than a recording.
+        FileExistsError: `config.out` is something else than a recording, or being written.
     """
     _check(config)
     env = config.env
@@ -49,23 +49,24 @@ def record(config: RecordConfig) -> str:
     make = demonstration_env(make_env(env), config.noise, config.steps_after_success)
     with closing(make()) as made:  # refuses bad options before anything is written
         fps = TaskSpec.of(made).fps
-    writer = EpisodeWriter(config.out, _attributes(config, agent, fps))
-    seeds = writer.meta.get("seeds", [])
-    tried, failed = (seeds[-1] + 1 - config.seed if seeds else 0), 0
-    with tqdm(total=config.episodes, initial=len(seeds), desc="demonstrations", unit="episode") as bar:
-        while len(seeds) < config.episodes:
-            count = config.episodes - len(seeds)
-            resets = [_reset(config, number) for number in range(tried, tried + count)]
-            with closing(demonstrate(agent, make, resets, workers=config.workers)) as demonstrations:
-                for seed, recording in demonstrations:
-                    failed = 0 if recording else failed + 1
-                    given = f"the expert failed {HOPELESS} times running"
-                    require(failed < HOPELESS, given, cure="this task is not for it")
-                    if recording:
-                        writer.add(recording, seeds=seed)
-                        seeds.append(seed)
-                        bar.update()
-            tried += count
+    with alone(config.out):
+        writer = EpisodeWriter(config.out, _attributes(config, agent, fps))
+        seeds = writer.meta.get("seeds", [])
+        tried, failed = (seeds[-1] + 1 - config.seed if seeds else 0), 0
+        with tqdm(total=config.episodes, initial=len(seeds), desc="demonstrations", unit="episode") as bar:
+            while len(seeds) < config.episodes:
+                count = config.episodes - len(seeds)
+                resets = [_reset(config, number) for number in range(tried, tried + count)]
+                with closing(demonstrate(agent, make, resets, workers=config.workers)) as demonstrations:
+                    for seed, recording in demonstrations:
+                        failed = 0 if recording else failed + 1
+                        given = f"the expert failed {HOPELESS} times running"
+                        require(failed < HOPELESS, given, cure="this task is not for it")
+                        if recording:
+                            writer.add(recording, seeds=seed)
+                            seeds.append(seed)
+                            bar.update()
+                tried += count
     tried = seeds[-1] + 1 - config.seed
     rate = wilson(len(seeds), tried)
     return (

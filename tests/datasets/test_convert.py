@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import recordings
+import zarr
 from typed import typed
 
 from diffpolicy.config.commands import ConvertConfig
@@ -15,6 +16,7 @@ from diffpolicy.datasets.conversion_changes import Changes, looks_relative
 from diffpolicy.datasets.convert import choose, convert, read_checked
 from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Importer, recognize
 from diffpolicy.datasets.manifest import digest, verify
+from diffpolicy.datasets.writer import EpisodeWriter, alone
 from diffpolicy.datasets.zarr_layout import ZarrArchive
 
 LENGTHS = (7, 5, 9, 6)
@@ -455,3 +457,52 @@ def test_attributes_are_json_of_plain_values(npz, tmp_path):
     _converted(npz, tmp_path / "out", every=2, resize=[4, 4])
     source = json.loads((tmp_path / "out" / "zarr.json").read_text())["attributes"]["source"]
     assert source["every"] == 2 and source["resize"] == [4, 4] and source["name"] == "npz"
+
+
+def test_what_a_replay_buffer_says_stays(tmp_path):
+    writer = EpisodeWriter(tmp_path / "one", {"fps": 10, "ranges": {"depth": [300, 2000]}, "robot": "arm"})
+    for seed in (7, 9):
+        writer.add({"depth": np.full((5, 8, 8, 1), 900, np.uint16), "action": np.zeros((5, 2))}, seeds=seed)
+    _converted(tmp_path / "one", tmp_path / "two", fps=None, keys=["depth:far", "action"])
+    _converted(tmp_path / "two", tmp_path / "three", fps=None)
+    for made in ("two", "three"):
+        attrs = _read(tmp_path / made)[3]
+        assert attrs["ranges"] == {"far": [300, 2000]} and attrs["recording"] == {"robot": "arm"}
+        assert [episode["seeds"] for episode in attrs["episodes"]] == [7, 9]
+
+
+def test_meta_and_rate_that_fit_nothing_are_left_out(tmp_path):
+    root = zarr.open_group(tmp_path / "theirs.zarr", mode="w", zarr_format=2, attributes={"fps": "fast"})
+    for name, values in (("data/action", np.ones((6, 2))), ("meta/episode_ends", np.array([2, 6]))):
+        root.create_array(name, data=values)
+    for name, values in (("task", np.ones((2, 2), int)), ("success", np.ones(1, int))):
+        root.create_array(f"meta/{name}", data=values)
+    result = _converted(tmp_path / "theirs.zarr", tmp_path / "out", fps=None)
+    assert result.findings[0] == "its attribute fps is 'fast', and no number of frames a second"
+    assert _read(tmp_path / "out")[2]["task"] == [-1, -1] and _read(tmp_path / "out")[2]["success"] == [-1, -1]
+
+
+def test_names_with_a_slash(tmp_path):
+    for number in range(2):
+        np.savez(tmp_path / f"{number}.npz", **{"obs/pose": np.ones((4, 3)), "action": np.zeros((4, 2))})
+    _converted(tmp_path, tmp_path / "made" / "out", episodes="0")
+    assert sorted(_read(tmp_path / "made" / "out")[0]) == ["action", "obs_pose"]
+    with pytest.raises(ValueError, match="array called 'a/b'; expected a plain word"):
+        _converted(tmp_path, tmp_path / "made" / "other", keys=["obs_pose:a/b", "action"])
+    np.savez(tmp_path / "0.npz", **{"obs/pose": np.ones((4, 3)), "obs_pose": np.ones((4, 3)), "action": np.ones(4)})
+    assert "have one name; rename one" in _converted(tmp_path, tmp_path / "made" / "third").findings[0]
+
+
+def test_idle_ends_by_what_becomes_the_action(tmp_path):
+    state = np.concatenate([np.zeros(20), np.linspace(0, 1, 30), np.ones(20)])[:, None]
+    np.savez(tmp_path / "a.npz", state=state)
+    settings = {"keys": ["action"], "action": "next:state", "trim": "idle"}
+    assert 30 <= _converted(tmp_path / "a.npz", tmp_path / "out", **settings).frames <= 33
+
+
+def test_one_writes_a_recording_and_others_are_refused(npz, tmp_path):
+    with alone(tmp_path / "out"), pytest.raises(FileExistsError, match="out is being written by another process"):
+        _converted(npz, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    _converted(npz, tmp_path / "out")
+    assert verify(tmp_path / "out") == []

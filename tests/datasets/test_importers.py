@@ -566,6 +566,15 @@ def test_minari_nested_spaces(tmp_path):
         assert np.array_equal(found["action"][:, 2], -np.arange(6.0))
 
 
+def test_minari_without_texts_for_a_text_space(tmp_path):
+    spaces = {"pose": _box([3]), "mission": _space("Text", max_length=9)}
+    arrays = {"observations/pose": np.ones((7, 3)), "observations/mission": np.array([], "S3")}
+    observation = _space("Dict", subspaces=spaces)
+    folder = _write_minari(tmp_path / "mute-v0", observation, _box([2]), {**arrays, "actions": np.ones((6, 2))})
+    with Opened(folder) as opened:
+        assert opened.episodes[0].task is None and opened.read(0)["pose"].shape == (6, 3)
+
+
 def test_minari_plain_and_discrete_spaces(tmp_path):
     arrays = {"observations": np.zeros((7, 4)), "actions": np.arange(6)}
     folder = _write_minari(tmp_path / "plain-v0", _box([4]), _space("Discrete", n=6, start=0), arrays)

@@ -262,6 +262,16 @@ def test_a_lost_index_beside_a_lost_video_costs_their_episodes_only(tmp_path):
     assert sorted(found) == [2, 3, 4] and sorted(lost) == [0, 1]
 
 
+def test_a_lost_entry_behind_a_lost_video_costs_these_two(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = copy("lerobot_v30/multi_h264", tmp_path)
+    table = parquet.read_table(path / INDEX)
+    parquet.write_table(table.filter([number != 2 for number in range(len(table))]), path / INDEX)
+    (path / "videos" / CAMERA / "chunk-000/file-001.mp4").unlink()
+    found, lost, _ = read_all(path)
+    assert sorted(found) == [0, 3, 4] and sorted(lost) == [1, 2]
+
+
 def test_version_1_is_refused_with_what_helps(tmp_path):
     (tmp_path / "meta_data").mkdir()
     (tmp_path / "train").mkdir()

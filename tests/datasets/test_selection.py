@@ -90,6 +90,7 @@ def test_a_file_of_numbers(tmp_path):
         (["5-3"], r"there is no episode 5-3"),
         ([-1], r"dataset\.episodes=\[-1\]: -1; expected numbers and ranges"),
         ([1.5], r"1\.5; expected numbers"),
+        (1.5, r"dataset\.episodes=1\.5; expected how many, or numbers"),
         (["good"], r"'good'; expected numbers"),
     ],
 )

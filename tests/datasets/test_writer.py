@@ -192,6 +192,8 @@ def test_every_damage_is_found_and_named(tmp_path):
 
 def test_what_does_not_belong_is_refused(tmp_path):
     made = record(tmp_path / "a", [0])
+    with pytest.raises(ValueError, match="array called 'eye/left'; expected a plain word"):
+        made.add({"eye/left": np.zeros((3, 4), np.float32)}, seeds=1)
     with pytest.raises(ValueError, match="equally long"):
         made.add({"state": np.zeros((3, 4), np.float32), "action": np.zeros((2, 2))}, seeds=1)
     with pytest.raises(ValueError, match=r"frames are .*\(5,\).* before"):

@@ -123,7 +123,10 @@ class Importer(ABC):
 
     @property
     def attrs(self) -> Mapping[str, Any]:
-        """Whatever else the recording says of itself, as JSON holds it, such as the robot or the environment."""
+        """Whatever else the recording says of itself, as JSON holds it, such as the robot or the environment.
+
+        "ranges" (depth camera -> [nearest, farthest]) is read by those who train on it.
+        """
         return {}
 
     @property

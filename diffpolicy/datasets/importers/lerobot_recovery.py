@@ -63,7 +63,10 @@ def _clips(
         if before is not None and camera in before.clips:
             if path / before.clips[camera].file not in files:
                 continue
-            place = files.index(path / before.clips[camera].file)
+            video = path / before.clips[camera].file
+            if video not in lengths:
+                continue
+            place = files.index(video)
             frame = round((before.clips[camera].stop or 0) * info.fps)
         elif numbers[0] > 0:
             continue

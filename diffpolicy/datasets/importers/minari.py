@@ -175,7 +175,8 @@ class MinariImporter(Importer):
 
     def _task(self, number: int) -> str | None:
         """The texts of the first observation."""
-        texts = [self._files.leaf(number, "observations", leaf)[0] for leaf in self._texts]
+        leaves = [self._files.leaf(number, "observations", leaf) for leaf in self._texts]
+        texts = [leaf[0] for leaf in leaves if len(leaf)]
         return " ".join(t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in texts) or None
 
 

@@ -109,7 +109,10 @@ class NpzImporter(Importer):
             raise damaged(file, episode, error, cure) from error
         named = [name for name in _ACTIONS if name in found]
         found = {"action" if name in named[:1] else name: values for name, values in found.items() if values.ndim}
-        return self._without_last(found)
+        plain = {name.replace("/", "_"): values for name, values in found.items()}
+        if len(plain) < len(found):
+            raise damaged(file, episode, f"two of {sorted(found)} have one name", "rename one: / becomes _")
+        return self._without_last(plain)
 
     def _without_last(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Of N + 1 observations and N actions, as simulators give them, the last observation has no action."""

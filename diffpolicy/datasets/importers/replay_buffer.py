@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,9 +32,12 @@ class ReplayBufferImporter(Importer):
             self._ends = checked_ends(self._archive.read(ENDS))
             self._opened = {name: self._archive.array(f"data/{name}") for name in self._archive.names()}
             self._attrs = self._archive.attrs()
+            self._meta = self._archive.meta(len(self._ends))
         except BaseException:
             self.close()
             raise
+        if "fps" in self._attrs and self.fps is None:
+            say(f"its attribute fps is {self._attrs['fps']!r}, and no number of frames a second")
 
     @classmethod
     def recognize(cls, path: Path) -> str | None:
@@ -58,24 +62,27 @@ class ReplayBufferImporter(Importer):
 
     @property
     def fps(self) -> float | None:
-        return self._attrs.get("fps")
+        found = self._attrs.get("fps")
+        number = isinstance(found, (int, float)) and not isinstance(found, bool) and 0 < found < math.inf
+        return found if number else None
 
     @property
     def attrs(self) -> Mapping[str, Any]:
-        rest = {name: value for name, value in self._attrs.items() if name not in _STRUCTURE}
+        rest = {name: value for name, value in self._attrs.items() if name not in _STRUCTURE}  # "ranges" among them
         return {**rest, **self._attrs.get("recording", {})}
 
     def episodes(self) -> Sequence[Episode]:
         lengths, tasks = np.diff(self._ends, prepend=0), self._attrs.get("tasks", [])
-        known = {name: self._archive.read(f"meta/{name}") for name in self._archive.meta_names()}
+        known = dict(self._meta)
+        tasked, succeeded = (known.pop(name, np.full(len(lengths), -1)) for name in ("task", "success"))
         told = self._attrs.get("episodes", [])
         told = told if len(told) == len(lengths) else [{}] * len(lengths)
         found = []
         for number, length in enumerate(lengths):
-            task, success = (int(known[name][number]) if name in known else -1 for name in ("task", "success"))
+            task, success = int(tasked[number]), int(succeeded[number])
             text = tasks[task] if 0 <= task < len(tasks) else None
             done = None if success < 0 else bool(success)
-            extra = dict(told[number])
+            extra = {**{name: values[number].item() for name, values in known.items()}, **told[number]}
             name = str(extra.pop("name", f"episode {number}"))
             found.append(Episode(number, name, int(length), text, done, extra=extra))
         return found
