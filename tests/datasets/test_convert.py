@@ -490,7 +490,7 @@ def test_names_with_a_slash(tmp_path):
     with pytest.raises(ValueError, match="array called 'a/b'; expected a plain word"):
         _converted(tmp_path, tmp_path / "made" / "other", keys=["obs_pose:a/b", "action"])
     np.savez(tmp_path / "0.npz", **{"obs/pose": np.ones((4, 3)), "obs_pose": np.ones((4, 3)), "action": np.ones(4)})
-    assert "have one name; rename one" in _converted(tmp_path, tmp_path / "made" / "third").findings[0]
+    assert "have one name); rename one" in _converted(tmp_path, tmp_path / "made" / "third").findings[0]
 
 
 def test_idle_ends_by_what_becomes_the_action(tmp_path):
