@@ -11,6 +11,7 @@ from typed import BIN, typed
 
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.manifest import digest, verify
+from diffpolicy.datasets.writer import alone
 from diffpolicy.envs.experts.pucks import DONE
 from diffpolicy.envs.pushblocks import ZONES
 from diffpolicy.evaluation import ExpertAgent, Reset, make_env
@@ -39,6 +40,12 @@ def test_the_same_for_any_number_of_workers_and_after_a_stop(made):
     assert buffer["state"].shape[1:] == (4,) and buffer["action"].shape[1:] == (2,)
     assert buffer.attrs["env"]["id"] == "diffpolicy/Detour-v0" and buffer.attrs["expert"]["lead"] > 0
     assert set(buffer.attrs["versions"]) == {"diffpolicy", "numpy", "pymunk", "zarr"}
+
+
+def test_what_is_being_recorded_is_refused(made):
+    with alone(made / "held"):
+        assert "held is being written" in _run("record", DETOUR, "episodes=1", "out=held", cwd=made, status=2)
+    assert not (made / "held").exists()
 
 
 def test_starts_are_demonstrated_again_and_again(made):

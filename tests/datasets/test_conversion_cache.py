@@ -1,6 +1,7 @@
 """Training on a recording of another format: converted once, known by its content, safe in company."""
 
 import os
+import shutil
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import recordings
 import zarr
 
 from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
@@ -254,3 +256,11 @@ def test_poses_with_an_action_are_trained_on_where_they_are(tmp_path):
         load_windows(run)
     run.dataset.action_key = "my_action"
     assert load_windows(run).train.all_actions().shape == (20, 2)
+
+
+def test_a_folder_of_several_recordings_is_called_so(tmp_path):
+    pytest.importorskip("h5py")
+    path = recordings.maniskill(tmp_path / "state", mode="state")
+    shutil.copy(path, path.parent / "second.h5")
+    with pytest.raises(ValueError, match="name one of them"):
+        load_windows(config(path.parent, tmp_path / "root"))
