@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 from datasets.lerobot_fixtures import fixture, read_all
+from typed import typed
 
-from diffpolicy.cli import main
 from diffpolicy.config.commands import ConvertConfig, ExportDatasetConfig
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.convert import convert
@@ -200,15 +200,15 @@ def test_a_recording_without_a_rate_needs_one(tmp_path):
     assert not lost and not said and found[0]["action"].shape == (4, 2)
 
 
-def test_the_command_writes_what_the_command_reads(tmp_path, capsys):
+def test_the_command_writes_what_the_command_reads(tmp_path):
     writer = EpisodeWriter(tmp_path / "demos", {"fps": 10})
     rng = np.random.default_rng(0)
     for length in (5, 9):
         writer.add({name: rng.normal(size=(length, 3)).astype(np.float32) for name in ("state", "action")})
-    main(["export-dataset", str(tmp_path / "demos"), str(tmp_path / "set"), "episodes=0-0,1", "robot=arm"])
-    assert "2 episodes, 14 frames" in capsys.readouterr().out
+    out = typed("export-dataset", "demos", "set", "episodes=0-0,1", "robot=arm", cwd=tmp_path)
+    assert "2 episodes, 14 frames" in out
     assert json.loads((tmp_path / "set/meta/info.json").read_text())["robot_type"] == "arm"
-    main(["convert", str(tmp_path / "set"), str(tmp_path / "back")])
+    typed("convert", "set", "back", cwd=tmp_path)
     before, after = (ReplayBuffer.open(tmp_path / name) for name in ("demos", "back"))
     assert np.array_equal(before["state"], after["state"]) and np.array_equal(before["action"], after["action"])
 

@@ -54,7 +54,7 @@ def test_a_method_draws_the_data_on_its_own_and_on_other_paths():
         for solver, grid in (("euler", "uniform"), ("ddpm", "uniform"), ("dpmpp_2m", "log_snr")):
             method = GenerativeProcess(own, "data", solver=solver, steps=200, grid=grid)
             method.configure(path=path)
-            x = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+            x = torch.randn(5_000, 1, generator=torch.Generator().manual_seed(0))
             field = method.field(lambda x, t, cond: gaussian_data(own, x, t))
             drawn, calls = method.draw(field, x, None, torch.Generator().manual_seed(1))
             assert calls == 200

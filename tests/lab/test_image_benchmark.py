@@ -43,6 +43,7 @@ def _command(*arguments):
     benchmark_images.main(["--runs", "runs", "--out", "out", *arguments])
 
 
+@pytest.mark.slow
 def test_the_command_measures_once_and_reports_all(folder, monkeypatch, capsys):
     _command("--only", "own", "--training", *TINY)
     found = json.loads((folder / "out/benchmark.json").read_text())

@@ -153,6 +153,7 @@ def test_frozen_it_gives_the_same_numbers(cond_dim):
     assert not torch.allclose(net(x, times[0], cond), before[0]), "frozen weights outlived those that were loaded"
 
 
+@pytest.mark.slow
 def test_compiled_for_acting_it_gives_the_same_numbers(monkeypatch):
     monkeypatch.setitem(unet1d_fast._COMPILE, "max_autotune", False)  # the search for kernels takes half a minute
     torch.manual_seed(0)
