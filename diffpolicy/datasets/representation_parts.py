@@ -104,9 +104,8 @@ class Angle(Part):
         return ((x < low - 1e-3) | (x > low + 2 * math.pi + 1e-3)).any(-1)
 
 
-@final
-class Relative(Part):
-    """Actions minus the state of now."""
+class _FromState(Part):
+    """Actions that are seen from the observed state, number by number."""
 
     moves = True
 
@@ -117,6 +116,11 @@ class Relative(Part):
     def labels(self) -> list[str]:
         key, part = sliced(self.name)
         return _each(key, part.start if part else 0, self.width)
+
+
+@final
+class Relative(_FromState):
+    """Actions minus the state of now."""
 
     def apply(self, x: Tensor, obs: Tensor) -> Tensor:
         return x - obs[:, -1:, self._state]
@@ -126,18 +130,8 @@ class Relative(Part):
 
 
 @final
-class Delta(Part):
+class Delta(_FromState):
     """Each action minus the one before it; up to now minus the state of its own step."""
-
-    moves = True
-
-    def __init__(self, name: str, state: slice) -> None:
-        super().__init__(name, state.stop - state.start)
-        self._state = state
-
-    def labels(self) -> list[str]:
-        key, part = sliced(self.name)
-        return _each(key, part.start if part else 0, self.width)
 
     def apply(self, x: Tensor, obs: Tensor) -> Tensor:
         states = obs[:, :, self._state]

@@ -37,7 +37,7 @@ class Sidecar:
 
     def write(self, path: Path) -> None:
         """Write it into a data set, with its own digest."""
-        content = json.loads(json.dumps({key: getattr(self, key) for key in self.__dataclass_fields__}))
+        content = json.loads(json.dumps(vars(self)))
         write_json(path / SIDECAR, {**content, "sha256": _digest(content)})
 
     def restored(self, features: Mapping[str, Feature]) -> dict[str, Feature]:

@@ -173,7 +173,7 @@ def _copy(frame: Any, out: np.ndarray) -> int:
     height, width, channels = out.shape
     says = f"a frame of {frame.height}x{frame.width} pixels"
     require((frame.height, frame.width) == (height, width), says, f"{height}x{width}")
-    require(not getattr(frame, "is_corrupt", False), "a frame that is corrupt")
+    require(not frame.is_corrupt, "a frame that is corrupt")
     if out.dtype == np.uint8:
         pixels = frame.to_ndarray(format="rgba" if channels == 4 else "rgb24")
         out[...] = pixels[..., :channels] if channels == 1 else pixels

@@ -3,9 +3,9 @@
 python scripts/lab/benchmarks/recordings_memory.py conversion recorder --episodes 40 400 --out memory.json
 
 `conversion`: episodes of VGA frames in npz files, converted. `export`: what came of it, written as LeRobot's format.
-`recorder`: the same kept by the `Recorder` of a rollout
-and added to a recording. `from_episodes`: the same joined in memory, beside the bytes of the data. All but the last
-must not grow with the number of episodes. Files of the source are made one by one; after the first few, as links.
+`recorder`: the same kept by the `Recorder` of a rollout and added to a recording. `from_episodes`: the same joined in
+memory, beside the bytes of the data. All but the last must not grow with the number of episodes. Files of the source
+are made one by one; after the first few, as links.
 """
 
 from __future__ import annotations
