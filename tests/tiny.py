@@ -96,10 +96,10 @@ class LineExpert:
         self._lazy = seed >= 90 and seed % 2 == 1
         self._side = 1.0 if np.random.default_rng(seed).random() < 0.5 else -1.0
 
-    def reset(self, info: Mapping[str, Any]) -> None:
+    def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
         self._start = info["place"]
 
-    def act(self, info: Mapping[str, Any]) -> np.ndarray:
+    def act(self, obs: Any, info: Mapping[str, Any]) -> np.ndarray:
         return np.array([0.0 if self._lazy else self._side, self._start])
 
 

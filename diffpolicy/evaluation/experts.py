@@ -1,4 +1,4 @@
-"""Controllers without a policy: an environment's expert, and recorded actions."""
+"""Controllers without a policy: experts, and recorded actions."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ Infos = Sequence[Mapping[str, Any]]
 
 
 class Expert(Protocol):
-    """What an installed package names as an entry point `diffpolicy.expert`, by the environment's id.
+    """What acts in one episode, knowing how the task is done.
 
-    It is made anew for every episode, as `Expert(seed, options)`, options being those of the environment.
+    An installed package names what makes it as an entry point `diffpolicy.expert`, by the environment's id.
     """
 
-    settings: Mapping[str, Any]
-    """What a recording says of its expert, as plain data."""
+    def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
+        """Start an episode, from what the environment's `reset` returned."""
 
-    def __init__(self, seed: int, options: Mapping[str, Any] | None = None) -> None: ...
-
-    def reset(self, info: Mapping[str, Any]) -> None:
-        """Start an episode, from the `info` of the environment's reset."""
-
-    def act(self, info: Mapping[str, Any]) -> np.ndarray:
-        """Return the action (A,) after the last `info`."""
+    def act(self, obs: Any, info: Mapping[str, Any]) -> np.ndarray:
+        """Return the action (A,) after the last observation and `info`."""
 
 
-def find_expert(env_id: str | None) -> type[Expert]:
-    """Return the expert of an environment.
+class MakeExpert(Protocol):
+    """A class or function that makes an expert anew for every episode."""
+
+    def __call__(self, seed: int, options: Mapping[str, Any]) -> Expert:
+        """Return an expert.
+
+        Args:
+            seed: of its random numbers.
+            options: keyword arguments of the environment.
+        """
+
+
+def find_expert(env_id: str | None) -> MakeExpert:
+    """Return what makes the expert of an environment.
 
     Raises:
         ValueError: there is none, with the environments that have one.
@@ -48,17 +55,25 @@ def find_expert(env_id: str | None) -> type[Expert]:
 
 
 class ExpertAgent(Controller):
-    """Drives an environment's expert in one or many environments.
+    """Drives experts in one or many environments, an expert for each episode.
 
     Args:
         env_id: of the environment.
-        options: of the environment.
+        options: keyword arguments of the environment.
+        expert: makes the experts; None takes the environment's own.
     """
 
-    def __init__(self, env_id: str | None, options: Mapping[str, Any] | None = None) -> None:
-        self.make, self.options = find_expert(env_id), dict(options or {})
-        self._waiting: dict[int, Expert] = {}  # until the first info of their episode
+    def __init__(
+        self, env_id: str | None, options: Mapping[str, Any] | None = None, expert: MakeExpert | None = None
+    ) -> None:
+        self.make, self.options = find_expert(env_id) if expert is None else expert, dict(options or {})
+        self._waiting: dict[int, Expert] = {}  # until the first observation of their episode
         self._experts: dict[int, Expert] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a recording says of the expert: its attribute `settings`, plain data, where it has one."""
+        return dict(getattr(self.make, "settings", None) or {})
 
     def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Make new experts with these seeds, which are needed, one per environment."""
@@ -66,16 +81,17 @@ class ExpertAgent(Controller):
         self._waiting |= {env_id: self.make(seed, self.options) for env_id, seed in zip(env_ids, seeds, strict=True)}
 
     def act(self, obs: Observation, env_ids: Sequence[int] | None = None, infos: Infos | None = None) -> np.ndarray:
-        """Return the experts' actions (B, A) float32. They see the `infos` alone, which are needed."""
+        """Return the experts' actions (B, A) float32; they see `obs` and `infos`, which are needed."""
         require(infos is not None, "no infos", "the info of every environment, since experts see the whole state")
         infos = infos or []
         env_ids = range(len(infos)) if env_ids is None else env_ids
         actions = []
-        for env_id, info in zip(env_ids, infos, strict=True):
+        for i, (env_id, info) in enumerate(zip(env_ids, infos, strict=True)):
+            seen = {key: values[i] for key, values in obs.items()} if isinstance(obs, Mapping) else obs[i]
             if env_id in self._waiting:
                 self._experts[env_id] = self._waiting.pop(env_id)
-                self._experts[env_id].reset(info)
-            actions.append(np.asarray(self._experts[env_id].act(info), np.float32))
+                self._experts[env_id].reset(seen, info)
+            actions.append(np.asarray(self._experts[env_id].act(seen, info), np.float32))
         return np.stack(actions)
 
 

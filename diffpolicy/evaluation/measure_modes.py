@@ -71,7 +71,7 @@ def measure_modes(
     return {
         "all_starts": _measured(demonstrated, episodes, task),
         "fixed_start": {"state": start, **_measured([episode.mode for episode in shown], again, task)},
-        "expert": dict(expert.make.settings),
+        "expert": expert.settings,
     }
 
 

@@ -134,7 +134,7 @@ def _attributes(config: RecordConfig, agent: ExpertAgent, fps: float) -> dict[st
     optional = {"starts": config.starts, "linger": config.steps_after_success}
     return {
         "env": {"id": config.env.id, "options": dict(config.env.options)},
-        "expert": dict(agent.make.settings),
+        "expert": agent.settings,
         "fps": fps,
         "first_seed": config.seed,
         "noise": config.noise,

@@ -2,10 +2,12 @@
 
 ```python
 expert = EXPERTS["diffpolicy/Detour-v0"](seed=0)
-_, info = env.reset(seed=0)
-expert.reset(info)
+obs, info = env.reset(seed=0)
+expert.reset(obs, info)
+done = False
 while not done:
-    *_, info = env.step(expert.act(info))
+    obs, _, terminated, truncated, info = env.step(expert.act(obs, info))
+    done = terminated or truncated
 ```
 """
 

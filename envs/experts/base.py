@@ -12,7 +12,7 @@ Vector = np.ndarray
 
 
 class Expert(abc.ABC):
-    """Solves one environment, of which it sees the whole state.
+    """Solves one environment, of whose `info` it sees the whole state.
 
     Where a task has several modes, the expert chooses one for each episode from its own generator, so that
     demonstrations hold all of them. The same seed, options and `info`s give the same actions.
@@ -31,17 +31,19 @@ class Expert(abc.ABC):
         self._draw = np.random.default_rng(seed)
 
     @abc.abstractmethod
-    def reset(self, info: Mapping[str, Any]) -> None:
+    def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
         """Start an episode.
 
         Args:
-            info: what the environment's `reset` returned.
+            obs: what the environment's `reset` returned first.
+            info: what it returned second.
         """
 
     @abc.abstractmethod
-    def act(self, info: Mapping[str, Any]) -> Vector:
+    def act(self, obs: Any, info: Mapping[str, Any]) -> Vector:
         """Return the next action, the agent's target (2,) px.
 
         Args:
+            obs: what the environment observed last.
             info: what the environment's last `reset` or `step` returned.
         """

@@ -45,10 +45,11 @@ class DetourExpert(Expert):
     id = "diffpolicy/Detour-v0"
     settings = SETTINGS
 
-    def reset(self, info: Mapping[str, Any]) -> None:
+    def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
         """Start an episode, and choose its mode.
 
         Args:
+            obs: not looked at.
             info: what the environment's `reset` returned.
         """
         side = 1 if self._draw.random() < 0.5 else -1
@@ -56,10 +57,11 @@ class DetourExpert(Expert):
         beside = MIDDLE_X + side * (MIDDLE_X - x0 + PUCK_RADIUS + BERTH)
         self._line = np.array([info["state"][2:], (beside, y1 + BERTH), (beside, y0 - BERTH), ZONE])
 
-    def act(self, info: Mapping[str, Any]) -> Vector:
+    def act(self, obs: Any, info: Mapping[str, Any]) -> Vector:
         """Return the next action, the agent's target (2,) px.
 
         Args:
+            obs: not looked at.
             info: what the environment's last `reset` or `step` returned.
         """
         state = info["state"]
@@ -74,19 +76,21 @@ class PushBlocksExpert(Expert):
     id = "diffpolicy/PushBlocks-v0"
     settings = SETTINGS | {"done": DONE}
 
-    def reset(self, info: Mapping[str, Any]) -> None:
+    def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
         """Start an episode, and choose its mode.
 
         Args:
+            obs: not looked at.
             info: what the environment's `reset` returned.
         """
         self._first, self._zone = self._draw.integers(0, 2, 2).tolist()
         self._starts = info["state"][2:].reshape(2, 2).copy()
 
-    def act(self, info: Mapping[str, Any]) -> Vector:
+    def act(self, obs: Any, info: Mapping[str, Any]) -> Vector:
         """Return the next action, the agent's target (2,) px.
 
         Args:
+            obs: not looked at.
             info: what the environment's last `reset` or `step` returned.
         """
         state = info["state"]

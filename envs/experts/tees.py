@@ -79,20 +79,22 @@ class PushTExpert(Expert):
         self._obstacles = [make_region("obstacle", [o]).pieces[0] for o in options.get("obstacles", ())]
         self._contacts = _contacts(self._block)
 
-    def reset(self, info: Mapping[str, Any]) -> None:
+    def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
         """Start an episode, and draw its preference.
 
         Args:
+            obs: not looked at.
             info: what the environment's `reset` returned.
         """
         self._goal = _places(self._block.corners, *info["goal_pose"])
         self._preference = float(self._draw.uniform(-1.0, 1.0))
         self._plan: list[Vector] = []
 
-    def act(self, info: Mapping[str, Any]) -> Vector:
+    def act(self, obs: Any, info: Mapping[str, Any]) -> Vector:
         """Return the next action, the agent's target (2,) px.
 
         Args:
+            obs: not looked at.
             info: what the environment's last `reset` or `step` returned.
         """
         if not self._plan:

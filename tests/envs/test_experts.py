@@ -16,12 +16,12 @@ from diffpolicy.envs.experts import EXPERTS, Expert
 def play(name: str, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the actions of an expert's episode, and its last `info`."""
     env, expert = gym.make(name, **options), EXPERTS[name](seed, options)
-    _, info = env.reset(seed=seed)
-    expert.reset(info)
+    obs, info = env.reset(seed=seed)
+    expert.reset(obs, info)
     actions, ended = [], False
     while not ended:
-        actions.append(expert.act(info))
-        *_, terminated, truncated, info = env.step(actions[-1])
+        actions.append(expert.act(obs, info))
+        obs, _, terminated, truncated, info = env.step(actions[-1])
         ended = terminated or truncated
     return np.array(actions), info
 
@@ -43,10 +43,10 @@ def test_the_mode_does_not_depend_on_the_start() -> None:
     env, modes = gym.make("diffpolicy/Detour-v0"), []
     for seed in range(20):
         expert = EXPERTS["diffpolicy/Detour-v0"](seed)
-        _, info = env.reset(options=start)
-        expert.reset(info)
+        obs, info = env.reset(options=start)
+        expert.reset(obs, info)
         while not info["mode"]:
-            *_, info = env.step(expert.act(info))
+            obs, *_, info = env.step(expert.act(obs, info))
         modes.append(info["mode"])
     assert 5 <= modes.count("left") <= 15
 

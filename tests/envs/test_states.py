@@ -43,10 +43,10 @@ def test_a_state_that_an_expert_reaches_in_contact_is_accepted() -> None:
     from diffpolicy.envs.experts import PushBlocksExpert
 
     env, expert = PushBlocksEnv(), PushBlocksExpert(0)
-    _, info = env.reset(seed=0)
-    expert.reset(info)
+    obs, info = env.reset(seed=0)
+    expert.reset(obs, info)
     while not info["n_contacts"]:
-        *_, info = env.step(expert.act(info))
+        obs, *_, info = env.step(expert.act(obs, info))
     _, again = env.reset(options={"state": info["state"]})
     np.testing.assert_array_equal(again["state"], info["state"])
 

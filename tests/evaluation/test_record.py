@@ -22,6 +22,31 @@ def test_an_expert_drives_many_environments_each_by_its_own_seed(line_expert):
     assert [e.row() for e in together] == [e.row() for e in rollout(ExpertAgent(tiny.ENV_ID), LINE, resets, envs=1)]
 
 
+def test_an_expert_sees_the_observation_of_its_own_episode(line_expert):
+    seen = {}
+
+    class Looks:
+        def __init__(self, seed, options):
+            self.obs, self.options = seen.setdefault(seed, []), options
+
+        def reset(self, obs, info):
+            assert obs["obs"][0] == np.float32(info["place"])
+            self.obs.append(obs)
+
+        def act(self, obs, info):
+            self.obs.append(obs)
+            return np.array([1.0 if obs["obs"][0] > 0 else -1.0, 0.0])
+
+    agent = ExpertAgent(tiny.ENV_ID, {"images": True}, Looks)
+    resets = [Reset(seed) for seed in range(3)]
+    episodes = rollout(agent, make_env(tiny.ENV_ID, {"images": True}), resets, envs=2)
+    assert all(episode.success_at_end for episode in episodes) and agent.settings == {}
+    for episode in episodes:
+        obs = seen[episode.seed]
+        assert len(obs) == episode.steps + 1 and obs[0]["image"].shape == (8, 8, 3)
+        assert obs[0]["obs"][0] == obs[1]["obs"][0] != obs[2]["obs"][0]
+
+
 def test_failures_are_left_out_and_seeds_are_tried_in_order(line_expert, tmp_path):
     config = RecordConfig(str(tmp_path / "A"), episodes=4, seed=88, env=EnvConfig(tiny.ENV_ID))
     says = record(config)

@@ -16,9 +16,9 @@ class ReachExpert:
     def __init__(self, seed, options=None):
         pass
 
-    def reset(self, info):
+    def reset(self, obs, info):
         """Start an episode."""
 
-    def act(self, info):
+    def act(self, obs, info):
         """Return the next action."""
         return np.float32(0.2 * (info["goal"] - info["position"]))
