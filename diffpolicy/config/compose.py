@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffpolicy import registry
 from diffpolicy.config.run import RunConfig
 from diffpolicy.config.schema import NOT_TYPED, array_maps, open_maps, paths
+from diffpolicy.util.errors import require
 from diffpolicy.util.names import unknown
 
 GROUPS = ("task", "method", "net", "encoder")
@@ -34,6 +35,8 @@ HYDRA = (
     "hydra.job.chdir=false",
 )
 """What every command tells hydra: leave folders and logging alone."""
+
+_RENAMED = {"env.options": "env.kwargs"}
 
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~|)(?P<key>[A-Za-z_][\w./@:-]*)(?P<rest>=.*|)", re.DOTALL)
 
@@ -84,6 +87,8 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
         sign, key, rest = found["sign"], found["key"].partition("@")[0], found["rest"]
         below = key.rpartition(".")[0] in open_
         if not (key.startswith(("hydra.", "hydra/")) or key in known or below):
+            for old, new in _RENAMED.items():
+                require(not f"{key}.".startswith(f"{old}."), f"{key} is now {key.replace(old, new, 1)}")
             raise ValueError(unknown("setting", key, sorted(known)))
         if key in literal and rest:
             rest = "=" + _quoted(rest[1:], multirun)

@@ -10,7 +10,7 @@ from diffpolicy.config.run import RunConfig
 from diffpolicy.config.schema import typed
 from diffpolicy.util.errors import require
 
-VERSION = 2
+VERSION = 3
 
 _MODES = {"pusht", "expert_pusht"}  # sources of version 1 whose observation was named by `dataset.obs`
 
@@ -76,4 +76,14 @@ def _mean_flow(method: dict[str, Any]) -> dict[str, Any]:
     return {**method, "name": "mean_flow", **objective}
 
 
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(config: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of the environment under the name `env.options`."""
+    env = dict(config.get("env") or {})
+    if "options" in env:
+        env["kwargs"] = env.pop("options")
+        config["env"] = env
+    config["version"] = 3
+    return config
+
+
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}

@@ -84,17 +84,39 @@ class DatasetConfig:
 
 @dataclass
 class EnvConfig:
-    """Which environment to roll out in.
+    """Which environment to roll out in, and how it is made to fit.
 
     Args:
-        id: its gymnasium id; None rolls nothing out.
-        options: keyword arguments of the environment.
+        id: its gymnasium id, with "module:" before it where a module that registers it is to be imported; None rolls
+            nothing out.
+        kwargs: keyword arguments of the environment.
+        task: name of a task within a suite, handed to the environment as its keyword argument `task`.
+        factory: for environments without an id: "module:function", called with `kwargs`.
+        obs_keys: keys of a dict observation to keep, nested ones as "pixels/top"; empty keeps all but those named
+            achieved_goal.
+        image_range: [low, high] of pictures in floating-point numbers; None where pictures are uint8.
+        success: what says that the task is done: a key of `info`; "module:function", called with `info`; or "none".
+            None takes what the environment declares, else "success" or "is_success" where `info` has it.
+        stop_on_success: end an episode at its first success.
         max_steps: time limit of an episode; None takes the registered one.
+        fresh: make a new instance for every episode, for environments whose instances remember earlier ones.
+        seed_globals: seed the generators of `random` and `numpy.random` before every reset, for environments that
+            draw from them.
+        timeout: seconds that one making, reset or step may take; None waits without end.
     """
 
     id: str | None = None
-    options: dict[str, Any] = any_key()
+    kwargs: dict[str, Any] = any_key()
+    task: str | None = None
+    factory: str | None = None
+    obs_keys: list[str] = field(default_factory=list)
+    image_range: list[float] | None = None
+    success: str | None = None
+    stop_on_success: bool = False
     max_steps: int | None = None
+    fresh: bool = False
+    seed_globals: bool = False
+    timeout: float | None = free(None)
 
 
 @dataclass

@@ -225,7 +225,7 @@ class ObservationSpec(Mapping[str, Field]):
             action_dim: numbers per action of the demonstrations.
             env: what the message calls it.
         """
-        cure = "let observation and env.options agree, or take env.id=null"
+        cure = "let observation and env.kwargs agree, or take env.id=null"
         if isinstance(space, spaces.Dict):
             shown: Any = {key: part.shape for key, part in space.items()}
             sizes = [math.prod(shown[key]) for key in self.vectors if key in shown and shown[key] is not None]

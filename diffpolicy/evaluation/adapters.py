@@ -33,35 +33,35 @@ class EnvFactory:
     Args:
         id: of the environment.
         source: its gymnasium registration, or what an installed package makes it with.
-        options: keyword arguments of the environment.
+        kwargs: keyword arguments of the environment.
         render_mode: "rgb_array" where frames are wanted.
         max_steps: time limit instead of the registered one.
     """
 
     id: str
     source: EnvSpec | Callable[..., gym.Env[Any, Any]]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     render_mode: str | None = None
     max_steps: int | None = None
 
     def __call__(self) -> gym.Env[Any, Any]:
-        options = {**self.options, **({} if self.render_mode is None else {"render_mode": self.render_mode})}
+        kwargs = {**self.kwargs, **({} if self.render_mode is None else {"render_mode": self.render_mode})}
         try:
             if isinstance(self.source, EnvSpec):
-                return gym.make(self.source, max_episode_steps=self.max_steps, **options)
-            env = self.source(**options)
+                return gym.make(self.source, max_episode_steps=self.max_steps, **kwargs)
+            env = self.source(**kwargs)
         except TypeError as error:
-            raise ValueError(explain(f"{self.id} with options {dict(self.options)}: {error}")) from error
+            raise ValueError(explain(f"{self.id} with {dict(self.kwargs)}: {error}")) from error
         return env if self.max_steps is None else gym.wrappers.TimeLimit(env, self.max_steps)
 
     def rendering(self) -> EnvFactory:
         """Return a factory of environments that render frames."""
-        return EnvFactory(self.id, self.source, self.options, _FRAMES, self.max_steps)
+        return EnvFactory(self.id, self.source, self.kwargs, _FRAMES, self.max_steps)
 
 
 def make_env(
     env: str | EnvConfig,
-    options: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     *,
     render_mode: str | None = None,
     max_steps: int | None = None,
@@ -71,7 +71,7 @@ def make_env(
     Args:
         env: an id that is registered with gymnasium in this process (import the package that does so), or that an
             installed package names as an entry point `diffpolicy.env`; or a config.
-        options: keyword arguments of the environment, beside those of a config.
+        kwargs: keyword arguments of the environment, beside those of a config.
         render_mode: "rgb_array" where frames are wanted.
         max_steps: time limit instead of the registered one.
 
@@ -80,7 +80,9 @@ def make_env(
     """
     config = env if isinstance(env, EnvConfig) else EnvConfig(env)
     limit = config.max_steps if max_steps is None else max_steps
-    return EnvFactory(str(config.id), _source(config.id), {**config.options, **(options or {})}, render_mode, limit)
+    task = {} if config.task is None else {"task": config.task}
+    given = {**config.kwargs, **task, **(kwargs or {})}
+    return EnvFactory(str(config.id), _source(config.id), given, render_mode, limit)
 
 
 def policy_env(config: RunConfig, render_mode: str | None = None) -> EnvFactory:

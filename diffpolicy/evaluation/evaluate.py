@@ -49,7 +49,7 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
     fits = 1 <= config.evaluation_episodes <= VALIDATION_EPISODES
     require(fits, given, f"1 to {VALIDATION_EPISODES}, the validation seeds", cure)
     with closing(make_env()) as env:
-        says = f"{config.env.id} with {config.env.options}"
+        says = f"{config.env.id} with {config.env.kwargs}"
         spec.check_space(env.observation_space, env.action_space, action_dim, says)
 
 
@@ -62,7 +62,7 @@ def check_comparison(
         other: contents of its evaluation.json; None compares nothing.
         seeds: as they were asked for.
         resets: what they stand for.
-        env: {"id", "options"} of the environment.
+        env: of the environment, as plain data of an `EnvConfig`.
     """
     if other is not None:
         check_comparable(seeds, [how.seed for how in resets], env, other)

@@ -54,7 +54,7 @@ def measure_modes(
     with closing(make()) as env:
         task = TaskSpec.of(env)
         check_modes(task, make.id)
-        expert = ExpertAgent(make.id, make.options)
+        expert = ExpertAgent(make.id, make.kwargs)
         require(OBS_KEY in buffer, f"the data set has no array {OBS_KEY!r}, from which modes follow")
         mode_of = env.unwrapped.mode_of
         demonstrated = [mode_of(buffer[OBS_KEY][part]) for part in buffer.episode_slices()]
@@ -62,7 +62,7 @@ def measure_modes(
         fixed = [Reset(how.seed, options={"state": start}) for how in resets]
     watching = {"observers": [States(first=DRAWN)], "workers": workers, "progress": True}
     again = rollout(agent, make, fixed, **watching)
-    kept = {name: value for name, value in make.options.items() if name not in task.display_options}
+    kept = {name: value for name, value in make.kwargs.items() if name not in task.display_options}
     shown = [
         episode for episode in rollout(expert, make_env(make.id, kept), fixed, **watching) if episode.success_at_end
     ]

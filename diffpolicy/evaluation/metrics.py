@@ -35,14 +35,20 @@ def summarize(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
 
 
 def is_same_task(env: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two environments, {"id", "options"}, differ at most in what they show."""
+    """Return whether two environments, as plain data of an `EnvConfig`, differ at most in what they show.
+
+    Evaluations of earlier releases call `kwargs` "options", which is read too.
+    """
     task = declared_task(env["id"])
     hidden = {"render_mode", *(task.display_options if task else ())}
-    return env["id"] == other["id"] and _without(hidden, env["options"]) == _without(hidden, other["options"])
+    return _task(env, hidden) == _task(other, hidden)
 
 
-def _without(names: Collection[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
+def _task(env: Mapping[str, Any], hidden: Collection[str]) -> dict[str, Any]:
+    """What the task is, without the keyword arguments that change only what is shown."""
+    kwargs = env["kwargs"] if "kwargs" in env else env["options"]
+    kept = {name: value for name, value in kwargs.items() if name not in hidden}
+    return {"id": env["id"], "task": env.get("task"), "factory": env.get("factory"), "kwargs": kept}
 
 
 def check_comparable(
@@ -53,7 +59,7 @@ def check_comparable(
     Args:
         seeds: first seed, or name of the task's seed set, of the evaluation.
         planned: its seeds.
-        env: its environment, {"id", "options"}.
+        env: its environment, as plain data of an `EnvConfig`.
         other: contents of the other evaluation.json.
 
     Raises:

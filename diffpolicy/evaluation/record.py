@@ -45,7 +45,7 @@ def record(config: RecordConfig) -> str:
     """
     _check(config)
     env = config.env
-    agent = ExpertAgent(env.id, env.options)
+    agent = ExpertAgent(env.id, env.kwargs)
     make = demonstration_env(make_env(env), config.noise, config.steps_after_success)
     with closing(make()) as made:  # refuses bad options before anything is written
         fps = TaskSpec.of(made).fps
@@ -81,9 +81,9 @@ def _check(config: RecordConfig) -> None:
     names = ("episodes", "workers", "starts", "seed", "steps_after_success", "noise")
     given = ", ".join(f"{name}={value}" for name, value in vars(config).items() if name in names)
     require(fits, given, "episodes, workers, starts >= 1 and seed, steps_after_success, noise >= 0")
-    mode = config.env.options.get(OBS_MODE)
+    mode = config.env.kwargs.get(OBS_MODE)
     cure = f"leave {OBS_MODE} out: a recording holds the whole state"
-    require(OBS_MODE not in config.env.options, f"env.options.{OBS_MODE}={mode}", cure=cure)
+    require(OBS_MODE not in config.env.kwargs, f"env.kwargs.{OBS_MODE}={mode}", cure=cure)
 
 
 def demonstration_env(make: MakeEnv, noise: float = 0.0, steps_after_success: int = 0) -> MakeEnv:
@@ -133,7 +133,7 @@ def _attributes(config: RecordConfig, agent: ExpertAgent, fps: float) -> dict[st
     """What a recording says of itself. The names are those of its file format."""
     optional = {"starts": config.starts, "linger": config.steps_after_success}
     return {
-        "env": {"id": config.env.id, "options": dict(config.env.options)},
+        "env": {"id": config.env.id, "options": dict(config.env.kwargs)},
         "expert": agent.settings,
         "fps": fps,
         "first_seed": config.seed,

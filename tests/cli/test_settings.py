@@ -68,6 +68,14 @@ def test_a_config_survives_plain_data():
     assert load_config(plain(config)) == config
 
 
+def test_settings_under_their_old_names():
+    before = {"version": 2, "env": {"id": "diffpolicy/PushT-v0", "options": {"block": "ell"}}}
+    assert load_config(before).env.kwargs == {"block": "ell"}
+    assert load_config({"version": 2, "env": {"id": None}}).env.kwargs == {}
+    with pytest.raises(ValueError, match=r"env.options.block is now env.kwargs.block$"):
+        compose(["env.options.block=ell"])
+
+
 def test_a_config_of_an_unknown_version_or_setting_is_refused():
     with pytest.raises(ValueError, match="version 99"):
         load_config({"version": 99})

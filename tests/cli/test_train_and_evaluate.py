@@ -14,7 +14,7 @@ from diffpolicy import load_policy
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.nets import ConditionalTransformer
 
-OWN = ["task=own", "env.id=diffpolicy/PushT-v0", "env.options.obs_mode=keypoints"]
+OWN = ["task=own", "env.id=diffpolicy/PushT-v0", "env.kwargs.obs_mode=keypoints"]
 TINY = ["net.widths=[8,16]", "net.time_features=8"]
 TINY += ["training.batch_size=16", "training.steps=6", "training.log_every=2"]
 
@@ -144,7 +144,7 @@ def test_nothing_finished_is_overwritten(trained, demonstrations):
         (["method.solver_options.et=1"], ["'et'"]),
         (["dataset.normalize.obs=gausian"], ["gaussian"]),
         (["method=ddpm", "dataset.normalize.action=gaussian"], ["±1", "another method.clip"]),
-        (["env.options.obs_mode=corners"], ["20", "(18,)", "env.id=null"]),
+        (["env.kwargs.obs_mode=corners"], ["20", "(18,)", "env.id=null"]),
         (["evaluation_episodes=51"], ["50"]),
         (["observation.vectors=[observation]"], ["observation", "obs"]),
         (["+max_minuts=1"], ["'max_minuts'", "'max_minutes'"]),
@@ -214,7 +214,7 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
     data = ["task=own", "dataset.path=demos.zarr", "observation.images=[image]", "observation.vectors=[agent]"]
     data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3"]
     data += ["encoder=resnet18", "encoder.width=16"]
-    data += ["env.id=diffpolicy/PushT-v0", "env.options.obs_mode=pixels", "env.max_steps=20", "evaluation_episodes=1"]
+    data += ["env.id=diffpolicy/PushT-v0", "env.kwargs.obs_mode=pixels", "env.max_steps=20", "evaluation_episodes=1"]
     data += [*TINY, "training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
     typed("train", *data, "run_dir=A", cwd=tmp_path)
     typed("train", *data, "run_dir=B", cwd=tmp_path)
@@ -228,5 +228,5 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
     shards = ["episodes=2", "workers=2", "out=OUT", "steps=1"]
     out = typed("evaluate", "checkpoint=A/checkpoints/last", *shards, cwd=tmp_path)
     assert "2 episodes, 1 network calls per chunk" in out and (tmp_path / "OUT/fan.png").exists()
-    error = typed("train", *data[:-1], "env.options.obs_mode=state", "run_dir=C", cwd=tmp_path, ok=False)
-    assert "image 'image' (96, 96, 3)" in error and "env.options" in error
+    error = typed("train", *data[:-1], "env.kwargs.obs_mode=state", "run_dir=C", cwd=tmp_path, ok=False)
+    assert "image 'image' (96, 96, 3)" in error and "env.kwargs" in error

@@ -47,7 +47,7 @@ def test_no_id_makes_this_process_import_anything(id):
 
 
 def test_options_that_an_environment_does_not_have_are_refused_in_words():
-    with pytest.raises(ValueError, match="tiny/Line-v0 with options {'wdth': 1}: .*wdth"):
+    with pytest.raises(ValueError, match="tiny/Line-v0 with {'wdth': 1}: .*wdth"):
         make_env(tiny.ENV_ID, {"wdth": 1})()
 
 

@@ -65,6 +65,8 @@ def test_options_that_only_show_are_the_tasks_own():
     assert is_same_task(env(images=True, render_mode="rgb_array"), env())
     assert not is_same_task(env(width=0.5), env())
     unknown = {"id": "gone/Away-v0", "options": {"images": True}}
+    now = {"id": "gone/Away-v0", "task": None, "factory": None, "kwargs": {"images": True}}
+    assert is_same_task(unknown, now) and not is_same_task({**now, "task": "door"}, now)
     assert is_same_task(unknown, unknown) and not is_same_task(unknown, {**unknown, "options": {}})
 
 

@@ -131,7 +131,7 @@ def test_the_shipped_recordings_are_made_again_to_the_bit(tmp_path, name, id, se
     [
         ({"episodes": 0}, "episodes=0.*>= 1"),
         ({"noise": float("inf")}, "noise=inf"),
-        ({"env": EnvConfig(tiny.ENV_ID, {"obs_mode": "x"})}, "env.options.obs_mode=x; leave obs_mode out"),
+        ({"env": EnvConfig(tiny.ENV_ID, {"obs_mode": "x"})}, "env.kwargs.obs_mode=x; leave obs_mode out"),
     ],
 )
 def test_settings_are_checked_before_anything_is_written(line_expert, tmp_path, changed, says):
