@@ -23,6 +23,7 @@ from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets.conversion_changes import RELATIVE_ACTION, Changes, looks_relative
 from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Importer, recognize
 from diffpolicy.datasets.importers.base import RELATIVE
+from diffpolicy.datasets.importers.twins import odd_twin
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.datasets.source_digest import source_digest
 from diffpolicy.datasets.writer import EpisodeWriter, alone
@@ -289,7 +290,7 @@ def _read_ahead(
 
 
 def read_checked(importer: Importer, episode: Episode) -> dict[str, np.ndarray]:
-    """Return the arrays of an episode, which hold what the recording says.
+    """Return the arrays of an episode, which hold what the recording says; numbers that differ are noted.
 
     Args:
         importer: the opened recording.
@@ -305,6 +306,8 @@ def read_checked(importer: Importer, episode: Episode) -> dict[str, np.ndarray]:
     except ValueError as error:  # of a reader that names no episode
         raise DamagedEpisode(f"{episode.name}: {error}") from error
     check_read(importer.path, episode, arrays, importer.arrays)
+    if twin := odd_twin(arrays):
+        importer.note(f"{importer.path.name}: {episode.name}", twin)
     return arrays
 
 

@@ -601,6 +601,8 @@ def test_an_odd_first_episode_of_minari_does_not_say_what_the_others_hold(tmp_pa
         (lambda g: _replace(g, "actions", g["actions"][:-1]), ["observation has 9 frames", "7 actions"]),
         (lambda g: g.__delitem__("truncations"), ["truncations is missing"]),
         (lambda g: g["rewards"].__setitem__(2, 64.0), ["rewards' sum is 65, where 1 is stated"]),
+        (lambda g: g["rewards"].__setitem__(2, 1e-3), ["rewards' sum is 1.001, where 1 is stated"]),
+        (lambda g: g["rewards"].__setitem__(slice(2, 4), [0.5, -0.5]), ["rewards' std is 0.4", "0.33"]),
         (lambda g: g.__delitem__("observations/observation"), ["observation is missing"]),
         (lambda g: _replace(g, "observations/desired_goal", np.zeros((8, 2))), ["desired_goal has 8 frames"]),
     ],
@@ -630,6 +632,105 @@ def test_a_damaged_episode_of_minari_in_arrow(tmp_path):
         assert opened.said == ["3 episodes are stated, and 2 are there"]
     (folder / "data" / "metadata.json").write_text('{"observation_space": "{"}')
     _refused(folder, "observation_space of metadata.json cannot be read")
+
+
+def _tiny(tmp_path, name="hdf5"):
+    """A copy of a data set of three episodes, whose second one may be changed."""
+    folder = tmp_path / "tiny-v0"
+    shutil.copytree(_minari(f"tinygoal/{name}-v0"), folder, copy_function=shutil.copyfile)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value", "says"),
+    [
+        ("actions", (2, 1), -4.0, "'action' is -4 in dimension 1 at frame 2, and its space goes from -1 to 1"),
+        ("observations/observation", (8, 3), 70.0, "'observation' is 70 in dimension 3 at frame 8, and its space"),
+        ("terminations", 2, True, "'terminations' end it at frame 2, and it has 8 frames"),
+    ],
+)
+@needs_formats
+def test_what_contradicts_the_spaces_or_ends_too_early_is_said(tmp_path, name, at, value, says):
+    folder = _tiny(tmp_path)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file[f"episode_1/{name}"][at] = value
+    with Opened(folder) as opened:
+        for i in range(3):
+            opened.read(i)
+        (said,) = opened.said
+        assert said.startswith(f"main_data.hdf5: episode_1: {says}") and not said.endswith("no damage")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for i in range(3):
+            file[f"episode_{i}/{name}"][at] = value
+    with Opened(folder) as opened:
+        for i in range(3):
+            opened.read(i)
+        (said,) = opened.said
+        assert said.endswith("so do most episodes, so it is no damage")
+
+
+def test_bounds_of_nested_and_whole_numbered_spaces(tmp_path):
+    open_ended = {**_box([1]), "low": [-np.inf], "high": [2.0]}
+    hand = _space("MultiDiscrete", nvec=[2, 3], start=[1, 0], dtype="int64")
+    action = _space("Dict", subspaces={"arm": open_ended, "gap": _box([2]), "hand": hand})
+    observation = _space("Dict", subspaces={"pose": _box([3]), "mode": _space("Discrete", n=4, start=-1)})
+    arrays = {
+        "observations/pose": np.ones((7, 3)),
+        "observations/mode": np.arange(7) % 4 - 1,
+        "actions/arm": np.linspace(-1e9, 2.00001, 6)[:, None],
+        "actions/gap": np.full((6, 2), 50.0),
+        "actions/hand": np.array([[1, 0], [2, 2]] * 3),
+    }
+    folder = _write_minari(tmp_path / "bounds-v0", observation, action, arrays)
+    with Opened(folder) as opened:
+        opened.read(0)
+        assert opened.said == ["actions are whole numbers: the policies here predict continuous ones, to be rounded"]
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0/actions/hand"][4, 0] = 3
+        file["episode_0/observations/mode"][6] = 3
+    with Opened(folder) as opened:
+        opened.read(0)
+        assert [said.split(": ", 2)[2] for said in opened.said[1:]] == [
+            "'mode' is 3 at frame 6, and its space goes from -1 to 2",
+            "'action' is 3 in dimension 3 at frame 4, and its space goes from 1 to 2",
+        ]
+
+
+@needs_formats
+def test_metadata_of_another_episode_are_said(tmp_path):
+    folder = _tiny(tmp_path, "arrow")
+    one, other = (folder / "data" / name / "metadata.json" for name in "02")
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    with Opened(folder) as opened:
+        assert [episode.extra for episode in opened.episodes] == [{}, {"seed": 1}, {}]
+        says = "what is known of it is that of episode {}, so its seed is not kept"
+        assert opened.said == [f"episode_0: {says.format(2)}", f"episode_2: {says.format(0)}"]
+    about = json.loads((folder / "data" / "metadata.json").read_text())
+    (folder / "data" / "metadata.json").write_text(json.dumps({**about, "total_steps": 33}))
+    with Opened(folder) as opened:
+        assert opened.said[0] == "33 steps are stated, and 32 are there"
+
+
+@needs_formats
+def test_a_missing_row_of_arrow_moves_no_other(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    folder = _tiny(tmp_path, "arrow")
+    file = folder / "data" / "1" / "part-0.arrow"
+    with arrow.OSFile(str(file)) as source:
+        table = arrow.ipc.open_file(source).read_all()
+    at = table.column_names.index("actions")
+    rows = table["actions"].to_pylist()
+    for place in (8, 3):
+        missing = [None if i == place else row for i, row in enumerate(rows)]
+        changed = table.set_column(at, "actions", arrow.array(missing, table["actions"].type))
+        with arrow.OSFile(str(file), "wb") as sink, arrow.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(changed)
+        if place == 8:
+            with Opened(folder) as opened:
+                assert np.array_equal(opened.read(1)["action"], np.asarray(rows[:8], np.float32))
+    _damaged(folder, 1, "frames of various lengths, or none")
 
 
 # UMI

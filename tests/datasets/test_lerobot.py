@@ -182,6 +182,34 @@ def test_statistics_of_other_numbers_are_not_used(tmp_path):
     assert len(found) == 3 and not lost and "statistics" in said[0]
 
 
+def _lines_without(file, key, numbers):
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if line["episode_index"] not in numbers or k != key} for line in lines]
+    file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+@pytest.mark.parametrize("numbers", [{1}, {0, 1, 2}])
+def test_a_task_that_the_index_lost_is_taken_from_the_rows(numbers, tmp_path):
+    path = copy("lerobot_v21/state", tmp_path)
+    _lines_without(path / "meta/episodes.jsonl", "tasks", numbers)
+    said = []
+    with LeRobotImporter(path, said.append) as importer:
+        assert [one.task for one in importer.episodes()] == ["reach the goal", "go there", "reach the goal"]
+    listed = ", ".join(map(str, sorted(numbers)))
+    assert said == [f"the index has no task for episodes {listed}, which was taken from the data files"]
+
+
+def test_a_task_that_is_nowhere_is_missed_if_others_have_one(tmp_path):
+    path = copy("lerobot_v21/state", tmp_path)
+    _lines_without(path / "meta/episodes.jsonl", "tasks", {1})
+    tasks = path / "meta/tasks.jsonl"
+    tasks.write_text(tasks.read_text().splitlines()[0] + "\n")
+    said = []
+    with LeRobotImporter(path, said.append) as importer:
+        assert [one.task for one in importer.episodes()] == ["reach the goal", None, "reach the goal"]
+    assert said == ["episodes 1 have no task, as the others do"]
+
+
 @pytest.mark.parametrize("name", ["lerobot_v30/multi_h264", "lerobot_v21/video"])
 def test_a_missing_or_damaged_video_costs_its_episodes_only(name, tmp_path):
     path = copy(name, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,7 @@ class Importer(ABC):
 
     def __init__(self, path: Path, say: Say) -> None:
         self.path, self.say = path, say
+        self._noted: Counter[str] = Counter()
 
     usual_fps: ClassVar[str | None] = None
     """At what rate this format is usually recorded, in words, for a format that does not say it."""
@@ -146,6 +148,19 @@ class Importer(ABC):
             DamagedEpisode: it cannot be read, or what it holds contradicts itself.
         """
 
+    def note(self, where: str, finding: str) -> None:
+        """Say what is wrong with an episode, the first few times of each kind.
+
+        Args:
+            where: file and episode.
+            finding: what is wrong; those that differ in numbers alone are of one kind.
+        """
+        kind = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", finding)
+        self._noted[kind] += 1
+        if self._noted[kind] <= NOTED:
+            more = "; likewise others that are not listed" if self._noted[kind] == NOTED else ""
+            self.say(f"{where}: {finding}{more}")
+
     def close(self) -> None:  # noqa: B027  most formats keep no file open
         """Close the files; calling it again does nothing."""
 
@@ -155,6 +170,9 @@ class Importer(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+
+NOTED = 5
+"""Findings of one kind that are said one by one."""
 
 LOOKED_AT = 16
 """Episodes that are looked at to find out which arrays there are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from diffpolicy.datasets.importers.base import Array, Episode, Importer, Say, damaged
+from diffpolicy.datasets.importers.base import NOTED, Array, Episode, Importer, Say, damaged
 from diffpolicy.datasets.importers.lerobot_checks import (
     check_length,
     column_numbers,
@@ -21,14 +20,12 @@ from diffpolicy.datasets.importers.lerobot_checks import (
 )
 from diffpolicy.datasets.importers.lerobot_info import CHECKS, INFO, Feature, matching, read_info, version_of
 from diffpolicy.datasets.importers.lerobot_meta import Entry, Meta, Stats
-from diffpolicy.datasets.importers.lerobot_recovery import recovered
+from diffpolicy.datasets.importers.lerobot_recovery import listed, recovered, with_tasks
 from diffpolicy.datasets.importers.lerobot_rows import DataFiles, dtype_in, numbers
 from diffpolicy.datasets.importers.lerobot_sidecar import read_sidecar
 from diffpolicy.datasets.importers.pictures import decode_picture
 from diffpolicy.datasets.importers.video import Video
 from diffpolicy.util.errors import require
-
-_LISTED = 5  # findings of one kind that are said one by one
 
 
 @final
@@ -39,7 +36,6 @@ class LeRobotImporter(Importer):
 
     def __init__(self, path: Path, say: Say) -> None:
         super().__init__(path, say)
-        self._said: dict[str, int] = {}
         self._info = read_info(path, say)
         self._sidecar = read_sidecar(path, say)
         self._alike: dict[str, list[int]] = {}
@@ -52,7 +48,7 @@ class LeRobotImporter(Importer):
             require(self._rows.segments, f"none of the data files {self._info.data_path!r} can be read")
             self._meta = Meta(path, self._info, cameras, say)
             self._features = self._found(self._info.features)
-            self._entries = self._all_entries()
+            self._entries = with_tasks(self._all_entries(), self._meta, self._rows, say)
             self._compare_index()
         except BaseException:
             self.close()
@@ -266,7 +262,7 @@ class LeRobotImporter(Importer):
             found[key] = feature
         unknown = [name for name in schema.names if name not in self._info.described]
         if unknown:
-            self.say(f"left out: {', '.join(map(repr, unknown[:_LISTED]))}, which {INFO} does not describe")
+            self.say(f"left out: {', '.join(map(repr, unknown[:NOTED]))}, which {INFO} does not describe")
         found = found if self._sidecar is None else self._sidecar.restored(found)
         require(found, "none of the features is in the data files", cure="copy it again")
         return found
@@ -277,13 +273,12 @@ class LeRobotImporter(Importer):
         unknown = sorted(set(there) - set(known))
         if not unknown:
             return known
-        listed = _listed(unknown)
         if self._meta.damaged or len(known) < (self._info.count or 0):
             known |= recovered(self.path, self._info, self._meta, self._rows, unknown)
-            self.say(f"episodes {listed} are not in the index, and were recovered from the data files")
+            self.say(f"episodes {listed(unknown)} are not in the index, and were recovered from the data files")
         else:
             frames = sum(self._rows.count(number) for number in unknown)
-            self.say(f"left out: {frames} frames of episodes {listed}, which the index does not have")
+            self.say(f"left out: {frames} frames of episodes {listed(unknown)}, which the index does not have")
         return known
 
     def _compare_index(self) -> None:
@@ -298,7 +293,7 @@ class LeRobotImporter(Importer):
             frames += self._rows.count(number)
         for wrong, what in ((moved, "dataset_from_index"), (stale, "data file")):
             if wrong and not (self._rows.lost and what == "dataset_from_index"):
-                says = f"the index has a wrong {what} for {len(wrong)} episodes ({_listed(wrong)})"
+                says = f"the index has a wrong {what} for {len(wrong)} episodes ({listed(wrong)})"
                 self.say(f"{says}; the rows were taken by their own episode_index")
         lost = self._rows.lost
         for stated, count, what in (
@@ -325,11 +320,7 @@ class LeRobotImporter(Importer):
     def _repaired(self, name: str, file: str, *findings: str) -> None:
         """Say what was repaired, the first few times of each kind."""
         for finding in filter(None, findings):
-            kind = re.sub(r"[\d.]+", "#", finding)
-            self._said[kind] = self._said.get(kind, 0) + 1
-            if self._said[kind] <= _LISTED:
-                more = "; likewise others that are not listed" if self._said[kind] == _LISTED else ""
-                self.say(f"{file}: {name}: {finding}{more}")
+            self.note(f"{file}: {name}", finding)
 
     def _where(self, entry: Entry) -> str:
         """The data file of an episode, for messages."""
@@ -344,8 +335,3 @@ def _counts(stats: Stats) -> list[int]:
         if name in ("frame_index", "timestamp") and "count" in said:
             found.append(int(np.asarray(said["count"]).reshape(-1)[0]))
     return found
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    more = ", …" if len(numbers) > _LISTED else ""
-    return ", ".join(map(str, numbers[:_LISTED])) + more

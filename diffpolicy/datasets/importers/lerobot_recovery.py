@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
+from diffpolicy.datasets.importers.base import NOTED, Say
 from diffpolicy.datasets.importers.lerobot_info import Info, matching
 from diffpolicy.datasets.importers.lerobot_meta import Clip, Entry, Meta
 from diffpolicy.datasets.importers.lerobot_rows import DataFiles
@@ -31,13 +33,43 @@ def recovered(path: Path, info: Info, meta: Meta, rows: DataFiles, lost: Sequenc
     found = {}
     for number in lost:
         videos = clips[number] if info.version == "v3.0" else meta.clips_v2(number)
-        try:
-            index = rows.table(number, ["task_index"]).column("task_index").to_pylist()
-        except (ValueError, KeyError):
-            index = []
-        tasks = tuple(meta.tasks[i] for i in dict.fromkeys(index) if i in meta.tasks)
-        found[number] = Entry(number, (), tasks, videos)
+        found[number] = Entry(number, (), _tasks_of(number, meta, rows), videos)
     return found
+
+
+def with_tasks(known: Mapping[int, Entry], meta: Meta, rows: DataFiles, say: Say) -> dict[int, Entry]:
+    """Return the episodes, those without a task with the one that their rows name.
+
+    Args:
+        known: the episodes of the index.
+        meta: what the data set says of them.
+        rows: its data files.
+        say: is told what was taken from the rows, or is missing there too.
+    """
+    without = [number for number, entry in known.items() if not entry.tasks]
+    named = {number: _tasks_of(number, meta, rows) for number in without if number in rows.segments}
+    told = {number: tasks for number, tasks in named.items() if tasks}
+    if told:
+        say(f"the index has no task for episodes {listed(sorted(told))}, which was taken from the data files")
+    missing = sorted(set(without) - set(told))
+    if missing and len(missing) < len(known):
+        say(f"episodes {listed(missing)} have no task, as the others do")
+    return {**known, **{number: replace(known[number], tasks=tasks) for number, tasks in told.items()}}
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Return the first numbers of episodes, for a sentence."""
+    more = ", …" if len(numbers) > NOTED else ""
+    return ", ".join(map(str, numbers[:NOTED])) + more
+
+
+def _tasks_of(number: int, meta: Meta, rows: DataFiles) -> tuple[str, ...]:
+    """The texts of the tasks that an episode's rows name by their numbers."""
+    try:
+        index = rows.table(number, ["task_index"]).column("task_index").to_pylist()
+    except (ValueError, KeyError):
+        return ()
+    return tuple(meta.tasks[i] for i in dict.fromkeys(index) if i in meta.tasks)
 
 
 def _clips(

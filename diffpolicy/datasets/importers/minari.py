@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -13,15 +14,21 @@ from diffpolicy.datasets.importers.base import LOOKED_AT, Array, Episode, Import
 from diffpolicy.datasets.importers.forms import Form
 from diffpolicy.datasets.importers.hdf5 import json_of, of_episode
 from diffpolicy.datasets.importers.minari_files import ArrowEpisodes, Hdf5Episodes, MinariEpisodes
-from diffpolicy.datasets.importers.minari_spaces import Leaf, leaves
+from diffpolicy.datasets.importers.minari_spaces import Leaf, joined, leaves
 from diffpolicy.datasets.importers.pictures import decode_image
 from diffpolicy.util.errors import explain, require
 
 _MAIN, _METADATA = "main_data.hdf5", "metadata.json"
 _COLUMNS = ("rewards", "terminations", "truncations")
-_STATISTICS = {"rewards_sum": np.sum, "rewards_max": np.max, "rewards_min": np.min}
-_TOLERANCE = 1e-3
-"""Minari sums rewards in their own precision, relative to the largest one."""
+_STATISTICS = {
+    "rewards_sum": np.sum,
+    "rewards_mean": np.mean,
+    "rewards_std": np.std,
+    "rewards_max": np.max,
+    "rewards_min": np.min,
+}
+_TOLERANCE = 1e-5
+"""Minari takes statistics of rewards in their own precision, which may be single."""
 
 
 @final
@@ -37,8 +44,9 @@ class MinariImporter(Importer):
 
     def __init__(self, path: Path, say: Say) -> None:
         super().__init__(path, say)
-        folder = _folder(path)
+        self._folder = folder = _folder(path)
         self._about = _metadata(folder)
+        self._usual: set[str] = set()
         observed = leaves(self._about.get("observation_space"), "observation_space")
         self._observations = {leaf.name("observation"): leaf for leaf in observed if leaf.kind != "Text"}
         self._texts = [leaf for leaf in observed if leaf.kind == "Text"]
@@ -84,6 +92,9 @@ class MinariImporter(Importer):
             except ValueError:
                 about, success, task = {}, None, None
             extra = {key: about[key] for key in ("seed",) if key in about}
+            if about.get("id", number) != number:
+                self.note(name, f"what is known of it is that of episode {about['id']}, so its seed is not kept")
+                extra = {}
             length = about.get("total_steps")
             length = length if isinstance(length, int) and length > 0 else None
             found.append(Episode(number, name, length, task, success, extra=extra))
@@ -101,6 +112,7 @@ class MinariImporter(Importer):
                 says = f"{name} has {len(values)} frames, and there are {length} actions"
                 require(len(values) == count, says, str(count))
             _check_rewards(found["rewards"], about)
+            self._note_contradictions(episode, found)
             return {name: self._forms[name].bring(found[name][:length]) for name in self._forms}
 
     def close(self) -> None:
@@ -172,6 +184,37 @@ class MinariImporter(Importer):
         there, stated = self._files.numbers(), self._about.get("total_episodes")
         if isinstance(stated, int) and stated != len(there):
             self.say(f"{stated} episodes are stated, and {len(there)} are there")
+            return
+        try:
+            steps = [self._files.about(number).get("total_steps") for number in there]
+        except ValueError:  # said when the episode is read
+            return
+        total = self._about.get("total_steps")
+        if isinstance(total, int) and None not in steps and sum(steps) != total:
+            self.say(f"{total} steps are stated, and {sum(steps)} are there")
+
+    def _note_contradictions(self, episode: Episode, found: Mapping[str, np.ndarray]) -> None:
+        """Say what contradicts the spaces, or ends too early; what most episodes do is said once."""
+        where = f"{self._files.file(episode.number).relative_to(self._folder).as_posix()}: {episode.name}"
+        for what, says in self._contradictions(found).items():
+            if says and what not in self._usual:
+                usual = self._in_most(what)
+                self._usual |= {what} if usual else set()
+                self.note(where, f"{says}; so do most episodes, so it is no damage" if usual else says)
+
+    def _contradictions(self, found: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """Array -> how it contradicts its space, or ends the episode early, in words; empty if it does not."""
+        spaces = {**self._observations, "action": joined(self._actions)}
+        says = {name: leaf.outside(found[name], name) for name, leaf in spaces.items() if not leaf.is_image}
+        return {**says, **{name: _ends_early(found[name], name) for name in ("terminations", "truncations")}}
+
+    def _in_most(self, what: str) -> bool:
+        """Whether more than half of a few episodes contradict their space or end early."""
+        there, says = self._files.numbers(), []
+        for i in sorted({0, len(there) // 2, len(there) - 1}):
+            with suppress(ValueError):
+                says.append(self._contradictions(self._arrays(there[i]))[what])
+        return len(there) > 1 and 2 * sum(map(bool, says)) > len(says)
 
     def _task(self, number: int) -> str | None:
         """The texts of the first observation."""
@@ -203,9 +246,15 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 def _check_rewards(rewards: np.ndarray, about: Mapping[str, Any]) -> None:
     """The statistics that Minari keeps of an episode find a reward that has changed."""
-    scale = max(1.0, float(np.abs(rewards).max(initial=0.0)))
+    scale = max(1e-6, float(np.abs(rewards).max(initial=0.0)))
     for name, take in _STATISTICS.items():
         if isinstance(stated := about.get(name), (int, float)):
-            found = float(take(rewards.astype(np.float64)))
+            found, count = float(take(rewards.astype(np.float64))), len(rewards) if name == "rewards_sum" else 1
             says = f"the rewards' {name.removeprefix('rewards_')} is {found:g}, where {stated:g} is stated"
-            require(abs(found - stated) <= _TOLERANCE * scale * max(1, len(rewards) ** 0.5), says, "equal numbers")
+            require(abs(found - stated) <= _TOLERANCE * scale * count, says, "equal numbers")
+
+
+def _ends_early(flags: np.ndarray, name: str) -> str:
+    """Where a flag that ends an episode is set before the last frame, in words; empty if it is not."""
+    early = np.flatnonzero(flags[:-1])
+    return f"{name!r} end it at frame {early[0]}, and it has {len(flags)} frames" if len(early) else ""

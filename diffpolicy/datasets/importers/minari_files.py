@@ -141,9 +141,8 @@ class ArrowEpisodes(MinariEpisodes):
         size, there = int(np.prod(leaf.shape)), values.drop_null()
         flat = there.flatten().to_numpy(zero_copy_only=False).astype(leaf.dtype, casting="same_kind")
         full = np.zeros((len(values), size), leaf.dtype)  # a padded frame may be null, and no other
-        require(
-            len(flat) == len(there) * size and len(values) - len(there) <= 1, "frames of various lengths, or none"
-        )
+        padded = not len(values) or values.slice(0, len(values) - 1).null_count == 0
+        require(padded and len(flat) == len(there) * size, "frames of various lengths, or none")
         full[: len(there)] = flat.reshape(len(there), size)
         return full.reshape(len(values), *leaf.shape)
 

@@ -5,8 +5,9 @@ python scripts/lab/benchmarks/recordings.py conversion --out conversion.json
 python scripts/lab/benchmarks/recordings.py reading --out reading.json
 
 `fuzz` damages copies of all recordings below a folder, converts each, and compares what comes out with what the whole
-one gives. It counts what crashed, what was found (refused, or said), what was harmless (equal numbers), what changed
-numbers by rounding or pixels by less than a codec does, and what changed them more and said nothing (silent).
+one gives. It counts what crashed, what was found (refused, or said), what was harmless (equal numbers), what is
+renumbered (two files changed places, and neither says whose it is), what changed numbers by rounding or pixels
+by less than a codec does, and what changed them more and said nothing (silent).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from diffpolicy.datasets.streaming import WindowStream
 from diffpolicy.datasets.writer import EpisodeWriter
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
 from diffpolicy.evaluation.report import provenance
+from diffpolicy.util.errors import require
 from diffpolicy.util.files import write_json
 
 ROUNDING = 1e-6  # of an array's largest number
@@ -143,6 +145,8 @@ def verdict(whole: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, st
         return "found", said[0]
     if found["episodes"].keys() != whole["episodes"].keys():
         return "silent", f"episodes {sorted(found['episodes'])} of {sorted(whole['episodes'])}"
+    if _renumbered(whole["episodes"], found["episodes"]):
+        return "renumbered", "the same episodes under each other's numbers"
     worst = ("harmless", "")
     for number, (arrays, said) in found["episodes"].items():
         before, told = whole["episodes"][number]
@@ -155,6 +159,21 @@ def verdict(whole: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, st
             if ("harmless", "rounding", "silent").index(kind) > ("harmless", "rounding", "silent").index(worst[0]):
                 worst = kind, f"episode {number}: {name}: {says}"
     return worst
+
+
+def _renumbered(whole: Mapping[int, Any], found: Mapping[int, Any]) -> bool:
+    """Whether episodes are the same, every one of them once, and in another order."""
+    left = dict(whole)
+    for arrays, said in found.values():
+        same = [n for n, (before, told) in left.items() if said == told and _equal(arrays, before)]
+        if not same:
+            return False
+        left.pop(same[0])
+    return any(not _equal(arrays, whole[number][0]) for number, (arrays, _) in found.items())
+
+
+def _equal(arrays: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> bool:
+    return arrays.keys() == before.keys() and all(np.array_equal(arrays[name], before[name]) for name in arrays)
 
 
 def _changed(values: np.ndarray, before: np.ndarray) -> tuple[str, str]:
@@ -189,12 +208,11 @@ def _one(path: Path, whole_file: Path, settings: dict[str, Any], kind: str, seed
 
 def _save(file: Path, whole: Mapping[str, Any]) -> None:
     """Keep what a whole recording gives, for the processes that compare."""
-    arrays, said = {}, {}
-    for number, (values, told) in whole.get("episodes", {}).items():
-        said[number] = told
-        arrays |= {f"{number}/{name}": one for name, one in values.items()}
-    rest = {key: whole[key] for key in ("error", "findings") if key in whole}
+    episodes = whole.get("episodes", {})
+    said = {number: told for number, (_, told) in episodes.items()}
+    arrays = {f"{number}/{name}": one for number, (values, _) in episodes.items() for name, one in values.items()}
     np.savez(file, **arrays)
+    rest = {key: value for key, value in whole.items() if key != "episodes"}
     file.with_suffix(".json").write_text(json.dumps({**rest, "said": said}))
 
 
@@ -204,8 +222,7 @@ def _load(file: Path) -> dict[str, Any]:
     if "error" in content:
         return content
     with np.load(file, allow_pickle=False) as opened:
-        arrays = {name: opened[name] for name in opened.files}
-    split = [(*name.split("/", 1), values) for name, values in arrays.items()]
+        split = [(*name.split("/", 1), opened[name]) for name in opened.files]
     episodes = {int(n): ({name: v for i, name, v in split if i == n}, told) for n, told in said.items()}
     return {**content, "episodes": episodes}
 
@@ -244,7 +261,7 @@ def fuzz(arguments: argparse.Namespace) -> dict[str, Any]:
         pool.shutdown()
     counts = Counter(one["result"] for one in results)
     by_kind = {kind: dict(Counter(one["result"] for one in results if one["kind"] == kind)) for kind in KINDS}
-    telling = [one for one in results if one["result"] in ("crashed", "silent", "rounding")]
+    telling = [one for one in results if one["result"] in ("crashed", "silent", "renumbered", "rounding")]
     return {"recordings": len(recordings), "counts": dict(counts), "by_kind": by_kind, "telling": telling}
 
 
@@ -371,8 +388,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
-    if arguments.part == "fuzz" and arguments.fixtures is None:
-        parser.error("fuzz needs --fixtures")
+    require(arguments.part != "fuzz" or arguments.fixtures, "no --fixtures", "a folder of recordings")
     found = PARTS[arguments.part](arguments)
     settings = {name: value for name, value in vars(arguments).items() if name not in ("fixtures", "out", "verbose")}
     if arguments.out:
