@@ -12,6 +12,7 @@ from diffpolicy.util.names import unknown
 COMMANDS = (
     "train",
     "evaluate",
+    "check-env",
     "record",
     "convert",
     "export-dataset",

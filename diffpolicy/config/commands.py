@@ -84,6 +84,25 @@ class RecordConfig:
 
 
 @dataclass
+class CheckEnvConfig:
+    """Settings of checking an environment.
+
+    Args:
+        env: the environment, as for the other commands.
+        out: JSON file for the report, replaced if there is one; None prints it only.
+        seed: of the first episode; the two after it are used too.
+        steps: of the episodes that are compared, at most; slow environments take fewer.
+        patience: seconds after which a single check is given up.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    out: str | None = path_to(None)
+    seed: int = 0
+    steps: int = 60
+    patience: float = 60.0
+
+
+@dataclass
 class ConvertConfig:
     """Settings of a conversion from another format.
 

@@ -1,0 +1,78 @@
+"""What an environment shows and takes: observations by key, actions, and whether the declared bounds hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from diffpolicy.evaluation.check_env.findings import Findings
+from diffpolicy.evaluation.check_env.stepping import Episode
+from diffpolicy.evaluation.check_env.traces import leaves
+
+_CHANNELS = (1, 3, 4)
+_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # in which pictures of floating-point numbers are usually given
+
+
+def check_spaces(seen: Episode) -> Findings:
+    """Return what the spaces of an environment say, and how the observations of an episode fit them."""
+    found = Findings("observations and actions")
+    values, declared = dict(leaves(seen.obs)), dict(leaves(seen.observation_space))
+    found.values["observation"] = {}
+    for key, space in declared.items():
+        if key in values:
+            _judge_part(found, seen, key, space, values[key])
+        else:
+            found.broken.append(f"the observation lacks {key!r}, which its space declares")
+    for key in values.keys() - declared.keys():
+        found.broken.append(f"the observation has {key!r}, which its space does not declare")
+    _judge_actions(found, seen.action_space)
+    return found
+
+
+def _judge_part(found: Findings, seen: Episode, key: str, space: gym.Space[Any], value: Any) -> None:
+    name = repr(key) if key else "observation"
+    if not isinstance(space, gym.spaces.Box):
+        found.facts.append(f"{name}: {space}")
+        found.values["observation"][key] = {"space": str(space)}
+        found.notes.append(f"{name} is a {type(space).__name__}, which no policy here observes")
+        return
+    value = np.asarray(value)
+    low, high = float(seen.lows[key].min(initial=np.inf)), float(seen.highs[key].max(initial=-np.inf))
+    picture = value.ndim == 3 and value.shape[-1] in _CHANNELS
+    what = "camera" if picture and value.dtype == np.uint8 else "vector"
+    found.facts.append(f"{name}: {what} {value.shape} {value.dtype}, seen {low:.4g} to {high:.4g}")
+    part = {"kind": what, "shape": [*value.shape], "dtype": str(value.dtype), "seen": [low, high]}
+    found.values["observation"][key] = part
+    if value.shape != space.shape:
+        found.broken.append(f"{name} has shape {value.shape}, and its space declares {space.shape}")
+        return
+    if value.dtype != space.dtype:
+        found.notes.append(f"{name} is {value.dtype}, and its space declares {space.dtype}")
+    if not np.isfinite([low, high]).all():
+        found.broken.append(f"{name} holds numbers that are not finite")
+    elif (seen.lows[key] < space.low.ravel()).any() or (seen.highs[key] > space.high.ravel()).any():
+        found.notes.append(f"{name} leaves its declared bounds, which nothing here relies on")
+    if picture and value.dtype.kind == "f":
+        _suggest_range(found, name, low, high)
+
+
+def _suggest_range(found: Findings, name: str, low: float, high: float) -> None:
+    bounds = next(((a, b) for a, b in _RANGES if a <= low and high <= b), (low, high))
+    found.settings["image_range"] = [*bounds]
+    found.notes.append(
+        f"{name} looks like a picture in floating-point numbers; env.image_range=[{bounds[0]:g},{bounds[1]:g}] makes "
+        "it a camera, if these are its black and white"
+    )
+
+
+def _judge_actions(found: Findings, space: gym.Space[Any]) -> None:
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        found.facts.append(f"action: {space}")
+        found.broken.append(f"actions are {space}, and policies give vectors of numbers, a Box of one axis")
+        return
+    bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()
+    says = f"{space.low.min():g} to {space.high.max():g}" if bounded else "without bounds"
+    found.facts.append(f"action: {space.shape} {space.dtype}, {says}")
+    found.values["action"] = {"shape": [*space.shape], "dtype": str(space.dtype), "bounded": bool(bounded)}

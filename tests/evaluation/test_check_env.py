@@ -1,0 +1,284 @@
+"""What check-env says of environments whose properties are known."""
+
+import json
+import os
+import random
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from typed import typed
+
+from diffpolicy.config import EnvConfig
+from diffpolicy.config.commands import CheckEnvConfig
+from diffpolicy.evaluation.check_env import check_environment, describe
+
+SEEDING = "same seed, same episode (compared in float64)"
+
+
+class Base(gym.Env):
+    """A walk whose start and steps are drawn from the environment's own generator; ends after eight steps."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    metadata = {"render_fps": 10, "render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.count = self.start(), 0
+        return self.see(), {"success": False}
+
+    def step(self, action):
+        self.place, self.count = self.place + self.push() + np.clip(action, -1, 1), self.count + 1
+        return self.see(), self.reward(), self.count == 8, False, self.info()
+
+    def render(self):
+        return np.linspace(0, 255, 6 * 8 * 3).reshape(6, 8, 3).astype(np.uint8)
+
+    def start(self):
+        return self.np_random.uniform(size=2)
+
+    def push(self):
+        return self.np_random.normal(size=2)
+
+    def see(self):
+        return self.place.copy()
+
+    def reward(self):
+        return -1.0
+
+    def info(self):
+        return {"success": self.count == 8}
+
+
+class StartsFromGlobals(Base):
+    def start(self):
+        return np.random.uniform(size=2)  # noqa: NPY002
+
+
+class PushedByGlobals(Base):
+    def push(self):
+        return np.array([random.random(), 0.0])
+
+
+class Remembers(Base):
+    past = 0
+
+    def start(self):
+        self.past += 1
+        return super().start() + (1e-3 if self.past > 1 else 0.0)
+
+
+class Shared(Base):
+    """All instances of a process draw from one generator, which every reset seeds."""
+
+    def start(self):
+        Shared.draw = np.random.default_rng(int(self.np_random.integers(1000)))
+        return Shared.draw.uniform(size=2)
+
+    def push(self):
+        return Shared.draw.uniform(size=2)
+
+
+class IgnoresItsSeed(Base):
+    def start(self):
+        return np.random.default_rng().uniform(size=2)
+
+
+class DrawsWhenMade(Base):
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.goal = np.random.uniform(size=2)  # noqa: NPY002
+
+    def start(self):
+        return self.goal.copy()
+
+    def push(self):
+        return np.zeros(2)
+
+
+class Untidy(Base):
+    """Says success by another name, shows dicts of everything, leaves its bounds, overwrites what it has shown."""
+
+    metadata = {}  # noqa: RUF012  # no render modes, no frame rate
+    observation_space = gym.spaces.Dict(
+        {
+            "arm": gym.spaces.Dict({"joints": gym.spaces.Box(0.0, 0.1, (2,), np.float64)}),
+            "camera": gym.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+            "float_camera": gym.spaces.Box(0.0, 1.0, (8, 8, 3), np.float32),
+            "task": gym.spaces.Discrete(3),
+        }
+    )
+
+    def see(self):
+        if self.count == 0:
+            self.kept = np.zeros(2)
+        self.kept[:] = self.place
+        light = self.np_random.uniform(size=(8, 8, 3)).astype(np.float32)
+        pictures = {"camera": (255 * light).astype(np.uint8), "float_camera": light}
+        return {"arm": {"joints": self.kept}, **pictures, "task": 1}
+
+    def info(self):
+        return {"solved": True, **({"late": 1} if self.count > 3 else {})}
+
+
+class DrawnToTheEye(Base):
+    """Rendering draws from the environment's own generator."""
+
+    def render(self):
+        self.np_random.uniform()
+        return super().render()
+
+
+class Hangs(Base):
+    def step(self, action):
+        time.sleep(60)
+
+
+class Dies(Base):
+    """Takes its process along at its second episode."""
+
+    episodes = 0
+
+    def start(self):
+        self.episodes += 1
+        return super().start() if self.episodes < 2 else os._exit(7)
+
+
+class Fails(Base):
+    def reward(self):
+        raise RuntimeError("the simulation\nis unstable")
+
+
+class NoNumber(Base):
+    def see(self):
+        return self.place * (np.nan if self.count == 2 else 1.0)
+
+
+class OtherShape(Base):
+    def see(self):
+        return np.append(self.place, 0.0)
+
+
+def report_of(kind, limit=50, **settings):
+    id = f"checks/{kind.__name__}-v0"
+    if id not in gym.registry:
+        gym.register(id, kind, max_episode_steps=limit, disable_env_checker=True)
+    return check_environment(CheckEnvConfig(env=EnvConfig(id), **settings), apart=False)
+
+
+def facts(report, title=SEEDING):
+    return next(check.values for check in report.checks if check.title == title)
+
+
+def test_an_environment_that_holds_what_it_promises():
+    report = report_of(Base)
+    assert report.broken == report.notes == [] and report.settings == {"id": "checks/Base-v0"}
+    assert len(facts(report)) == 6 and all(one["bitwise"] for one in facts(report).values())
+    seen = facts(report, "an episode of random actions")
+    assert (seen["fps"], seen["time_limit"], seen["success_key"], seen["reward"]) == (10, 50, "success", [-1, -1])
+    assert seen["info"] == {"reset": ["success"], "step": ["success"]} and seen["ended"] and seen["steps"] == 8
+    assert facts(report, "rendering")["shape"] == [6, 8, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "evaluation", "differs"),
+    [
+        (StartsFromGlobals, {"seed_globals": True}, {}, {"random and numpy.random left in another state"}),
+        (
+            PushedByGlobals,
+            {"seed_globals": True},
+            {"envs": 1},
+            {
+                "random and numpy.random left in another state",
+                "others draw from them during the episode",
+                "another instance steps beside it",
+            },
+        ),
+        (Remembers, {"fresh": True}, {}, {"twice in one instance", "after other episodes"}),
+        (Shared, {}, {"envs": 1}, {"another instance steps beside it"}),
+    ],
+)
+def test_what_an_episode_depends_on_and_the_setting_that_mends_it(kind, settings, evaluation, differs):
+    report = report_of(kind)
+    assert {how for how, one in facts(report).items() if not one["bitwise"]} == differs
+    assert report.settings == {"id": f"checks/{kind.__name__}-v0", **settings}
+    assert report.evaluation == evaluation and report.broken == [] and report.notes
+
+
+def test_how_far_apart_episodes_are():
+    apart = facts(report_of(Remembers))["twice in one instance"]
+    assert apart["largest"] == pytest.approx(1e-3) and apart["at_start"] == pytest.approx(1e-3)
+    pushed = facts(report_of(PushedByGlobals))["others draw from them during the episode"]
+    assert pushed["at_start"] == 0 and pushed["largest"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [(IgnoresItsSeed, "not even twice in one instance"), (DrawsWhenMade, "while it is made decides its episodes")],
+)
+def test_what_no_setting_mends_is_broken(kind, says):
+    report = report_of(kind)
+    assert len(report.broken) == 1 and says in report.broken[0]
+    assert not {"fresh", "seed_globals"} & report.settings.keys()
+
+
+def test_keys_cameras_bounds_and_what_info_lacks():
+    report = report_of(Untidy, limit=None)
+    shown = facts(report, "observations and actions")["observation"]
+    assert {key: one.get("kind") for key, one in shown.items()} == {
+        "arm/joints": "vector", "camera": "camera", "float_camera": "vector", "task": None,
+    }  # fmt: skip
+    notes = "\n".join(report.notes)
+    for said in (
+        "'arm/joints' leaves its declared bounds",
+        "env.image_range=[0,1]",
+        "'task' is a Discrete",
+        "env.success=solved",
+        "no time limit",
+        "late at some steps only",
+        "overwrite the arrays",
+        'no "render_fps"',
+    ):
+        assert said in notes
+    assert report.settings == {"id": "checks/Untidy-v0", "image_range": [0.0, 1.0], "max_steps": 500}
+    text = describe(report)
+    assert "env.id=checks/Untidy-v0 env.max_steps=500" in text or "env.image_range=[0.0,1.0]" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Hangs, "an episode takes more than 0.2 s"),
+        (Fails, "RuntimeError: the simulation"),
+        (NoNumber, "not finite"),
+        (OtherShape, "shape (3,), and its space declares (2,)"),
+    ],
+)
+def test_troubles_become_sentences(kind, says):
+    report = report_of(kind, patience=0.2 if kind is Hangs else 60)
+    assert any(says in one for one in report.broken), report.broken
+    assert all("\n" not in one for one in report.broken)
+
+
+def test_looking_that_changes_an_episode_is_noted():
+    (note,) = report_of(DrawnToTheEye).notes
+    assert "looking changes the episode" in note
+
+
+def test_from_the_command_line_in_processes_of_its_own(tmp_path):
+    out = typed("check-env", "env.id=tiny/Line-v0", "env.kwargs.width=0.8", "out=report.json", cwd=tmp_path)
+    assert "the same seed in another process: bitwise the same" in out and "0 broken" in out
+    assert "  env.id=tiny/Line-v0 env.kwargs.width=0.8\n" in out and "    id: tiny/Line-v0" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["command_line"] == "env.id=tiny/Line-v0 env.kwargs.width=0.8" and report["broken"] == []
+
+
+def test_a_process_that_dies_is_told_of_by_the_one_that_waited(tmp_path):
+    gym.register("checks/Dies-v0", Dies, max_episode_steps=9)
+    out = typed("check-env", "env.id=checks/Dies-v0", cwd=tmp_path, code=1)
+    assert "BROKEN: seeding" in out and "exit code 7" in out and "reward: -1 to -1" in out
