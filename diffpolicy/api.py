@@ -32,12 +32,11 @@ from diffpolicy.evaluation import (
     compare,
     episode_resets,
     policy_env,
-    rollout,
-    summarize,
 )
-from diffpolicy.evaluation.evaluate import check_comparison, check_fit, evaluate, write_report
+from diffpolicy.evaluation.evaluate import check_comparison, check_fit, evaluate, validation_metrics, write_report
 from diffpolicy.evaluation.measure_modes import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
+from diffpolicy.evaluation.rollout import finished_episodes
 from diffpolicy.images import build_generator, found_in
 from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, load_policy
 from diffpolicy.policies.io import method_class
@@ -112,9 +111,11 @@ def evaluate_policy(
 
     Returns:
         The contents of evaluation.json: metrics with 95% intervals, settings, versions, one result per episode.
-        With `out` they are written there, beside plots, videos and report.html.
+        With `out` they are written there, beside plots, videos and report.html. "errors" lists the episodes that the
+        environment broke off, which count for no metric.
 
     Raises:
+        BrokenEnvironment: the environment broke off every episode.
         FileExistsError: `out` holds an evaluation and `overwrite` is off.
         ValueError: settings that the policy cannot use, or a checkpoint that was trained without an environment.
     """
@@ -298,10 +299,9 @@ def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[
         policy = build_policy(record, spec, averaged, windows.normalizer, block=INFERENCE_BLOCK)
         resets = ranks.deal(episode_resets(VALIDATION_SEED, record.evaluation_episodes))
         workers = record.evaluation_workers if ranks.world == 1 else 0  # the ranks are workers already
-        episodes = rollout(Agent(policy), make_env, resets, workers=workers) if resets else []
-        found = ranks.collect([episode.row() for episode in episodes])
-        means = {name: value["mean"] for name, value in summarize(found).items()}
-        return {"score": means[main], **means}  # by which checkpoints are ranked
+        agent = Agent(policy)
+        episodes = list(finished_episodes(agent, make_env, resets, workers=workers)) if resets else []
+        return validation_metrics(ranks.collect(sorted(episodes, key=lambda one: one.number)), main, ranks.writes)
 
     return validate
 

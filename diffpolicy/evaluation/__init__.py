@@ -1,6 +1,7 @@
 """Rolling agents out: the one loop, environments and experts, observers, metrics, reports."""
 
 from diffpolicy.evaluation.adapters import EnvFactory, make_env, policy_env
+from diffpolicy.evaluation.contract import BrokenEnvironment
 from diffpolicy.evaluation.episode import (
     VALIDATION_EPISODES,
     VALIDATION_SEED,
@@ -8,6 +9,7 @@ from diffpolicy.evaluation.episode import (
     Reset,
     Step,
     episode_resets,
+    episode_rows,
 )
 from diffpolicy.evaluation.experts import ExpertAgent, ReplayAgent
 from diffpolicy.evaluation.metrics import check_comparable, compare, is_same_task, summarize
@@ -22,6 +24,7 @@ __all__ = [
     "INFERENCE_BLOCK",
     "VALIDATION_EPISODES",
     "VALIDATION_SEED",
+    "BrokenEnvironment",
     "EnvFactory",
     "Episode",
     "ExpertAgent",
@@ -40,6 +43,7 @@ __all__ = [
     "compare",
     "compare_modes",
     "episode_resets",
+    "episode_rows",
     "is_same_task",
     "make_env",
     "mode_fractions",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -36,6 +36,7 @@ class EnvFactory:
         kwargs: keyword arguments of the environment.
         render_mode: "rgb_array" where frames are wanted.
         max_steps: time limit instead of the registered one.
+        timeout: seconds that a make, a reset or a step may take, which rollouts see to; None is without limit.
     """
 
     id: str
@@ -43,6 +44,7 @@ class EnvFactory:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     render_mode: str | None = None
     max_steps: int | None = None
+    timeout: float | None = None
 
     def __call__(self) -> gym.Env[Any, Any]:
         kwargs = {**self.kwargs, **({} if self.render_mode is None else {"render_mode": self.render_mode})}
@@ -56,7 +58,7 @@ class EnvFactory:
 
     def rendering(self) -> EnvFactory:
         """Return a factory of environments that render frames."""
-        return EnvFactory(self.id, self.source, self.kwargs, _FRAMES, self.max_steps)
+        return replace(self, render_mode=_FRAMES)
 
 
 def make_env(
@@ -82,7 +84,7 @@ def make_env(
     limit = config.max_steps if max_steps is None else max_steps
     task = {} if config.task is None else {"task": config.task}
     given = {**config.kwargs, **task, **(kwargs or {})}
-    return EnvFactory(str(config.id), _source(config.id), given, render_mode, limit)
+    return EnvFactory(str(config.id), _source(config.id), given, render_mode, limit, config.timeout)
 
 
 def policy_env(config: RunConfig, render_mode: str | None = None) -> EnvFactory:

@@ -1,35 +1,202 @@
-"""What rollouts ask of an environment, checked in words where it is broken."""
+"""What rollouts ask of an environment, and what an environment that breaks it costs: one episode, in one sentence."""
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, final
 
 import gymnasium as gym
+import numpy as np
 
-from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.adapters import EnvFactory
+from diffpolicy.evaluation.episode import Episode, Reset
+from diffpolicy.evaluation.journal import Call, Journal
+from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.util.errors import explain, require
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
+_LONGEST = 300
+"""Characters of an environment's own message that are repeated."""
 
-def make(make_env: MakeEnv) -> gym.Env[Any, Any]:
-    """Return what `make_env` makes.
 
-    Raises:
-        TypeError: not a gymnasium environment.
+class BrokenEnvironment(ValueError):
+    """An environment raised an error, gave what it must not, hung, or ended its process."""
+
+
+class _Breach(Exception):
+    """What an environment gave, and what was expected."""
+
+
+class _Part(NamedTuple):
+    """One array of an observation: the keys that lead to it, and what its space says."""
+
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        return f"{_path(self.keys)} {self.dtype}{list(self.shape)}"
+
+
+@dataclass
+class Contract:
+    """What all environments of a rollout have in common, the first of them says what.
+
+    Args:
+        limited: whether the caller limits the steps of all episodes.
+        task: what results mean; None takes what the first environment declares.
+        parts: what an observation consists of, by the first environment; None before it is made.
     """
-    env = make_env()
-    given = f"make_env returned a {type(env).__name__}"
-    require(isinstance(env, gym.Env), given, "a gymnasium.Env", error=TypeError)
-    return env
+
+    limited: bool
+    task: TaskSpec | None = None
+    parts: list[_Part] | None = field(default=None, init=False)
+
+    def settle(self, env: gym.Env[Any, Any]) -> None:
+        """Take over what the first environment says.
+
+        Raises:
+            TypeError: no gymnasium environment, or a `reset` without `seed` and `options`.
+            ValueError: no time limit, or a malformed task.
+        """
+        require(isinstance(env, gym.Env), *_no_env(env), error=TypeError)
+        check_env(env, self.limited)
+        self.task = TaskSpec.of(env) if self.task is None else self.task
+        self.parts = _parts(env)
+
+    def admit(self, env: gym.Env[Any, Any]) -> None:
+        """Raise _Breach unless an environment shows what the first one shows."""
+        if not isinstance(env, gym.Env):
+            raise _Breach(explain(*_no_env(env)))
+        if (parts := _parts(env)) != self.parts:
+            shown, expected = (", ".join(map(str, each)) or "nothing" for each in (parts, self.parts or ()))
+            raise _Breach(explain(f"it shows {shown}", f"{expected}, as the first one"))
+
+
+@final
+class Place:
+    """One of the environments side by side: kept to the contract, and made anew once it has broken.
+
+    Args:
+        make_env: makes the environment.
+        contract: what it is kept to.
+        journal: where its calls are noted.
+    """
+
+    def __init__(self, make_env: MakeEnv, contract: Contract, journal: Journal) -> None:
+        self._make_env, self._contract, self._journal = make_env, contract, journal
+        self._episode = Episode(0)
+        self._env: gym.Env[Any, Any] | None = None
+        self._action_shape: tuple[int, ...] | None = None
+        self._broken = False
+
+    @property
+    def env(self) -> gym.Env[Any, Any]:
+        """The environment of the episode."""
+        require(self._env is not None, "no environment", cure="start an episode first", error=RuntimeError)
+        return self._env  # type: ignore[return-value]
+
+    def start(self, episode: Episode, how: Reset) -> tuple[Any, Mapping[str, Any]]:
+        """Start an episode and return its first observation and `info`.
+
+        Raises:
+            BrokenEnvironment: the environment cannot be made or reset.
+            TypeError: see `Contract.settle`.
+            ValueError: see `Contract.settle`.
+        """
+        self._episode = episode
+        if self._broken:
+            self.close()
+        if self._env is None:
+            self._env = self._call("make", self._make_env)
+            self._broken = True  # until it has been looked at
+            if self._contract.parts is None:
+                self._contract.settle(self._env)
+            else:
+                self._call("make", self._contract.admit, self._env)
+            space = getattr(self._env, "action_space", None)
+            self._action_shape = None if space is None else space.shape
+            self._broken = False
+        return self._call("reset", self._reset, how)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, Mapping[str, Any]]:
+        """Step, count it in the episode, and return observation, reward, whether the episode has ended, and `info`.
+
+        Raises:
+            BrokenEnvironment: what the environment returns, or that it returns nothing.
+        """
+        return self._call("step", self._step, action)
+
+    def close(self) -> None:
+        """Close the environment, if there is one; an error is no more than a warning, and none of a broken one."""
+        env, self._env, broken = self._env, None, self._broken
+        if env is not None:
+            try:
+                self._call("close", lambda: env.close())
+            except BrokenEnvironment as error:
+                if not broken:
+                    warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+
+    def _call(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        episode = self._episode
+        step = episode.steps + 1 if what == "step" else 0
+        self._journal.begin(what, episode.number, step)
+        try:
+            return call(*arguments)
+        except (Exception, SystemExit) as error:
+            self._broken, episode.steps = True, max(step - 1, 0)
+            says = sentence(self._make_env, episode.seed, Call(what, episode.number, step), _cause(error))
+            raise BrokenEnvironment(says) from error
+        finally:
+            self._journal.end()
+
+    def _reset(self, how: Reset) -> tuple[Any, Mapping[str, Any]]:
+        seed = how.seed if how.env_seed is None else how.env_seed
+        outcome = self.env.reset(seed=seed, options=None if how.options is None else dict(how.options))
+        if not (isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[1], Mapping)):
+            raise _Breach(explain(f"returned {_described(outcome)}", "(observation, info), info a dict"))
+        _check_observation(outcome[0], self._contract.parts or ())
+        return outcome
+
+    def _step(self, action: Any) -> tuple[Any, float, bool, Mapping[str, Any]]:
+        if self._action_shape is not None and np.shape(action) != self._action_shape:
+            raise _Breach(
+                explain(f"it takes actions {self._action_shape}", f"{np.shape(action)}, as the agent gives")
+            )
+        outcome = self.env.step(action)
+        if not (isinstance(outcome, tuple) and len(outcome) == 5 and isinstance(outcome[4], Mapping)):
+            wanted = "(observation, reward, terminated, truncated, info), info a dict"
+            raise _Breach(explain(f"returned {_described(outcome)}", wanted))
+        obs, reward, terminated, truncated, info = outcome
+        _check_observation(obs, self._contract.parts or ())
+        reward = _number("the reward", reward)
+        try:
+            done = bool(terminated or truncated)
+        except Exception:
+            shown = f"terminated={terminated!r:.40}, truncated={truncated!r:.40}"
+            raise _Breach(explain(shown, "True or False")) from None
+        try:
+            self._episode.count(self._contract.task or TaskSpec(), reward, info)
+        except (ValueError, TypeError) as error:
+            raise _Breach(str(error)) from None
+        for name, value in self._episode.metrics.items():
+            _number(f"the metric {name!r}", value)
+        return obs, reward, done, info
 
 
 def check_env(env: gym.Env[Any, Any], limited: bool) -> None:
     """Raise unless episodes of `env` end, and its `reset` takes what every episode is reset with.
 
     Args:
+        env: an environment.
         limited: whether the caller limits the steps of all episodes.
 
     Raises:
@@ -57,33 +224,101 @@ def has_time_limit(env: gym.Env[Any, Any]) -> bool:
     )
 
 
-def reset(env: gym.Env[Any, Any], how: Reset) -> tuple[Any, Mapping[str, Any]]:
-    """Reset an environment and return its observation and `info`.
+def sentence(make_env: MakeEnv, seed: int, call: Call, cause: str) -> str:
+    """Return what is said of an episode that an environment broke.
 
-    Raises:
-        TypeError: it returned something else.
+    Args:
+        make_env: made the environment.
+        seed: of the episode.
+        call: that did not return what it should.
+        cause: what it did instead.
     """
-    outcome = env.reset(
-        seed=how.seed if how.env_seed is None else how.env_seed,
-        options=None if how.options is None else dict(how.options),
-    )
-    if not (isinstance(outcome, tuple) and len(outcome) == 2 and isinstance(outcome[1], Mapping)):
-        raise TypeError(explain(f"reset returned {_described(outcome)}", "(observation, info), info a dict"))
-    return outcome
+    where = f"step {call.step}" if call.what == "step" else call.what
+    return f"{env_name(make_env)}, seed {seed}, {where}: {cause}"
 
 
-def step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, float, bool, Mapping[str, Any]]:
-    """Step an environment and return its observation, reward, whether the episode has ended, and `info`.
+def env_name(make_env: MakeEnv) -> str:
+    """Return what errors call the environments that `make_env` makes."""
+    if isinstance(make_env, EnvFactory):
+        return make_env.id
+    if isinstance(make_env, functools.partial):
+        inner = next((one for one in make_env.args if callable(one)), make_env.func)
+        return env_name(inner)
+    name = make_env.__name__ if inspect.isroutine(make_env) or isinstance(make_env, type) else ""
+    return name if name.isidentifier() else "the environment"
 
-    Raises:
-        TypeError: it returned something else.
-    """
-    outcome = env.step(action)
-    if not (isinstance(outcome, tuple) and len(outcome) == 5 and isinstance(outcome[4], Mapping)):
-        wanted = "(observation, reward, terminated, truncated, info), info a dict"
-        raise TypeError(explain(f"step returned {_described(outcome)}", wanted))
-    obs, reward, terminated, truncated, info = outcome
-    return obs, float(reward), bool(terminated or truncated), info
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, _Breach):
+        return str(error)
+    try:
+        said = " ".join(str(error).split())
+    except Exception:
+        said = ""
+    said = said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}{': ' if said else ''}{said} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def _no_env(env: Any) -> tuple[str, str]:
+    return f"make_env returned a {type(env).__name__}", "a gymnasium.Env"
+
+
+def _parts(env: gym.Env[Any, Any]) -> list[_Part]:
+    """The arrays that observations consist of; nothing is known of an environment without a space."""
+    return _arrays(getattr(env, "observation_space", None), ())
+
+
+def _arrays(space: gym.Space[Any] | None, keys: tuple[str, ...]) -> list[_Part]:
+    if isinstance(space, gym.spaces.Dict):
+        return [part for key, inner in space.items() for part in _arrays(inner, (*keys, key))]
+    if space is None or space.shape is None or space.dtype is None or isinstance(space, gym.spaces.Text):
+        return []
+    return [_Part(keys, space.shape, np.dtype(space.dtype))]
+
+
+def _check_observation(obs: Any, parts: list[_Part] | tuple[()]) -> None:
+    """Raise _Breach unless an observation is what the space says, and finite."""
+    for keys, shape, dtype in parts:
+        values = obs
+        for key in keys:
+            if not isinstance(values, Mapping) or key not in values:
+                has = ", ".join(map(str, values)) if isinstance(values, Mapping) else f"a {type(values).__name__}"
+                raise _Breach(f"the observation lacks {_path(keys)}; it has {has or 'nothing'}")
+            values = values[key]
+        if not isinstance(values, np.ndarray):
+            try:
+                values = np.asarray(values)
+            except ValueError:  # ragged
+                raise _Breach(f"{_named(keys)} is a {type(values).__name__}; expected {dtype}{list(shape)}") from None
+        if values.shape != shape or not (values.dtype == dtype or np.can_cast(values.dtype, dtype, "same_kind")):
+            given = f"{_named(keys)} is {values.dtype}{list(values.shape)}"
+            raise _Breach(explain(given, f"{dtype}{list(shape)}, as its space says"))
+        if values.dtype.kind == "f" and not _finite(values):
+            raise _Breach(f"{_named(keys)} holds NaN or infinity")
+
+
+def _finite(values: np.ndarray) -> bool:
+    flat = values.ravel()
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(values).all())  # squares of great numbers overflow
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise _Breach(explain(f"{name} is {value!r:.40}", "a finite number"))
+    return number
+
+
+def _named(keys: tuple[str, ...]) -> str:
+    return f"the observation {_path(keys)}".rstrip()
+
+
+def _path(keys: tuple[str, ...]) -> str:
+    return repr("/".join(keys)) if keys else ""
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:

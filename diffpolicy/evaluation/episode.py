@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,6 +50,10 @@ class Episode:
         metrics: name -> value, see `TaskSpec.metrics`.
         mode: the mode in which the task was done, "" if in none; None for tasks without modes.
         observed: what observers kept, by their names.
+        error: why the environment broke the episode off, in one sentence; None if it ran to its end. Such an episode
+            has no results.
+        trace: the traceback of that error, where an exception was raised.
+        went_on: whether the episode went on after its first success, so that its end may be another.
     """
 
     seed: int
@@ -60,24 +64,42 @@ class Episode:
     metrics: dict[str, float] = field(default_factory=dict)
     mode: str | None = None
     observed: dict[str, Any] = field(default_factory=dict, repr=False)
+    error: str | None = None
+    trace: str | None = field(default=None, repr=False)
+    went_on: bool = field(default=False, repr=False)
 
     def count(self, task: TaskSpec, reward: float, info: Mapping[str, Any]) -> None:
         """Take one more step into account."""
         self.steps += 1
         for name, metric in task.metrics.items():
             self.metrics[name] = metric.reduce(self.metrics.get(name), reward, info)
+        self.went_on = bool(self.success)
         self.success_at_end = task.succeeded(info)
         if self.success_at_end is not None:
             self.success = bool(self.success) or self.success_at_end
         if task.mode_key is not None:
             self.mode = info.get(task.mode_key)
 
-    def row(self) -> dict[str, Any]:
-        """Return the episode as plain data, as evaluation.json keeps it."""
+    def fail(self, error: str, trace: str | None = None) -> None:
+        """Note why the environment broke the episode off, and forget what it would have been counted for."""
+        self.error, self.trace = error, trace
+        self.success = self.success_at_end = self.mode = None
+        self.metrics, self.observed, self.went_on = {}, {}, False
+
+    def row(self, at_end: bool | None = None) -> dict[str, Any]:
+        """Return the episode as plain data, as evaluation.json keeps it.
+
+        Args:
+            at_end: whether success at the end stands beside success at any step; None where the two can differ.
+        """
+        if self.error is not None:
+            return {"seed": self.seed, "steps": self.steps, "error": self.error}
+        at_end = self.went_on if at_end is None else at_end and self.success is not None
         return {
             "seed": self.seed,
             **self.metrics,
             **({} if self.success is None else {"success": self.success}),
+            **({"success_at_end": bool(self.success_at_end)} if at_end else {}),
             "steps": self.steps,
             **({} if self.mode is None else {"mode": self.mode}),
         }
@@ -111,6 +133,16 @@ class Step(NamedTuple):
     done: bool
     seconds: float
     planned: bool
+
+
+def episode_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+    """Return the episodes that no environment broke off as plain data, with the same entries each.
+
+    Success at the end stands beside success at any step if one of them went on after its first success.
+    """
+    whole = [episode for episode in episodes if episode.error is None]
+    at_end = any(episode.went_on for episode in whole)
+    return [episode.row(at_end) for episode in whole]
 
 
 def episode_resets(seeds: str | int, episodes: int, task: TaskSpec | None = None) -> list[Reset]:

@@ -8,10 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from diffpolicy.config import RunConfig
 from diffpolicy.datasets.spec import ObservationSpec
-from diffpolicy.evaluation.contract import MakeEnv
-from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset
+from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv
+from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset, episode_rows
 from diffpolicy.evaluation.metrics import SUCCESS, check_comparable, metric_names, summarize
 from diffpolicy.evaluation.observers import Observations, Video
 from diffpolicy.evaluation.report import (
@@ -26,7 +28,7 @@ from diffpolicy.evaluation.report import (
     write_page,
     write_video,
 )
-from diffpolicy.evaluation.rollout import rollout
+from diffpolicy.evaluation.rollout import require_whole, rollout
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Agent
 from diffpolicy.training.log import read_metrics
@@ -96,7 +98,7 @@ def evaluate(
     began = time.monotonic()
     episodes = rollout(agent, make_env, resets, envs=envs, workers=workers, progress=progress, task=task)
     minutes = (time.monotonic() - began) / 60
-    results = [episode.row() for episode in episodes]
+    results = episode_rows(episodes)
     return {
         **summarize(results),
         "network_calls": agent.calls,
@@ -106,7 +108,30 @@ def evaluate(
         **provenance(),
         "metrics": {name: one for name, one in task.plain_metrics().items() if name in results[0]},
         "episodes": results,
+        "errors": [episode.row() for episode in episodes if episode.error is not None],
     }, episodes
+
+
+def validation_metrics(episodes: Sequence[Episode], main: str, say: bool = True) -> dict[str, float]:
+    """Return what training logs of its rollouts: the score that ranks checkpoints, all means, and what broke off.
+
+    Args:
+        episodes: on the validation seeds.
+        main: the metric that is the score.
+        say: whether to print why episodes were broken off.
+
+    Raises:
+        BrokenEnvironment: the environment broke all of them off.
+    """
+    try:
+        require_whole(episodes)
+    except BrokenEnvironment as error:
+        raise BrokenEnvironment(f"{error}; mend it and continue with resume=true") from error
+    errors = [episode.error for episode in episodes if episode.error is not None]
+    if errors and say:
+        tqdm.write(f"{len(errors)} of {len(episodes)} validation episodes broken off, the first: {errors[0]}")
+    means = {name: value["mean"] for name, value in summarize(episode_rows(episodes)).items()}
+    return {"score": means[main], **means, **({"broken_off": len(errors)} if errors else {})}
 
 
 def write_report(
@@ -155,7 +180,8 @@ def write_videos(
     for old in out.glob("episode_*.mp4"):
         old.unlink()
     (out / "fan.png").unlink(missing_ok=True)
-    kinds = [[e.number for e in episodes if bool(e.success) is wanted] for wanted in (True, False)]
+    whole = [episode for episode in episodes if episode.error is None]
+    kinds = [[e.number for e in whole if bool(e.success) is wanted] for wanted in (True, False)]
     chosen = [number for kind in kinds for number in kind[:videos]]
     if not chosen:
         return []
@@ -209,6 +235,8 @@ def describe(result: Mapping[str, Any], out: str | Path | None = None) -> str:
     if "modes" in result:
         lines += _describe_modes(result["modes"])
     lines.append(f"{len(result['episodes'])} episodes, {result['network_calls']} network calls per chunk")
+    if errors := result.get("errors"):
+        lines.append(f"{len(errors)} more broken off by the environment, the first: {errors[0]['error']}")
     if out is not None:
         lines += [f"results: {Path(out) / 'evaluation.json'}", f"page: {Path(out) / 'report.html'}"]
     return "\n".join(lines)

@@ -85,5 +85,6 @@ def _paths(episodes: Sequence[Episode]) -> list[tuple[np.ndarray, str | None]]:
 
 
 def _measured(demonstrated: Sequence[str | None], episodes: Sequence[Episode], task: TaskSpec) -> dict[str, Any]:
-    success = wilson(sum(bool(episode.success) for episode in episodes), len(episodes))
-    return {"success": success, **compare_modes(demonstrated, [episode.mode for episode in episodes], task.modes)}
+    whole = [episode for episode in episodes if episode.error is None]
+    success = wilson(sum(bool(episode.success) for episode in whole), len(whole))
+    return {"success": success, **compare_modes(demonstrated, [episode.mode for episode in whole], task.modes)}

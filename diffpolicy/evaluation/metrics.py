@@ -10,6 +10,8 @@ from diffpolicy.util.errors import explain, require
 from diffpolicy.util.stats import Interval, bootstrap, wilson
 
 SUCCESS = "success"
+PROPORTIONS = (SUCCESS, "success_at_end")
+"""Metrics that are true or false of an episode: done at some step, and done at the last one."""
 
 _NOT_METRICS = ("seed", "steps", "mode", "way")  # of an episode's plain data; older releases wrote "way" for "mode"
 
@@ -28,7 +30,7 @@ def summarize(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     require(episodes, "no episodes", "at least one")
     return {
         name: wilson(sum(bool(one[name]) for one in episodes), len(episodes))
-        if name == SUCCESS
+        if name in PROPORTIONS
         else bootstrap([one[name] for one in episodes])
         for name in metric_names(episodes)
     }

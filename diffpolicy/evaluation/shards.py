@@ -11,22 +11,25 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from diffpolicy.evaluation.journal import Call, Journal
 from diffpolicy.util.errors import explain
 
 Shard = TypeVar("Shard")
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 INFERENCE_BLOCK = 32
 """Samples per network call; those of a block of a multiple of 16 do not depend on their place in it."""
@@ -66,55 +69,142 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class Death(NamedTuple):
+    """How a worker ended before its work did.
+
+    Attributes:
+        says: in words.
+        call: of an environment, that was under way; None if there was none.
+    """
+
+    says: str
+    call: Call | None
+
+
+@dataclass
+class _Worker:
+    """A process, its work, and what is known of it."""
+
+    process: BaseProcess
+    journal: Journal
+    number: int
+    shard: Any
+    seen: int = 0  # the call that was last seen under way,
+    waited: float = 0.0  # and for how many seconds
+    hung: bool = False
+
+
 def run_shards(
-    work: Callable[[Shard], Generator[Item, None, Result]], shards: Sequence[Shard]
-) -> Generator[Item, None, list[Result]]:
-    """Yield what `work(shard)` yields, in a process for each shard; return what they return, in order.
+    work: Callable[..., Generator[Item, None, None]],
+    shards: Sequence[Shard],
+    mourn: Callable[[Shard, Death], tuple[Sequence[Item], Shard]],
+    timeout: float | None = None,
+) -> Generator[tuple[int, Item], None, None]:
+    """Yield (number of the shard, item) for all that `work(shard, journal=journal)` yields, in a process per shard.
 
     The processes end when the generator is closed or fails, when this process ends, and when it is killed.
 
     Args:
         work: pickled here, to be unpickled by the workers alone.
         shards: one argument of `work` per process.
+        mourn: (shard, death) -> items in place of those that will not come, and the shard that another process takes
+            over; it may raise.
+        timeout: seconds that a call in the journal may take, before its process is killed; None is without limit.
 
     Raises:
         ValueError: `work` cannot be pickled.
-        RuntimeError: a worker died.
-        Exception: what `work` raised, with its type and message, and its traceback as a note.
+        Exception: what `work` raised, with its type and message, and its traceback as a note; or what `mourn` raised.
     """
     packed = _pack(work)
-    context = multiprocessing.get_context("spawn")
-    workers: dict[Connection, BaseProcess] = {}
-    results: dict[Connection, Result] = {}
+    workers: dict[Connection, _Worker] = {}
     try:
         with _without_interrupts():
-            for number in range(len(shards)):
-                here, there = context.Pipe()
-                workers[here] = context.Process(target=_serve, args=(there,), name=f"{number + 1}", daemon=True)
-                workers[here].start()
-                there.close()
+            for number, shard in enumerate(shards):
+                workers |= [_started(number, shard)]
         # Sent only when all have been started, so that they spend the seconds of importing torch side by side.
-        for (pipe, process), shard in zip(workers.items(), shards, strict=True):
-            with _noticing_death(process):
-                pipe.send_bytes(packed)
-                pipe.send(shard)
-        while len(results) < len(workers):
-            for pipe in wait([pipe for pipe in workers if pipe not in results]):
-                with _noticing_death(workers[pipe]):
+        for pipe, worker in workers.items():
+            _send(pipe, packed, worker.shard)
+        while workers:
+            for pipe in _ready(workers, timeout):
+                worker = workers[pipe]
+                try:
                     kind, value = pipe.recv()
+                except (EOFError, ConnectionError):
+                    del workers[pipe]
+                    pipe.close()
+                    further, left = mourn(worker.shard, _death(worker, timeout))
+                    yield from ((worker.number, item) for item in further)
+                    if left:
+                        with _without_interrupts():
+                            pipe, following = _started(worker.number, left)
+                        workers[pipe] = following
+                        _send(pipe, packed, left)
+                    continue
                 if kind == "error":
                     raise value
-                if kind == "result":
-                    results[pipe] = value
+                if kind == "end":
+                    del workers[pipe]
+                    _end(pipe, worker)
                 else:
-                    yield value
-        return [results[pipe] for pipe in workers]
+                    yield worker.number, value
     finally:
-        for process in workers.values():
-            process.terminate()
-        for pipe, process in workers.items():
-            process.join()
-            pipe.close()
+        for worker in workers.values():
+            worker.process.terminate()
+        for pipe, worker in workers.items():
+            _end(pipe, worker)
+
+
+def _started(number: int, shard: Any) -> tuple[Connection, _Worker]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    box = RawArray("d", Journal.SIZE)
+    process = context.Process(target=_serve, args=(there, box), name=f"{number + 1}", daemon=True)
+    process.start()
+    there.close()
+    return here, _Worker(process, Journal(box), number, shard)
+
+
+def _send(pipe: Connection, packed: bytes, shard: Any) -> None:
+    with suppress(ConnectionError):  # it has died, which is noticed when it is listened to
+        pipe.send_bytes(packed)
+        pipe.send(shard)
+
+
+def _end(pipe: Connection, worker: _Worker) -> None:
+    worker.process.join()
+    pipe.close()
+
+
+def _ready(workers: Mapping[Connection, _Worker], timeout: float | None) -> list[Connection]:
+    """The workers that have something to say, or have died; those that hang are killed."""
+    if timeout is None:
+        return wait(list(workers))  # type: ignore[return-value]
+    turn = min(timeout / 4, 1.0)
+    began = time.monotonic()
+    ready = wait(list(workers), turn)
+    # Time in which this process slept, too, does not count: then the worker may have slept as well.
+    passed = min(time.monotonic() - began, 2 * turn)
+    for pipe, worker in workers.items():
+        under_way, count = worker.journal.call is not None, worker.journal.count
+        worker.waited = worker.waited + passed if under_way and count == worker.seen else 0.0
+        worker.seen = count
+        if worker.waited > timeout and pipe not in ready:
+            worker.hung = True
+            worker.process.kill()
+    return ready  # type: ignore[return-value]
+
+
+def _death(worker: _Worker, timeout: float | None) -> Death:
+    worker.process.join(timeout=10)
+    code = worker.process.exitcode
+    if worker.hung:
+        says = f"it had not returned after {timeout:g} s, and its process was killed"
+    elif code is not None and code < 0:
+        killed = signal.Signals(-code).name
+        says = f"its process was ended by {killed}" + (", often for want of memory" if killed == "SIGKILL" else "")
+    else:
+        says = f"its process ended with exit code {code}"
+    return Death(says, worker.journal.call)
 
 
 @contextmanager
@@ -146,31 +236,16 @@ def _pack(work: Any) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def _noticing_death(process: BaseProcess) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, ConnectionError):
-        process.join(timeout=10)
-        says = f"worker process {process.name} died (exit code {process.exitcode}; -9 is often for want of memory)"
-        cure = "take workers=0 to see why, and start workers of a script below `if __name__ == '__main__':`"
-        raise RuntimeError(explain(says, cure=cure)) from None
-
-
-def _serve(pipe: Connection) -> None:
-    """A worker process: receive the work, send every item, and at last the result or the error."""
+def _serve(pipe: Connection, box: MutableSequence[float]) -> None:
+    """A worker process: receive the work, send every item, and at last that it is done, or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         # Unpickled is what the parent has just pickled, and nothing that comes from a file.
         work = torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
-        items = work(pipe.recv())
-        while True:
-            try:
-                pipe.send(("item", next(items)))
-            except StopIteration as end:
-                pipe.send(("result", end.value))
-                return
+        for item in work(pipe.recv(), journal=Journal(box)):
+            pipe.send(("item", item))
+        pipe.send(("end", None))
     except Exception as error:
         with suppress(OSError):  # nobody listens any more
             pipe.send(("error", _portable(error)))

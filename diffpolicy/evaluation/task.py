@@ -161,7 +161,9 @@ class TaskSpec:
     def plain_metrics(self) -> dict[str, Any]:
         """Return the metrics, success among them, as plain data: what evaluation.json says of its columns."""
         success = {"key": self.success_key, "reducer": "any", "description": self.success_description}
-        return {**{name: asdict(metric) for name, metric in self.metrics.items()}, "success": success}
+        at_end = {**success, "reducer": "last", "description": "episodes in which the task was done at the last step"}
+        metrics = {name: asdict(metric) for name, metric in self.metrics.items()}
+        return {**metrics, "success": success, "success_at_end": at_end}
 
 
 def _metric(name: str, declared: Mapping[str, Any]) -> Metric:

@@ -83,6 +83,10 @@ class Duties:
 
     def _evaluate(self) -> None:
         if self._evaluation is not None:
-            with self._stop.leaving():
-                metrics = dict(self._evaluation(self._learner.averaged(), self._learner.step))
+            try:
+                with self._stop.leaving():
+                    metrics = dict(self._evaluation(self._learner.averaged(), self._learner.step))
+            except Exception:  # such as a broken environment, which must not cost the steps since the last checkpoint
+                self._run.save(self._learner, together=False)
+                raise
             self._run.rank(self._learner.step, metrics)

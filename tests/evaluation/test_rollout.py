@@ -19,6 +19,7 @@ from diffpolicy.config import ExecutionConfig, PolicyConfig, RunConfig
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation import (
+    BrokenEnvironment,
     Observations,
     Recorder,
     ReplayAgent,
@@ -242,10 +243,14 @@ class _Numberless(_Mute):
     [
         (_Silent, ValueError, "_Silent has no time limit.*max_steps=N"),
         (_Old, TypeError, r"_Old.reset takes \(seed\); expected reset\(\*, seed=None, options=None\)"),
-        (functools.partial(_Broken, "reset"), TypeError, "reset returned a ndarray"),
-        (functools.partial(_Broken, "step"), TypeError, r"step returned \(ndarray, float, bool, dict\); expected"),
-        (functools.partial(_Broken, "info"), TypeError, r"step returned \(.*NoneType\); expected .*info a dict"),
-        (_Mute, ValueError, "info lacks the success key 'success'; it has place, state"),
+        (functools.partial(_Broken, "reset"), ValueError, "_Broken, seed 0, reset: returned a ndarray; expected"),
+        (
+            functools.partial(_Broken, "step"),
+            ValueError,
+            r"step 1: returned \(ndarray, float, bool, dict\); expected",
+        ),
+        (functools.partial(_Broken, "info"), ValueError, r"step 1: returned \(.*NoneType\); expected .*info a dict"),
+        (_Mute, ValueError, "_Mute, seed 0, step 1: info lacks the success key 'success'; it has place, state"),
         (_Numberless, ValueError, "info lacks the metric's key 'place'; it has success"),
         (dict, TypeError, "make_env returned a dict; expected a gymnasium.Env"),
     ],
@@ -273,10 +278,28 @@ def _fail(action):
     raise gym.error.InvalidAction("the arm is off")
 
 
-def test_an_error_in_a_worker_is_raised_here():
-    with pytest.raises(gym.error.InvalidAction) as caught:
+def test_an_error_of_the_environment_in_a_worker_is_told_here():
+    says = r"_failing_env, seed 0, step 1: InvalidAction: the arm is off \(test_rollout.py:\d+\); .*all 2 episodes"
+    with pytest.raises(BrokenEnvironment, match=says) as caught:
         rollout(tiny.Wanderer(), _failing_env, RESETS[:2], workers=1, max_steps=9)
-    assert str(caught.value) == "the arm is off" and "in _fail" in caught.value.__notes__[0]
+    assert "in _fail" in caught.value.__notes__[0]
+
+
+class _Tired(tiny.Wanderer):
+    def act(self, obs, env_ids=None, infos=None):
+        raise gym.error.Error("no more today")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_agent_is_raised(workers):
+    with pytest.raises(gym.error.Error, match="^no more today") as caught:
+        rollout(_Tired(), LINE, RESETS[:2], workers=workers)
+    assert not workers or "in act" in caught.value.__notes__[0]
+
+
+class _Fatal(tiny.Wanderer):
+    def act(self, obs, env_ids=None, infos=None):
+        os._exit(7)
 
 
 class _TornCable(OSError):
@@ -290,8 +313,8 @@ def test_an_error_that_cannot_be_sent_keeps_its_name_and_message():
 
 
 def test_a_worker_that_dies_is_noticed():
-    with pytest.raises(RuntimeError, match=r"worker process 1 died \(exit code 7.*workers=0"):
-        rollout(tiny.Wanderer(), functools.partial(os._exit, 7), RESETS[:2], workers=1)
+    with pytest.raises(RuntimeError, match=r"a worker died: its process ended with exit code 7; take workers=0"):
+        rollout(_Fatal(), LINE, RESETS[:2], workers=1)
 
 
 def test_what_cannot_go_to_a_worker_is_refused_before_any_starts():
