@@ -7,23 +7,20 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from typing import final
 
 import numpy as np
 import zarr
 
 from diffpolicy.datasets.checks import DEPTH, IMAGE_NDIM, as_images, check_camera, check_length, is_depth
+from diffpolicy.datasets.packing import Packing, never
 from diffpolicy.datasets.zarr_chunks import frames_within
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
 from diffpolicy.util.errors import located, require
 from diffpolicy.util.names import check
 
 _PIECE_BYTES = 8 * 2**20  # what is decoded at a time; a chunk if that is larger
-
-
-def never() -> bool:
-    """Return False: nothing is cancelled."""
-    return False
 
 
 class FrameSource(ABC):
@@ -112,6 +109,7 @@ class ZarrFrames(FrameSource):
             self._ends = self._archive.read(ENDS).astype(np.int64)
             with located(self._archive.path):
                 self._images = {name: self._open(key) for name, key in cameras.items()}
+                self._packings = {name: self._packing(name) for name in cameras}
         except BaseException:
             self._archive.close()
             raise
@@ -125,6 +123,12 @@ class ZarrFrames(FrameSource):
         says = f"{key!r} has shape {array.shape}"
         require(array.ndim == IMAGE_NDIM, says, "(frames, height, width, channels)", "name it in observation.vectors")
         return array
+
+    def _packing(self, name: str) -> Packing | None:
+        """How a camera's files are unpacked without zarr; None where zarr has to."""
+        if self._archive.folder is None or self._images[name].dtype != self.dtypes[name]:
+            return None
+        return Packing.of(self._images[name])
 
     @property
     def name(self) -> str:
@@ -160,6 +164,14 @@ class ZarrFrames(FrameSource):
     def _read(self, name: str, array: zarr.Array, frames: np.ndarray, cancelled: Callable[[], bool]) -> np.ndarray:
         key, chunk = self._keys[name], array.chunks[0]
         images = np.empty((len(frames), *array.shape[1:]), self.dtypes[name])
+        packing, folder = self._packings[name], self._archive.folder
+        if packing is not None and folder is not None:
+            with ExitStack() as watched:
+                for first, last in _pieces(frames // chunk, array.shape[0]):
+                    span = int(frames[first]), int(frames[last - 1]) + 1
+                    watched.enter_context(self._archive.unchanged(f"data/{key}", array, *span))
+                packing.unpack(folder, f"data/{key}", array, frames, images, cancelled)
+            return images
         for first, last in _pieces(frames // chunk, frames_within(array, _PIECE_BYTES) // chunk):
             if cancelled():
                 raise CancelledError

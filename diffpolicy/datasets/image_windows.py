@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.datasets.frames import FrameSource, never
+from diffpolicy.datasets.frames import FrameSource
+from diffpolicy.datasets.packing import never
 from diffpolicy.datasets.window_index import WindowIndex
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.util.errors import require
@@ -154,8 +155,9 @@ class Frames:
 
     def gather(self, wanted: Tensor) -> dict[str, Tensor]:
         """Return copies of the frames numbered `wanted`, (B, T_o) -> (B, T_o, H, W, C); all of them are here."""
-        places = torch.from_numpy(np.searchsorted(self.numbers, wanted.flatten().numpy()))
-        return {key: images.index_select(0, places).unflatten(0, wanted.shape) for key, images in self.images.items()}
+        places = np.searchsorted(self.numbers, wanted.numpy())
+        # numpy copies whole frames, torch bytes, which takes twice as long.
+        return {key: torch.from_numpy(np.take(images.numpy(), places, axis=0)) for key, images in self.images.items()}
 
 
 def _first_frames(buffer: ReplayBuffer, frames: FrameSource) -> np.ndarray:

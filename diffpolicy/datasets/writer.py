@@ -15,8 +15,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, final
 
@@ -26,15 +28,16 @@ from zarr.storage import MemoryStore
 
 from diffpolicy.datasets.checks import as_array, check_camera, check_lengths, check_name
 from diffpolicy.datasets.manifest import manifest_bytes, read_manifest, verify
-from diffpolicy.datasets.zarr_chunks import frames_within
+from diffpolicy.datasets.packing import Packing
+from diffpolicy.datasets.zarr_chunks import chunk_files, file_shape
 from diffpolicy.datasets.zarr_layout import ENDS, MANIFEST, META, ZarrArchive
-from diffpolicy.datasets.zarr_writing import CHUNK_BYTES, new_array
+from diffpolicy.datasets.zarr_writing import Layout, new_array
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.files import lock, sha256, write_bytes
 
 _FINISHED = "finished"  # names of the attributes that `finish` added
-_PIECE_BYTES = 8 * 2**20  # what is encoded at a time
-_CHUNK_FRAMES = 1024  # at most; the last chunk is written again with every episode
+_THREADS = 2  # that compress and write files
+_FILE_FRAMES = 1024  # at most; the last file is written again with every episode
 
 
 @contextmanager
@@ -57,45 +60,54 @@ def alone(path: str | os.PathLike[str]) -> Iterator[None]:
 @final
 @dataclass(frozen=True)
 class _Tail:
-    """The end of an array: the frames of its last, unfinished chunk, all that is kept in memory."""
+    """The end of an array: the frames of its last, unfinished file, all that is kept in memory."""
 
-    start: int  # a multiple of chunk_frames
+    start: int  # a multiple of layout.file
     values: np.ndarray
-    chunk_frames: int
+    layout: Layout
+    more: np.ndarray  # what follows `values`; kept apart, since an episode of images is large to copy
 
     @property
     def stop(self) -> int:
-        return self.start + len(self.values)
+        return self.start + len(self.values) + len(self.more)
 
-    def extended(self, values: np.ndarray) -> _Tail:
-        if not len(self.values) and self.values.dtype == values.dtype:
-            return _Tail(self.start, values, self.chunk_frames)  # not copied, since an episode of images is large
-        return _Tail(self.start, np.concatenate([self.values, values]), self.chunk_frames)
+    def extended(self, more: np.ndarray) -> _Tail:
+        return _Tail(self.start, self.values, self.layout, more)
+
+    def files(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The first frame and the frames of each file."""
+        held = len(self.values)
+        for first in range(0, self.stop - self.start, self.layout.file):
+            last = first + self.layout.file
+            frames = self.more[max(0, first - held) : max(0, last - held)]
+            yield self.start + first, frames if first >= held else np.concatenate([self.values[first:last], frames])
 
     def cut(self) -> _Tail:
-        """Return it without the chunks that are full."""
-        full = len(self.values) // self.chunk_frames * self.chunk_frames
-        return _Tail(self.start + full, self.values[full:].copy(), self.chunk_frames)
+        """Return it without the files that are full."""
+        unfinished = [(first, frames) for first, frames in self.files() if len(frames) < self.layout.file]
+        start, values = unfinished[0] if unfinished else (self.stop, self.more[:0])
+        return _Tail(start, values.copy(), self.layout, values[:0])
 
     @classmethod
     def new(cls, values: np.ndarray) -> _Tail:
-        frames = min(_CHUNK_FRAMES, max(1, CHUNK_BYTES // max(1, values[:1].nbytes)))
-        return cls(0, values[:0], frames)
+        return cls(0, values[:0], Layout.of(values[:1].nbytes, _FILE_FRAMES), values[:0])
 
     @classmethod
     def read(cls, archive: ZarrArchive, name: str, count: int) -> _Tail:
         """The end of an array of which the first `count` frames count."""
         array = archive.array(name)
-        start = count // array.chunks[0] * array.chunks[0]
+        layout = Layout(array.chunks[0], file_shape(array)[0])
+        start = count // layout.file * layout.file
         values = archive.frames(name, array, start, count) if count > start else np.empty((0, *array.shape[1:]))
-        return cls(start, values.astype(array.dtype, copy=False), array.chunks[0])
+        values = values.astype(array.dtype, copy=False)
+        return cls(start, values, layout, values[:0])
 
 
 @final
 class EpisodeWriter:
     """Adds episodes to the recording at `path`, which is made if there is none.
 
-    Memory holds the last chunk of every array, the names and digests of all files, and while an episode is added its
+    Memory holds the last file of every array, the names and digests of all files, and while an episode is added its
     chunks, compressed. Every episode writes the manifest twice, so its bytes grow with the square of the recording.
 
     Args:
@@ -210,13 +222,13 @@ class EpisodeWriter:
     def _write(self, tails: Mapping[str, _Tail]) -> None:
         """Write the files in which the ends of the arrays differ from what is there."""
         added = {**self._added, _FINISHED: dict.fromkeys(self._added, True)} if self._added else {}
-        contents = _encode(tails, {**self._attrs, **added})
-        pending = {
-            name: found for name, content in contents.items() if self._files.get(name) != (found := sha256(content))
-        }
-        self._manifest(pending)
-        for name in sorted(pending, key=_order):
-            write_bytes(self.path / name, contents[name])
+        with ThreadPoolExecutor(_THREADS, "write") as pool:
+            contents = _encode(tails, {**self._attrs, **added}, pool)
+            found = dict(zip(contents, pool.map(sha256, contents.values()), strict=True))
+            pending = {name: digest for name, digest in found.items() if self._files.get(name) != digest}
+            self._manifest(pending)
+            for _, names in groupby(sorted(pending, key=_order), key=_order):
+                list(pool.map(lambda name: write_bytes(self.path / name, contents[name]), names))
         self._files |= pending
         self._manifest({})
 
@@ -236,7 +248,7 @@ class EpisodeWriter:
             return True
         name, _, place = file.rpartition("/c/")
         tail = self._tails.get(name)
-        return tail is not None and int(place.split("/")[0]) * tail.chunk_frames < tail.stop
+        return tail is not None and int(place.split("/")[0]) * tail.layout.file < tail.stop
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in list(names):
@@ -252,21 +264,21 @@ def _flat(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: found for k, found in attrs.items() if not isinstance(found, dict)}, **nested}
 
 
-def _encode(tails: Mapping[str, _Tail], attrs: Mapping[str, Any]) -> dict[str, bytes]:
-    """File name -> content of the metadata, and of the chunks at the ends of the arrays."""
+def _encode(tails: Mapping[str, _Tail], attrs: Mapping[str, Any], pool: ThreadPoolExecutor) -> dict[str, bytes]:
+    """File name -> content of the metadata, and of the chunk files at the ends of the arrays."""
     memory: dict[str, Any] = {}
     root = zarr.create_group(MemoryStore(memory), attributes=dict(attrs))
+    packed: dict[str, Future[bytes]] = {}
     for name, tail in tails.items():
-        shape = (tail.stop, *tail.values.shape[1:])
-        array = new_array(root, name, shape, tail.values.dtype, tail.chunk_frames)
-        # A few chunks at a time: zarr makes buffers for all chunks of what it is given.
-        step = frames_within(array, _PIECE_BYTES)
-        for first in range(0, len(tail.values), step):
-            part = tail.values[first : first + step]
-            array[tail.start + first : tail.start + first + len(part)] = part
-    return {name: memory.pop(name).to_bytes() for name in list(memory)}
+        array = new_array(root, name, (tail.stop, *tail.values.shape[1:]), tail.values.dtype, tail.layout)
+        packing, names = Packing.of(array), dict(chunk_files(name, array, tail.start, tail.stop))
+        assert packing is not None
+        for first, frames in tail.files():
+            packed[names[first]] = pool.submit(packing.pack, frames)
+    metadata = {name: memory[name].to_bytes() for name in memory}
+    return metadata | {file: content.result() for file, content in packed.items()}
 
 
-def _order(name: str) -> tuple[bool, bool, str]:
+def _order(name: str) -> tuple[bool, bool]:
     """Chunks first, then lengths, and the ends of the episodes after all else."""
-    return name.startswith(ENDS), name.endswith("zarr.json"), name
+    return name.startswith(ENDS), name.endswith("zarr.json")

@@ -12,6 +12,9 @@ import zarr
 
 from diffpolicy.util.optional import optional
 
+AGAIN = "download or copy the data set again"
+"""The cure of a damaged file."""
+
 
 def frames_within(array: zarr.Array, size: int) -> int:
     """Return as many frames as `size` bytes hold, in whole chunks, and at least one chunk."""

@@ -32,6 +32,7 @@ import zarr
 from zarr.storage import LocalStore, ZipStore
 
 from diffpolicy.datasets.zarr_chunks import (
+    AGAIN,
     chunk_files,
     codec_ids,
     dtype_of,
@@ -50,7 +51,6 @@ _METADATA = (".zarray", "zarr.json")  # of an array, in format 2 and 3
 _NO_CHUNK = (".zarray", ".zattrs", "zarr.json")
 _SLAB_BYTES = 32 * 2**20  # what is decoded at a time when an array is not read whole
 _BLOSC_HEADER = 16  # bytes; the last four hold the compressed length, little-endian
-_AGAIN = "download or copy the data set again"
 
 
 @final
@@ -91,7 +91,7 @@ class ZarrArchive:
             self._zip = zipfile.ZipFile(self.path)
         except zipfile.BadZipFile as error:
             says = f"{self.path} is neither a zarr directory nor a whole zip file ({error})"
-            raise ValueError(self._other_format() or explain(says, cure=_AGAIN)) from error
+            raise ValueError(self._other_format() or explain(says, cure=AGAIN)) from error
         with contextlib.ExitStack() as on_error:
             on_error.callback(self._zip.close)
             self._prefix = self._find_prefix(self._zip.namelist())
@@ -199,6 +199,11 @@ class ZarrArchive:
         array = self.array(name)
         return self._slabs(name, array, frames_within(array, _SLAB_BYTES))
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds the files; None if they are in a zip."""
+        return self.path if self._zip is None else None
+
     def frames(self, name: str, array: zarr.Array, start: int, stop: int) -> np.ndarray:
         """Return frames of an array that `array` opened, maybe long ago, decoded together: memory for all of them.
 
@@ -206,13 +211,30 @@ class ZarrArchive:
             ValueError: their chunks cannot be decoded, or have gone or changed since the array was opened; the
                 message names the array, and the file or the frames.
         """
-        if self._zip is None:
-            for _, file in chunk_files(name, array, start, stop):
-                size = (self.path / file).stat().st_size if (self.path / file).is_file() else "no"
-                before = self._sizes.get(file, "no")
-                says = f"{self.path}: the chunk file {file} had {before} bytes when opened, now {size}"
-                require(size == before, says, cure="leave a data set alone while it is read")
-        return self._decoded(name, array, start, stop)
+        with self.unchanged(name, array, start, stop):
+            return self._decoded(name, array, start, stop)
+
+    @contextlib.contextmanager
+    def unchanged(self, name: str, array: zarr.Array, start: int, stop: int) -> Iterator[None]:
+        """Raise ValueError if chunk files of these frames have gone or changed since the array was opened.
+
+        That is also looked for where the block raises one, whose reason it may be.
+        """
+        self._check_unchanged(name, array, start, stop)
+        try:
+            yield
+        except ValueError:
+            self._check_unchanged(name, array, start, stop)
+            raise
+
+    def _check_unchanged(self, name: str, array: zarr.Array, start: int, stop: int) -> None:
+        if self._zip is not None:
+            return
+        for _, file in chunk_files(name, array, start, stop):
+            size = (self.path / file).stat().st_size if (self.path / file).is_file() else "no"
+            before = self._sizes.get(file, "no")
+            says = f"{self.path}: the chunk file {file} had {before} bytes when opened, now {size}"
+            require(size == before, says, cure="leave a data set alone while it is read")
 
     def _slabs(self, name: str, array: zarr.Array, frames: int) -> Iterator[np.ndarray]:
         for start in range(0, array.shape[0], frames):
@@ -223,7 +245,7 @@ class ZarrArchive:
             return np.asarray(array[start:stop])
         except Exception as error:
             says = f"{self.path}: {name} is damaged: frames {start} to {stop - 1} cannot be decoded ({error})"
-            raise ValueError(explain(says, cure=_AGAIN)) from error
+            raise ValueError(explain(says, cure=AGAIN)) from error
 
     def _check_chunks(self, name: str, array: zarr.Array, metadata: Mapping[str, Any]) -> None:
         files: list[str] = []
@@ -242,7 +264,7 @@ class ZarrArchive:
                 size, stated = self._sizes[file], int.from_bytes(self._head(file, _BLOSC_HEADER)[-4:], "little")
                 whole = size >= _BLOSC_HEADER and stated == size
                 says = f"{self.path}: the chunk file {file} has {size} bytes and states {stated}"
-                require(whole, f"{says}: it is truncated or damaged", cure=_AGAIN)
+                require(whole, f"{says}: it is truncated or damaged", cure=AGAIN)
 
     def _present(self, name: str) -> list[str]:
         """The chunk files of an array that are there."""
@@ -262,7 +284,7 @@ class ZarrArchive:
         says = (
             f"{self.path}: {name} has {present} of {total} chunk files, and lacks {file} (frames {first} to {last})"
         )
-        raise ValueError(explain(says, cure=_AGAIN))
+        raise ValueError(explain(says, cure=AGAIN))
 
     def _metadata(self, name: str) -> dict[str, Any]:
         file = next((f"{name}/{entry}" for entry in _METADATA if f"{name}/{entry}" in self._sizes), None)
@@ -278,14 +300,14 @@ class ZarrArchive:
             with open(self.path / file, "rb") as stream:
                 return stream.read(count)
         except (zipfile.BadZipFile, zlib.error, OSError) as error:
-            raise ValueError(explain(f"{self.path}: {file} cannot be read ({error})", cure=_AGAIN)) from error
+            raise ValueError(explain(f"{self.path}: {file} cannot be read ({error})", cure=AGAIN)) from error
 
     def _json(self, file: str) -> dict[str, Any]:
         try:
             content = json.loads(self._head(file, -1))
             require(isinstance(content, dict), "it holds no JSON object")
         except ValueError as error:
-            raise ValueError(explain(f"{self.path}: {file} is damaged ({error})", cure=_AGAIN)) from error
+            raise ValueError(explain(f"{self.path}: {file} is damaged ({error})", cure=AGAIN)) from error
         return content
 
     def _find_prefix(self, names: list[str]) -> str:
