@@ -3,6 +3,7 @@
 python scripts/lab/compare.py                                   all of configs/comparison.yaml
 python scripts/lab/compare.py 'flow_206_*' ddpm_206_s0/fresh    some runs, or some evaluations of them
 python scripts/lab/compare.py --dry                             only say what there is to do
+python scripts/lab/compare.py --plan scripts/lab/configs/compare_metaworld.yaml    another plan, here of a suite
 python scripts/lab/compare.py --again flow_206_s0/paper         evaluate again: are the episodes equal?
 python scripts/lab/compare.py --retime                          time all chunks again, with nothing else running
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(**{name: value for name, value in options.items() if name not in ("list", "dry", "retime")})
     try:
         return run(Comparison(settings), action)
-    except (ValueError, OSError, CheckpointError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, ImportError, CheckpointError, OmegaConfBaseException) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2
 
@@ -61,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     add, default = parser.add_argument, Settings()
     add("names", nargs="*", help="runs or measurements, or patterns such as 'flow_*' (default: all)")
     add("--plan", default=default.plan, help="a yaml with the plan (default: ours)")
-    add("--runs-dir", default=default.runs_dir, help="where runs are trained (default: %(default)s)")
-    add("--results", default=default.results, help="folder of the results (default: %(default)s)")
+    add("--runs-dir", help="where runs are trained (default: the plan's)")
+    add("--results", help="folder of the results (default: the plan's)")
     add("--workers", type=int, help="processes that roll out (default: by the machine)")
     add("--data-root", help="folder of the downloaded data sets (default: $DIFFPOLICY_DATA)")
     add("--again", action="store_true", help="evaluate stored measurements again and compare the episodes")

@@ -11,35 +11,30 @@ import subprocess
 import sys
 
 import pytest
-import torch
 import yaml
+from comparing import TINY, Bench, quick
 
 import compare
 from comparison import fan, page, plan, results, store, timing, work
 from comparison.checks import check
-from diffpolicy import api, checkpoint
-from diffpolicy.cli import evaluate, train
-from diffpolicy.config import RunConfig
+from diffpolicy import checkpoint
+from diffpolicy.cli import evaluate
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import compare as paired
 from diffpolicy.training.retention import point
-from diffpolicy.util import stats
 
-RUN = {"train": (train, RunConfig), "evaluate": (evaluate, EvaluateConfig)}
-TINY = ["task=detour", "speed=float32", "evaluation_episodes=1", "net.widths=[8,16]", "net.time_features=8"]
-TINY += ["training.batch_size=8", "training.steps=2", "training.evaluate_every=1", "training.evaluate_from=1"]
 PLAN = {
     "demonstrations": {"few": 3},
     "trainings": {
         "flow": {
-            "settings": [*TINY, "method=flow"],
+            "settings": ["task=detour", *TINY, "method=flow"],
             "demonstrations": ["few"],
             "evaluations": ["fresh"],
             "more": ["calls_2", "modes"],
         },
         "cloning": {
-            "settings": [*TINY, "method=regression"],
+            "settings": ["task=detour", *TINY, "method=regression"],
             "demonstrations": ["few"],
             "evaluations": ["fresh"],
             "against": ["flow"],
@@ -65,56 +60,15 @@ def changed(where, value):
     return contents
 
 
-class Bench:
-    """A comparison in a folder, which notes the commands that it runs and runs them in this process."""
-
-    def __init__(self, folder, contents=PLAN):
-        self.folder, self.ran, self.results = folder, [], folder / "results"
-        self.change(contents)
-
-    def change(self, contents):
-        (self.folder / "plan.yaml").write_text(yaml.safe_dump(contents, sort_keys=False))
-
-    def make(self, *names, **settings):
-        folders = {"runs_dir": str(self.folder / "runs"), "results": str(self.results)}
-        given = {"names": list(names), "plan": str(self.folder / "plan.yaml"), "workers": 0, **folders, **settings}
-        return work.Comparison(work.Settings(**given))
-
-    def go(self, *names, **settings):
-        """Measure what is left, as `compare.py` does; the exit status."""
-        self.ran = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(work, "launch", self._launch)
-            return compare.run(self.make(*names, **settings))
-
-    def _launch(self, name, arguments, environment):
-        self.ran.append((name, arguments))
-        command, schema = RUN[name]
-        command.run(compose(arguments, name, schema))
-        return 0
-
-    @property
-    def stored(self):
-        return store.read_results(self.results)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Fewer resamples and timed chunks than anybody would want, and no plots of single runs."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stats, "RESAMPLES", 50)
-        patch.setattr(timing, "CHUNKS", 2)
-        patch.setattr(fan, "VALIDATION_EPISODES", 2)
-        patch.setattr(api, "draw_training", lambda *_: None)
-        patch.setattr(api, "write_report", lambda *_: None)
-        patch.setattr("diffpolicy.evaluation.measure_modes.draw_modes", lambda *_: None)
+def hasty():
+    with quick():
         yield
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    bench = Bench(tmp_path_factory.mktemp("compared"))
+    bench = Bench(tmp_path_factory.mktemp("compared"), PLAN)
     assert bench.go() == 0
     bench.first = bench.ran
     return bench
@@ -126,7 +80,7 @@ class Replay(Bench):
     def __init__(self, folder, measured):
         shutil.copytree(measured.folder, folder, symlinks=True)
         self.origin = measured.folder / "runs"
-        super().__init__(folder)
+        super().__init__(folder, PLAN)
 
     def _launch(self, name, arguments, environment):
         self.ran.append((name, arguments))
@@ -322,7 +276,7 @@ def test_another_checkpoint_than_the_measured_one_is_refused(replay):
 
 def test_a_failure_is_reported_and_stops_no_other(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(work, "launch", lambda *_: 2)
-    assert compare.run(Bench(tmp_path).make("flow_few_s0/fresh", "cloning_few_s0")) == 1
+    assert compare.run(Bench(tmp_path, PLAN).make("flow_few_s0/fresh", "cloning_few_s0")) == 1
     error = capsys.readouterr().err
     assert error.count("the command above failed with status 2") == 2 and "cloning_few_s0: the command" in error
     assert "not measured, for the reasons above: flow_few_s0/fresh, cloning_few_s0/fresh" in error
@@ -343,7 +297,7 @@ def test_a_failure_is_reported_and_stops_no_other(tmp_path, monkeypatch, capsys)
         ("evaluations.fresh.settings", ["seeds=paper"], ["unknown seeds 'paper'"]),
         ("evaluations.modes.settings", ["+", "seeds=first"], ["flow_few_s0/modes", "unknown seeds 'first'"]),
         ("evaluations.fresh.settings", ["seeds=500000"], ["calls_2", "other initial states"]),
-        ("trainings.cloning.settings", ["task=pushblocks", *TINY[1:], "method=regression"], ["other initial states"]),
+        ("trainings.cloning.settings", ["task=pushblocks", *TINY, "method=regression"], ["other initial states"]),
         ("trainings.flow.settings", ["+", "method=ddpm", "dataset.normalize.action=gaussian"], ["action=gaussian"]),
         ("evaluations.fresh.settings", ["out=X"], ["out=X"]),
         ("evaluations.calls_2.against", ["frsh"], ["'calls_2'", "against", "'fresh'"]),
@@ -360,7 +314,7 @@ def test_bad_plans_are_refused_before_any_work(tmp_path, where, value, says):
 
 def test_unknown_names_are_refused_with_the_close_ones(tmp_path):
     with pytest.raises(ValueError, match="'flow_few_s9'.*'flow_few_s0'"):
-        Bench(tmp_path).make("flow_few_s9").to_do()
+        Bench(tmp_path, PLAN).make("flow_few_s9").to_do()
 
 
 def test_the_plan_that_ships_is_sound():

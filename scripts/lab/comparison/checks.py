@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import Any
 
 from comparison.plan import Measurement, Run
-from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, SamplerConfig, changes, load_config, typed
+from diffpolicy.config import (
+    DatasetConfig,
+    ExecutionConfig,
+    FoundInData,
+    RunConfig,
+    SamplerConfig,
+    changes,
+    effective,
+    load_config,
+    typed,
+)
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation import TaskSpec, episode_resets, is_same_task, policy_env
@@ -29,24 +40,62 @@ def check(chosen: Iterable[Measurement], every: Mapping[str, Measurement]) -> No
 
     Raises:
         ValueError: settings that the commands, the environment or the policy refuse; names the measurement.
+        ImportError: an environment that is not installed.
     """
-    models: dict[str, Any] = {}
+    known = _Known()
     for one in chosen:
         with located(one.name):
-            trained = one.run.config
-            _check_environment(trained, one.config)
-            seeds = _seeds(one)
+            trained, settings = one.run.config, one.config
+            if one.run.recording is not None:
+                vars(one.run.recording.config)  # composed here, so that unknown settings are refused
+            task = known.task(trained)
+            require(task.modes or not settings.modes, f"{trained.env.id} has no known modes", cure="modes=false")
+            seeds = _seeds(settings, task)
             for other in (every[name] for name in one.against if name in every):
-                same = is_same_task(vars(trained.env), vars(other.run.config.env)) and seeds & _seeds(other)
+                their = other.run.config
+                same = is_same_task(vars(trained.env), vars(their.env))
+                same = same and seeds & _seeds(other.config, known.task(their))
                 require(same, f"{other.name}, which it is compared with, has other initial states")
-            if one.run.name not in models:
-                models[one.run.name] = _untrained(trained)
-            _check_policy(copy.deepcopy(models[one.run.name]), trained, one.config)
+            known.check_policy(trained, settings)
 
 
-def _untrained(config: RunConfig) -> ChunkModel:
-    config = dataclasses.replace(config, encoder={}, found=FoundInData(windows=WINDOWS))
-    return build_model(config, ObservationSpec({"obs": Field("vector", (2,))}), 2, for_training=True)
+class _Known:
+    """Tasks and untrained models by their configs, so that each is made once: an environment may take seconds."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, TaskSpec] = {}
+        self._models: dict[str, ChunkModel] = {}
+        self._checked: set[str] = set()
+
+    def task(self, trained: RunConfig) -> TaskSpec:
+        key = _key(trained.env, trained.observation.mode)
+        if key not in self._tasks:
+            with closing(policy_env(trained)()) as env:
+                self._tasks[key] = TaskSpec.of(env)
+        return self._tasks[key]
+
+    def check_policy(self, trained: RunConfig, settings: EvaluateConfig) -> None:
+        """Raise ValueError unless a policy can be trained so, and evaluated so."""
+        built = _what_a_model_is_built_of(trained)
+        key = _key(built)
+        if key not in self._models:
+            spec = ObservationSpec({"obs": Field("vector", (2,))})
+            self._models[key] = build_model(built, spec, 2, for_training=True)
+        both = _key(built, effective(settings))
+        if both not in self._checked:
+            _check_policy(copy.deepcopy(self._models[key]), trained, settings)
+            self._checked.add(both)
+
+
+def _key(*parts: Any) -> str:
+    return json.dumps([dataclasses.asdict(one) if dataclasses.is_dataclass(one) else one for one in parts])
+
+
+def _what_a_model_is_built_of(config: RunConfig) -> RunConfig:
+    """The config without what no model depends on, so that trainings on other data and seeds share one."""
+    data = DatasetConfig(representations=config.dataset.representations, normalize=config.dataset.normalize)
+    parts = {"method": config.method, "net": config.net, "policy": config.policy, "dataset": data}
+    return RunConfig(**parts, found=FoundInData(windows=WINDOWS))
 
 
 def _check_policy(model: ChunkModel, trained: RunConfig, settings: EvaluateConfig) -> None:
@@ -57,17 +106,10 @@ def _check_policy(model: ChunkModel, trained: RunConfig, settings: EvaluateConfi
     Chunker(ExecutionConfig(**settings.execution), model.supported_execution, horizons)
 
 
-def _seeds(one: Measurement) -> set[tuple[bool, int]]:
+def _seeds(settings: EvaluateConfig, task: TaskSpec) -> set[tuple[bool, int]]:
     """The initial states: whether they are a named set's, and the seeds."""
-    with closing(policy_env(one.run.config)()) as env:
-        resets = episode_resets(one.config.seeds, one.config.episodes, TaskSpec.of(env))
-    return {(isinstance(one.config.seeds, str), how.seed) for how in resets}
-
-
-def _check_environment(trained: RunConfig, settings: EvaluateConfig) -> None:
-    with closing(policy_env(trained)()) as env:
-        modes = TaskSpec.of(env).modes
-    require(modes or not settings.modes, f"{trained.env.id} has no known modes", cure="modes=false")
+    resets = episode_resets(settings.seeds, settings.episodes, task)
+    return {(isinstance(settings.seeds, str), how.seed) for how in resets}
 
 
 def training_changes(recorded: Mapping[str, Any], run: Run) -> list[str]:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from comparison.plan import Measurement, Run
-from comparison.store import Result
+from comparison.store import Result, episode_count
 
 
 def training_minutes(run: Run, stored: Mapping[str, Result]) -> float | None:
@@ -22,6 +22,13 @@ def evaluation_minutes(wanted: Measurement, stored: Mapping[str, Result]) -> flo
     timed = [one for one in stored.values() if "evaluation_minutes" in one]
     per_episode = _mean(timed, lambda one: one["evaluation"] == wanted.evaluation, _minutes_per_episode)
     return None if per_episode is None else per_episode * wanted.config.episodes
+
+
+def recording_minutes(stored: Mapping[str, Result]) -> float | None:
+    """Return the minutes of the recording of a task's demonstrations by all; None if nothing is stored."""
+    notes = [one["recording"] for one in stored.values() if "recording" in one]
+    minutes = {note["sha256"]: note["minutes"] for note in notes if note["minutes"] is not None}
+    return fmean(minutes.values()) if minutes else None
 
 
 def in_words(minutes: Iterable[float | None]) -> str:
@@ -39,7 +46,7 @@ def _minutes_per_step(one: Result) -> float:
 
 
 def _minutes_per_episode(one: Result) -> float:
-    return one["evaluation_minutes"] / len(one["episodes"]["score"])
+    return one["evaluation_minutes"] / episode_count(one)
 
 
 def _mean(results: Iterable[Any], like: Callable[[Any], bool], value: Callable[[Any], float]) -> float | None:

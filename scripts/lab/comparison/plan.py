@@ -4,6 +4,8 @@ A *run* is a training on some demonstrations with a seed, a *measurement* is one
 
     flow_206_s0          the training "flow" on the demonstrations called "206", with seed 0
     flow_206_s0/fresh    this run, evaluated as the plan's evaluation "fresh" says
+
+A plan with tasks compares on a suite: every training is done on every task, push-v3/flow_50_s0.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from diffpolicy.config import RunConfig
-from diffpolicy.config.commands import EvaluateConfig
+from diffpolicy.config.commands import EvaluateConfig, RecordConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.util import names
 from diffpolicy.util.errors import require
 
 GIVEN_TO_TRAINING = ("run_dir", "seed", "dataset.episodes", "resume", "evaluation_workers", "data_root")
 GIVEN_TO_EVALUATION = ("checkpoint", "out", "workers", "videos", "compare_to", "overwrite")
+GIVEN_TO_RECORDING = ("out", "workers")
 """Settings that the comparison passes itself, so that no plan may."""
 
 
@@ -72,12 +75,46 @@ class Plan:
         trainings: by name.
         evaluations: by name.
         fan: runs whose chunks are drawn in one state, which the first of them chooses.
+        tasks: name -> settings of `diffpolicy train`, and of `diffpolicy record` if there is a `recording`, such as
+            [env.task=push-v3]. Empty: the trainings name their tasks.
+        settings: of `diffpolicy train`, in every training.
+        recording: settings of `diffpolicy record`, which makes the demonstrations of every task; None trains on what
+            the trainings name.
+        runs_dir: where runs are trained and evaluated, and demonstrations recorded.
+        results: folder of comparison.json, the page and the plots.
     """
 
     demonstrations: dict[str, int | None] = field(default_factory=dict)
     trainings: dict[str, TrainingPlan] = field(default_factory=dict)
     evaluations: dict[str, EvaluationPlan] = field(default_factory=dict)
     fan: list[str] = field(default_factory=list)
+    tasks: dict[str, list[str]] = field(default_factory=dict)
+    settings: list[str] = field(default_factory=list)
+    recording: list[str] | None = None
+    runs_dir: str = "runs/comparison"
+    results: str = "docs/results"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The demonstrations of a task, which the comparison makes.
+
+    Args:
+        task: name of the task in the plan.
+        settings: of `diffpolicy record`.
+    """
+
+    task: str
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/demonstrations"
+
+    @functools.cached_property
+    def config(self) -> RecordConfig:
+        """What `diffpolicy record` makes of the settings."""
+        return compose([*self.settings, "out=OUT"], "record", RecordConfig)
 
 
 @dataclass(frozen=True)
@@ -89,21 +126,25 @@ class Run:
         demonstrations: name of the demonstrations in the plan.
         seed: of training.
         settings: of `diffpolicy train`.
+        task: name of the task in the plan; "" in a plan without tasks.
+        recording: the demonstrations, where the comparison makes them.
     """
 
     training: str
     demonstrations: str
     seed: int
     settings: tuple[str, ...]
+    task: str = ""
+    recording: Recording | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.training}_{self.demonstrations}_s{self.seed}"
+        return _run_name(self.task, self.training, self.demonstrations, self.seed)
 
     @functools.cached_property
     def config(self) -> RunConfig:
         """What `diffpolicy train` makes of the settings."""
-        return _train_config(self.settings)
+        return _train_config(self.settings if self.recording is None else (*self.settings, "dataset.path=DATA"))
 
 
 @dataclass(frozen=True)
@@ -132,12 +173,17 @@ class Measurement:
         return _evaluate_config(self.settings)
 
 
-@functools.lru_cache
+def _run_name(task: str, training: str, demonstrations: str, seed: int) -> str:
+    name = f"{training}_{demonstrations}_s{seed}"
+    return f"{task}/{name}" if task else name
+
+
+@functools.cache
 def _train_config(settings: tuple[str, ...]) -> RunConfig:
     return compose([*settings, "run_dir=RUN"])
 
 
-@functools.lru_cache
+@functools.cache
 def _evaluate_config(settings: tuple[str, ...]) -> EvaluateConfig:
     return compose([*settings, "checkpoint=C", "out=OUT"], "evaluate", EvaluateConfig)
 
@@ -160,11 +206,13 @@ def measurements(plan: Plan) -> dict[str, Measurement]:
     """
     _check(plan)
     found = []
-    for name, training in plan.trainings.items():
-        for i, demonstrations in enumerate(training.demonstrations):
-            for j, seed in enumerate(training.seeds):
-                chosen = [*training.evaluations, *(training.more if i == j == 0 else ())]
-                found += [((j, i), one) for one in _of_run(plan, name, demonstrations, seed, chosen)]
+    for task in plan.tasks or ("",):
+        for name, training in plan.trainings.items():
+            for i, demonstrations in enumerate(training.demonstrations):
+                for j, seed in enumerate(training.seeds):
+                    chosen = [*training.evaluations, *(training.more if i == j == 0 else ())]
+                    run = _run(plan, task, name, demonstrations, seed)
+                    found += [((j, i), one) for one in _of_run(plan, run, chosen)]
     by_name: dict[str, Measurement] = {}
     for _, one in sorted(found, key=lambda pair: pair[0]):  # otherwise in the plan's order
         require(one.name not in by_name, f"two measurements {one.name}", "each training, seed and evaluation once")
@@ -173,14 +221,22 @@ def measurements(plan: Plan) -> dict[str, Measurement]:
     return by_name
 
 
-def _of_run(plan: Plan, name: str, demonstrations: str, seed: int, chosen: Sequence[str]) -> Iterator[Measurement]:
-    training, episodes = plan.trainings[name], plan.demonstrations[demonstrations]
-    settings = [*training.settings, *(() if episodes is None else (f"dataset.episodes={episodes}",)), f"seed={seed}"]
-    run = Run(name, demonstrations, seed, tuple(settings))
+def _run(plan: Plan, task: str, name: str, demonstrations: str, seed: int) -> Run:
+    episodes, of_task = plan.demonstrations[demonstrations], plan.tasks.get(task, [])
+    settings = [*plan.settings, *plan.trainings[name].settings, *of_task]
+    settings += [*(() if episodes is None else (f"dataset.episodes={episodes}",)), f"seed={seed}"]
+    recording = None if plan.recording is None else Recording(task, (*plan.recording, *of_task))
+    return Run(name, demonstrations, seed, tuple(settings), task, recording)
+
+
+def _of_run(plan: Plan, run: Run, chosen: Sequence[str]) -> Iterator[Measurement]:
     for key in chosen:
         evaluation = plan.evaluations[key]
         against = [f"{run.name}/{other}" for other in evaluation.against]
-        against += [f"{other}_{demonstrations}_s{seed}/{key}" for other in training.against]
+        others = (
+            _run_name(run.task, other, run.demonstrations, run.seed) for other in plan.trainings[run.training].against
+        )
+        against += [f"{other}/{key}" for other in others]
         yield Measurement(run, key, tuple(evaluation.settings), tuple(against))
 
 
@@ -207,12 +263,24 @@ def _check(plan: Plan) -> None:
     for name, evaluation in plan.evaluations.items():
         _check_known(f"evaluation {name!r}: against", evaluation.against, plan.evaluations)
         _check_own(f"evaluation {name!r}", evaluation.settings, GIVEN_TO_EVALUATION)
+    given = (*GIVEN_TO_TRAINING, *(() if plan.recording is None else ("dataset.path",)))
+    _check_own("settings", plan.settings, given)
     for name, training in plan.trainings.items():
         where = f"training {name!r}"
         _check_known(f"{where}: demonstrations", training.demonstrations, plan.demonstrations)
         _check_known(f"{where}: evaluation", [*training.evaluations, *training.more], plan.evaluations)
         _check_known(f"{where}: against", training.against, plan.trainings)
-        _check_own(where, training.settings, GIVEN_TO_TRAINING)
+        _check_own(where, training.settings, given)
+    _check_tasks(plan)
+
+
+def _check_tasks(plan: Plan) -> None:
+    given = () if plan.recording is None else GIVEN_TO_RECORDING
+    for name, settings in plan.tasks.items():
+        require(re.fullmatch(r"[\w-]+", name), f"a plan names {name!r}", "letters, digits, - and _")
+        _check_own(f"task {name!r}", settings, (*GIVEN_TO_TRAINING, *given))
+    _check_own("recording", plan.recording or (), given)
+    require(plan.tasks or plan.recording is None, "recording without tasks", cure="name at least one task")
 
 
 def _check_known(where: str, given: Iterable[str], known: Iterable[str]) -> None:

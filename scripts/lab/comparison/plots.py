@@ -1,4 +1,4 @@
-"""The plots of a comparison: score against network calls, and against training minutes."""
+"""The plots of a comparison: score against network calls and training minutes; of a suite, tasks × methods."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from comparison.store import Result
+from comparison.suite import Suite
 from comparison.tables import changed, is_fresh, is_plain, published
 from diffpolicy.config.commands import EvaluateConfig
 
@@ -51,6 +53,32 @@ def draw_minutes(path: Path, results: Sequence[Result]) -> None:
     _show_published(axes, "minutes")
     axes.set(xscale="log", xlabel="training, minutes", ylabel="score (lines: validation, 50 seeds)")
     _finish(figure, axes, path)
+
+
+def draw_heat_map(path: Path, results: Sequence[Result]) -> None:
+    """Draw success at any step as colors and in percent: tasks × methods, and below a gap their means."""
+    suite = Suite(results)
+    columns = list(suite.methods)
+    shown = np.full((len(suite.tasks) + 2, len(columns)), np.nan)  # the gap, and the means
+    for j, cells in enumerate(suite.methods.values()):
+        for i, task in enumerate(suite.tasks):
+            if task in cells and (values := cells[task].values()):
+                shown[i, j] = np.mean(values)
+        shown[-1, j] = np.nanmean(shown[:-2, j]) if np.isfinite(shown[:-2, j]).any() else np.nan
+    figure = Figure(figsize=(3.2 + 1.1 * len(columns), 1.6 + 0.32 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shown, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(shown):
+        if np.isfinite(value):
+            color = "black" if value > 0.5 else "white"
+            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=color, fontsize=9)
+    rows = [i for i in range(len(shown)) if i != len(suite.tasks)]
+    axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
+    axes.set_yticks(rows, [*suite.tasks, "mean"])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label="success at any step", format=PercentFormatter(1), fraction=0.05)
+    figure.savefig(path, dpi=110)
 
 
 class _Style:

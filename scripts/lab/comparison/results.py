@@ -18,6 +18,7 @@ from diffpolicy.config import RunConfig, effective, load_config
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.datasets import load_demonstrations, select_episodes
 from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED
+from diffpolicy.evaluation.metrics import metric_names
 from diffpolicy.training.log import read_metrics
 from diffpolicy.util.errors import require
 
@@ -26,12 +27,25 @@ LAST = 5  # checkpoints whose mean score stands beside the best one's
 
 
 def make_result(
-    one: Measurement, run_dir: Path, out: Path, commands: Mapping[str, str], data_root: str | None
+    one: Measurement,
+    run_dir: Path,
+    out: Path,
+    commands: Mapping[str, str],
+    data_root: str | None,
+    recording: Mapping[str, Any] | None = None,
 ) -> Result:
     """Return the result of the evaluation in `out`, of the run in `run_dir`; times its chunks on this machine.
 
+    Args:
+        one: what was measured.
+        run_dir: folder of the run.
+        out: folder of the evaluation.
+        commands: by which it was made, as they are typed.
+        data_root: folder of the downloaded data sets.
+        recording: what is noted of the demonstrations, where the comparison made them.
+
     Raises:
-        ValueError: it is of another checkpoint than the run's best one.
+        ValueError: it is of another checkpoint than the run's best one, or the environment broke episodes off.
     """
     evaluated = json.loads((out / EVALUATION).read_text())
     best = checkpoint.read(run_dir / "checkpoints" / "best")
@@ -40,18 +54,22 @@ def make_result(
         f"{out} evaluates another checkpoint than {best.path}",
         cure=f"delete {out} to evaluate anew",
     )
+    errors, cure = evaluated.get("errors"), f"delete {out} to evaluate anew"
+    require(not errors, f"{out}: {len(errors or ())} episodes broken off by the environment", cure=cure)
     config = dataclasses.replace(load_config(best.config), data_root=data_root)
     return {
         "row": one.name,
         "run": one.run.name,
+        **({"task": one.run.task} if one.run.task else {}),
         "training": one.run.training,
         "evaluation": one.evaluation,
         "commands": dict(commands),
         "against": list(one.against),
         "demonstrations": {"name": one.run.demonstrations, **_demonstrations(config)},
+        **({} if recording is None else {"recording": dict(recording)}),
         "seed": one.run.seed,
-        "protocol": protocol(one.config),
-        **{name: evaluated[name] for name in ("score", "final_coverage", "success")},
+        "protocol": protocol(one),
+        **{name: evaluated[name] for name in metric_names(evaluated["episodes"])},
         **({"modes": evaluated["modes"]} if one.config.modes else {}),
         "episodes": compact(evaluated["episodes"]),
         "evaluation_minutes": evaluated["minutes"],
@@ -83,12 +101,14 @@ def evaluation_digest(evaluated: Mapping[str, Any]) -> str:
     return digest(evaluated["episodes"])
 
 
-def protocol(config: EvaluateConfig) -> str:
+def protocol(one: Measurement) -> str:
     """Return in words how a measurement is evaluated."""
-    last = VALIDATION_SEED + VALIDATION_EPISODES - 1
-    seeds = config.seeds
+    config, last, seeds = one.config, VALIDATION_SEED + VALIDATION_EPISODES - 1, one.config.seeds
     states = f"the {seeds}'s initial states" if isinstance(seeds, str) else f"initial states from seed {seeds}"
-    return f"{config.episodes} episodes, {states}; checkpoint chosen on seeds {VALIDATION_SEED} to {last}"
+    chosen = f"checkpoint chosen on seeds {VALIDATION_SEED} to {last}"
+    if not one.run.config.training.evaluate_every:
+        chosen = "the last checkpoint"
+    return f"{config.episodes} episodes, {states}; {chosen}"
 
 
 def _demonstrations(config: RunConfig) -> dict[str, int]:

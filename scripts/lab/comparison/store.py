@@ -17,10 +17,10 @@ from typing import Any
 from diffpolicy.config import RunConfig, load_config, typed
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.evaluation import compare
+from diffpolicy.evaluation.metrics import metric_names
 from diffpolicy.util import files
 
 FILE = "comparison.json"
-METRICS = ("score", "final_coverage")
 DIGITS = 5  # to which the metrics of episodes are stored
 
 Result = dict[str, Any]
@@ -106,11 +106,11 @@ def _differences(result: Result, results: Mapping[str, Result]) -> dict[str, Any
 
 def _seeds(result: Result) -> set[tuple[bool, int]]:
     """The initial states: whether they are a named set's, and the seeds."""
-    stored = result["episodes"]
-    if "first_seed" not in stored:
+    if "first_seed" not in result["episodes"]:
         return set()
-    seeds = range(stored["first_seed"], stored["first_seed"] + len(stored["score"]))
-    return {(isinstance(result["settings"]["seeds"], str), seed) for seed in seeds}
+    first = result["episodes"]["first_seed"]
+    named = isinstance(result["settings"]["seeds"], str)
+    return {(named, seed) for seed in range(first, first + episode_count(result))}
 
 
 def paired_difference(first: Result, second: Result) -> dict[str, Any]:
@@ -130,18 +130,26 @@ def _evaluation(result: Result) -> dict[str, Any]:
 
 def episodes_of(result: Result) -> Iterator[dict[str, Any]]:
     """Yield the episodes of a result as evaluation.json has them, to `DIGITS` digits."""
-    stored = result["episodes"]
-    columns = zip(*(stored[name] for name in METRICS), stored["success"], strict=True)
-    for i, (*metrics, success) in enumerate(columns):
-        yield {
-            "seed": stored["first_seed"] + i,
-            **dict(zip(METRICS, metrics, strict=True)),
-            "success": success == "1",
-        }
+    columns = _columns(result)
+    for i, values in enumerate(zip(*columns.values(), strict=True)):
+        metrics = (value == "1" if isinstance(value, str) else value for value in values)
+        yield {"seed": result["episodes"]["first_seed"] + i, **dict(zip(columns, metrics, strict=True))}
+
+
+def episode_count(result: Result) -> int:
+    """Return the number of episodes of a result."""
+    return len(next(iter(_columns(result).values())))
+
+
+def _columns(result: Result) -> dict[str, Sequence[Any]]:
+    """What is stored of every episode: a list of numbers, or a string of the digits 0 and 1."""
+    return {name: values for name, values in result["episodes"].items() if name not in ("first_seed", "sha256")}
 
 
 def compact(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return episodes of consecutive seeds as a few lists, with a digest of all that is known of them.
+
+    What is true or false of an episode is a digit of one string.
 
     Raises:
         ValueError: the seeds are not consecutive.
@@ -149,10 +157,15 @@ def compact(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     seeds = [episode["seed"] for episode in episodes]
     if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
         raise ValueError(f"episodes of seeds {seeds[:8]} …; expected consecutive seeds")
+    columns = {name: [episode[name] for episode in episodes] for name in metric_names(episodes)}
     return {
         "first_seed": seeds[0],
-        **{name: [round(episode[name], DIGITS) for episode in episodes] for name in METRICS},
-        "success": "".join("01"[episode["success"]] for episode in episodes),
+        **{
+            name: "".join("01"[value] for value in values)
+            if all(isinstance(value, bool) for value in values)
+            else [round(value, DIGITS) for value in values]
+            for name, values in columns.items()
+        },
         "sha256": digest(episodes),
     }
 

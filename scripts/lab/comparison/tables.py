@@ -92,7 +92,8 @@ def _as_typed(settings: Mapping[str, Any]) -> list[str]:
 
 
 def tables(results: Sequence[Result]) -> dict[str, Table]:
-    """Return all tables by the names of their markers in docs/comparison.md."""
+    """Return all tables of results that are not of a suite, by the names of their markers in docs/comparison.md."""
+    results = [one for one in results if "task" not in one]
     plain = [one for one in results if is_plain(one)]
     others = [one for one in results if modes_of(one) is None and not is_plain(one)]
     return {
@@ -141,7 +142,7 @@ def summary(results: Sequence[Result]) -> str:
         policy, demonstrations, _ = _of(group[0])
         own = [", ".join([policy, *_as_typed(changed(group[0]))]), demonstrations, str(len(group))]
         scores = _spreads(group) if len(group) > 1 else _scores(group[0])
-        cells.append([*own, *scores, _calls(group[0]), f"{_minutes(group):.1f}"])
+        cells.append([*own, *scores, calls(group[0]), f"{_minutes(group):.1f}"])
     return markdown(f"policy | demonstrations | training seeds | {_SCORES} | calls / actions | training, min", cells)
 
 
@@ -156,8 +157,8 @@ def headline(results: Sequence[Result]) -> str:
         ]
         name = ", ".join([training, *_as_typed(changed(group[0]))])
         scores = dict(zip(_FORMS, _spreads(group) if len(group) > 1 else _scores(group[0]), strict=True))
-        calls, minutes = str(group[0]["network_calls"]), f"{_minutes(group):.0f}"
-        cells.append([f"`{name}`", calls, scores["score"], scores["success"], minutes])
+        count, minutes = str(group[0]["network_calls"]), f"{_minutes(group):.0f}"
+        cells.append([f"`{name}`", count, scores["score"], scores["success"], minutes])
     return markdown("method | network calls | score | success | training, min of one core", cells)
 
 
@@ -201,7 +202,7 @@ def _with_settings(group: Sequence[Result]) -> Iterator[Line]:
         yield Line([*_of(one), *how, *_scores(one), *_cost(one)])
     if len(group) > 1:
         own = [*_of(group[0])[:2], f"mean of {len(group)}"]
-        yield Line([*own, *how, *_spreads(group), _calls(group[0]), ""], MEAN)
+        yield Line([*own, *how, *_spreads(group), calls(group[0]), ""], MEAN)
 
 
 def _of(one: Result) -> list[str]:
@@ -216,7 +217,7 @@ def _of(one: Result) -> list[str]:
 
 
 def _scores(one: Result) -> list[str]:
-    return [interval(one[name], form) for name, form in _FORMS.items()]
+    return [interval(one[name], form) if name in one else "" for name, form in _FORMS.items()]
 
 
 def _validation(one: Result) -> str:
@@ -225,11 +226,11 @@ def _validation(one: Result) -> str:
 
 
 def _cost(one: Result) -> list[str]:
-    return [_calls(one), f"{1e3 * one['latency']['median']:.1f}"]
+    return [calls(one), f"{1e3 * one['latency']['median']:.1f}"]
 
 
-def _calls(one: Result) -> str:
-    """Network calls per chunk, and how many actions of it are executed."""
+def calls(one: Result) -> str:
+    """Return network calls per chunk, and how many of its actions are executed, "10 / 8"."""
     executed = settings_of(one).action_horizon or config_of(one).policy.action_horizon
     return f"{one['network_calls']} / {executed}"
 
@@ -246,7 +247,7 @@ def _mean(group: Sequence[Result]) -> Line:
     """Of training seeds: not an interval, but the range of the runs."""
     validation = [fmean(one["train"]["validation"][name] for one in group) for name in ("best", "last")]
     own = [*_of(group[0])[:2], f"mean of {len(group)}", *_spreads(group), "{:.3f}, {:.3f}".format(*validation)]
-    return Line([*own, _calls(group[0]), "", f"{_minutes(group):.1f}", "", ""], MEAN)
+    return Line([*own, calls(group[0]), "", f"{_minutes(group):.1f}", "", ""], MEAN)
 
 
 def _published_line(entry: Mapping[str, Any]) -> Line:
@@ -269,7 +270,7 @@ def _differences(results: Sequence[Result]) -> Iterator[Line]:
     signed = {"score": "{:+.3f}", "final_coverage": "{:+.3f}", "success": "{:+.1%}"}
     for one in results:
         for other, found in one["differences"].items():
-            values = [interval(found[name], form) for name, form in signed.items()]
+            values = [interval(found[name], form) if name in found else "" for name, form in signed.items()]
             yield Line([one["row"], other, str(found["episodes"]), *values])
 
 

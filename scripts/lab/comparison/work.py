@@ -8,22 +8,27 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from comparison import fan, page
 from comparison.checks import check, evaluation_changes, training_changes
-from comparison.estimate import evaluation_minutes, in_words, training_minutes
-from comparison.plan import Measurement, Run, load_plan, measurements, select
+from comparison.estimate import evaluation_minutes, in_words, recording_minutes, training_minutes
+from comparison.plan import Measurement, Recording, Run, load_plan, measurements, select
+from comparison.recordings import note_of, recording_changes, write_note
 from comparison.results import EVALUATION, evaluation_digest, is_finished, make_result
 from comparison.store import FILE, Result, changing, config_of, read_results, settings_of
 from comparison.timing import chunk_seconds
 from diffpolicy import checkpoint
 from diffpolicy.config import plain
+from diffpolicy.evaluation.shards import usable_cores
+from diffpolicy.util import files
 from diffpolicy.util.errors import explain, require
 
 PLAN = Path(__file__).resolve().parents[1] / "configs" / "comparison.yaml"
@@ -36,8 +41,8 @@ class Settings:
     Args:
         names: of runs and measurements, or patterns such as flow_*; empty is all of them.
         plan: a yaml with the plan.
-        runs_dir: where runs are trained and evaluated.
-        results: folder of comparison.json, the page and the plots.
+        runs_dir: where runs are trained and evaluated; None is the plan's.
+        results: folder of comparison.json, the page and the plots; None is the plan's.
         workers: processes that roll out; None chooses by the machine; affects no result.
         data_root: folder of the downloaded data sets; None is $DIFFPOLICY_DATA.
         again: evaluate stored measurements again and compare the episodes.
@@ -45,8 +50,8 @@ class Settings:
 
     names: list[str] = field(default_factory=list)
     plan: str = str(PLAN)
-    runs_dir: str = "runs/comparison"
-    results: str = "docs/results"
+    runs_dir: str | None = None
+    results: str | None = None
     workers: int | None = None
     data_root: str | None = None
     again: bool = False
@@ -65,8 +70,9 @@ class Comparison:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.runs_dir, self.folder = settings, Path(settings.runs_dir), Path(settings.results)
-        self.plan = load_plan(settings.plan)
+        self.settings, self.plan = settings, load_plan(settings.plan)
+        self.runs_dir = Path(settings.runs_dir or self.plan.runs_dir)
+        self.folder = Path(settings.results or self.plan.results)
         self.every = measurements(self.plan)
         self.out_of_reach: list[str] = []  # a line for each run whose missing measurements cannot be made
 
@@ -110,9 +116,11 @@ class Comparison:
     def do(self, run: Run, missing: Sequence[Measurement]) -> None:
         """Train the run, unless it is trained, and make its missing measurements."""
         folder = self.run_dir(run)
+        if run.recording is not None:
+            self._demonstrate(run.recording)
         if not is_finished(self.saved(run), run):
             resume = ["resume=true"] if folder.exists() else []
-            self._command("train", [*_train(run, folder), *resume], "evaluation_workers")
+            self._command("train", [*_train(run, self.runs_dir), *resume], self._workers("evaluation_workers"))
             if not is_finished(self.saved(run), run):
                 raise StepFailed(f"the training of {run.name} stopped before its last step")
         for one in missing:
@@ -120,13 +128,18 @@ class Comparison:
             if again:
                 self.evaluation(one, again).unlink(missing_ok=True)
             if not self.evaluation(one, again).exists():
-                self._command("evaluate", [*_evaluate(one, folder, again), "videos=0"], "workers")
+                self._command("evaluate", [*_evaluate(one, folder, again), "videos=0"], self._workers("workers"))
             if not again:
                 self._store(one)
 
     def agenda(self, jobs: Mapping[Run, Sequence[Measurement]]) -> str:
         """Return in words what there is to do."""
         lines, minutes = [], []
+        recordings = dict.fromkeys(run.recording for run in jobs if run.recording is not None)
+        for recording in recordings:
+            if self._recorded(recording) is None:
+                minutes.append(recording_minutes(self.stored))
+                lines.append(f"{recording.name}: record {recording.config.episodes} episodes")
         for run, missing in jobs.items():
             saved = self.saved(run)
             trained = is_finished(saved, run)
@@ -188,6 +201,9 @@ class Comparison:
         """Return the file that an evaluation writes."""
         return _out(self.run_dir(one.run), one, again) / EVALUATION
 
+    def recording_dir(self, recording: Recording) -> Path:
+        return self.runs_dir / recording.name
+
     def saved(self, run: Run) -> checkpoint.Checkpoint | None:
         """Return the run's last checkpoint, or None if there is none.
 
@@ -212,6 +228,7 @@ class Comparison:
             return False
         recorded = plain(settings_of(result))
         changes = training_changes(result["config"], one.run) + evaluation_changes(recorded, one)
+        changes += recording_changes(result.get("recording"), one.run.recording)
         cure = f"delete that line, and {self.run_dir(one.run)} if there is one, to measure anew"
         _refuse(changes, f"{one.name} in {self.folder / FILE}", cure)
         return True
@@ -234,6 +251,30 @@ class Comparison:
         )
         return None
 
+    def _recorded(self, recording: Recording) -> dict[str, Any] | None:
+        """What is noted of a task's demonstrations; None if they are not made, or not all of them."""
+        folder = self.recording_dir(recording)
+        note = note_of(folder)
+        if note is not None:
+            cure = "move that folder away to record anew"
+            _refuse(recording_changes(note, recording), str(folder), cure)
+        return note
+
+    def _demonstrate(self, recording: Recording) -> None:
+        """Make the demonstrations of a task, unless they are made; another comparison may be about to."""
+        folder = self.recording_dir(recording)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.lock(folder.with_suffix(".lock"), f"another comparison records {folder}", wait=True):
+            if self._recorded(recording) is not None:
+                return
+            began, is_new = time.monotonic(), not folder.exists()
+            workers = usable_cores() if self.settings.workers is None else max(self.settings.workers, 1)
+            self._command("record", _record(recording, self.runs_dir), [f"workers={workers}"])
+            write_note(folder, recording, (time.monotonic() - began) / 60 if is_new else None)
+
+    def _workers(self, name: str) -> list[str]:
+        return [] if self.settings.workers is None else [f"{name}={self.settings.workers}"]
+
     def _is_equal(self, one: Measurement) -> bool:
         file, first = self.evaluation(one, again=True), self.stored[one.name]
         if not file.exists():
@@ -246,21 +287,23 @@ class Comparison:
 
     def _store(self, one: Measurement) -> None:
         """Add a result, and write the file, the plots and the page anew."""
-        shown = Path(self.runs_dir.name if self.runs_dir.is_absolute() else self.runs_dir) / one.run.name
-        commands = {"train": _train(one.run, shown), "evaluate": _evaluate(one, shown)}
+        run, shown = one.run, Path(self.runs_dir.name if self.runs_dir.is_absolute() else self.runs_dir)
+        commands = {"train": _train(run, shown), "evaluate": _evaluate(one, shown / run.name)}
+        if run.recording is not None:
+            commands = {"record": _record(run.recording, shown), **commands}
         typed = {name: shlex.join(["diffpolicy", name, *arguments]) for name, arguments in commands.items()}
-        folder = self.run_dir(one.run)
-        result = make_result(one, folder, self.evaluation(one).parent, typed, self.settings.data_root)
+        note = None if run.recording is None else self._recorded(run.recording)
+        out = self.evaluation(one).parent
+        result = make_result(one, self.run_dir(run), out, typed, self.settings.data_root, note)
         with changing(self.folder, self._against) as results:
             results[one.name] = result
         page.write(self.folder)
 
-    def _command(self, name: str, arguments: Sequence[str], workers: str) -> None:
+    def _command(self, name: str, arguments: Sequence[str], workers: Sequence[str]) -> None:
         """Run a command of `diffpolicy` in a process of its own."""
-        given = [] if self.settings.workers is None else [f"{workers}={self.settings.workers}"]
         print(f"\n{shlex.join(['diffpolicy', name, *arguments])}", flush=True)
         data = {"DIFFPOLICY_DATA": self.settings.data_root} if self.settings.data_root else {}
-        if status := launch(name, [*arguments, *given], data):
+        if status := launch(name, [*arguments, *workers], data):
             raise StepFailed(f"the command above failed with status {status}")
 
 
@@ -281,8 +324,13 @@ def _out(folder: Path, one: Measurement, again: bool = False) -> Path:
     return folder / ("again" if again else "evaluations") / one.evaluation
 
 
-def _train(run: Run, folder: Path) -> list[str]:
-    return [*run.settings, f"run_dir={folder}"]
+def _record(recording: Recording, runs_dir: Path) -> list[str]:
+    return [*recording.settings, f"out={runs_dir / recording.name}"]
+
+
+def _train(run: Run, runs_dir: Path) -> list[str]:
+    data = [] if run.recording is None else [f"dataset.path={runs_dir / run.recording.name}"]
+    return [*run.settings, *data, f"run_dir={runs_dir / run.name}"]
 
 
 def _evaluate(one: Measurement, folder: Path, again: bool = False) -> list[str]:
