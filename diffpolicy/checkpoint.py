@@ -164,7 +164,7 @@ def locate(path: str | Path) -> Path:
 
 def _local(path: str | Path) -> Path:
     """Where a path is on this machine; what is on the hub is downloaded, without videos and pages."""
-    return hub.download(path, "model", _DOWNLOADED) if hub.is_address(path) else Path(path)
+    return hub.local(path, "model", _DOWNLOADED)
 
 
 def _target(path: Path) -> Path | None:

@@ -18,18 +18,33 @@ ENVIRONMENTS = (
 )
 """Id, class and time limit in control steps."""
 
+SUITES = (
+    ("diffpolicy/MetaWorld-v0", "suites.metaworld:MetaWorldEnv", 500),
+    ("diffpolicy/FetchReach-v0", "suites.robotics:FetchReachEnv", 50),
+    ("diffpolicy/FetchPush-v0", "suites.robotics:FetchPushEnv", 50),
+    ("diffpolicy/FetchPickAndPlace-v0", "suites.robotics:FetchPickAndPlaceEnv", 50),
+    ("diffpolicy/PointMaze-v0", "suites.robotics:PointMazeEnv", 600),
+    ("diffpolicy/GymPushT-v0", "suites.gym_pusht:GymPushTEnv", 300),
+)
+"""The same of other projects' environments, each of which needs an extra, see `suites`."""
 
 EXPERTS = (
     ("diffpolicy/PushT-v0", "experts.tees:PushTExpert"),
     ("diffpolicy/PushBlocks-v0", "experts.pucks:PushBlocksExpert"),
     ("diffpolicy/Detour-v0", "experts.pucks:DetourExpert"),
+    ("diffpolicy/MetaWorld-v0", "suites.metaworld:MetaWorldExpert"),
+    ("diffpolicy/FetchReach-v0", "suites.fetch_experts:FetchReachExpert"),
+    ("diffpolicy/FetchPush-v0", "suites.fetch_experts:FetchPushExpert"),
+    ("diffpolicy/FetchPickAndPlace-v0", "suites.fetch_experts:FetchPickAndPlaceExpert"),
+    ("diffpolicy/PointMaze-v0", "suites.maze_expert:PointMazeExpert"),
+    ("diffpolicy/GymPushT-v0", "experts.tees:PushTExpert"),
 )
 """Id of the environment, and the class of its expert."""
 
 
 def register() -> None:
     """Register the environments with gymnasium; those that are registered already are left alone."""
-    for name, where, steps in ENVIRONMENTS:
+    for name, where, steps in (*ENVIRONMENTS, *SUITES):
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=f"{__name__}.{where}", max_episode_steps=steps)
 

@@ -7,7 +7,6 @@ is written, a thread reads the next; more are never in memory.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +24,10 @@ from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Import
 from diffpolicy.datasets.importers.base import RELATIVE
 from diffpolicy.datasets.importers.twins import odd_twin
 from diffpolicy.datasets.manifest import digest
+from diffpolicy.datasets.selection import is_numbered, numbered
 from diffpolicy.datasets.source_digest import source_digest
 from diffpolicy.datasets.writer import EpisodeWriter, alone
+from diffpolicy.util import hub
 from diffpolicy.util.errors import explain, located, require
 
 NUMBER, TASK, SUCCESS = "source_episode", "task", "success"
@@ -139,7 +140,7 @@ def convert(config: ConvertConfig, *, progress: bool = True) -> Conversion:
         ValueError: an unknown or unreadable format, settings that do not fit the recording or what is there of the
             conversion, or no episode left.
     """
-    source, findings = Path(config.source).expanduser(), _Findings()
+    source, findings = hub.local(config.source, "dataset"), _Findings()
     with located(source):
         reader, seen = recognize(source, config.format)
         if progress:
@@ -221,26 +222,12 @@ def choose(episodes: Sequence[Episode], wanted: Any) -> list[Episode]:
         return [episode for episode in episodes if str(wanted) in episode.filters]
     there = {episode.number for episode in episodes}
     require(there, f"{given}, of a recording without episodes")
-    numbers = _numbers(wanted, filters, there)
-    return [episode for episode in episodes if episode.number in numbers]
-
-
-def _numbers(wanted: Any, filters: Sequence[str], there: set[int]) -> set[int]:
-    """The numbers that are named, of those that are there."""
     parts = wanted if isinstance(wanted, (list, tuple)) else str(wanted).strip("[]").split(",")
-    few, found = f"numbers from {min(there)} to {max(there)}", set()
-    for part in parts:
-        if (match := re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part))) is None:
-            has = f"a filter ({', '.join(filters)}), " if filters else ""
-            raise ValueError(explain(f"episodes={wanted}", f"{has}success, or numbers and ranges such as 0-9,12"))
-        first, last = int(match[1]), int(match[2] or match[1])
-        require(first <= last, f"episodes={wanted}: the range {part} is empty", "the smaller number first")
-        # a range may span numbers that are not there, but not end at one that never was
-        ends = [end for end in (first, last) if not min(there) <= end <= max(there)]
-        ends += [first] if match[2] is None and first not in there else []
-        require(not ends, f"episodes={wanted}: there is no episode {ends[:1]}", few)
-        found |= {number for number in there if first <= number <= last}
-    return found
+    kinds = f"a filter ({', '.join(filters)}), " if filters else ""
+    says = f"episodes={wanted}", f"{kinds}success, or numbers and ranges such as 0-9,12"
+    require(all(is_numbered(part) for part in parts), *says)
+    numbers = numbered(parts, there, f"episodes={wanted}")
+    return [episode for episode in episodes if episode.number in numbers]
 
 
 def _fps(config: ConvertConfig, importer: Importer, findings: _Findings) -> float | None:

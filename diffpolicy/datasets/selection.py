@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,19 +91,40 @@ def episode_numbers(wanted: str | os.PathLike[str] | Sequence[int | str], n_epis
     given, parts = f"dataset.episodes={wanted}", wanted
     if isinstance(wanted, (str, os.PathLike)):
         parts = str(wanted).split(",")
-        if not all(_RANGE.fullmatch(part) for part in parts):
+        if not all(is_numbered(part) for part in parts):
             parts = _lines(Path(wanted).expanduser())
     require(isinstance(parts, Iterable), given, "how many, or numbers and ranges such as [0,8-20]")
-    found: set[int] = set()
+    found = sorted(numbered(parts, range(n_episodes), given))
+    require(found, given, "at least one number")
+    return np.array(found, np.int64)
+
+
+def is_numbered(part: int | str) -> bool:
+    """Return whether something is a number or a range such as "8-20"."""
+    return _RANGE.fullmatch(str(part)) is not None
+
+
+def numbered(parts: Iterable[int | str], there: Collection[int], given: str) -> set[int]:
+    """Return the numbers that are named one by one or by ranges, of those that are there.
+
+    Args:
+        parts: numbers, and ranges such as "8-20" with both ends.
+        there: the numbers that exist, at least one. A range may span others, and not end beyond all.
+        given: the setting, for messages.
+
+    Raises:
+        ValueError: one that does not exist, or something else than numbers.
+    """
+    found, few = set(), f"numbers from {min(there)} to {max(there)}"
     for part in parts:
-        match = _RANGE.fullmatch(str(part))
-        if match is None:
+        if (match := _RANGE.fullmatch(str(part))) is None:
             raise ValueError(explain(f"{given}: {part!r}", "numbers and ranges such as 8-20"))
         first, last = int(match[1]), int(match[2] or match[1])
-        require(first <= last < n_episodes, f"{given}: there is no episode {part}", f"0 to {n_episodes - 1}")
-        found |= set(range(first, last + 1))
-    require(found, given, "at least one number")
-    return np.array(sorted(found), np.int64)
+        require(first <= last, f"{given}: the range {part} is empty", "the smaller number first")
+        known = first in there if match[2] is None else min(there) <= first and last <= max(there)
+        require(known, f"{given}: there is no episode {part}", few)
+        found |= {number for number in there if first <= number <= last}
+    return found
 
 
 def choose_episodes(

@@ -76,6 +76,11 @@ def download(path: str | os.PathLike[str], kind: str, patterns: Sequence[str] | 
     return local
 
 
+def local(path: str | os.PathLike[str], kind: str, patterns: Sequence[str] | None = None) -> Path:
+    """Return where a path is on this machine, which for an address is what `download` returns."""
+    return download(path, kind, patterns) if is_address(path) else Path(path).expanduser()
+
+
 def upload(folder: Path, path: str, kind: str, message: str, private: bool) -> str:
     """Upload the files of a folder to a repository, which is made if there is none, and return its page's address.
 

@@ -85,9 +85,9 @@ def test_a_file_of_numbers(tmp_path):
     ("wanted", "message"),
     [
         ([], r"dataset\.episodes=\[\]; expected at least one number"),
-        ([10], r"there is no episode 10; expected 0 to 9"),
-        (["7-12"], r"there is no episode 7-12; expected 0 to 9"),
-        (["5-3"], r"there is no episode 5-3"),
+        ([10], r"there is no episode 10; expected numbers from 0 to 9"),
+        (["7-12"], r"there is no episode 7-12; expected numbers from 0 to 9"),
+        (["5-3"], r"the range 5-3 is empty"),
         ([-1], r"dataset\.episodes=\[-1\]: -1; expected numbers and ranges"),
         ([1.5], r"1\.5; expected numbers"),
         (1.5, r"dataset\.episodes=1\.5; expected how many, or numbers"),

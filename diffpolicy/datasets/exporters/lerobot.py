@@ -26,6 +26,7 @@ from diffpolicy.datasets.exporters.video import CODECS, Encoding, VideoWriter, d
 from diffpolicy.datasets.importers import DamagedEpisode, Episode, Importer, recognize
 from diffpolicy.datasets.importers.lerobot_info import SUCCESS
 from diffpolicy.datasets.importers.lerobot_sidecar import Sidecar
+from diffpolicy.util import hub
 from diffpolicy.util.errors import located, require
 from diffpolicy.util.files import flush, rename, write_json
 from diffpolicy.util.names import check
@@ -81,7 +82,7 @@ def export_dataset(config: ExportDatasetConfig, *, progress: bool = True) -> Exp
     check("format", config.format, FORMATS)
     check("codec", config.codec, (*CODECS, PICTURES))
     require(0 <= config.crf <= 63, f"crf={config.crf}", "0 to 63")
-    source, out = Path(config.dataset).expanduser(), Path(config.out).expanduser()
+    source, out = hub.local(config.dataset, "dataset"), Path(config.out).expanduser()
     there = out.exists() or out.is_symlink()
     require(not there, f"{out} exists", cure="remove it or choose another name", error=FileExistsError)
     findings: list[str] = []

@@ -18,6 +18,7 @@ from diffpolicy.datasets.inspection.findings import find
 from diffpolicy.datasets.inspection.measure import Measurements, measure
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.datasets.zarr_layout import MANIFEST
+from diffpolicy.util import hub
 from diffpolicy.util.errors import located
 
 
@@ -57,7 +58,8 @@ def inspect_dataset(path: str | Path, format: str | None = None, *, progress: bo
     """Read a recording once, an episode at a time, and return what it holds and what is wrong with it.
 
     Args:
-        path: a recording of any format that can be converted, or the name of demonstrations of the catalog.
+        path: a recording of any format that can be converted, also on the hub, or the name of demonstrations of the
+            catalog.
         format: name of the format; None looks at the files.
         progress: show a progress bar.
 
@@ -66,10 +68,12 @@ def inspect_dataset(path: str | Path, format: str | None = None, *, progress: bo
         ValueError: an unknown format, or a recording of which nothing can be read.
         ImportError: the format needs a package that is not installed.
     """
-    path, said = Path(path).expanduser() if not _in_catalog(path) else Path(path), []
+    said: list[str] = []
     if _in_catalog(path):
+        path = Path(path)
         importer, seen = _from_catalog(str(path)), "demonstrations of the catalog"
     else:
+        path = hub.local(path, "dataset")
         reader, seen = recognize(path, format)
         with located(path):
             importer = reader(path, said.append)

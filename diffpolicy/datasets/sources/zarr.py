@@ -29,9 +29,9 @@ class OwnRecording(DemonstrationSource):
     def path(self) -> Path:
         """Where the replay buffer is."""
         require(self.dataset.path, "dataset.name=zarr without a path", cure="say where your data are by dataset.path")
-        path = str(self.dataset.path)
-        found = hub.download(path, "dataset") if hub.is_address(path) else Path(path).expanduser()
-        return replay_buffer_at(found, self.data_root, action_key=self.dataset.action_key)
+        return replay_buffer_at(
+            hub.local(self.dataset.path, "dataset"), self.data_root, action_key=self.dataset.action_key
+        )
 
     def recorded(self) -> ReplayBuffer:
         """Return the arrays of `observation.vectors` and the actions.

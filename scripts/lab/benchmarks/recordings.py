@@ -339,9 +339,8 @@ def conversion(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return frames a second, in turn: of windows in random order from a converted data set over some epochs, decoded
-    from its video from front to back, and of windows in random order decoded as LeRobot does, with its two ways of
-    opening."""
+    """Return frames a second, in turn: of windows in random order from a converted data set over some epochs, of its
+    video from front to back, and of windows in random order decoded as LeRobot does, in its two ways of opening."""
     found = {}
     for codec in CODECS:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,123 @@
+"""Experts for the Fetch arm: proportional control of the hand, by what the environment's state shows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from ..experts.base import Expert, Vector
+
+GAIN = 10.0
+"""Action per meter: at 10 cm from where it is to be, the hand moves at full speed."""
+OPEN, CLOSED, STILL = 1.0, -1.0, 0.0
+
+SAFE = 0.07
+"""Height over the cube's center at which the hand passes over it, m."""
+BEHIND = 0.065
+"""Distance from the cube's center at which the hand comes down behind it, m; cube and fingers touch at 4.5 cm."""
+CONTACT = 0.045
+LATERAL = 0.02
+"""Distance from the line through cube and goal beyond which a push is given up, m."""
+LOW = 0.025
+"""Height over the cube's center up to which the hand pushes it, m."""
+THERE = 0.01
+"""Distance of cube and goal at which the expert is content, m."""
+
+
+class FetchExpert(Expert):
+    """Moves the hand towards a point that depends on where hand, cube and goal are, and on nothing before.
+
+    Args:
+        seed: has no effect.
+        options: the environment's constructor arguments, which have no effect.
+    """
+
+    settings: ClassVar[Mapping[str, float]] = {"gain": GAIN}
+
+    def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
+        """Start an episode; nothing is remembered."""
+
+    def act(self, obs: Any, info: Mapping[str, Any]) -> Vector:
+        """Return the next action (4,) in [-1, 1].
+
+        Args:
+            obs: has no effect.
+            info: what the environment's last `reset` or `step` returned.
+        """
+        move, grip = self._move(info["state"])
+        return np.clip([*move, grip], -1.0, 1.0).astype(np.float32)
+
+    def _move(self, state: Vector) -> tuple[Vector, float]:
+        """Return the hand's displacement (3,), 1 for 5 cm, and the gripper's opening, see `FetchEnv`."""
+        raise NotImplementedError
+
+
+@final
+class FetchReachExpert(FetchExpert):
+    """Moves the hand to the goal."""
+
+    id = "diffpolicy/FetchReach-v0"
+
+    def _move(self, state: Vector) -> tuple[Vector, float]:
+        return GAIN * (state[-3:] - state[:3]), STILL
+
+
+@final
+class FetchPushExpert(FetchExpert):
+    """Goes over and behind the cube, down, and pushes it along the line to the goal, steering against drift."""
+
+    id = "diffpolicy/FetchPush-v0"
+    settings: ClassVar[Mapping[str, float]] = {
+        "gain": GAIN,
+        "safe": SAFE,
+        "behind": BEHIND,
+        "contact": CONTACT,
+        "lateral": LATERAL,
+        "low": LOW,
+        "there": THERE,
+    }
+
+    def _move(self, state: Vector) -> tuple[Vector, float]:
+        hand, cube, goal = state[:3], state[3:6], state[-3:]
+        way = (goal - cube)[:2]
+        far = float(np.hypot(*way))
+        if far < THERE:
+            return np.zeros(3), STILL
+        ahead = np.array([*(way / far), 0.0])
+        off = hand - cube
+        along = float(off @ ahead)
+        side = off - along * ahead
+        lateral, height = float(np.hypot(*side[:2])), float(off[2])
+        if height < LOW and lateral < LATERAL and along < 0.0:  # behind it and down: push
+            aim = cube - CONTACT * ahead - 2.0 * np.array([*side[:2], 0.0]) + min(0.08, far) * ahead
+            move = GAIN * (aim - hand)
+            move[:2] *= min(1.0, 0.25 + 6.0 * far)
+            return move, STILL
+        aim = cube - BEHIND * ahead
+        if np.hypot(*(aim - hand)[:2]) < 0.02:  # over that place: down
+            return GAIN * (aim - hand), STILL
+        aim[2] = cube[2] + SAFE
+        move = GAIN * (aim - hand)
+        if height < 0.7 * SAFE and lateral < 0.08 and along < 0.08:  # clear of the cube first
+            move[:2] *= 0.2
+        return move, STILL
+
+
+@final
+class FetchPickAndPlaceExpert(FetchExpert):
+    """Opens the gripper over the cube, comes down, closes it, and carries the cube to the goal."""
+
+    id = "diffpolicy/FetchPickAndPlace-v0"
+
+    def _move(self, state: Vector) -> tuple[Vector, float]:
+        hand, cube, goal, opening = state[:3], state[3:6], state[-3:], float(state[9:11].sum())
+        off = cube - hand
+        if np.hypot(*off[:2]) > 0.02:
+            return GAIN * (off + np.array([0.0, 0.0, SAFE])), OPEN
+        if abs(off[2]) > 0.015:
+            return GAIN * off, OPEN
+        if opening > 0.052:
+            return GAIN * off, CLOSED
+        return GAIN * (goal - cube), CLOSED
