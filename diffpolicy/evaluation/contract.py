@@ -152,7 +152,9 @@ class Place:
         try:
             return call(*arguments)
         except (Exception, SystemExit) as error:
-            self._broken, episode.steps = True, max(step - 1, 0)
+            self._broken = True
+            if what == "step":
+                episode.steps = step - 1  # it may have been counted already
             says = sentence(self._make_env, episode.seed, Call(what, episode.number, step), _cause(error))
             raise BrokenEnvironment(says) from error
         finally:
@@ -237,13 +239,19 @@ def sentence(make_env: MakeEnv, seed: int, call: Call, cause: str) -> str:
     return f"{env_name(make_env)}, seed {seed}, {where}: {cause}"
 
 
+def factory(make_env: MakeEnv) -> EnvFactory | None:
+    """Return the factory behind `make_env`, wrapped or not; None if there is none."""
+    if isinstance(make_env, functools.partial):
+        return next((found for one in make_env.args if callable(one) and (found := factory(one))), None)
+    return make_env if isinstance(make_env, EnvFactory) else None
+
+
 def env_name(make_env: MakeEnv) -> str:
     """Return what errors call the environments that `make_env` makes."""
-    if isinstance(make_env, EnvFactory):
-        return make_env.id
-    if isinstance(make_env, functools.partial):
-        inner = next((one for one in make_env.args if callable(one)), make_env.func)
-        return env_name(inner)
+    if (found := factory(make_env)) is not None:
+        return found.id
+    while isinstance(make_env, functools.partial):
+        make_env = make_env.func
     name = make_env.__name__ if inspect.isroutine(make_env) or isinstance(make_env, type) else ""
     return name if name.isidentifier() else "the environment"
 
@@ -294,13 +302,8 @@ def _check_observation(obs: Any, parts: list[_Part] | tuple[()]) -> None:
         if values.shape != shape or not (values.dtype == dtype or np.can_cast(values.dtype, dtype, "same_kind")):
             given = f"{_named(keys)} is {values.dtype}{list(values.shape)}"
             raise _Breach(explain(given, f"{dtype}{list(shape)}, as its space says"))
-        if values.dtype.kind == "f" and not _finite(values):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise _Breach(f"{_named(keys)} holds NaN or infinity")
-
-
-def _finite(values: np.ndarray) -> bool:
-    flat = values.ravel()
-    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(values).all())  # squares of great numbers overflow
 
 
 def _number(name: str, value: Any) -> float:

@@ -22,8 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffpolicy.datasets.spec import stack
-from diffpolicy.evaluation.adapters import EnvFactory
-from diffpolicy.evaluation.contract import BrokenEnvironment, Contract, MakeEnv, Place, sentence
+from diffpolicy.evaluation.contract import BrokenEnvironment, Contract, MakeEnv, Place, factory, sentence
 from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.journal import Journal
 from diffpolicy.evaluation.observers import Observer
@@ -232,8 +231,8 @@ def finished_episodes(
     """Yield episodes as they end, in whatever order; see `rollout`."""
     says = f"envs={envs}, workers={workers}, {len(resets)} episodes"
     require(envs >= 1 and (workers or 0) >= 0 and resets, says, "envs >= 1, workers >= 0 or None, and some episodes")
-    if timeout is None and isinstance(make_env, EnvFactory):
-        timeout = make_env.timeout
+    if timeout is None and (made_by := factory(make_env)) is not None:
+        timeout = made_by.timeout
     require(timeout is None or timeout > 0, f"timeout={timeout}", "seconds above 0, or None")
     count = choose_workers(agent.device, len(resets)) if workers is None else min(workers, len(resets))
     count = max(count, 0 if timeout is None else 1)
