@@ -34,6 +34,7 @@ def task_facts(
           matplotlib's `imshow` takes them. The bottom is the larger number: y points down.
         * `mode_key`: where `info` names the mode, None without modes; `modes`, `paths` and `seed_sets` as given.
         * `display_options`: constructor arguments that change what is observed or shown, and nothing of what happens.
+        * `clips_actions`: the environment takes any target, in double precision, and clips it itself.
     """
     side = int(WORLD_SIZE)
     return {
@@ -53,4 +54,5 @@ def task_facts(
         "paths": {name: list(columns) for name, columns in paths.items()},
         "seed_sets": {name: dict(seeds) for name, seeds in (seed_sets or {}).items()},
         "display_options": ["obs_mode", "render_mode", "render_size"],
+        "clips_actions": True,
     }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.evaluation.adapters import EnvFactory, make_env
+from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.episode import Episode, Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.modes import compare_modes
@@ -64,7 +64,7 @@ def measure_modes(
     again = rollout(agent, make, fixed, **watching)
     kept = {name: value for name, value in make.kwargs.items() if name not in task.display_options}
     shown = [
-        episode for episode in rollout(expert, make_env(make.id, kept), fixed, **watching) if episode.success_at_end
+        episode for episode in rollout(expert, make.with_kwargs(kept), fixed, **watching) if episode.success_at_end
     ]
     if out is not None:
         draw_modes(out / "modes.png", _paths(shown), _paths(again), task)

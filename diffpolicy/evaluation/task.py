@@ -27,6 +27,9 @@ from diffpolicy.util.errors import explain, require
 SUCCESS_KEYS = ("success", "is_success")
 """Keys of `info` that say whether the task is done, where an environment declares none."""
 
+NO_SUCCESS = "none"
+"""The success key of an environment whose success is not to be counted, whatever `info` holds."""
+
 REWARD = "reward"
 """The key by which a metric reads the reward instead of `info`."""
 
@@ -87,7 +90,7 @@ class TaskSpec:
 
     Args:
         success_key: key of `info` that is true once the task is done; None takes the first of `SUCCESS_KEYS` that is
-            there, and an environment without any has no success.
+            there, and an environment without any has no success; "none" looks for none.
         success_description: what counts as a success, in a few words.
         metrics: name -> metric; the first is the main one, by which checkpoints are chosen.
         fps: control steps per second.
@@ -98,6 +101,7 @@ class TaskSpec:
         paths: name of what moves -> the two columns of `info["state"]` that are its x and y, in units of `extent`.
         seed_sets: name -> named initial states.
         display_options: options of the environment that change what is shown, and nothing of what happens.
+        clips_actions: whether the environment takes actions of any numbers and clips them itself.
     """
 
     success_key: str | None = None
@@ -110,6 +114,7 @@ class TaskSpec:
     paths: Mapping[str, Sequence[int]] = field(default_factory=dict)
     seed_sets: Mapping[str, SeedSet] = field(default_factory=dict)
     display_options: Sequence[str] = ()
+    clips_actions: bool = False
 
     @classmethod
     def of(cls, env: gym.Env[Any, Any]) -> TaskSpec:
@@ -152,7 +157,7 @@ class TaskSpec:
             ValueError: `info` lacks the declared key.
         """
         key = self.success_key or next((key for key in SUCCESS_KEYS if key in info), None)
-        if key is None:
+        if key is None or key == NO_SUCCESS:
             return None
         if key not in info:
             require(False, f"info lacks the success key {key!r}; it has {', '.join(map(str, info)) or 'nothing'}")

@@ -1,6 +1,8 @@
-"""Which environments there are is decided by what is registered and installed here."""
+"""Which environments there are: registered, installed, or imported for whoever asks; never for a checkpoint alone."""
 
 import pickle
+import re
+import sys
 
 import gymnasium as gym
 import pytest
@@ -10,9 +12,33 @@ from diffpolicy import registry
 from diffpolicy.config import EnvConfig, ObservationConfig, RunConfig
 from diffpolicy.evaluation import make_env, policy_env
 from diffpolicy.evaluation.adapters import declared_task
+from diffpolicy.evaluation.contract import has_time_limit
+
+MODULE = """
+import gymnasium as gym
+import tiny
+gym.register("{id}", entry_point=lambda **kwargs: tiny.LineEnv(**kwargs), max_episode_steps=9)
+def make(width=0.9):
+    return tiny.LineEnv(width=width)
+def at_the_right(info):
+    return info["place"] > 0.9
+def old(**kwargs):
+    return "an environment of another API"
+"""
 
 
-def test_a_registered_environment_with_its_options():
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """The name of a module in the working folder, and the id of the environment that it registers."""
+    name = f"foreign_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE.format(id=f"{name}/Line-v0"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", ["/nowhere", *sys.path])
+    yield name
+    gym.registry.pop(f"{name}/Line-v0", None)
+
+
+def test_a_registered_environment_with_its_arguments():
     factory = make_env(EnvConfig(tiny.ENV_ID, {"width": 0.5}))
     env = factory()
     assert env.unwrapped.width == 0.5 and env.spec.max_episode_steps == tiny.LIMIT and env.render_mode is None
@@ -34,19 +60,70 @@ def test_an_environment_of_an_installed_package(monkeypatch):
     registry.known.cache_clear()
     try:
         env = make_env("other/Line", {"width": 0.4}, max_steps=7)()
-        assert env.unwrapped.width == 0.4 and isinstance(env, gym.wrappers.TimeLimit)
+        assert env.unwrapped.width == 0.4 and has_time_limit(env)
         assert declared_task("other/Line").main == "best"
     finally:
         registry.known.cache_clear()
 
 
-@pytest.mark.parametrize("id", ["os:system-v0", "tiny:tiny/Line-v0", "tiny/Lin-v0", "nothing", None])
-def test_no_id_makes_this_process_import_anything(id):
-    with pytest.raises(ValueError, match=f"unknown environment {id!r}.*import the package that registers it"):
-        make_env(id)
+def test_the_task_of_a_suite_is_an_argument():
+    factory = make_env(EnvConfig(tiny.ENV_ID, {"width": 0.3}, task="door"))
+    assert factory.kwargs == {"width": 0.3, "task": "door"}
+    with pytest.raises(ValueError, match="'task': 'door'}: .*unexpected keyword argument 'task'"):
+        factory()
 
 
-def test_options_that_an_environment_does_not_have_are_refused_in_words():
+def test_an_id_with_its_module_is_imported_here_and_in_workers(foreign):
+    factory = make_env(f"{foreign}:{foreign}/Line-v0", {"width": 0.2})
+    assert factory().unwrapped.width == 0.2 and factory().spec.max_episode_steps == 9
+    del gym.registry[f"{foreign}/Line-v0"]
+    sys.modules.pop(foreign)
+    again = pickle.loads(pickle.dumps(factory))  # though a registration by a lambda cannot be pickled
+    assert again().unwrapped.width == 0.2
+
+
+def test_a_factory_by_its_import_path(foreign):
+    factory = make_env(EnvConfig(factory=f"{foreign}:make", kwargs={"width": 0.4}, max_steps=5))
+    env = pickle.loads(pickle.dumps(factory))()
+    assert env.unwrapped.width == 0.4 and has_time_limit(env) and factory.id == f"{foreign}:make"
+    assert not has_time_limit(make_env(EnvConfig(factory=f"{foreign}:make"))())
+    says = rf"{foreign}:old returned a str; expected a gymnasium.Env: reset\(seed=, options=\) .*step five values"
+    with pytest.raises(TypeError, match=says):
+        make_env(EnvConfig(factory=f"{foreign}:old"))()
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (
+            EnvConfig("tiny/Lin-v0"),
+            r"unknown environment 'tiny/Lin-v0' \(did you mean 'tiny/Line-v0'\?\); write modul",
+        ),
+        (EnvConfig("nothing"), "unknown environment 'nothing'; write module:id"),
+        (EnvConfig(), "unknown environment None"),
+        (EnvConfig("tiny:tiny/Lin-v0"), r"tiny registers no environment 'tiny/Lin-v0' \(did you mean 'tiny/Line-v0'"),
+        (
+            EnvConfig(tiny.ENV_ID, factory="tiny:LineEnv"),
+            "env.id=tiny/Line-v0 and env.factory=.*expected one of them",
+        ),
+        (EnvConfig(factory="LineEnv"), 'env.factory=LineEnv; expected "module:name"'),
+        (EnvConfig(tiny.ENV_ID, max_steps=0), "env.max_steps=0; expected at least 1"),
+        (EnvConfig(tiny.ENV_ID, timeout=0), "env.timeout=0; expected seconds above 0"),
+        (EnvConfig(tiny.ENV_ID, image_range=[1, 0]), r"env.image_range=\[1, 0\]; expected \[lowest,highest\]"),
+        (EnvConfig(tiny.ENV_ID, success="tiny:at_the_left"), "env.success=tiny:at_the_left: unknown name"),
+    ],
+)
+def test_settings_of_no_environment_are_refused_in_words(config, says):
+    with pytest.raises(ValueError, match=says):
+        make_env(config)
+
+
+def test_a_module_that_is_not_there_is_refused_in_words():
+    with pytest.raises(ImportError, match="env.id=gone_away:X-v0 cannot be imported: there is no such module"):
+        make_env("gone_away:X-v0")
+
+
+def test_arguments_that_an_environment_does_not_have_are_refused_in_words():
     with pytest.raises(ValueError, match="tiny/Line-v0 with {'wdth': 1}: .*wdth"):
         make_env(tiny.ENV_ID, {"wdth": 1})()
 
@@ -54,10 +131,42 @@ def test_options_that_an_environment_does_not_have_are_refused_in_words():
 def test_the_environment_of_a_run_is_observed_as_the_policy_observes():
     config = RunConfig(env=EnvConfig("diffpolicy/PushT-v0"), observation=ObservationConfig(mode="corners"))
     assert policy_env(config)().observation_space.shape == (18,)
-    with pytest.raises(ValueError, match="without an environment"):
-        policy_env(RunConfig())
+    without = RunConfig(observation=config.observation)
+    with pytest.raises(ValueError, match="without an environment: diffpolicy evaluate checkpoint=… env.id=…"):
+        policy_env(without)
+    assert policy_env(without, given=EnvConfig("diffpolicy/PushT-v0"))().observation_space.shape == (18,)
+    assert policy_env(without, given=EnvConfig(tiny.ENV_ID)).kwargs == {}  # which has no such argument
+
+
+def test_settings_of_the_same_environment_are_put_over_those_of_the_run():
+    run = RunConfig(env=EnvConfig(tiny.ENV_ID, {"width": 0.5, "images": True}, stop_on_success=True))
+    changed = policy_env(run, given=EnvConfig(kwargs={"width": 0.7}, max_steps=4)).config
+    assert changed == EnvConfig(tiny.ENV_ID, {"width": 0.7, "images": True}, stop_on_success=True, max_steps=4)
+    assert policy_env(run, given=EnvConfig(tiny.ENV_ID)).config == run.env
+    assert policy_env(run, given=EnvConfig("diffpolicy/Detour-v0")).config == EnvConfig("diffpolicy/Detour-v0")
+
+
+@pytest.mark.parametrize("setting", ["id", "factory", "success"])
+def test_no_checkpoint_alone_makes_this_process_import_anything(foreign, setting):
+    named = {"id": f"{foreign}:{foreign}/Line-v0", "factory": f"{foreign}:make", "success": f"{foreign}:at_the_right"}
+    known = {"id": tiny.ENV_ID} if setting == "success" else {}
+    run = RunConfig(env=EnvConfig(**{**known, setting: named[setting]}, max_steps=5))
+    allows = f"if you trust it: diffpolicy evaluate checkpoint=X env.{setting}={named[setting]}"
+    with pytest.raises(ValueError, match=re.escape(allows) + "$") as refused:
+        policy_env(run, line="diffpolicy evaluate checkpoint=X")
+    assert f"the checkpoint asks for env.{setting}={named[setting]}" in str(refused.value)
+    assert foreign not in sys.modules
+    given = EnvConfig(**{setting: named[setting]})
+    assert policy_env(run, given=given)().unwrapped.width == 0.9
+    assert policy_env(run, given=given).config == run.env
+
+
+def test_what_is_registered_here_needs_no_consent():
+    run = RunConfig(env=EnvConfig(f"nowhere:{tiny.ENV_ID}"))
+    assert policy_env(run).id == tiny.ENV_ID  # and nothing called nowhere is imported
 
 
 def test_a_declared_task_is_known_without_making_the_environment():
     assert declared_task(tiny.ENV_ID).display_options == ["images"]
-    assert declared_task("nothing") is None
+    assert declared_task(f"tiny:{tiny.ENV_ID}").display_options == ["images"]
+    assert declared_task("nothing") is None and declared_task(None) is None
