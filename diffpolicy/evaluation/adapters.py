@@ -19,6 +19,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from diffpolicy import registry
 from diffpolicy.config import EnvConfig, RunConfig
 from diffpolicy.evaluation.adapting import Adapted, Fresh
+from diffpolicy.evaluation.spaces import Misfit
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.imports import import_module, import_named, is_import_path
@@ -74,7 +75,7 @@ class EnvFactory:
             return Adapted(env, self.config)
         except ValueError as error:
             env.close()
-            raise ValueError(f"{self.id}: {error}") from error
+            raise Misfit(f"{self.id}: {error}") from error
 
     def rendering(self) -> EnvFactory:
         """Return a factory of environments that render frames."""
@@ -110,7 +111,7 @@ class _Instances:
             raise
         except Exception as error:
             kind = "" if isinstance(error, (TypeError, ValueError, gym.error.Error)) else f"{type(error).__name__}: "
-            raise ValueError(explain(f"{factory.id} with {factory.kwargs}: {kind}{error}")) from error
+            raise Misfit(explain(f"{factory.id} with {factory.kwargs}: {kind}{error}")) from error
         given = f"{factory.id} returned a {type(env).__name__}"
         api = "a gymnasium.Env: reset(seed=, options=) returns (observation, info), step five values"
         require(isinstance(env, gym.Env), given, api, "wrap it in a class that does so", TypeError)

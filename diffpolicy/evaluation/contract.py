@@ -18,6 +18,7 @@ import numpy as np
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.episode import Episode, Reset
 from diffpolicy.evaluation.journal import Call, Journal
+from diffpolicy.evaluation.spaces import Misfit
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.util.errors import explain, require
 
@@ -257,7 +258,7 @@ def env_name(make_env: MakeEnv) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, _Breach):
+    if isinstance(error, (_Breach, Misfit)):
         return str(error)
     try:
         said = " ".join(str(error).split())

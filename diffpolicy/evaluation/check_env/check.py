@@ -36,7 +36,9 @@ def check_environment(
     given = f"steps={config.steps}, seed={config.seed}, patience={config.patience}"
     fits = config.steps >= 1 and config.seed >= 0 and config.patience > 0
     require(fits, given, "steps >= 1, seed >= 0, patience > 0")
-    make = make_env(EnvConfig(config.env.id, config.env.kwargs, config.env.task, max_steps=config.env.max_steps))
+    env = config.env
+    made_by = EnvConfig(env.id, env.kwargs, env.task, env.factory, max_steps=env.max_steps)
+    make = make_env(made_by).bare()
     plan = Plan(make, make.rendering(), config.seed, config.steps, _SECONDS, config.patience)
     work = functools.partial(probe, plan)
     checks, reference = _gather(run_shards(work, [0]) if apart else _alone(work), say)
