@@ -14,6 +14,7 @@ from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
 
 _UINT8 = np.dtype(np.uint8)
+_ALONE = "add the batch axis to every array, or give `act` a list of observations, [obs]"
 
 
 def check_entries(obs: Mapping[str, Any], keys: Iterable[str], expected: str) -> None:
@@ -62,9 +63,8 @@ def check_vector(key: str, values: np.ndarray, size: int | None, leading: tuple[
     if shape[: len(leading)] == leading and size in (None, int(np.prod(shape[len(leading) :]))):
         return
     says = "…" if size is None else str(size)
-    raise ValueError(
-        explain(f"obs[{key!r}] has shape {shape}", f"({_axes(leading)}, {says}) = {(*leading, size or '…')}")
-    )
+    expected = f"({_axes(leading)}, {says}) = {(*leading, size or '…')}"
+    raise ValueError(explain(f"obs[{key!r}] has shape {shape}", expected, _ALONE if np.prod(shape) == size else None))
 
 
 def check_array(values: np.ndarray, expected: tuple[int, ...]) -> None:
@@ -108,7 +108,7 @@ def _as_uint8(values: np.ndarray) -> str | None:
 def _reshaped(shape: tuple[int, ...], expected: tuple[int, ...], leading: int) -> str | None:
     """What to do about images of another shape than expected, whose first `leading` axes are batch and time."""
     if shape == expected[1:]:
-        return "add the batch axis with obs[None]"
+        return _ALONE
     if shape == (*expected[:leading], expected[-1], *expected[leading:-1]):
         return "the channels come last: give np.moveaxis(x, -3, -1)"
     if len(shape) == len(expected) and shape[:leading] == expected[:leading]:

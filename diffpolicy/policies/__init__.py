@@ -1,6 +1,7 @@
 """Policies: from observations to chunks of actions."""
 
 from diffpolicy.policies.agent import Agent
+from diffpolicy.policies.autoreset import EpisodeStarts
 from diffpolicy.policies.controller import Controller
 from diffpolicy.policies.io import build_model, build_policy, load_policy
 from diffpolicy.policies.models import ChunkModel, ModelSpec, Sample
@@ -11,6 +12,7 @@ __all__ = [
     "Chunk",
     "ChunkModel",
     "Controller",
+    "EpisodeStarts",
     "ModelSpec",
     "PlanRequest",
     "Policy",

@@ -2,7 +2,7 @@
 
     agent = Agent(policy)
     agent.reset()
-    action = agent.act(obs[None])[0]          one robot
+    action = agent.act([obs])[0]              one robot
 
 Several environments are told apart by `env_ids`.
 """
@@ -20,7 +20,7 @@ import torch
 
 from diffpolicy.datasets.spec import Observation, ObservationSpec, stack
 from diffpolicy.policies.chunking import Past
-from diffpolicy.policies.controller import Controller, EnvIds, env_numbers
+from diffpolicy.policies.controller import Batch, Controller, EnvIds, env_numbers
 from diffpolicy.policies.policy import PlanRequest, Policy
 from diffpolicy.util.errors import require
 
@@ -82,7 +82,7 @@ class Agent(Controller):
             self._start(env, (int(seed),))
 
     def act(
-        self, obs: Observation, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
+        self, obs: Batch, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
     ) -> np.ndarray:
         """Return the next action of each environment; see `Controller.act`.
 
@@ -90,6 +90,8 @@ class Agent(Controller):
             ValueError: a wrong shape, NaN or infinity, or not one environment per observation.
             TypeError: images that are not uint8, or no mapping where there are cameras.
         """
+        if isinstance(obs, (list, tuple)) and obs:
+            obs = stack(obs)
         vector, _ = self.policy.observation.split(obs, None)
         envs = list(range(len(vector))) if env_ids is None else env_numbers(env_ids)
         fits = len(envs) == len(set(envs)) == len(vector)

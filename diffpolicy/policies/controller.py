@@ -15,6 +15,9 @@ from diffpolicy.util.errors import require
 EnvIds = Sequence[int] | np.ndarray
 """Environments by number, or a boolean mask over all of them."""
 
+Batch = Observation | Sequence[Observation]
+"""Observations of several environments: (B, D), a mapping of such arrays by key, or a list with one of each."""
+
 
 class Controller(ABC):
     """What drives environments: a policy's agent, an expert, a person."""
@@ -32,12 +35,13 @@ class Controller(ABC):
 
     @abstractmethod
     def act(
-        self, obs: Observation, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
+        self, obs: Batch, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
     ) -> np.ndarray:
         """Return the next action of each environment, (B, A). To be called at every control step.
 
         Args:
-            obs: what was just observed, (B, D) or a mapping of such arrays by key.
+            obs: what was just observed, (B, D) or a mapping of such arrays by key; or a list of B observations, one
+                of each environment.
             env_ids: the environment of each observation; 0 to B - 1 if None.
             infos: per environment the info of its last `step` or `reset`, for who sees more than `obs`.
         """
