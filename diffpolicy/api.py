@@ -158,8 +158,7 @@ def evaluate_policy(
         result["modes"] = measure_modes(agent, make_env, buffer, resets, rolled_out, folder, workers)
     if folder is not None:
         write_json(folder / "evaluation.json", result)
-        rendering = make_env.rendering()
-        write_report(folder, result, checkpoint, agent, rendering, resets, rolled_out, task, videos)
+        write_report(folder, result, checkpoint, agent, make_env, resets, rolled_out, task, videos)
     return result
 
 

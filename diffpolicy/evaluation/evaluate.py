@@ -12,22 +12,20 @@ from tqdm import tqdm
 
 from diffpolicy.config import RunConfig
 from diffpolicy.datasets.spec import ObservationSpec
+from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv
 from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset, episode_rows
 from diffpolicy.evaluation.metrics import SUCCESS, check_comparable, metric_names, summarize
-from diffpolicy.evaluation.observers import Observations, Video
 from diffpolicy.evaluation.report import (
-    Clip,
     Image,
-    can_draw_chunks,
-    draw_fan,
     draw_metric,
     draw_training,
     next_steps,
     provenance,
     write_page,
-    write_video,
+    write_videos,
 )
+from diffpolicy.evaluation.report.films import ACTIONS, FAN
 from diffpolicy.evaluation.rollout import require_whole, rollout
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Agent
@@ -139,7 +137,7 @@ def write_report(
     result: Mapping[str, Any],
     checkpoint: str | Path,
     agent: Agent,
-    rendering: MakeEnv,
+    make_env: EnvFactory,
     resets: Sequence[Reset],
     episodes: Sequence[Episode],
     task: TaskSpec,
@@ -152,47 +150,18 @@ def write_report(
         result: contents of evaluation.json.
         checkpoint: folder of the checkpoint, beside whose run the training's log is found.
         agent: that was evaluated.
-        rendering: makes environments that render frames.
+        make_env: makes the environment.
         resets: of the evaluation.
         episodes: of the evaluation.
         task: what results mean.
         videos: number of successes and number of failures to make videos of.
     """
     out.mkdir(parents=True, exist_ok=True)
-    clips = write_videos(out, agent, rendering, resets, episodes, task, videos)
+    rolled_out = (resets, episodes, task)
+    clips, trouble = write_videos(out, agent, make_env, make_env.rendering(), *rolled_out, videos)
     images = _plots(out, result, checkpoint)
-    write_page(out / "report.html", result, images, clips, next_steps(result, checkpoint, out, task))
-
-
-def write_videos(
-    out: Path,
-    agent: Agent,
-    rendering: MakeEnv,
-    resets: Sequence[Reset],
-    episodes: Sequence[Episode],
-    task: TaskSpec,
-    videos: int,
-) -> list[Clip]:
-    """Write videos of some successes and failures, and draw what the policy considers in the first.
-
-    The same episodes are rolled out again, so that rendering slows no measurement. Arguments as of `write_report`.
-    """
-    for old in out.glob("episode_*.mp4"):
-        old.unlink()
-    (out / "fan.png").unlink(missing_ok=True)
-    whole = [episode for episode in episodes if episode.error is None]
-    kinds = [[e.number for e in whole if bool(e.success) is wanted] for wanted in (True, False)]
-    chosen = [number for kind in kinds for number in kind[:videos]]
-    if not chosen:
-        return []
-    again = rollout(agent, rendering, [resets[i] for i in chosen], [Video(), Observations(first=1)], task=task)
-    clips = []
-    for episode in again:
-        clips.append(Clip(out / f"episode_{episode.seed}.mp4", episode.row()))
-        write_video(clips[-1].file, episode.observed[Video.name], task.fps)
-    if can_draw_chunks(task, agent.policy):
-        draw_fan(out / "fan.png", agent.policy, again[0], task)
-    return clips
+    steps = next_steps(result, checkpoint, out, task)
+    write_page(out / "report.html", result, images, clips, steps, no_videos=trouble)
 
 
 def _plots(out: Path, result: Mapping[str, Any], checkpoint: str | Path) -> list[Image]:
@@ -209,10 +178,15 @@ def _plots(out: Path, result: Mapping[str, Any], checkpoint: str | Path) -> list
             "Left, the loss on the batches and on validation episodes; right, rollouts on the validation seeds.",
         ),
         Image(
+            "Actions over time",
+            out / ACTIONS,
+            "Of the episodes below. Jumps between steps, and long stretches at a bound, are worth a look.",
+        ),
+        Image(
             "What the policy considers",
-            out / "fan.png",
-            "Action chunks sampled at a few moments of the first video: together where the task decides, apart where "
-            "there are several good modes.",
+            out / FAN,
+            "Action chunks sampled at a few moments of the first of these episodes: together where the task decides, "
+            "apart where there are several good modes.",
         ),
         Image(
             "Modes", out / "modes.png", "Paths from one start, a color for each mode: demonstrations and rollouts."

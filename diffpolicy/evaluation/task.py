@@ -96,6 +96,8 @@ class TaskSpec:
         fps: control steps per second.
         extent: (left, right, bottom, top) of a frame in the units of actions that are 2-D positions; None where
             actions cannot be drawn over a frame.
+        action_plane: the two numbers of an action that are its x and y in units of `extent`; empty takes the two of
+            actions that have no more.
         mode_key: key of `info` that names the mode in which the task was done.
         modes: all modes, for tasks that can be done in several. The environment then has `mode_of(states)`.
         paths: name of what moves -> the two columns of `info["state"]` that are its x and y, in units of `extent`.
@@ -109,6 +111,7 @@ class TaskSpec:
     metrics: Mapping[str, Metric] = field(default_factory=lambda: {"return": Metric(REWARD, "sum", "sum of rewards")})
     fps: float = DEFAULT_FPS
     extent: Sequence[float] | None = None
+    action_plane: Sequence[int] = ()
     mode_key: str | None = None
     modes: Sequence[str] = ()
     paths: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -145,6 +148,10 @@ class TaskSpec:
     def main(self) -> str:
         """The name of the metric by which checkpoints are chosen."""
         return next(iter(self.metrics))
+
+    def plane(self, action_dim: int) -> Sequence[int]:
+        """Return which numbers of an action (A,) are its place in a frame; empty if none are."""
+        return self.action_plane or ((0, 1) if action_dim == 2 else ())
 
     def with_metric(self, name: str, metric: Metric) -> TaskSpec:
         """Return this task with one more metric."""

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 import tiny
 import tiny_policy
+from matplotlib.image import imread
 
 from diffpolicy.config import EnvConfig
 from diffpolicy.datasets.spec import Field, ObservationSpec
@@ -53,21 +55,42 @@ def test_a_report_and_no_trace_of_it_in_the_agent(agent, tmp_path):
     (run / "metrics.jsonl").write_text('{"step": 1, "seconds": 0.1, "loss": 0.5}\n')
     out.mkdir()
     (out / "episode_7.mp4").touch()
-    about = (run / "checkpoints" / "best", agent, LINE.rendering(), RESETS, episodes)
+    about = (run / "checkpoints" / "best", agent, LINE, RESETS, episodes)
     write_report(out, result, *about, TASK, 2)
     wanted = [episode.seed for good in (True, False) for episode in [e for e in episodes if e.success is good][:2]]
     videos = {f"episode_{seed}.mp4" for seed in wanted}
-    assert (
-        videos
-        and {file.name for file in out.iterdir()} == {"report.html", "scores.png", "training.png", "fan.png"} | videos
-    )
+    plots = {"scores.png", "training.png", "fan.png", "actions.png"}
+    assert videos and {file.name for file in out.iterdir()} == {"report.html", *plots, *videos}
     page = (out / "report.html").read_text()
-    assert page.count("data:video/mp4") == len(videos) and page.count("data:image/png") == 3
+    assert page.count("data:video/mp4") == len(videos) and page.count("data:image/png") == 4
     assert [e.row() for e in rollout(agent, LINE, RESETS)] == result["episodes"]
+    over_frames = imread(out / "fan.png").shape
     write_report(out, result, *about, dataclasses.replace(TASK, extent=None), 1)
-    assert not (out / "fan.png").exists(), "actions that are no places in a frame"
+    assert imread(out / "fan.png").shape != over_frames, "actions that are no places in a frame are drawn as curves"
     write_report(out, result, *about, TASK, 0)
-    assert not list(out.glob("*.mp4"))
+    assert not list(out.glob("*.mp4")) and not (out / "fan.png").exists() and not (out / "actions.png").exists()
+
+
+def test_what_cannot_be_filmed_has_a_page_that_says_so(agent, tmp_path):
+    result, episodes = evaluated(agent)
+    blind = dataclasses.replace(LINE, render_mode=None)
+    write_report(tmp_path, result, tmp_path / "a/b/c", agent, Blind(blind), RESETS, episodes, TASK, 2)
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "scores.png", "fan.png", "actions.png"}
+    page = (tmp_path / "report.html").read_text()
+    assert "cannot be filmed: render() returns a NoneType and no frame." in page and "<video" not in page
+
+
+@dataclasses.dataclass
+class Blind:
+    """Makes environments that render nothing, whoever asks."""
+
+    make: Any
+
+    def __call__(self):
+        return self.make()
+
+    def rendering(self):
+        return self.make
 
 
 def test_an_environment_must_fit_the_demonstrations():

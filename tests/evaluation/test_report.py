@@ -11,10 +11,13 @@ import tiny
 from matplotlib.image import imread
 
 from diffpolicy.evaluation import Observations, TaskSpec, Video, episode_resets, make_env, rollout, summarize
+from diffpolicy.evaluation.episode import Episode
 from diffpolicy.evaluation.evaluate import describe
 from diffpolicy.evaluation.report import (
     Clip,
     Image,
+    draw_actions,
+    draw_fan_curves,
     draw_metric,
     draw_modes,
     draw_training,
@@ -127,6 +130,36 @@ def test_other_plots(tmp_path):
     write_document(tmp_path / "page.html", "A & B", ["<p>one</p>", "<p>two</p>"])
     page = (tmp_path / "page.html").read_text()
     assert "<title>A &amp; B</title>" in page and "<p>one</p><p>two</p>" in page
+
+
+def test_actions_are_drawn_as_curves_where_they_are_no_places(tmp_path):
+    """A panel for each number of an action, and no more than twelve; moments are where chunks start."""
+    wandering = np.random.default_rng(0).normal(size=(40, 13)).cumsum(0)
+    kept = {"actions": wandering, "observations": [np.full(5, step, np.float32) for step in range(41)]}
+    episodes = [Episode(seed, success=done, observed=kept) for seed, done in enumerate((True, False, None))]
+    draw_actions(tmp_path / "many.png", episodes)
+    narrow = [Episode(0, observed={"actions": wandering[:, :3]})]
+    draw_actions(tmp_path / "few.png", narrow)
+    many, few = (imread(tmp_path / f"{name}.png") for name in ("many", "few"))
+    assert many.shape[0] > 2 * few.shape[0] and many.std() > 0.01 and few.std() > 0.01
+    asked = []
+
+    class Alternatives:
+        action_horizon, obs_horizon = 8, 2
+
+        def predict(self, obs, seed):
+            asked.append(obs[:, :, 0])
+            return np.random.default_rng(seed).normal(size=(len(obs), 8, 3))
+
+    narrow[0].observed["observations"] = kept["observations"]
+    draw_fan_curves(tmp_path / "fan.png", Alternatives(), narrow[0], samples=6)
+    assert [one[0].tolist() for one in asked] == [[0, 0], [7, 8], [15, 16], [23, 24]]
+    assert all(one.shape == (6, 2) for one in asked) and imread(tmp_path / "fan.png").std() > 0.01
+
+
+def test_which_numbers_of_an_action_are_a_place_is_said_by_the_task():
+    assert TaskSpec().plane(2) == (0, 1) and not TaskSpec().plane(4)
+    assert list(TaskSpec.from_metadata({"task": {"action_plane": [2, 0]}}).plane(4)) == [2, 0]
 
 
 def test_no_plot_goes_through_pyplot():

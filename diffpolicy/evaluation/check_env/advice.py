@@ -13,3 +13,11 @@ def advise(report: Report) -> list[str]:
     if evaluation:
         lines += ["and for `diffpolicy evaluate` alone:", f"  {evaluation}"]
     return [*lines, "or in a config file:", *(f"  {one}" for one in yaml_lines(report.settings))]
+
+
+def describe(report: Report) -> str:
+    """Return a report as text for the terminal, with the settings that fit at its end."""
+    lines = [report.name]
+    for check in report.checks:
+        lines += check.lines()
+    return "\n".join([*lines, "", *advise(report)])

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffpolicy.evaluation.contract import BrokenEnvironment
+
 _LONGEST = 240  # characters of another library's message
 
 
@@ -131,6 +133,8 @@ def _typed(value: Any) -> str:
 
 def sentence(error: BaseException) -> str:
     """Return an error as one line: its type, and the first line of its message, cut where it is long."""
+    if isinstance(error, BrokenEnvironment):
+        return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "without a message"
     return f"{type(error).__name__}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' …'}"

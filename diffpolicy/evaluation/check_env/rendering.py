@@ -9,64 +9,71 @@ from typing import Any
 
 import numpy as np
 
-from diffpolicy.evaluation import contract
 from diffpolicy.evaluation.check_env.findings import Findings, sentence
-from diffpolicy.evaluation.check_env.traces import SEEDED, Trace, difference, run
+from diffpolicy.evaluation.check_env.traces import SEEDED, Instance, difference, kept_globals, run
 from diffpolicy.evaluation.contract import MakeEnv
+from diffpolicy.evaluation.journal import Journal
+from diffpolicy.evaluation.report.video import frame_trouble
 
 _FRAMES = 5
 _MODE = "rgb_array"
 _CURE = "MUJOCO_GL=egl in the environment variables lets MuJoCo draw without a display"
 
 
-def check_rendering(make: MakeEnv, modes: Sequence[str], seed: int, actions: Sequence[Any], first: Trace) -> Findings:
+def check_rendering(
+    makes: tuple[MakeEnv, MakeEnv], journal: Journal, modes: Sequence[str], seed: int, actions: Sequence[Any]
+) -> Findings:
     """Return what frames an environment renders, and what they cost.
 
     Args:
-        make: makes one environment that is to render frames.
+        makes: make one environment that is not to render frames, and one that is.
+        journal: where their calls are noted.
         modes: its render modes, as its metadata says.
-        seed: of the episode.
+        seed: of the episode that is looked at.
         actions: of the episode.
-        first: the same episode without frames.
     """
     found = Findings("rendering")
     if modes and _MODE not in modes:
         found.notes.append(f"no {_MODE!r} among its render modes ({', '.join(map(str, modes))}): there are no videos")
         return found
     seconds: list[float] = []
+    plain, rendering = makes
+    with kept_globals():
+        try:
+            with closing(Instance(rendering, journal)) as env:
 
-    def look(_: int = 0) -> np.ndarray:
-        began = time.perf_counter()
-        frame = env.render()
-        seconds.append(time.perf_counter() - began)
-        return frame
+                def look(_: int = 0) -> Any:
+                    began = time.perf_counter()
+                    frame = env.render()
+                    seconds.append(time.perf_counter() - began)
+                    return frame
 
-    try:
-        with closing(contract.make(make)) as env:
-            watched = run(env, seed, actions[:_FRAMES], seeded=SEEDED, between=look)
-            _judge_frame(found, look(), seconds)
-    except Exception as error:
-        if not modes:
-            found.notes.append("its metadata names no render modes: there are no videos")
+                watched = run(env, seed, actions[:_FRAMES], seeded=SEEDED, between=look)
+                _judge_frame(found, look(), seconds)
+        except Exception as error:
+            found.notes.append(_why_not(error, modes))
             return found
-        graphics = any(word in str(error).lower() for word in ("gl", "display", "mujoco"))
-        found.notes.append(f"cannot render: {sentence(error)}" + (f"; {_CURE}" if graphics else ""))
-        return found
-    if difference(watched, Trace(first.rows[: watched.steps + 1])):
+        with closing(Instance(plain, journal)) as env:
+            unseen = run(env, seed, actions[:_FRAMES], seeded=SEEDED)
+    if difference(watched, unseen):
         found.notes.append("looking changes the episode: videos show other ones than those that are counted")
     return found
 
 
+def _why_not(error: Exception, modes: Sequence[str]) -> str:
+    if not modes:
+        return "its metadata names no render modes: there are no videos"
+    graphics = any(word in str(error).lower() for word in ("gl", "display", "mujoco"))
+    return f"cannot render: {sentence(error)}" + (f"; {_CURE}" if graphics else "")
+
+
 def _judge_frame(found: Findings, frame: Any, seconds: Sequence[float]) -> None:
-    if not isinstance(frame, np.ndarray):
-        found.notes.append(f"render() returns a {type(frame).__name__} and no frame: there are no videos")
+    trouble = frame_trouble(frame)
+    if trouble is not None:
+        found.notes.append(f"{trouble}: there are no videos")
         return
-    usual = 1000 * float(np.median(seconds))
-    found.values |= {"shape": [*frame.shape], "dtype": str(frame.dtype), "ms": usual, "first_ms": 1000 * seconds[0]}
-    found.facts.append(
-        f"frames {frame.shape} {frame.dtype}, {usual:.3g} ms each, the first {1000 * seconds[0]:.3g} ms"
-    )
-    if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
-        found.notes.append("videos take frames (H, W, 3) uint8, so there are none")
-    elif frame.min() == frame.max():
+    usual, first = 1000 * float(np.median(seconds)), 1000 * seconds[0]
+    found.values |= {"shape": [*frame.shape], "ms": usual, "first_ms": first}
+    found.facts.append(f"frames {frame.shape} uint8, {usual:.3g} ms each, the first {first:.3g} ms")
+    if frame.min() == frame.max():
         found.notes.append("the frame has one color only; is anything in sight?")

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
-import gymnasium as gym
-
-from diffpolicy.evaluation import contract
 from diffpolicy.evaluation.check_env.findings import Findings
 from diffpolicy.evaluation.check_env.traces import (
     SEEDED,
     Difference,
+    Instance,
     Neighbor,
     Trace,
     difference,
@@ -21,6 +19,7 @@ from diffpolicy.evaluation.check_env.traces import (
     seed_globals,
 )
 from diffpolicy.evaluation.contract import MakeEnv
+from diffpolicy.evaluation.journal import Journal
 
 TITLE = "same seed, same episode (compared in float64)"
 
@@ -30,19 +29,20 @@ ROUNDING = 1e-9
 _OTHER = 54321
 
 
-def check_seeding(make: MakeEnv, seed: int, actions: Sequence[Any]) -> tuple[Findings, Trace]:
+def check_seeding(make: MakeEnv, journal: Journal, seed: int, actions: Sequence[Any]) -> tuple[Findings, Trace]:
     """Run the same episode under different circumstances; return what that says, and the episode.
 
     Args:
         make: makes one environment.
+        journal: where its calls are noted.
         seed: of the episode.
         actions: of the episode, which may end earlier.
     """
     found = Findings(TITLE)
     with kept_globals(), ExitStack() as opened:
 
-        def new() -> gym.Env[Any, Any]:
-            return opened.enter_context(closing(contract.make(make)))
+        def new() -> Instance:
+            return opened.enter_context(closing(Instance(make, journal)))
 
         env = new()
         first = run(env, seed, actions, seeded=SEEDED)
@@ -52,7 +52,7 @@ def check_seeding(make: MakeEnv, seed: int, actions: Sequence[Any]) -> tuple[Fin
         fresh = _against(found, first, "in a new instance", run(new(), seed, actions, seeded=SEEDED))
         remembers = bool(again or later) and not fresh
 
-        def clean() -> gym.Env[Any, Any]:
+        def clean() -> Instance:
             return new() if remembers else env
 
         seed_globals(_OTHER)
@@ -65,7 +65,7 @@ def check_seeding(make: MakeEnv, seed: int, actions: Sequence[Any]) -> tuple[Fin
         beside = run(clean(), seed, actions, seeded=SEEDED, between=neighbor)
         side = _against(found, first, "another instance steps beside it", beside)
     if fresh:
-        _irreproducible(found, fresh, bool(again), lambda: _made_seeded(make, seed, actions))
+        _irreproducible(found, fresh, bool(again), lambda: _made_seeded(make, journal, seed, actions))
     else:
         _judge(found, again, later, unseeded, drawn, side)
     if all(not difference(_start(first), _start(other)) for other in others):
@@ -136,12 +136,12 @@ def _irreproducible(found: Findings, fresh: Difference, again: bool, seeded_made
     )
 
 
-def _made_seeded(make: MakeEnv, seed: int, actions: Sequence[Any]) -> Difference:
+def _made_seeded(make: MakeEnv, journal: Journal, seed: int, actions: Sequence[Any]) -> Difference:
     """The difference of two new instances that are made with the process-wide generators seeded."""
     traces = []
     with kept_globals():
         for _ in range(2):
             seed_globals(SEEDED)
-            with closing(contract.make(make)) as env:
+            with closing(Instance(make, journal)) as env:
                 traces.append(run(env, seed, actions, seeded=SEEDED))
     return difference(*traces)

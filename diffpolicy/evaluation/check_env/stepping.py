@@ -13,11 +13,10 @@ import gymnasium as gym
 import numpy as np
 
 from diffpolicy.config.commands import EvaluateConfig
-from diffpolicy.evaluation import contract
 from diffpolicy.evaluation.check_env.findings import Findings
-from diffpolicy.evaluation.check_env.traces import leaves, numbers
-from diffpolicy.evaluation.contract import MakeEnv
-from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.check_env.traces import Instance, leaves, numbers
+from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv, has_time_limit
+from diffpolicy.evaluation.journal import Journal
 from diffpolicy.evaluation.shards import INFERENCE_BLOCK
 from diffpolicy.evaluation.task import DEFAULT_FPS, SUCCESS_KEYS, TaskSpec
 
@@ -49,6 +48,7 @@ class Episode:
         lows: leaf of the observation -> the least values seen of each of its numbers; NaN stays.
         highs: leaf -> the greatest.
         ended: whether the episode ended.
+        trouble: why a step broke the episode off; None if none did.
         overwritten: whether later steps changed the first observation.
     """
 
@@ -68,6 +68,7 @@ class Episode:
     lows: dict[str, np.ndarray] = field(default_factory=dict)
     highs: dict[str, np.ndarray] = field(default_factory=dict)
     ended: bool = False
+    trouble: str | None = None
     overwritten: bool = False
 
     def see(self, obs: Any) -> None:
@@ -86,27 +87,37 @@ def random_actions(space: gym.Space[Any], seed: int, count: int) -> list[Any]:
     return [space.sample() for _ in range(count)]
 
 
-def explore(make: MakeEnv, seed: int, seconds: float) -> Episode:
+def explore(make: MakeEnv, journal: Journal, seed: int, seconds: float) -> Episode:
     """Run an episode of random actions, for at most so many seconds, and return what it showed.
 
+    Args:
+        make: makes one environment.
+        journal: where its calls are noted.
+        seed: of the episode, and of the actions.
+        seconds: that its steps may take.
+
     Raises:
-        ValueError, TypeError: an environment that breaks the contract.
+        BrokenEnvironment, TypeError: an environment that cannot be reset, or not as rollouts do.
     """
     began = time.perf_counter()
-    with closing(contract.make(make)) as env:
+    with closing(Instance(make, journal)) as instance:
         made = time.perf_counter()
-        contract.check_env(env, limited=True)  # what lacks a limit is said, not refused
-        obs, info = contract.reset(env, Reset(seed))
+        obs, info = instance.reset(seed)
         started = time.perf_counter()
+        env = instance.env
         limit = None if env.spec is None else env.spec.max_episode_steps
         spaces = env.observation_space, env.action_space, env.metadata
-        seen = Episode(TaskSpec.of(env), *spaces, limit, contract.has_time_limit(env), dict(info), copy.deepcopy(obs))
+        seen = Episode(TaskSpec.of(env), *spaces, limit, has_time_limit(env), dict(info), copy.deepcopy(obs))
         seen.see(obs)
         seen.seconds = {"make": made - began, "reset": started - made, "steps": 0.0}
         first = obs
         for action in random_actions(env.action_space, seed, _LONGEST):
             before = time.perf_counter()
-            obs, reward, seen.ended, info = contract.step(env, action)
+            try:
+                obs, reward, seen.ended, info = instance.step(action)
+            except BrokenEnvironment as error:
+                seen.trouble = str(error)
+                break
             seen.seconds["steps"] += time.perf_counter() - before
             seen.actions.append(action)
             seen.rewards.append(reward)
@@ -123,11 +134,15 @@ def explore(make: MakeEnv, seed: int, seconds: float) -> Episode:
 def check_episode(seen: Episode) -> Findings:
     """Return what an episode says about `info`, success, rewards, its end and its speed."""
     found = Findings("an episode of random actions")
+    if seen.trouble is not None:
+        found.broken.append(seen.trouble)
+    if not seen.rewards:
+        return found
     _judge_success(found, seen)
     _judge_rewards(found, seen)
     _judge_end(found, seen)
     if seen.overwritten:
-        found.notes.append("steps overwrite the arrays of earlier observations; whoever keeps one should copy it")
+        found.facts.append("steps overwrite the arrays of earlier observations, which are copied here")
     fps = seen.metadata.get("render_fps")
     found.facts.append(f"control rate: {seen.task.fps:g} steps a second" + ("" if fps else ", assumed"))
     if not fps and seen.task.fps == DEFAULT_FPS:
@@ -158,23 +173,14 @@ def _judge_success(found: Findings, seen: Episode) -> None:
         flags = [str(name) for name, value in seen.info.items() if isinstance(value, (bool, np.bool_))]
         cure = f"env.success={flags[0]} takes that of {', '.join(flags)}" if flags else "env.success=KEY names one"
         found.notes.append(f"info does not say by {' or '.join(SUCCESS_KEYS)} whether the task is done; {cure}")
-    elif key not in seen.info:
-        found.broken.append(f"info of a step lacks the declared success key {key!r}")
     else:
         found.facts.append(f"success: info[{key!r}]{', as the environment declares' if declared else ''}")
-        if np.size(seen.info[key]) != 1:
-            found.broken.append(f"info[{key!r}] is {seen.info[key]!r}, where one truth value is expected")
-    for name, metric in seen.task.metrics.items():
-        if metric.key != "reward" and metric.key not in seen.info:
-            found.broken.append(f"info of a step lacks {metric.key!r}, the key of the declared metric {name!r}")
 
 
 def _judge_rewards(found: Findings, seen: Episode) -> None:
     low, high = min(seen.rewards), max(seen.rewards)
     found.values["reward"] = [low, high]
     found.facts.append(f"reward: {low:.4g} to {high:.4g} in {len(seen.rewards)} steps")
-    if not np.isfinite(seen.rewards).all():
-        found.broken.append("a reward is not a finite number")
 
 
 def _judge_end(found: Findings, seen: Episode) -> None:

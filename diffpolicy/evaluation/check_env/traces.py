@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import gymnasium as gym
 import numpy as np
 
-from diffpolicy.evaluation import contract
-from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.contract import Contract, MakeEnv, Place
+from diffpolicy.evaluation.episode import Episode, Reset
+from diffpolicy.evaluation.journal import Journal
 from diffpolicy.evaluation.task import TaskSpec
 
 SEEDED = 12345
@@ -83,8 +85,60 @@ def _apart(a: np.ndarray, b: np.ndarray) -> tuple[float, bool]:
     return float(np.where(np.isnan(size), np.inf, size).max()), True
 
 
+@final
+class Instance:
+    """One instance of an environment, made at once, and kept to what rollouts ask of it.
+
+    Args:
+        make: makes the environment.
+        journal: where its calls are noted.
+    """
+
+    def __init__(self, make: MakeEnv, journal: Journal) -> None:
+        self._journal = journal
+        self.env = self._noted("make", make)
+        made = functools.partial(_made, make, self.env)
+        self._place = Place(made, Contract(limited=True), journal)  # what lacks a limit is said, not refused
+
+    def reset(self, seed: int) -> tuple[Any, Mapping[str, Any]]:
+        """Start an episode and return its first observation and `info`.
+
+        Raises:
+            BrokenEnvironment, TypeError: what the environment does or returns is not what rollouts ask.
+        """
+        return self._place.start(Episode(seed), Reset(seed))
+
+    def step(self, action: Any) -> tuple[Any, float, bool, Mapping[str, Any]]:
+        """Step and return observation, reward, whether the episode has ended, and `info`.
+
+        Raises:
+            BrokenEnvironment: what the environment does or returns is not what rollouts ask.
+        """
+        return self._place.step(action)
+
+    def render(self) -> Any:
+        """Return a frame."""
+        return self._noted("step", self.env.render)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._place.close()
+
+    def _noted(self, what: str, call: Callable[[], Any]) -> Any:
+        self._journal.begin(what, 0, 0)
+        try:
+            return call()
+        finally:
+            self._journal.end()
+
+
+def _made(make: MakeEnv, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """An instance that `make` has made; by its name errors call it."""
+    return env
+
+
 def run(
-    env: gym.Env[Any, Any],
+    env: Instance,
     seed: int,
     actions: Sequence[Any],
     *,
@@ -100,15 +154,15 @@ def run(
         seeded: with what the process-wide generators are seeded before the reset; None leaves them.
         between: called with the number of each step before it is taken.
     """
-    task = TaskSpec.of(env)
+    task = TaskSpec.of(env.env)
     if seeded is not None:
         seed_globals(seeded)
-    obs, info = contract.reset(env, Reset(seed))
+    obs, info = env.reset(seed)
     rows = [_row(obs, 0.0, False, _success(task, info))]
     for number, action in enumerate(actions):
         if between is not None:
             between(number)
-        obs, reward, done, info = contract.step(env, action)
+        obs, reward, done, info = env.step(action)
         rows.append(_row(obs, reward, done, _success(task, info)))
         if done:
             break
@@ -124,13 +178,13 @@ class Neighbor:
         actions: by number; an episode that ends begins anew.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], seed: int, actions: Sequence[Any]) -> None:
+    def __init__(self, env: Instance, seed: int, actions: Sequence[Any]) -> None:
         self.env, self.seed, self.actions, self.over = env, seed, actions, True
 
     def __call__(self, number: int) -> None:
         if self.over:
-            contract.reset(self.env, Reset(self.seed))
-        self.over = contract.step(self.env, self.actions[number])[2]
+            self.env.reset(self.seed)
+        self.over = self.env.step(self.actions[number])[2]
 
 
 def seed_globals(seed: int) -> None:

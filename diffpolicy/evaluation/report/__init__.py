@@ -1,5 +1,7 @@
 """What an evaluation leaves behind: plots, videos, a page, and with what it was made."""
 
+from diffpolicy.evaluation.report.curves import draw_actions, draw_fan_curves
+from diffpolicy.evaluation.report.films import write_videos
 from diffpolicy.evaluation.report.next_steps import NextStep, next_steps
 from diffpolicy.evaluation.report.page import Clip, Image, image_section, write_document, write_page
 from diffpolicy.evaluation.report.plots import (
@@ -18,8 +20,10 @@ __all__ = [
     "Image",
     "NextStep",
     "can_draw_chunks",
+    "draw_actions",
     "draw_chunks",
     "draw_fan",
+    "draw_fan_curves",
     "draw_metric",
     "draw_modes",
     "draw_training",
@@ -29,4 +33,5 @@ __all__ = [
     "write_document",
     "write_page",
     "write_video",
+    "write_videos",
 ]

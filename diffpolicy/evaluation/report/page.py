@@ -37,6 +37,8 @@ def write_page(
     images: Sequence[Image] = (),
     videos: Sequence[Clip] = (),
     next_steps: Sequence[NextStep] = (),
+    *,
+    no_videos: str | None = None,
 ) -> None:
     """Write the page of an evaluation.
 
@@ -46,6 +48,7 @@ def write_page(
         images: in the order of the page.
         videos: of some episodes.
         next_steps: commands that the page suggests.
+        no_videos: why there are none, where there should be some.
     """
     names = metric_names(result["episodes"])
     page = {
@@ -55,6 +58,7 @@ def write_page(
         "has_success": SUCCESS in names,
         "images": Markup("").join(image_section(*image) for image in images),
         "videos": _groups(result["episodes"], videos),
+        "no_videos": no_videos,
         "next_steps": next_steps,
         "made_with": {"commit": result["commit"], "processor": result["processor"], **result["versions"]},
     }

@@ -18,6 +18,7 @@ from diffpolicy.datasets.spec import stack
 from diffpolicy.evaluation.episode import Episode
 from diffpolicy.evaluation.metrics import SUCCESS, metric_names
 from diffpolicy.evaluation.observers import Observations, Video
+from diffpolicy.evaluation.report.curves import history_at
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.policy import Policy
 
@@ -26,8 +27,8 @@ _EVALUATION = "evaluation/"  # prefix of rolled-out metrics in a training log
 
 
 def can_draw_chunks(task: TaskSpec, policy: Policy) -> bool:
-    """Return whether actions are 2-D positions in a frame, so that chunks can be drawn over it."""
-    return task.extent is not None and policy.action_dim == 2
+    """Return whether two numbers of an action are a position in a frame, so that chunks can be drawn over it."""
+    return task.extent is not None and len(task.plane(policy.action_dim)) == 2
 
 
 def draw_fan(
@@ -47,10 +48,9 @@ def draw_fan(
     picked = [round(i * max(len(frames) - 1, 0) / moments) for i in range(moments)]
     figure = Figure(figsize=(4 * moments, 4.4), layout="constrained")
     for axes, k in zip(figure.subplots(1, moments, squeeze=False)[0], picked, strict=True):
-        past = [max(0, k - i) for i in reversed(range(policy.obs_horizon))]
-        history = stack([observations[i] for i in past])
+        history = history_at(observations, k, policy.obs_horizon)
         chunks = policy.predict(stack([history] * samples), seed=episode.seed)
-        draw_chunks(axes, frames[k], chunks, task)
+        draw_chunks(axes, frames[k], chunks[..., list(task.plane(policy.action_dim))], task)
         axes.set_title(f"step {k}")
     figure.suptitle(f"{samples} sampled chunks of {policy.action_horizon} actions each, early (dark) to late (light)")
     figure.savefig(path, dpi=_DPI)
