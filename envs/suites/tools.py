@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 import weakref
@@ -31,7 +33,8 @@ def needed(module: str, extra: str) -> ModuleType:
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in DISPLAYS):
         os.environ.setdefault("MUJOCO_GL", "egl")  # which mujoco reads when it is imported
     try:
-        return importlib.import_module(module)
+        with contextlib.redirect_stderr(io.StringIO()):  # where gymnasium-robotics prints news of its versions
+            return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
         given = f"this environment needs the package {package} ({error})"

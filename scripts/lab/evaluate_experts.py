@@ -1,4 +1,4 @@
-"""Measure how often each environment's expert succeeds, and in how many steps.
+"""Measure how often the expert of each of our environments succeeds, and in how many steps.
 
 python scripts/lab/evaluate_experts.py --episodes 200 --workers 2 --out docs/results/experts.json
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from diffpolicy import registry
 from diffpolicy.config.commands import REPORT_SEED
+from diffpolicy.envs import ENVIRONMENTS
 from diffpolicy.evaluation import ExpertAgent, episode_resets, make_env, rollout
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
@@ -46,7 +46,7 @@ def main() -> None:
     if min(arguments.episodes, arguments.workers) < 1 or arguments.seed < 0:
         parser.error("--episodes and --workers are at least 1, --seed at least 0")
     counts = (arguments.episodes, arguments.seed, arguments.workers)
-    result = {env_id: measure(env_id, *counts) for env_id in registry.known("expert")}
+    result = {env_id: measure(env_id, *counts) for env_id, *_ in ENVIRONMENTS}
     for env_id, found in result.items():
         rate, steps = interval(found["success"], PERCENT), found["steps"]["50%"]
         print(f"{env_id}: success {rate} of {found['episodes']}, half of them within {steps:g} steps")

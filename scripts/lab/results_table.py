@@ -36,6 +36,21 @@ def experts_table(experts: Mapping[str, Any]) -> str:
     return markdown("expert | success, 200 seeds | steps, median [5%, 95%]", lines)
 
 
+def suites_table(suites: Mapping[str, Any]) -> str:
+    """Return the Markdown table of other projects' environments: seeds, experts, drawing."""
+    lines = []
+    for row in suites["rows"]:
+        expert, seeds = row["expert"], row["seeds"]
+        steps = "{50%:.0f} [{5%:.0f}, {95%:.0f}]".format(**expert["steps"])
+        bitwise = max(seeds["after_another"], seeds["in_another_instance"]) == 0.0
+        name = " ".join([row["id"].partition("/")[2].removesuffix("-v0"), *row["kwargs"].values()])
+        rates = [interval(expert["success"], "{:.0%}"), f"{expert['held']['mean']:.0%}", steps]
+        lines.append([name, "yes" if bitwise else "no", *rates, f"{row['drawing']['frame_ms']:.0f}"])
+    heading = "environment | a seed is an episode, to the bit | expert's success, {episodes} seeds | held | "
+    heading += "steps to success, median [5%, 95%] | CPU ms a frame of 96 × 96"
+    return markdown(heading.format(**suites["settings"]), lines)
+
+
 def speed_table(environments: Mapping[str, Any]) -> str:
     """Return the Markdown table of the environments' speed."""
     lines = []
@@ -84,6 +99,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "summary": lambda: comparison_tables.headline(_compared()),
     "modes": lambda: comparison_tables.modes_summary(_compared()),
     "experts": _from(experts_table, "experts.json"),
+    "suites": _from(suites_table, "suites.json"),
     "speed": _from(speed_table, "environments.json"),
     "time": _from(time_table, "time_to_score.json"),
     "images": _from(image_tables.recipes, "images/benchmark.json"),
