@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.tables as benchmark_tables
+import comparison.suite as suite_tables
 import comparison.tables as comparison_tables
 import image_benchmark.tables as image_tables
+from comparison.page import HEAT_MAP, PLOTS
 from comparison.store import Result, read_results
+from comparison.tables import NOTHING
 from diffpolicy.util import files, names
 from text_tables import PERCENT, interval, markdown, ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
+SUITE = RESULTS / "metaworld"
 MARKED = re.compile(r"<!-- (?P<name>\w+):begin -->\n.*?<!-- (?P=name):end -->", re.DOTALL)
 
 
@@ -94,6 +98,22 @@ def _comparison(name: str) -> Callable[[], str]:
     return lambda: comparison_tables.tables(_compared())[name].markdown()
 
 
+@functools.cache
+def _on_a_suite() -> dict[str, comparison_tables.Table]:
+    return suite_tables.tables(list(read_results(SUITE).values()))
+
+
+def heat_map() -> str:
+    """Return the Markdown image of tasks × methods, if it is drawn."""
+    file = SUITE / PLOTS / HEAT_MAP
+    where = file.relative_to(ROOT / "docs").as_posix()
+    return f"![Success at any step, tasks and methods]({where})" if file.exists() else NOTHING
+
+
+def _suite(name: str) -> Callable[[], str]:
+    return lambda: _on_a_suite()[name].markdown()
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "results": lambda: comparison_tables.summary(_compared()),
     "summary": lambda: comparison_tables.headline(_compared()),
@@ -107,6 +127,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": _from(image_tables.ablation, "images/ablation.json"),
     "likelihood": likelihood_table,
     **{name: _comparison(name) for name in comparison_tables.tables([])},
+    **{name: _suite(name) for name in suite_tables.tables([])},
+    "suite_map": heat_map,
     **{name: _from(make, f"benchmarks/{file}.json") for name, (make, file) in benchmark_tables.TABLES.items()},
 }
 """Every table by the name of its markers."""

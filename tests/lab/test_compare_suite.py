@@ -149,6 +149,12 @@ def _result(task, method, successes, at_end=None, seed=0, **changes):
     }  # fmt: skip
 
 
+def _without_end(result):
+    """As an evaluation writes it in which no episode went on after its success."""
+    del result["episodes"]["success_at_end"]
+    return result
+
+
 def test_tables_have_every_task_and_the_mean():
     half, all_ = [1, 0] * 10, [1] * 20
     results = [
@@ -162,6 +168,9 @@ def test_tables_have_every_task_and_the_mean():
     assert "| push | 50.0% [" in end[2] and "50.0%" in end[4]
     assert whole[2].startswith("| flow | 2 of 2 | 75.0% [") and "| 2 / 8 | 10.0 | 4.0 |" in whole[2]
     assert whole[3].startswith("| ddpm | 1 of 2 | 50.0% [") and "| -50.0% [" in whole[3]  # on the task of both
+    of_one = suite.tables([_without_end(_result("push", "flow", half))])
+    cells = of_one["suite"].lines[0].cells
+    assert of_one["suite_at_end"].lines == [] and cells[2] == cells[3]
     found = suite.Suite(results)
     assert found.difference("ddpm", "flow") == suite.stratified_bootstrap([np.subtract(half, all_)])
     assert found.mean("flow") == suite.stratified_bootstrap([all_, half])
@@ -187,5 +196,9 @@ def test_the_plan_of_metaworld_is_what_its_page_says():
     assert {one.run.training for one in every.values()} == {"flow", "mean_flow", "ddpm", "regression", "lstm_gmm"}
     for one in every.values():
         assert one.against == (() if one.run.training == "flow" else (f"{one.run.task}/flow_50_s0/fresh",))
+    one = every["push-v3/mean_flow_50_s0/fresh"]
+    assert one.run.config.env.task == "push-v3" == one.run.recording.config.env.task
+    assert one.run.recording.config.episodes == 50 == one.config.episodes and one.run.config.method["steps"] == 2
+    assert one.run.recording.config.env.id == one.run.config.env.id
     assert made.results == "docs/results/metaworld"
     assert compare.main(["--list", "--plan", str(file)]) == 0

@@ -123,6 +123,16 @@ def test_pages_agree_with_the_results():
         assert results_table.filled(text) == text, f"{file.name}: run python scripts/lab/results_table.py"
 
 
+def test_the_map_of_a_suite_is_shown_once_it_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_table, "SUITE", results_table.RESULTS / "no_such_suite")
+    assert results_table.heat_map() == tables.NOTHING
+    monkeypatch.setattr(results_table, "ROOT", tmp_path)
+    monkeypatch.setattr(results_table, "SUITE", tmp_path / "docs" / "results" / "own")
+    (results_table.SUITE / page.PLOTS).mkdir(parents=True)
+    (results_table.SUITE / page.PLOTS / page.HEAT_MAP).touch()
+    assert results_table.heat_map().endswith("methods](results/own/comparison/tasks.png)")
+
+
 def test_a_marker_of_no_table_is_refused():
     with pytest.raises(ValueError, match="unknown table 'result' \\(did you mean 'results'"):
         results_table.filled("<!-- result:begin -->\n<!-- result:end -->")

@@ -37,8 +37,8 @@ class Cell:
     results: Sequence[Result]
 
     def values(self, name: str = ANY) -> list[float]:
-        """Return a metric of all episodes; [] where they do not have it."""
-        return [float(one[name]) for one in self.episodes.values() if name in one]
+        """Return a kind of success of all episodes; at the end it is success itself where no episode went on."""
+        return [float(one.get(name, one[ANY])) for one in self.episodes.values() if ANY in one]
 
 
 class Suite:
@@ -107,7 +107,7 @@ def tables(results: Sequence[Result]) -> dict[str, Table]:
             "The same at the last step",
             "Success at the last step of an episode.",
             f"task{methods}",
-            _by_task(suite, END),
+            _by_task(suite, END) if any(END in one["episodes"] for one in results if "task" in one) else [],
         ),
     }
 
@@ -134,7 +134,7 @@ def _summed_up(suite: Suite, name: str, first: str) -> list[str]:
 
 
 def _by_task(suite: Suite, metric: str) -> list[Line]:
-    """A line for each task, and the mean; none if no episode has the metric."""
+    """A line for each task, and the mean; none if no episode says whether it succeeded."""
     with_expert = metric == ANY
     lines = []
     for task in suite.tasks:

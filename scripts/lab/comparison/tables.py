@@ -16,6 +16,7 @@ from text_tables import PERCENT, interval, markdown
 
 PUBLISHED_FILE = Path(__file__).resolve().parents[1] / "configs" / "published.yaml"
 PUBLISHED, MEAN = "published", "mean"
+NOTHING = "Nothing is measured yet."
 
 _RUN = "policy | demonstrations | seed"
 _SCORES = "score | final coverage | success"
@@ -56,7 +57,7 @@ class Table:
     def markdown(self) -> str:
         """Return it as Markdown: means in bold, published figures in italics."""
         if not self.lines:
-            return "Nothing is measured yet."
+            return NOTHING
         marks = {"": "", MEAN: "**", PUBLISHED: "*"}
         cells = [[f"{marks[line.kind]}{c}{marks[line.kind]}" if c else "" for c in line.cells] for line in self.lines]
         return markdown(self.header, cells)
