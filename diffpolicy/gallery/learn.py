@@ -35,12 +35,12 @@ def learn(
         make_net: builds the network; its weights come from the seed.
         loss: (net, batch, generator) -> (B,).
         batch: (n, generator) -> a batch of n samples.
-        settings: of the gallery; a small one trains for 30 steps.
+        settings: of the gallery; a small one trains for 12 steps.
         steps: of training.
         batch_size: samples per step.
         lr: peak learning rate.
     """
-    steps = settings.size(steps, 30)
+    steps = settings.size(steps, 12)
     torch.manual_seed(settings.seed)
     model = LossModel(make_net(), loss)
     config = TrainConfig(

@@ -1,17 +1,27 @@
 """The image commands, as a user types them: train, draw, and what they refuse."""
 
+import functools
 import json
 
 import pytest
 from typed import typed
 
 from diffpolicy.datasets import data_root
+from diffpolicy.datasets.sources import mnist
 
 if not (data_root() / "mnist" / "train-images-idx3-ubyte.gz").exists():
     pytest.skip("needs MNIST: set DIFFPOLICY_DATA to the folder that holds mnist/", allow_module_level=True)
 
 TINY = ["training.batch_size=20", "training.steps=6", "training.log_every=2", "training.checkpoint_every=3"]
 TINY += ["training.validate_every=0", "net.widths=[8,16]", "net.layers=1", "net.features=8", "speed=float32"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """The digits stay in memory from one command to the next: unpacking them takes two seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mnist, "load_mnist", functools.cache(mnist.load_mnist))
+        yield
 
 
 @pytest.fixture(scope="module")

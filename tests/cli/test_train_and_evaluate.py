@@ -37,7 +37,8 @@ def trained(tmp_path_factory, demonstrations):
     folder = tmp_path_factory.mktemp("elsewhere")
     out = typed(
         "train", *OWN, f"dataset.path={demonstrations}", "method=ddpm", "run_dir=RUN",
-        "training.evaluate_every=3", "training.evaluate_from=0", "evaluation_episodes=2", *TINY, cwd=folder,
+        "training.evaluate_every=3", "training.evaluate_from=0", "evaluation_episodes=2", "env.max_steps=32",
+        *TINY, cwd=folder,
     )  # fmt: skip
     assert out.rstrip().endswith("RUN/checkpoints/best")
     return folder
@@ -181,7 +182,7 @@ def test_help_lists_the_choices(tmp_path):
 
 
 def test_modes_of_a_policy_beside_its_demonstrations(tmp_path):
-    tiny = [*TINY, "evaluation_episodes=1", "training.evaluate_from=6"]
+    tiny = [*TINY, "evaluation_episodes=1", "training.steps=1"]
     typed("train", "task=detour", "run_dir=RUN", *tiny, cwd=tmp_path)
     command = ("evaluate", "checkpoint=RUN/checkpoints/last", "episodes=3", "modes=true", "videos=0", "out=M")
     assert "total variation" in typed(*command, cwd=tmp_path)
@@ -215,7 +216,7 @@ def test_train_on_pictures_stop_resume_and_evaluate(tmp_path):
     data += ["dataset.stream.pool=1", "dataset.stream.run=8", "dataset.validation=0.3"]
     data += ["encoder=resnet18", "encoder.width=16"]
     data += ["env.id=diffpolicy/PushT-v0", "env.kwargs.obs_mode=pixels", "env.max_steps=20", "evaluation_episodes=1"]
-    data += [*TINY, "training.checkpoint_every=3", "training.validate_every=3", "speed=float32"]
+    data += [*TINY, "training.steps=4", "training.checkpoint_every=2", "training.validate_every=2", "speed=float32"]
     typed("train", *data, "run_dir=A", cwd=tmp_path)
     typed("train", *data, "run_dir=B", cwd=tmp_path)
     last = tmp_path / "B/checkpoints/last"

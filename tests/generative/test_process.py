@@ -64,7 +64,7 @@ def test_a_method_draws_the_data_on_its_own_and_on_other_paths():
 
 def test_the_ddpm_bound_of_a_flow_is_that_of_the_paths_own_field():
     data = MEAN + SCALE * torch.randn(500, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    path = DiscretePath(1000)
+    path = DiscretePath(200)
     moved, own = (
         variational_bound(field, data, generator=torch.Generator().manual_seed(1)).total
         for field in (OnPath(gaussian_field(LinearPath()), path), gaussian_field(path))

@@ -1,5 +1,7 @@
 """The temporal U-Net: its convolutions against torch's, its size against the published one, its shapes."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,9 +62,8 @@ def test_resampling_and_norm_are_torchs():
         torch.testing.assert_close(layer(x), _channels_first(reference, x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("modulated", [False, True])
-def test_the_written_out_norm_and_its_gradient_are_torchs(modulated, monkeypatch):
-    monkeypatch.setattr(temporal, "_compiled", lambda function: function)
+def _plain_and_fused(modulated):
+    """The output of a norm and all its gradients, twice: by torch, and as a fused network has them."""
     torch.manual_seed(0)
     norm = NormMish(2, 4).double()
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
@@ -70,15 +71,28 @@ def test_the_written_out_norm_and_its_gradient_are_torchs(modulated, monkeypatch
     film = torch.randn(3, 8, dtype=torch.float64, requires_grad=True) if modulated else None
     inputs = [value for value in (x, norm.weight, norm.bias, film) if value is not None]
     cotangent = torch.randn_like(x)
-    found = []
     for norm.fused in (False, True):
         out = norm(10 * x, film)
-        found.append([out, *torch.autograd.grad(out, inputs, cotangent)])
-    for plain, written_out in zip(*found, strict=True):
+        yield [out, *torch.autograd.grad(out, inputs, cotangent)]
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_the_written_out_norm_and_its_gradient_are_torchs(modulated, monkeypatch):
+    monkeypatch.setattr(temporal, "_compiled", lambda function: function)
+    for plain, written_out in zip(*_plain_and_fused(modulated), strict=True):
         torch.testing.assert_close(written_out, plain, rtol=0, atol=1e-12)
 
 
-def test_a_fused_network_gives_the_same_gradient():
+def test_the_compiled_norm_and_its_gradient_are_torchs():
+    for plain, compiled in zip(*_plain_and_fused(modulated=True), strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_fused_network_gives_the_same_gradient(backend, monkeypatch):
+    """Traced as ever, and compiled where there is time for all four passes: two are compiled by the test before."""
+    compiled = functools.cache(functools.partial(torch.compile, dynamic=True, backend=backend))
+    monkeypatch.setattr(temporal, "_compiled", compiled)
     torch.manual_seed(0)
     net = FastUnet1D(2, cond_dim=3, widths=(16, 24), time_features=8)
     x, t, cond = torch.randn(4, 8, 2), torch.rand(4), Condition(torch.randn(4, 3))
@@ -245,15 +259,15 @@ def test_two_times():
 def test_the_forward_derivative_is_the_finite_difference(fused):
     torch.manual_seed(0)
     net = FastUnet1D(2, cond_dim=5, widths=(8, 16), time_features=8, time="fourier", two_times=True).double()
-    if fused:
-        net.fuse()
     x, v, cond = torch.randn(3, 8, 2).double(), torch.randn(3, 8, 2).double(), Condition(torch.randn(3, 5).double())
     t, r = (torch.full((3,), value, dtype=torch.float64) for value in (0.2, 0.9))
+    h = 1e-6
+    ahead, behind = (net(x + sign * h * v, t + sign * h, cond, r=r) for sign in (1, -1))
+    if fused:  # the difference is taken before: the compiled passes would have to be compiled for float64
+        net.fuse()
     with torch.no_grad(), torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual
         found = torch.autograd.forward_ad.unpack_dual(net(dual(x, v), dual(t, torch.ones_like(t)), cond, r=r)).tangent
-    h = 1e-6
-    ahead, behind = (net(x + sign * h * v, t + sign * h, cond, r=r) for sign in (1, -1))
     torch.testing.assert_close(found, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-7)
 
 

@@ -94,7 +94,7 @@ def test_options_of_the_process_are_checked_by_name():
 def test_regression_answers_with_the_mean_of_two_modes():
     model, ramp = _model("regression"), torch.linspace(0, 1, 16)[:, None].expand(16, 2)
     batch = {"action": torch.stack([0.4 + ramp, 0.4 - ramp]), "obs": torch.zeros(2, T_O, D)}
-    _train(model, lambda _: batch, 200)
+    _train(model, lambda _: batch, 100)
     # Half the squared distance between the modes cannot be removed: (1/16) Σ ramp².
     loss = model.loss(batch, torch.Generator()).mean().item()
     assert loss == pytest.approx(ramp.square().mean().item(), rel=1e-2)
