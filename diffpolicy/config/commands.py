@@ -92,7 +92,7 @@ class CheckEnvConfig:
         out: JSON file for the report, replaced if there is one; None prints it only.
         seed: of the first episode; the two after it are used too.
         steps: of the episodes that are compared, at most; slow environments take fewer.
-        patience: seconds after which a single check is given up.
+        patience: seconds that one call of the environment may take before its check is given up.
     """
 
     env: EnvConfig = field(default_factory=EnvConfig)

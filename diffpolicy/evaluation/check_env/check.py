@@ -39,13 +39,13 @@ def check_environment(config: CheckEnvConfig, *, apart: bool = True, say: Say = 
     env = config.env
     made_by = EnvConfig(env.id, env.kwargs, env.task, env.factory, max_steps=env.max_steps)
     make = make_env(made_by).bare()
-    plan = Plan(make, make.rendering(), config.seed, config.steps, _SECONDS)
+    plan = Plan(make, make.rendering(), make_env(env), config.seed, config.steps, _SECONDS)
     checks = _Collected(say)
     checks.run(plan, config.patience if apart else None)
     if apart and checks.reference is not None:
         say("another process")
         checks.found.append(_another_process(plan, checks.reference, config.patience))
-    report = Report(str(config.env.id), _given(config.env), tuple(checks.found))
+    report = Report(make.id, _given(config.env), tuple(checks.found))
     if config.out is not None:
         write_json(config.out, report.plain())
     return report

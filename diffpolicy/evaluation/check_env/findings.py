@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from diffpolicy.evaluation.contract import BrokenEnvironment
 
+_PLAIN = re.compile(r"[A-Za-z_][\w./:-]*")  # words that neither hydra nor YAML reads as anything else
+_SHELL = re.compile(r"[\s'\"{}$&;|<>()`*?!#~\\]")
 _LONGEST = 240  # characters of another library's message
 
 
@@ -104,7 +110,8 @@ def _writable(value: Any) -> Any:
 
 def command_line(settings: Mapping[str, Any]) -> str:
     """Return settings of the environment as they are typed: "env.id=… env.fresh=true"."""
-    return " ".join(f"env.{name}={_typed(value)}" for name, value in _dotted(settings))
+    words = (f"env.{name}={_typed(value)}" for name, value in _dotted(settings))
+    return " ".join(shlex.quote(word) if _SHELL.search(word) else word for word in words)
 
 
 def yaml_lines(settings: Mapping[str, Any]) -> list[str]:
@@ -128,6 +135,9 @@ def _typed(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_typed(one)}" for key, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_typed, value)) + "]"
+    if isinstance(value, str) and (not _PLAIN.fullmatch(value) or yaml.safe_load(value) != value):
+        quote = '"' if "'" in value else "'"
+        return f"{quote}{value}{quote}"
     return str(value)
 
 

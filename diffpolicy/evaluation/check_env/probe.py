@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.check_env.edges import check_edges
 from diffpolicy.evaluation.check_env.findings import Findings, sentence
+from diffpolicy.evaluation.check_env.fitting import check_fitting
 from diffpolicy.evaluation.check_env.rendering import check_rendering
 from diffpolicy.evaluation.check_env.seeding import check_seeding
 from diffpolicy.evaluation.check_env.spaces import check_spaces
@@ -19,7 +21,7 @@ from diffpolicy.evaluation.check_env.traces import SEEDED, Instance, Trace, kept
 from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.journal import Journal
 
-CHECKS = ("an episode", "seeding", "edges", "rendering")
+CHECKS = ("an episode", "seeding", "the settings", "edges", "rendering")
 """What is checked, in this order; all but the first need what the first has found."""
 
 _DECORATION = re.compile(r"^(\x1b\[[0-9;]*m)?WARN: |\x1b\[[0-9;]*m")
@@ -33,6 +35,7 @@ class Plan:
     Args:
         make: makes one environment, as it is.
         rendering: makes one that is to render frames.
+        fitting: makes one with the settings that were given.
         seed: of the first episode.
         steps: of an episode, at most.
         seconds: that the steps of one episode may take before it is cut.
@@ -40,6 +43,7 @@ class Plan:
 
     make: MakeEnv
     rendering: MakeEnv
+    fitting: EnvFactory
     seed: int
     steps: int
     seconds: float
@@ -82,16 +86,22 @@ def _checks(plan: Plan, checks: Sequence[str], journal: Journal) -> Generator[Fo
         yield Findings(CHECKS[0], broken=[sentence(error)])
         return
     actions = seen.actions[: plan.steps]
+    of_episode = (check_spaces(seen), check_episode(seen, plan.fitting.config.success))
+    needed = {**of_episode[0].settings, **of_episode[1].settings}
     todo: dict[str, Callable[[], Sequence[Found]]] = {
-        CHECKS[0]: lambda: (check_spaces(seen), check_episode(seen)),
+        CHECKS[0]: lambda: of_episode,
         CHECKS[1]: lambda: _seeding(plan, actions, journal),
-        CHECKS[2]: lambda: [check_edges(plan.make, journal, plan.seed, plan.seconds)],
-        CHECKS[3]: lambda: _rendering(plan, seen, actions, journal),
+        CHECKS[2]: lambda: _fitting(plan, needed, seen, actions, journal),
+        CHECKS[3]: lambda: [check_edges(plan.make, journal, plan.seed, plan.seconds)],
+        CHECKS[4]: lambda: _rendering(plan, seen, actions, journal),
     }
     for name in checks:
         yield name
         try:
-            yield from todo[name]()
+            for item in todo[name]():
+                if isinstance(item, Findings):
+                    needed |= item.settings
+                yield item
         except Exception as error:
             yield Findings(name, broken=[sentence(error)])
 
@@ -99,6 +109,14 @@ def _checks(plan: Plan, checks: Sequence[str], journal: Journal) -> Generator[Fo
 def _seeding(plan: Plan, actions: Sequence[Any], journal: Journal) -> Sequence[Found]:
     found, trace = check_seeding(plan.make, journal, plan.seed, actions)
     return found, Reference(plan.seed, actions, trace)
+
+
+def _fitting(
+    plan: Plan, needed: Mapping[str, Any], seen: Episode, actions: Sequence[Any], journal: Journal
+) -> Sequence[Found]:
+    config = replace(plan.fitting.config, **needed)
+    make = replace(plan.fitting, config=config)
+    return [check_fitting(make, journal, plan.seed, actions, seen.observation_space)]
 
 
 def _rendering(plan: Plan, seen: Episode, actions: Sequence[Any], journal: Journal) -> Sequence[Found]:

@@ -63,11 +63,11 @@ def check_seeding(make: MakeEnv, journal: Journal, seed: int, actions: Sequence[
         drawn = _against(found, first, "others draw from them during the episode", disturbed)
         neighbor = Neighbor(new(), seed + 1, actions)
         beside = run(clean(), seed, actions, seeded=SEEDED, between=neighbor)
-        side = _against(found, first, "another instance steps beside it", beside)
+        _against(found, first, "another instance steps beside it", beside)
     if fresh:
         _irreproducible(found, fresh, bool(again), lambda: _made_seeded(make, journal, seed, actions))
     else:
-        _judge(found, again, later, unseeded, drawn, side)
+        _judge(found, again, later, unseeded, drawn)
     if all(not difference(_start(first), _start(other)) for other in others):
         found.notes.append(
             f"seeds {seed}, {seed + 1} and {seed + 2} start alike; unless that is meant, reset ignores its seed, and "
@@ -87,9 +87,7 @@ def _start(trace: Trace) -> Trace:
     return Trace(trace.rows[:1])
 
 
-def _judge(
-    found: Findings, again: Difference, later: Difference, unseeded: Difference, drawn: Difference, side: Difference
-) -> None:
+def _judge(found: Findings, again: Difference, later: Difference, unseeded: Difference, drawn: Difference) -> None:
     """Say what an environment needs whose new instances agree."""
     if again or later:
         found.settings["fresh"] = True
@@ -99,21 +97,13 @@ def _judge(
             f"an instance remembers its earlier episodes (up to {size:.1e} apart{small}); env.fresh=true makes a new "
             "one for every episode"
         )
-    if unseeded:
+    if unseeded or drawn:
         found.settings["seed_globals"] = True
+        when = "during an episode, too" if drawn else "at the reset"
         found.notes.append(
-            "it draws from the generators of random or numpy.random, which reset(seed=) does not seed; "
-            "env.seed_globals=true seeds them before every reset"
+            f"it draws from the generators of random or numpy.random ({when}), which reset(seed=) does not seed; "
+            "env.seed_globals=true seeds them before every reset, and gives it generators of its own"
         )
-    if drawn or side:
-        why = (
-            "it draws from the process-wide generators during an episode, so that environments side by side disturb "
-            "one another"
-            if drawn
-            else "instances in one process disturb one another"
-        )
-        found.notes.append(f"{why}; evaluate with envs=1, and with more workers instead")
-        found.evaluation["envs"] = 1
 
 
 def _irreproducible(found: Findings, fresh: Difference, again: bool, seeded_made: Callable[[], Difference]) -> None:

@@ -10,8 +10,11 @@ import numpy as np
 from diffpolicy.evaluation.check_env.findings import Findings
 from diffpolicy.evaluation.check_env.stepping import Episode
 from diffpolicy.evaluation.check_env.traces import leaves
+from diffpolicy.evaluation.spaces import LEFT_OUT
 
 _CHANNELS = (1, 3, 4)
+_SMALLEST = 8  # pixels along a side of a picture
+_NUMBERS = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiBinary, gym.spaces.MultiDiscrete)
 _RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # in which pictures of floating-point numbers are usually given
 
 
@@ -22,6 +25,10 @@ def check_spaces(seen: Episode) -> Findings:
     found.values["observation"] = {}
     for key, space in declared.items():
         _judge_part(found, seen, key, space, values[key])
+    odd = [key for key, space in declared.items() if not isinstance(space, _NUMBERS)]
+    if odd:
+        found.settings["obs_keys"] = [key for key in declared if key not in odd and LEFT_OUT not in key.split("/")]
+        found.notes.append(f"{', '.join(odd)}: no numbers, so that no policy observes it; env.obs_keys leaves it out")
     for key in values.keys() - declared.keys():
         found.notes.append(f"the observation has {key!r}, which its space does not declare: it is left out")
     _judge_actions(found, seen.action_space)
@@ -33,11 +40,10 @@ def _judge_part(found: Findings, seen: Episode, key: str, space: gym.Space[Any],
     if not isinstance(space, gym.spaces.Box):
         found.facts.append(f"{name}: {space}")
         found.values["observation"][key] = {"space": str(space)}
-        found.notes.append(f"{name} is a {type(space).__name__}, which no policy here observes")
         return
     value = np.asarray(value)
     low, high = float(seen.lows[key].min(initial=np.inf)), float(seen.highs[key].max(initial=-np.inf))
-    picture = value.ndim == 3 and value.shape[-1] in _CHANNELS
+    picture = value.ndim == 3 and value.shape[-1] in _CHANNELS and min(value.shape[:2]) >= _SMALLEST
     what = "camera" if picture and value.dtype == np.uint8 else "vector"
     found.facts.append(f"{name}: {what} {value.shape} {value.dtype}, seen {low:.4g} to {high:.4g}")
     part = {"kind": what, "shape": [*value.shape], "dtype": str(value.dtype), "seen": [low, high]}

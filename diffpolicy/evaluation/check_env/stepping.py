@@ -131,14 +131,19 @@ def explore(make: MakeEnv, journal: Journal, seed: int, seconds: float) -> Episo
     return seen
 
 
-def check_episode(seen: Episode) -> Findings:
-    """Return what an episode says about `info`, success, rewards, its end and its speed."""
+def check_episode(seen: Episode, success: str | None = None) -> Findings:
+    """Return what an episode says about `info`, success, rewards, its end and its speed.
+
+    Args:
+        seen: the episode.
+        success: what is to say that the task is done, see `EnvConfig`; None where nothing was chosen.
+    """
     found = Findings("an episode of random actions")
     if seen.trouble is not None:
         found.broken.append(seen.trouble)
     if not seen.rewards:
         return found
-    _judge_success(found, seen)
+    _judge_success(found, seen, success)
     _judge_rewards(found, seen)
     _judge_end(found, seen)
     if seen.overwritten:
@@ -160,13 +165,13 @@ def check_episode(seen: Episode) -> Findings:
         found.evaluation["envs"] = max(many - many % INFERENCE_BLOCK, min(many, INFERENCE_BLOCK), 1)
 
 
-def _judge_success(found: Findings, seen: Episode) -> None:
+def _judge_success(found: Findings, seen: Episode, success: str | None) -> None:
     for when, info in (("reset", seen.reset_info), ("step", seen.info)):
         found.facts.append(f"info of {when}: {', '.join(map(str, info)) or 'empty'}")
     if seen.now_and_then:
         found.notes.append(f"info has {', '.join(map(str, seen.now_and_then))} at some steps only")
     found.values["info"] = {"reset": [*map(str, seen.reset_info)], "step": [*map(str, seen.info)]}
-    declared = seen.task.success_key
+    declared = success or seen.task.success_key
     key = declared or next((key for key in SUCCESS_KEYS if key in seen.info), None)
     found.values["success_key"] = key
     if key is None:
@@ -174,7 +179,7 @@ def _judge_success(found: Findings, seen: Episode) -> None:
         cure = f"env.success={flags[0]} takes that of {', '.join(flags)}" if flags else "env.success=KEY names one"
         found.notes.append(f"info does not say by {' or '.join(SUCCESS_KEYS)} whether the task is done; {cure}")
     else:
-        found.facts.append(f"success: info[{key!r}]{', as the environment declares' if declared else ''}")
+        found.facts.append(f"success: {key}{', as env.success says' if success else ''}")
 
 
 def _judge_rewards(found: Findings, seen: Episode) -> None:

@@ -1,0 +1,62 @@
+"""What a policy observes with the settings that fit, and whether they keep what they promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from diffpolicy.evaluation.check_env.findings import Findings
+from diffpolicy.evaluation.check_env.traces import Instance, Neighbor, difference, kept_globals, run, seed_globals
+from diffpolicy.evaluation.check_env.traces import leaves as parts
+from diffpolicy.evaluation.contract import MakeEnv
+from diffpolicy.evaluation.journal import Journal
+
+
+def check_fitting(
+    make: MakeEnv, journal: Journal, seed: int, actions: Sequence[Any], shown: gym.Space[Any]
+) -> Findings:
+    """Return what a policy observes, and whether the same seed gives it the same episode.
+
+    Args:
+        make: makes one environment with the settings that fit.
+        journal: where its calls are noted.
+        seed: of the episode.
+        actions: of the episode, which may end earlier.
+        shown: observation space of the environment as it is.
+    """
+    found = Findings("with the settings that fit")
+    with kept_globals(), closing(Instance(make, journal)) as env, closing(Instance(make, journal)) as other:
+        _say_observed(found, env.env.observation_space, shown)
+        seed_globals(1)
+        first = run(env, seed, actions)
+        run(env, seed + 1, actions)
+        again = difference(first, run(env, seed, actions, between=seed_globals))
+        beside = difference(first, run(env, seed, actions, between=Neighbor(other, seed + 1, actions)))
+    found.facts.append(f"the same seed again, after another episode: {again}")
+    found.facts.append(f"the same seed beside another instance: {beside}")
+    found.values |= {"bitwise": not again, "largest": again.largest}
+    if again:
+        found.broken.append(f"with these settings the same seed does not give the same episode: {again}")
+    elif beside:
+        found.evaluation["envs"] = 1
+        found.notes.append(
+            "instances in one process disturb one another; evaluate with envs=1, and with more workers instead"
+        )
+    return found
+
+
+def _say_observed(found: Findings, space: gym.Space[Any], shown: gym.Space[Any]) -> None:
+    observed = dict(parts(space))
+    says = [
+        f"{key or 'a vector'} {'camera ' if part.dtype in (np.uint8, np.uint16) else ''}{part.shape}"
+        for key, part in observed.items()
+    ]
+    found.facts.append(f"a policy observes {', '.join(says)}")
+    left_out = [key for key, _ in parts(shown) if key and key not in observed]
+    if left_out:
+        found.facts.append(f"left out: {', '.join(left_out)}")
+    found.values |= {"observed": {key: [*part.shape] for key, part in observed.items()}, "left_out": left_out}
