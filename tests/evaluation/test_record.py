@@ -118,7 +118,8 @@ def test_the_shipped_recordings_are_made_again_to_the_bit(tmp_path, name, id, se
     )
     record(config)
     again = ReplayBuffer.open(tmp_path / "A")
-    if again.attrs["versions"] != shipped.attrs["versions"]:
+    versions = [dict(one.attrs.pop("versions"), diffpolicy="any") for one in (again, shipped)]
+    if versions[0] != versions[1]:
         pytest.skip("recorded with other versions of the physics")
     assert again.attrs.pop("fps") == 10  # which the shipped ones do not say
     assert again.attrs == shipped.attrs
