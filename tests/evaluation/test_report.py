@@ -93,6 +93,30 @@ def test_a_page_without_success_and_with_named_seeds(tmp_path):
     assert imread(tmp_path / "scores.png").std() > 0.01
 
 
+def test_a_page_of_many_metrics_of_success_at_the_end_and_of_broken_episodes(tmp_path):
+    """Success by both rules and four metrics are large, the others are a table; what broke off is listed."""
+    rows = [
+        {
+            "seed": k,
+            **{f"metric_{i}": k + i / 7 for i in range(6)},
+            "success": True,
+            "success_at_end": k == 0,
+            "steps": 4,
+        }
+        for k in range(3)
+    ]
+    errors = [{"seed": 9 + k, "steps": k, "error": f"arm<1>, seed {9 + k}, step {k}: it fell"} for k in range(25)]
+    result = {**result_of(rows), "errors": errors}
+    write_page(tmp_path / "report.html", result)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<div class="figure"') == 6 and page.count("<tr><td>metric ") == 2
+    assert "<b>100%</b>success [" in page and "<b>33%</b>success at end [" in page
+    assert "Broken off by the environment: 25 episodes" in page and page.count("it fell") == 20
+    assert "arm&lt;1&gt;, seed 9, step 0: it fell" in page and "evaluation.json has them all" in page
+    draw_metric(tmp_path / "scores.png", result)
+    assert imread(tmp_path / "scores.png").std() > 0.01
+
+
 def test_next_steps_fit_what_was_evaluated(result, line_expert):
     def commands(result, task):
         return [step.command for step in next_steps(result, "RUN/best", "OUT", task)]

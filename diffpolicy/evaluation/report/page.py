@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from diffpolicy.evaluation.metrics import SUCCESS, metric_names
+from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, metric_names
 from diffpolicy.evaluation.report.next_steps import NextStep
 from diffpolicy.util.files import write_text
 from diffpolicy.util.pages import embedded, template
 
+_LARGE = 4  # metrics beside success that are shown large
+_ERRORS = 20  # episodes that an environment broke off, which are listed
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -54,8 +56,11 @@ def write_page(
     page = {
         "title": f"{result['checkpoint']['config']['env']['id']}, {len(result['episodes'])} episodes",
         "protocol": _protocol(result),
-        "figures": [_figure(name, result) for name in names],
+        "figures": [_figure(name, result) for name in _foremost(names)],
+        "others": [_figure(name, result) for name in names if name not in _foremost(names)],
         "has_success": SUCCESS in names,
+        "errors": result.get("errors", [])[:_ERRORS],
+        "broken_off": len(result.get("errors", [])),
         "images": Markup("").join(image_section(*image) for image in images),
         "videos": _groups(result["episodes"], videos),
         "no_videos": no_videos,
@@ -92,8 +97,14 @@ def _protocol(result: Mapping[str, Any]) -> str:
     )
 
 
+def _foremost(names: Sequence[str]) -> list[str]:
+    """The metrics that are shown large: success, and the first others; a table has the rest."""
+    others = [name for name in names if name not in PROPORTIONS]
+    return [name for name in names if name in PROPORTIONS or name in others[:_LARGE]]
+
+
 def _figure(name: str, result: Mapping[str, Any]) -> dict[str, str]:
-    shown = "{:.0%}".format if name == SUCCESS else number
+    shown = "{:.0%}".format if name in PROPORTIONS else number
     described = result.get("metrics", {}).get(name, {}).get("description", "")
     interval = {key: shown(result[name][key]) for key in ("mean", "low", "high")}
     return {"name": name.replace("_", " "), "description": described, **interval}

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from diffpolicy.datasets.spec import stack
 from diffpolicy.evaluation.episode import Episode
-from diffpolicy.evaluation.metrics import SUCCESS, metric_names
+from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, metric_names
 from diffpolicy.evaluation.observers import Observations, Video
 from diffpolicy.evaluation.report.curves import history_at
 from diffpolicy.evaluation.task import TaskSpec
@@ -89,8 +89,7 @@ def draw_metric(path: Path, result: Mapping[str, Any]) -> None:
 def _headline(result: Mapping[str, Any]) -> str:
     names = metric_names(result["episodes"])
     said = [f"{len(result['episodes'])} episodes: {_interval(names[0], result[names[0]], '{:.3f}')}"]
-    if SUCCESS in names[1:]:
-        said.append(_interval(SUCCESS, result[SUCCESS], "{:.0%}"))
+    said += [_interval(name, result[name], "{:.0%}") for name in PROPORTIONS if name in names[1:]]
     return ", ".join(said)
 
 
