@@ -92,19 +92,19 @@ def test_only_draws_those_anew_and_the_same_again(drawn, capsys):
 
 
 def test_pages_tell_apart_what_was_made_by_different_commands(tmp_path):
-    small(tmp_path, "linear_ode", "schedules")
+    small(tmp_path, "probability_paths", "velocity_fields")
     assert "All of them are made by" in (tmp_path / "README.md").read_text()
-    small(tmp_path, "linear_ode", seed=3)
+    small(tmp_path, "probability_paths", seed=3)
     for name in ("README.md", "index.html"):
         text = (tmp_path / name).read_text()
-        assert "Made by the following: linear_ode" in text and "diffpolicy gallery seed=3 small=true" in text
-        assert "Made by the following: schedules" in text
+        assert "Made by the following: probability_paths" in text and "diffpolicy gallery seed=3 small=true" in text
+        assert "Made by the following: velocity_fields" in text
 
 
 def test_a_part_has_a_page_of_its_own(tmp_path):
-    small(tmp_path / "a" / "b", "linear_ode", seed=3)
+    small(tmp_path / "a" / "b", "probability_paths", seed=3)
     assert {file.name for file in (tmp_path / "a" / "b").iterdir()} == {
-        "linear_ode.png", "README.md", "index.html", "commands.json",
+        "probability_paths.png", "README.md", "index.html", "commands.json",
     }  # fmt: skip
     assert "diffpolicy gallery seed=3 small=true" in (tmp_path / "a" / "b" / "README.md").read_text()
 
