@@ -248,6 +248,9 @@ class ObservationSpec(Mapping[str, Field]):
 def stack(observations: Iterable[Observation]) -> Observation:
     """Return observations of one kind along a new first axis, copied."""
     observations = list(observations)
+    if len(observations) == 1:  # one environment: np.stack would take longer than all else around a step
+        (only,) = observations
+        return {key: np.array(only[key])[None] for key in only} if isinstance(only, Mapping) else np.array(only)[None]
     if isinstance(observations[0], Mapping):
         return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
     return np.stack(observations)

@@ -174,7 +174,7 @@ class Place:
             raise _Breach(
                 explain(f"it takes actions {self._action_shape}", f"{np.shape(action)}, as the agent gives")
             )
-        outcome = self.env.step(action)
+        outcome = self._env.step(action)  # type: ignore[union-attr]
         if not (isinstance(outcome, tuple) and len(outcome) == 5 and isinstance(outcome[4], Mapping)):
             wanted = "(observation, reward, terminated, truncated, info), info a dict"
             raise _Breach(explain(f"returned {_described(outcome)}", wanted))
@@ -191,7 +191,8 @@ class Place:
         except (ValueError, TypeError) as error:
             raise _Breach(str(error)) from None
         for name, value in self._episode.metrics.items():
-            _number(f"the metric {name!r}", value)
+            if not math.isfinite(value):
+                raise _Breach(explain(f"the metric {name!r} is {value}", "a finite number"))
         return obs, reward, done, info
 
 

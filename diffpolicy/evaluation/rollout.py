@@ -98,7 +98,8 @@ def simulate(
                 clock = 0
                 free = [env_id for env_id in range(len(places)) if env_id not in running]
                 fresh = dict(zip(free, waiting, strict=False))
-                agent.reset(list(fresh), [how.seed for _, how in fresh.values()])
+                if fresh:
+                    agent.reset(list(fresh), [how.seed for _, how in fresh.values()])
                 for env_id, (number, how) in fresh.items():
                     episode = Episode(how.seed, number)
                     try:

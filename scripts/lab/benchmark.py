@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import env, evaluate, latency, loader, profile, train_step
+from benchmarks import env, evaluate, latency, loader, overhead, profile, train_step
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
 from text_tables import ratio
@@ -24,6 +24,7 @@ SUBJECTS = {
     "env": env,
     "evaluate": evaluate,
     "loader": loader,
+    "overhead": overhead,
 }
 ROUNDS = {"profile": 3, "evaluate": 2}  # whose turns take minutes
 DEFAULT_ROUNDS = 9
