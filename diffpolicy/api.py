@@ -148,11 +148,13 @@ def evaluate_policy(
     recorded |= {"execution": plain(settings["execution"]), "sampler": policy.model.sampler}
     evaluated = {"step": saved.step, "sha256": saved.sha256, "config": plain(config)}
     result, rolled_out = evaluate(agent, make_env, resets, task, recorded, evaluated, envs=envs, workers=workers)
-    if other is not None:
-        result["difference"] = compare(result, other)
+    seeds_left, theirs = ({one["seed"] for one in (each or {}).get("episodes", ())} for each in (result, other))
+    if seeds_left & theirs:  # the environment may have broken off those that were in common
+        result["difference"] = compare(result, other or {})
     folder = None if out is None else Path(out)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "evaluation.json", result)  # what follows rolls out again, which may fail
     if modes:
         buffer = load_demonstrations(config)
         result["modes"] = measure_modes(agent, make_env, buffer, resets, rolled_out, folder, workers)

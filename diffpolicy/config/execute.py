@@ -38,6 +38,10 @@ def execute(name: str, command: ModuleType, arguments: Sequence[str]) -> None:
         except Interrupted as error:
             print(error, file=sys.stderr)
             sys.exit(error.code)  # here, since hydra would take any other exception for a defect
+        except SystemExit as stop:  # the work is done, and the command says that something is wrong with it
+            if not (sweep and stop.code):
+                raise
+            refused.append(" ".join(HydraConfig.get().overrides.task))
         except MENDABLE as error:
             if not _mendable(error):
                 raise

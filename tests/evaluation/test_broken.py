@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import os
 import signal
 import time
@@ -11,6 +12,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
+import tiny_policy
+from typed import typed
 
 from diffpolicy.config import EnvConfig
 from diffpolicy.evaluation import BrokenEnvironment, Reset, TaskSpec, episode_rows, make_env, rollout, simulate
@@ -316,6 +319,33 @@ def test_an_evaluation_lists_what_broke_off():
     last = describe(result).splitlines()[-1]
     assert last.startswith("2 more broken off by the environment, the first: Broken, seed 1, step 4: ValueError: off")
     assert len(episodes) == COUNT
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A policy of an environment that breaks in the fourth step of two episodes."""
+    kwargs = {"place": "step 4", "act": raising(ValueError("the arm is off"))}
+    gym.register("tiny/Broken-v0", Broken, max_episode_steps=tiny.LIMIT, kwargs=kwargs)
+    run = tiny_policy.config("regression", env=EnvConfig("tiny/Broken-v0"))
+    run.found.observation = tiny_policy.spec(dim=2).to_plain()
+    yield tiny_policy.save(tmp_path_factory.mktemp("run") / "checkpoints", run)
+    del gym.registry["tiny/Broken-v0"]
+
+
+def test_the_command_writes_all_and_exits_with_status_1(checkpoint, tmp_path):
+    given = [f"checkpoint={checkpoint}", "seeds=0", "workers=0", "videos=0"]
+    said = typed("evaluate", *given, "episodes=6", "out=out", cwd=tmp_path, code=1)
+    sentence = "tiny/Broken-v0, seed 1, step 4: ValueError: the arm is off (test_broken.py:"
+    assert f"2 more broken off by the environment, the first: {sentence}" in said and "Traceback" not in said
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [one["seed"] for one in written["episodes"]] == [0, 2, 3, 5] and len(written["errors"]) == 2
+    assert (tmp_path / "out" / "report.html").exists()
+    said = typed("evaluate", "-m", *given, "episodes=2,1", "out=${episodes}", cwd=tmp_path, ok=False)
+    assert "evaluate: 1 refused" in said and (tmp_path / "2" / "evaluation.json").exists(), "a sweep goes on"
+    assert (tmp_path / "1" / "evaluation.json").exists()
+    alone = [f"checkpoint={checkpoint}", "seeds=1", "workers=0", "episodes=1", "out=none"]
+    said = typed("evaluate", *alone, cwd=tmp_path, ok=False)
+    assert f"evaluate: {sentence}" in said and "Traceback" not in said and not (tmp_path / "none").exists()
 
 
 def test_validation_counts_what_broke_off_and_fails_where_all_did(capsys):
