@@ -18,12 +18,18 @@ SAFE = 0.07
 BEHIND = 0.065
 """Distance from the cube's center at which the hand comes down behind it, m; cube and fingers touch at 4.5 cm."""
 CONTACT = 0.045
+CLEAR = 0.05
+"""Distance behind the cube's center from which on the hand may come down, m."""
+BESIDE = 0.06
+"""Distance from the line through cube and goal up to which it may, m."""
 LATERAL = 0.02
 """Distance from the line through cube and goal beyond which a push is given up, m."""
 LOW = 0.025
 """Height over the cube's center up to which the hand pushes it, m."""
 THERE = 0.01
-"""Distance of cube and goal at which the expert is content, m."""
+"""Distance of cube and goal at which a push ends, m."""
+NEARBY = 0.02
+"""Distance of cube and goal at which no other push is begun, m; a success takes 5 cm."""
 
 
 class FetchExpert(Expert):
@@ -66,7 +72,7 @@ class FetchReachExpert(FetchExpert):
 
 @final
 class FetchPushExpert(FetchExpert):
-    """Goes over and behind the cube, down, and pushes it along the line to the goal, steering against drift."""
+    """Goes over and behind the cube, down, pushes it along the line to the goal, steering against drift."""
 
     id = "diffpolicy/FetchPush-v0"
     settings: ClassVar[Mapping[str, float]] = {
@@ -74,33 +80,38 @@ class FetchPushExpert(FetchExpert):
         "safe": SAFE,
         "behind": BEHIND,
         "contact": CONTACT,
+        "clear": CLEAR,
+        "beside": BESIDE,
         "lateral": LATERAL,
         "low": LOW,
         "there": THERE,
+        "nearby": NEARBY,
     }
 
     def _move(self, state: Vector) -> tuple[Vector, float]:
         hand, cube, goal = state[:3], state[3:6], state[-3:]
         way = (goal - cube)[:2]
         far = float(np.hypot(*way))
-        if far < THERE:
-            return np.zeros(3), STILL
-        ahead = np.array([*(way / far), 0.0])
+        ahead = np.array([*(way / max(far, 1e-9)), 0.0])
         off = hand - cube
         along = float(off @ ahead)
         side = off - along * ahead
         lateral, height = float(np.hypot(*side[:2])), float(off[2])
-        if height < LOW and lateral < LATERAL and along < 0.0:  # behind it and down: push
+        pushing = height < LOW and lateral < LATERAL and along < 0.0  # behind it and down
+        if far < (THERE if pushing else NEARBY):
+            rise = 0.0 if pushing else GAIN * (SAFE - height)  # while it touches, it would drag the cube along
+            return np.array([0.0, 0.0, rise]), STILL
+        if pushing:
             aim = cube - CONTACT * ahead - 2.0 * np.array([*side[:2], 0.0]) + min(0.08, far) * ahead
             move = GAIN * (aim - hand)
             move[:2] *= min(1.0, 0.25 + 6.0 * far)
             return move, STILL
         aim = cube - BEHIND * ahead
-        if np.hypot(*(aim - hand)[:2]) < 0.02:  # over that place: down
+        if along < -CLEAR and lateral < BESIDE:  # nothing below: down, and in line with cube and goal
             return GAIN * (aim - hand), STILL
         aim[2] = cube[2] + SAFE
         move = GAIN * (aim - hand)
-        if height < 0.7 * SAFE and lateral < 0.08 and along < 0.08:  # clear of the cube first
+        if height < 0.6 * SAFE and lateral < 0.08 and along < 0.08:  # clear of the cube first
             move[:2] *= 0.2
         return move, STILL
 

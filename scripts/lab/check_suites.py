@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,10 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
 AFTER_SUCCESS = 25
 COMPARED = 60  # steps of random actions
 FRAMES = 8
+
+
+def named(name: str, kwargs: dict[str, Any]) -> str:
+    return " ".join([name, *kwargs.values()])
 
 
 def made(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -124,9 +129,8 @@ def sentence(found: dict[str, Any]) -> str:
     """Return one line about an environment."""
     seeds, expert, frame = found["seeds"], found["expert"], found["drawing"]["frame_ms"]
     bitwise = max(seeds["after_another"], seeds["in_another_instance"]) == 0.0
-    name = " ".join([found["id"], *found["kwargs"].values()])
     return (
-        f"{name}: a seed is an episode {'to the bit' if bitwise else 'NOT'}; expert "
+        f"{named(found['id'], found['kwargs'])}: a seed is an episode {'to the bit' if bitwise else 'NOT'}; expert "
         f"{interval(expert['success'], PERCENT)}, held {expert['held']['mean']:.0%}, "
         f"half of them within {expert['steps']['50%'] or 0:g} steps; {frame:.0f} ms a frame"
     )
@@ -164,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=50, help="of the expert, per environment (default: 50)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--only", default="", help="part of the ids to measure anew; other rows of --out are kept")
     parser.add_argument("--pusht", type=Path, help="checkpoint of a policy of task=pusht, see above")
     arguments = parser.parse_args()
     if arguments.episodes < 1:
@@ -177,15 +182,21 @@ def main() -> None:
         return
     suites = dict(installed())
     cases = [case for suite in suites for case in CASES[suite]]
-    rows = []
+    rows = {}
+    if arguments.only and arguments.out and arguments.out.exists():
+        kept = json.loads(arguments.out.read_text())["rows"]
+        rows = {named(row["id"], row["kwargs"]): row for row in kept}
+    cases = [case for case in cases if arguments.only in case[0]]
     for name, kwargs in tqdm(cases, unit="environment"):
         found = {"id": name, "kwargs": kwargs, "seeds": check_seeds(name, kwargs)}
         found |= {"expert": check_expert(name, kwargs, arguments.episodes), "drawing": check_drawing(name, kwargs)}
-        rows.append(found)
+        rows[named(name, kwargs)] = found
         tqdm.write(sentence(found))
         if arguments.out:
             settings = {"episodes": arguments.episodes, "first_seed": REPORT_SEED, "after_success": AFTER_SUCCESS}
-            write_json(arguments.out, {"settings": settings, "rows": rows, "suites": suites, **provenance()})
+            write_json(
+                arguments.out, {"settings": settings, "rows": [*rows.values()], "suites": suites, **provenance()}
+            )
 
 
 if __name__ == "__main__":
