@@ -59,27 +59,38 @@ class EvaluateConfig:
 
 @dataclass
 class RecordConfig:
-    """Settings of a recording by an environment's expert.
+    """Settings of a recording by an expert.
 
     Args:
         out: folder of the recording; one that was begun with the same settings is continued.
-        episodes: number of successful episodes; failures are left out.
+        episodes: how many to keep.
         seed: first seed; seeds are tried in order.
-        noise: standard deviation of the error with which the expert's actions are carried out, in action units. The
-            recording holds the actions it intended, so that it shows how to recover (Laskey et al. 2017, "DART").
+        noise: standard deviation of the error with which actions are carried out: in action units, one number or one
+            for each dimension; or of half the action's range, as in 5%. The recording holds the actions that were
+            intended, so that it shows how to recover (Laskey et al. 2017, "DART").
         starts: number of different initial states, each demonstrated again and again; None starts every episode anew.
         steps_after_success: steps recorded beyond success, so that a demonstration does not end on the threshold.
         workers: processes; the recording is the same for any number.
-        env: the environment.
+        expert: who acts: "module:make", where make(seed, options) returns an object with reset(obs, info) and
+            act(obs, info); or the folder of a policy's checkpoint. None takes the environment's own.
+        keep: "success" leaves out the episodes that are not successful at their end; "all" keeps them too, and says
+            of each whether it is.
+        executed: also record the actions that were carried out, as "executed_action".
+        instruction: what is to be done, in words, which the recording says of every episode.
+        env: the environment; without any of its settings a policy acts in the one that it was trained for.
     """
 
     out: str = path_to(MISSING)
     episodes: int = 200
     seed: int = 0
-    noise: float = 0.0
+    noise: Any = 0.0
     starts: int | None = None
     steps_after_success: int = 0
     workers: int = 1
+    expert: str | None = path_to(None)
+    keep: str = "success"
+    executed: bool = False
+    instruction: str | None = as_typed(None)
     env: EnvConfig = field(default_factory=EnvConfig)
 
 

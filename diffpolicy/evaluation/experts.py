@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, final
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
 
 Infos = Sequence[Mapping[str, Any]]
+
+PROTOCOL = "make(seed, options), which returns an object with reset(obs, info) and act(obs, info)"
+"""What an expert is, in words."""
 
 
 class Expert(Protocol):
@@ -54,6 +59,16 @@ def find_expert(env_id: str | None) -> MakeExpert:
     return registry.lookup("expert", str(env_id))
 
 
+@dataclass
+class _Acting:
+    """An expert in its episode."""
+
+    expert: Expert
+    seed: int
+    steps: int = 0
+
+
+@final
 class ExpertAgent(Controller):
     """Drives experts in one or many environments, an expert for each episode.
 
@@ -61,14 +76,22 @@ class ExpertAgent(Controller):
         env_id: of the environment.
         options: keyword arguments of the environment.
         expert: makes the experts; None takes the environment's own.
+        name: what messages call the expert.
+        action_shape: of the environment's actions; None accepts any.
     """
 
     def __init__(
-        self, env_id: str | None, options: Mapping[str, Any] | None = None, expert: MakeExpert | None = None
+        self,
+        env_id: str | None,
+        options: Mapping[str, Any] | None = None,
+        expert: MakeExpert | None = None,
+        *,
+        name: str | None = None,
+        action_shape: tuple[int, ...] | None = None,
     ) -> None:
         self.make, self.options = find_expert(env_id) if expert is None else expert, dict(options or {})
-        self._waiting: dict[int, Expert] = {}  # until the first observation of their episode
-        self._experts: dict[int, Expert] = {}
+        self.name, self.action_shape = name or f"the expert of {env_id}", action_shape
+        self._acting: dict[int, _Acting] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,23 +99,51 @@ class ExpertAgent(Controller):
         return dict(getattr(self.make, "settings", None) or {})
 
     def reset(self, env_ids: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> None:
-        """Make new experts with these seeds, which are needed, one per environment."""
-        env_ids, seeds = env_ids or [], seeds or []
-        self._waiting |= {env_id: self.make(seed, self.options) for env_id, seed in zip(env_ids, seeds, strict=True)}
+        """Make new experts with these seeds, which are needed, one per environment.
+
+        Raises:
+            RuntimeError: making one raises; names the seed.
+        """
+        for env_id, seed in zip(env_ids or [], seeds or [], strict=True):
+            with self._explained(seed, "before its episode"):
+                self._acting[env_id] = _Acting(self.make(seed, self.options), seed)
 
     def act(self, obs: Observation, env_ids: Sequence[int] | None = None, infos: Infos | None = None) -> np.ndarray:
-        """Return the experts' actions (B, A) float32; they see `obs` and `infos`, which are needed."""
+        """Return the experts' actions (B, A) float32; they see `obs` and `infos`, which are needed.
+
+        Raises:
+            RuntimeError: an expert raises; names its seed and step.
+            ValueError: an action of another shape than the environment's, NaN or infinity.
+        """
         require(infos is not None, "no infos", "the info of every environment, since experts see the whole state")
         infos = infos or []
         env_ids = range(len(infos)) if env_ids is None else env_ids
         actions = []
         for i, (env_id, info) in enumerate(zip(env_ids, infos, strict=True)):
             seen = {key: values[i] for key, values in obs.items()} if isinstance(obs, Mapping) else obs[i]
-            if env_id in self._waiting:
-                self._experts[env_id] = self._waiting.pop(env_id)
-                self._experts[env_id].reset(seen, info)
-            actions.append(np.asarray(self._experts[env_id].act(seen, info), np.float32))
+            actions.append(self._action(self._acting[env_id], seen, info))
         return np.stack(actions)
+
+    def _action(self, one: _Acting, obs: Any, info: Mapping[str, Any]) -> np.ndarray:
+        with self._explained(one.seed, f"step {one.steps}"):
+            if one.steps == 0:
+                one.expert.reset(obs, info)
+            action = np.asarray(one.expert.act(obs, info), np.float32)
+        says = f"{self.name}, seed {one.seed}, step {one.steps}: an action"
+        fits = self.action_shape in (None, action.shape)
+        require(fits, f"{says} of shape {action.shape}", f"{self.action_shape}, as the environment takes")
+        require(np.isfinite(action).all(), f"{says} {action.tolist()}", "finite numbers")
+        one.steps += 1
+        return action
+
+    @contextmanager
+    def _explained(self, seed: int, when: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # an expert may raise anything
+            says = f"{self.name}, seed {seed}, {when}: {type(error).__name__}: {error}"
+            cure = None if not isinstance(error, (TypeError, AttributeError)) else PROTOCOL
+            raise RuntimeError(explain(says, cure)) from error
 
 
 class ReplayAgent(Controller):

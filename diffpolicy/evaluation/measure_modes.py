@@ -11,11 +11,11 @@ import numpy as np
 
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.evaluation.adapters import EnvFactory
+from diffpolicy.evaluation.demonstrators import STATE
 from diffpolicy.evaluation.episode import Episode, Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.modes import compare_modes
 from diffpolicy.evaluation.observers import States
-from diffpolicy.evaluation.record import OBS_KEY
 from diffpolicy.evaluation.report import draw_modes
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.evaluation.task import TaskSpec
@@ -55,10 +55,10 @@ def measure_modes(
         task = TaskSpec.of(env)
         check_modes(task, make.id)
         expert = ExpertAgent(make.id, make.kwargs)
-        require(OBS_KEY in buffer, f"the data set has no array {OBS_KEY!r}, from which modes follow")
+        require(STATE in buffer, f"the data set has no array {STATE!r}, from which modes follow")
         mode_of = env.unwrapped.mode_of
-        demonstrated = [mode_of(buffer[OBS_KEY][part]) for part in buffer.episode_slices()]
-        start = buffer[OBS_KEY][0].tolist()
+        demonstrated = [mode_of(buffer[STATE][part]) for part in buffer.episode_slices()]
+        start = buffer[STATE][0].tolist()
         fixed = [Reset(how.seed, options={"state": start}) for how in resets]
     watching = {"observers": [States(first=DRAWN)], "workers": workers, "progress": True}
     again = rollout(agent, make, fixed, **watching)

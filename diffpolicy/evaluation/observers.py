@@ -14,7 +14,11 @@ import gymnasium as gym
 import numpy as np
 
 from diffpolicy.evaluation.episode import Episode, Step
+from diffpolicy.evaluation.wrappers import EXECUTED, within
 from diffpolicy.util.errors import require
+
+ACTION = "action"
+"""Name of the actions in a recording."""
 
 
 class Observer(ABC):
@@ -108,23 +112,28 @@ class States(_Sequence):
 class Recorder(Observer):
     """Keeps what a recording is made of: observation and action of every step, as a dict `observed["recording"]`.
 
-    The dict holds "action" (L, A) and the observations before each action, (L, ...): under their own keys if the
-    environment gives a mapping, else under `obs_key`.
+    The dict holds "action" (L, A), what the agent wanted as far as the action space allows it, and the observations
+    before each action, (L, ...): under their own keys if the environment gives a mapping, else under `obs_key`.
+    Memory holds an episode, pictures included.
 
     Args:
         obs_key: name of a plain observation in the recording.
         first: see `Observer`.
+        executed: also keep "executed_action", which an `ActionNoise` around the environment says.
     """
 
     name = "recording"
 
-    def __init__(self, obs_key: str = "obs", first: int | None = None) -> None:
+    def __init__(self, obs_key: str = "obs", first: int | None = None, executed: bool = False) -> None:
         super().__init__(first)
-        self.obs_key = obs_key
+        self.obs_key, self.executed = obs_key, executed
 
     def on_step(self, step: Step) -> None:
         seen = step.obs if isinstance(step.obs, Mapping) else {self.obs_key: step.obs}
-        frame = {name: np.array(values) for name, values in {**seen, "action": step.action}.items()}
+        frame = {name: np.array(values) for name, values in seen.items()}
+        frame[ACTION] = within(step.env.action_space, np.array(step.action))
+        if self.executed:
+            frame[EXECUTED] = step.info[EXECUTED].astype(frame[ACTION].dtype)
         step.episode.observed[self.name].append(frame)
 
     def on_end(self, episode: Episode) -> None:

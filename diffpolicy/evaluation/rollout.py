@@ -227,9 +227,10 @@ def finished_episodes(
     workers: int | None = 0,
     envs: int = 64,
     timeout: float | None = None,
+    ahead: int | None = None,
     **settings: Any,
 ) -> Generator[Episode, None, None]:
-    """Yield episodes as they end, in whatever order; see `rollout`."""
+    """Yield episodes as they end, in whatever order; see `rollout`, and `run_shards` on `ahead`."""
     says = f"envs={envs}, workers={workers}, {len(resets)} episodes"
     require(envs >= 1 and (workers or 0) >= 0 and resets, says, "envs >= 1, workers >= 0 or None, and some episodes")
     if timeout is None and (made_by := factory(make_env)) is not None:
@@ -245,7 +246,8 @@ def finished_episodes(
     # Dealt out in turn, so that all have about as much to do and whatever drifts along the seeds falls on all.
     shards = [numbered[k::count] for k in range(count)]
     calls, over = [0] * count, set[int]()
-    for worker, (episode, found) in run_shards(roll, shards, functools.partial(_mourn, make_env, over), timeout):
+    mourn = functools.partial(_mourn, make_env, over)
+    for worker, (episode, found) in run_shards(roll, shards, mourn, timeout, ahead):
         over.add(episode.number)
         calls[worker] = found or calls[worker]
         yield episode

@@ -92,6 +92,7 @@ class _Worker:
     seen: int = 0  # the call that was last seen under way,
     waited: float = 0.0  # and for how many seconds
     hung: bool = False
+    items: int = 0  # that it has sent
 
 
 def run_shards(
@@ -99,6 +100,7 @@ def run_shards(
     shards: Sequence[Shard],
     mourn: Callable[[Shard, Death], tuple[Sequence[Item], Shard]],
     timeout: float | None = None,
+    ahead: int | None = None,
 ) -> Generator[tuple[int, Item], None, None]:
     """Yield (number of the shard, item) for all that `work(shard, journal=journal)` yields, in a process per shard.
 
@@ -110,6 +112,8 @@ def run_shards(
         mourn: (shard, death) -> items in place of those that will not come, and the shard that another process takes
             over; it may raise.
         timeout: seconds that a call in the journal may take, before its process is killed; None is without limit.
+        ahead: items by which a process may be ahead of the slowest one, so that who needs them in turn keeps few in
+            memory; it then waits with its next one. None is without limit.
 
     Raises:
         ValueError: `work` cannot be pickled.
@@ -125,7 +129,7 @@ def run_shards(
         for pipe, worker in workers.items():
             _send(pipe, packed, worker.shard)
         while workers:
-            for pipe in _ready(workers, timeout):
+            for pipe in _ready(_heard(workers, ahead), timeout):
                 worker = workers[pipe]
                 try:
                     kind, value = pipe.recv()
@@ -137,6 +141,7 @@ def run_shards(
                     if left:
                         with _without_interrupts():
                             pipe, following = _started(worker.number, left)
+                        following.items = worker.items + len(further)
                         workers[pipe] = following
                         _send(pipe, packed, left)
                     continue
@@ -146,6 +151,7 @@ def run_shards(
                     del workers[pipe]
                     _end(pipe, worker)
                 else:
+                    worker.items += 1
                     yield worker.number, value
     finally:
         for worker in workers.values():
@@ -173,6 +179,14 @@ def _send(pipe: Connection, packed: bytes, shard: Any) -> None:
 def _end(pipe: Connection, worker: _Worker) -> None:
     worker.process.join()
     pipe.close()
+
+
+def _heard(workers: Mapping[Connection, _Worker], ahead: int | None) -> Mapping[Connection, _Worker]:
+    """The workers that are not too far ahead of the slowest one."""
+    if ahead is None:
+        return workers
+    most = min(worker.items for worker in workers.values()) + ahead
+    return {pipe: worker for pipe, worker in workers.items() if worker.items < most}
 
 
 def _ready(workers: Mapping[Connection, _Worker], timeout: float | None) -> list[Connection]:

@@ -14,6 +14,9 @@ from diffpolicy.evaluation.task import TaskSpec
 NOISE_SEED = "noise_seed"
 """The option of `reset` by which `ActionNoise` is seeded."""
 
+EXECUTED = "executed_action"
+"""The key of `info`, and the name in a recording, of the action that `ActionNoise` carried out."""
+
 _MEMORY = 0.8  # correlation of the error from one step to the next: white noise an agent would smooth out
 _STREAM = 1  # keeps the error's random numbers apart from the environment's and the expert's
 
@@ -26,10 +29,10 @@ class ActionNoise(gym.Wrapper[Any, Any, Any, Any]):
 
     Args:
         env: the environment.
-        noise: in the units of actions.
+        noise: in the units of actions, one number or one for each dimension.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], noise: float) -> None:
+    def __init__(self, env: gym.Env[Any, Any], noise: float | np.ndarray) -> None:
         super().__init__(env)
         self.noise = noise
 
@@ -43,14 +46,23 @@ class ActionNoise(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(seed=seed, options=options or None)
 
     def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step with the action and its error."""
+        """Step with the action and its error; `info["executed_action"]` is what that makes within the space."""
         fresh = math.sqrt(1.0 - _MEMORY**2) * self.noise * self._draw.standard_normal(self._error.shape)
         self._error = _MEMORY * self._error + fresh
-        return self.env.step(action + self._error)
+        executed = action + self._error
+        obs, reward, terminated, truncated, info = self.env.step(executed)
+        return obs, reward, terminated, truncated, {**info, EXECUTED: within(self.action_space, executed)}
+
+
+def within(space: gym.Space[Any], action: np.ndarray) -> np.ndarray:
+    """Return an action as a space's bounds limit it; where it has none, as it is."""
+    return (
+        np.clip(action, space.low, space.high).astype(action.dtype) if isinstance(space, gym.spaces.Box) else action
+    )
 
 
 class StepsAfterSuccess(gym.Wrapper[Any, Any, Any, Any]):
-    """Lets an episode that ends in success run for some steps more.
+    """Lets an episode that ends in success run for some steps more, within its time limit.
 
     Args:
         env: the environment.
@@ -69,8 +81,10 @@ class StepsAfterSuccess(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step; the end of a successful episode is reported `steps` steps late, as a termination."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        if self._left is not None:
+        if truncated:
+            self._left = 0
+        elif self._left is not None:
             self._left -= 1
-        elif terminated or truncated:
+        elif terminated:
             self._left = self.steps if self._task.succeeded(info) else 0
         return obs, reward, self._left == 0, False, info

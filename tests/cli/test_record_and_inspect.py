@@ -60,8 +60,9 @@ def test_starts_are_demonstrated_again_and_again(made):
 
 def test_lingering_goes_on_beyond_success():
     env_id = "diffpolicy/PushBlocks-v0"
-    (_, plain), (_, longer) = (
-        next(demonstrate(ExpertAgent(env_id), demonstration_env(make_env(env_id), 0.0, steps), [Reset(0)]))
+    agent, make = ExpertAgent(env_id), make_env(env_id)
+    plain, longer = (
+        next(demonstrate(agent, demonstration_env(make, None, steps), [Reset(0)])).observed["recording"]
         for steps in (0, 8)
     )
     length = len(plain["state"])
@@ -94,7 +95,8 @@ def test_killed_and_gone_on_with(made):
         ([DETOUR, "episodes=0"], ["episodes=0", ">= 1"]),
         ([DETOUR, "workers=-1"], ["workers=-1", ">= 1"]),
         ([DETOUR, "steps_after_success=-1"], ["steps_after_success=-1", ">= 0"]),
-        ([DETOUR, "env.kwargs.obs_mode=state"], ["obs_mode"]),
+        ([DETOUR, "env.kwargs.obs_mode=smell"], ["'smell'", "state, pixels"]),
+        ([DETOUR, "expert=away:make"], ["expert=away:make cannot be imported", "no such module"]),
         (["env.id=diffpolicy/PushT-v0", "env.kwargs.block=ele"], ["'ele'", "tee, ell, plus"]),
         ([DETOUR, "out=A", "seed=4"], ["first_seed: 3 there, 4 now"]),
         ([DETOUR, "out=file"], ["file", "exists"]),

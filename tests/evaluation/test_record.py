@@ -15,6 +15,13 @@ from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSu
 LINE = make_env(tiny.ENV_ID)
 
 
+def arrays(agent, make, reset):
+    """Return the arrays of one successful demonstration."""
+    (episode,) = demonstrate(agent, make, [reset])
+    assert episode.success_at_end and episode.seed == reset.seed
+    return episode.observed["recording"]
+
+
 def test_an_expert_drives_many_environments_each_by_its_own_seed(line_expert):
     resets = [Reset(seed) for seed in range(8)]
     together = rollout(ExpertAgent(tiny.ENV_ID), LINE, resets, envs=5)
@@ -61,7 +68,9 @@ def test_failures_are_left_out_and_seeds_are_tried_in_order(line_expert, tmp_pat
 
 def test_an_expert_without_success_ends_it(line_expert, tmp_path):
     env = EnvConfig(tiny.ENV_ID, {"width": 2.0})
-    with pytest.raises(ValueError, match="failed 50 times running; this task is not for it"):
+    with pytest.raises(
+        ValueError, match=r"failed 50 times running \(seed 49: not done at its end, step 12\); this task is not"
+    ):
         record(RecordConfig(str(tmp_path / "A"), episodes=80, env=env))
     with pytest.raises(ValueError, match="no expert for env.id='tiny/Lin-v0'.*did you mean 'tiny/Line-v0'"):
         ExpertAgent("tiny/Lin-v0")
@@ -70,13 +79,11 @@ def test_an_expert_without_success_ends_it(line_expert, tmp_path):
 def test_noise_is_carried_out_and_not_recorded(line_expert):
     made = demonstration_env(LINE, noise=0.3)
     agent = ExpertAgent(tiny.ENV_ID)
-    runs = [
-        next(demonstrate(agent, made, [Reset(3, env_seed=1, options={NOISE_SEED: seed})]))[1] for seed in (3, 3, 4)
-    ]
+    runs = [arrays(agent, made, Reset(3, env_seed=1, options={NOISE_SEED: seed})) for seed in (3, 3, 4)]
     assert set(np.unique(np.abs(runs[0]["action"][:, 0]))) == {1.0}
     np.testing.assert_array_equal(runs[0]["state"], runs[1]["state"])
     assert not np.array_equal(runs[0]["state"][:3], runs[2]["state"][:3])
-    (_, plain), *_ = demonstrate(agent, demonstration_env(LINE), [Reset(3, env_seed=1)])
+    plain = arrays(agent, demonstration_env(LINE), Reset(3, env_seed=1))
     assert np.abs(np.diff(plain["state"][:, 0])).std() < 1e-6 < np.abs(np.diff(runs[0]["state"][:, 0])).std()
 
 
@@ -101,8 +108,8 @@ def test_steps_after_success(line_expert):
     again.reset(seed=0)
     assert next(k for k in range(8) if again.step(np.ones(2))[2]) == first - 3
     agent = ExpertAgent(tiny.ENV_ID)
-    (_, plain), *_ = demonstrate(agent, demonstration_env(LINE), [Reset(0)])
-    (_, longer), *_ = demonstrate(agent, demonstration_env(LINE, 0.0, 3), [Reset(0)])
+    plain = arrays(agent, demonstration_env(LINE), Reset(0))
+    longer = arrays(agent, demonstration_env(LINE, None, 3), Reset(0))
     assert len(longer["state"]) == len(plain["state"]) + 3
     np.testing.assert_array_equal(longer["state"][: len(plain["state"])], plain["state"])
 
@@ -132,7 +139,12 @@ def test_the_shipped_recordings_are_made_again_to_the_bit(tmp_path, name, id, se
     [
         ({"episodes": 0}, "episodes=0.*>= 1"),
         ({"noise": float("inf")}, "noise=inf"),
-        ({"env": EnvConfig(tiny.ENV_ID, {"obs_mode": "x"})}, "env.kwargs.obs_mode=x; leave obs_mode out"),
+        ({"keep": "some"}, "unknown keep 'some'; choose from success, all"),
+        ({"noise": [0.1, 0.1, 0.1]}, r"noise=\[0.1, 0.1, 0.1\]; expected a number >= 0, one for each of"),
+        ({"noise": "much"}, "noise=much; expected .* as in 5%"),
+        ({"noise": -1}, "noise=-1; expected a number >= 0"),
+        ({"expert": "runs/away"}, "expert=runs/away: no such folder; expected a checkpoint's folder, or module:make"),
+        ({"env": EnvConfig(tiny.ENV_ID, {"wdth": 1.0})}, "tiny/Line-v0 with {'wdth': 1.0}: .*wdth"),
     ],
 )
 def test_settings_are_checked_before_anything_is_written(line_expert, tmp_path, changed, says):
