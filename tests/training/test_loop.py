@@ -55,6 +55,23 @@ def test_a_model_without_weights_is_evaluated_and_written_once(tmp_path):
     assert run("b").is_dir()  # nor is it required to be evaluated
 
 
+def test_an_evaluation_that_fails_costs_no_step(tmp_path):
+    def evaluate(model, step):
+        if step == 8 and broken:
+            raise ValueError("the environment is broken")
+        return minimal.score(model, step)
+
+    broken = True
+    with pytest.raises(ValueError, match="^the environment is broken$"):
+        minimal.run(tmp_path / "a", evaluate=evaluate, checkpoint_every=0)
+    assert checkpoint.latest(tmp_path / "a/checkpoints").step == 8
+    broken = False
+    last = minimal.run(tmp_path / "a", evaluate=evaluate, checkpoint_every=0, resume=True)
+    assert minimal.digests(last) == minimal.digests(
+        minimal.run(tmp_path / "b", evaluate=evaluate, checkpoint_every=0)
+    )
+
+
 def test_best_checkpoints_are_those_with_the_highest_scores(tmp_path):
     scores = {4: 0.2, 8: 0.9, 12: 0.5, 16: 0.7, 18: 0.1}
     last = minimal.run(tmp_path, steps=18, keep_best=2, evaluate=lambda model, step: {"score": scores[step]})
