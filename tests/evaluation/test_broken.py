@@ -1,6 +1,5 @@
 """Broken environments: each costs its own episode, in one sentence; the others come out as they would have."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -20,7 +19,6 @@ from diffpolicy.config import EnvConfig
 from diffpolicy.evaluation import BrokenEnvironment, Reset, TaskSpec, episode_rows, make_env, rollout, simulate
 from diffpolicy.evaluation.contract import env_name, factory
 from diffpolicy.evaluation.evaluate import describe, evaluate, validation_metrics
-from diffpolicy.evaluation.look import look
 from diffpolicy.evaluation.record import demonstration_env
 from diffpolicy.evaluation.rollout import HOPELESS
 
@@ -299,20 +297,6 @@ def test_a_process_that_dies_and_one_that_hangs_are_replaced():
     assert episodes[4].error == "Deadly, seed 4, reset: it had not returned after 3 s, and its process was killed"
     assert [episode.steps for episode in episodes if episode.error] == [2, 0] and agent.calls == 4
     assert episode_rows(episodes) == [row for row in base() if row["seed"] not in BAD], "those beside them, too"
-
-
-class Slow(Broken):
-    def __init__(self, seconds=0.0):
-        time.sleep(seconds)
-        super().__init__()
-
-
-def test_a_look_does_not_hang_either():
-    made_by = EnvConfig(factory=f"{__name__}:Slow", max_steps=5)
-    assert look(make_env(made_by), TaskSpec.of) == TaskSpec.of(Broken())
-    hanging = dataclasses.replace(made_by, kwargs={"seconds": 1000}, timeout=0.5)
-    with pytest.raises(BrokenEnvironment, match=r"test_broken:Slow, make: it had not returned after 0.5 s"):
-        look(make_env(hanging), TaskSpec.of)
 
 
 def test_environments_are_called_what_they_are():
