@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,16 @@ from typing import Any
 import torch
 
 from diffpolicy import checkpoint as checkpoints
-from diffpolicy.config import ExecutionConfig, FoundInData, RunConfig, SamplerConfig, load_config, plain, typed
+from diffpolicy.config import (
+    EnvConfig,
+    ExecutionConfig,
+    FoundInData,
+    RunConfig,
+    SamplerConfig,
+    load_config,
+    plain,
+    typed,
+)
 from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.catalog import ImageSource, open_source
@@ -28,12 +36,19 @@ from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.evaluation import (
     INFERENCE_BLOCK,
     VALIDATION_SEED,
-    TaskSpec,
     compare,
     episode_resets,
     policy_env,
 )
-from diffpolicy.evaluation.evaluate import check_comparison, check_fit, evaluate, validation_metrics, write_report
+from diffpolicy.evaluation.adapters import names_env
+from diffpolicy.evaluation.evaluate import (
+    check_comparison,
+    check_fit,
+    check_policy,
+    evaluate,
+    validation_metrics,
+    write_report,
+)
 from diffpolicy.evaluation.measure_modes import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import finished_episodes
@@ -104,10 +119,11 @@ def evaluate_policy(
     modes: bool = False,
     compare_to: str | Path | None = None,
     overwrite: bool = False,
+    env: EnvConfig | str | Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Roll the policy of a checkpoint out in the environment it was trained for, and return the results.
+    """Roll the policy of a checkpoint out in an environment, by default its own, and return the results.
 
-    Args: those of `diffpolicy.config.commands.EvaluateConfig`.
+    Args: those of `diffpolicy.config.commands.EvaluateConfig`; `env` may also be an id, or a mapping of settings.
 
     Returns:
         The contents of evaluation.json: metrics with 95% intervals, settings, versions, one result per episode.
@@ -117,9 +133,11 @@ def evaluate_policy(
     Raises:
         BrokenEnvironment: the environment broke off every episode.
         FileExistsError: `out` holds an evaluation and `overwrite` is off.
-        ValueError: settings that the policy cannot use, or a checkpoint that was trained without an environment.
+        ValueError: settings that the policy cannot use, no environment, or one that does not fit the policy.
     """
-    settings = {**locals(), "execution": _execution(execution)}
+    asked = _env(env)
+    settings = {**locals(), "execution": _execution(execution), "env": plain(asked)}
+    del settings["asked"]
     result_file = Path(out) / "evaluation.json" if out is not None else None
     if result_file is not None and result_file.exists() and not overwrite:
         raise FileExistsError(explain(f"{result_file} exists", cure="choose another out, or overwrite=true"))
@@ -134,20 +152,20 @@ def evaluate_policy(
     )
     saved = checkpoints.read(checkpoint)
     config = load_config(saved.config)
-    require(config.env.id, f"{checkpoint} was trained without an environment", cure="train with env.id=…")
-    make_env, agent = policy_env(config), Agent(policy)
-    with closing(make_env()) as env:
-        task = TaskSpec.of(env)
+    make_env = policy_env(config, given=asked, line=f"diffpolicy evaluate checkpoint={checkpoint}")
+    agent, task = Agent(policy), check_policy(policy, make_env)
+    used = {**plain(make_env.config), "given_by_hand": names_env(asked)}
     if modes:
         check_modes(task, make_env.id)
     resets = episode_resets(seeds, episodes, task)
     other = json.loads(Path(compare_to).read_text()) if compare_to else None
-    check_comparison(other, seeds, resets, vars(config.env))
+    check_comparison(other, seeds, resets, used)
 
     recorded = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     recorded |= {"execution": plain(settings["execution"]), "sampler": policy.model.sampler}
     evaluated = {"step": saved.step, "sha256": saved.sha256, "config": plain(config)}
     result, rolled_out = evaluate(agent, make_env, resets, task, recorded, evaluated, envs=envs, workers=workers)
+    result["env"] = used
     seeds_left, theirs = ({one["seed"] for one in (each or {}).get("episodes", ())} for each in (result, other))
     if seeds_left & theirs:  # the environment may have broken off those that were in common
         result["difference"] = compare(result, other or {})
@@ -166,6 +184,12 @@ def evaluate_policy(
 
 def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionConfig:
     return given if isinstance(given, ExecutionConfig) else typed(ExecutionConfig, given or {}, "execution")
+
+
+def _env(given: EnvConfig | str | Mapping[str, Any] | None) -> EnvConfig:
+    if isinstance(given, EnvConfig):
+        return given
+    return EnvConfig(given) if isinstance(given, str) else typed(EnvConfig, given or {}, "env")
 
 
 def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
@@ -197,11 +221,13 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     for note in [*windows.notes, *([] if start is None else [f"normalizer: that of {start.path}"])]:
         if ranks.writes:
             print(note)
+    task = None
+    if names_env(config.env):  # before the seed, since an environment may draw from torch's generator
+        make_env = policy_env(config, given=config.env)
+        task = check_fit(config, make_env, windows.spec, windows.train.action_dim)
     torch.manual_seed(config.seed)
     net = config.net if method_class(config).has_net else {}
     record = replace(_with_stream(config, windows, start), net=net, found=_found(config, windows))
-    if config.env.id:
-        check_fit(config, policy_env(config), windows.spec, windows.train.action_dim)
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
     batch = windows.normalized
     if isinstance(model, Remembers):
@@ -221,7 +247,7 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
             record,
             extras={"normalizer": windows.normalizer.to_tensors()},
             validation=_validation(windows, batch, record, device),
-            evaluate=_evaluation(windows, record, ranks) if config.env.id else None,
+            evaluate=None if task is None else _evaluation(windows, record, ranks, task.main),
         )
 
 
@@ -291,10 +317,10 @@ def _validation(
     return some
 
 
-def _evaluation(windows: Windows, record: RunConfig, ranks: Ranks) -> Callable[[Any, int], dict[str, float]]:
-    make_env, spec = policy_env(record), windows.spec
-    with closing(make_env()) as env:
-        main = TaskSpec.of(env).main
+def _evaluation(
+    windows: Windows, record: RunConfig, ranks: Ranks, main: str
+) -> Callable[[Any, int], dict[str, float]]:
+    make_env, spec = policy_env(record, given=record.env), windows.spec
 
     def validate(averaged: ChunkModel, step: int) -> dict[str, float]:
         policy = build_policy(record, spec, averaged, windows.normalizer, block=INFERENCE_BLOCK)

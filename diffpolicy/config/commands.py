@@ -35,6 +35,8 @@ class EvaluateConfig:
         modes: also measure mode coverage beside the demonstrations, for tasks that declare modes.
         compare_to: another evaluation.json, for the paired difference.
         overwrite: replace results in `out`.
+        env: the environment, for a policy that was trained without one or for another one than it was trained for; or
+            settings to change of the one that it was trained for.
     """
 
     checkpoint: str = path_to(MISSING)
@@ -55,6 +57,7 @@ class EvaluateConfig:
     modes: bool = False
     compare_to: str | None = path_to(None, affects_result=False)
     overwrite: bool = free(False)
+    env: EnvConfig = field(default_factory=EnvConfig)
 
 
 @dataclass

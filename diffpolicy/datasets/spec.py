@@ -216,16 +216,19 @@ class ObservationSpec(Mapping[str, Field]):
         action_space: spaces.Space | None = None,
         action_dim: int | None = None,
         env: str = "the environment",
+        whose: str = "the demonstrations have",
+        cure: str = "let observation and env.kwargs agree, or take env.id=null",
     ) -> None:
-        """Raise ValueError unless an environment shows and takes what the demonstrations hold.
+        """Raise ValueError unless an environment shows and takes what the demonstrations or a policy do.
 
         Args:
             space: its observation space.
             action_space: its action space.
-            action_dim: numbers per action of the demonstrations.
-            env: what the message calls it.
+            action_dim: numbers per action.
+            env: what the message calls the environment.
+            whose: who has these observations and actions, in the words of the message.
+            cure: what the message advises.
         """
-        cure = "let observation and env.kwargs agree, or take env.id=null"
         if isinstance(space, spaces.Dict):
             shown: Any = {key: part.shape for key, part in space.items()}
             sizes = [math.prod(shown[key]) for key in self.vectors if key in shown and shown[key] is not None]
@@ -235,14 +238,14 @@ class ObservationSpec(Mapping[str, Field]):
             shown = space.shape
             fits = not self.images and shown == (self.vector_dim,)
         expected = self._says() if self.images or len(self.vectors) > 1 else f"({self.vector_dim},)"
-        require(fits, f"{env} shows {shown}", f"{expected}, as the demonstrations have", cure)
+        require(fits, f"{env} shows {shown}", f"{expected}, as {whose}", cure)
         for key in self.images:
             dtype, wanted = space[key].dtype, self._fields[key].dtype
             says = "uint8 images, 0 to 255" if wanted == np.uint8 else "depth in uint16"
             require(dtype == wanted, f"{env} shows {key!r} as {dtype}", says, cure)
         if action_space is not None and action_dim is not None:
             given = f"{env} takes actions {action_space.shape}"
-            require(action_space.shape == (action_dim,), given, f"({action_dim},), as the demonstrations have", cure)
+            require(action_space.shape == (action_dim,), given, f"({action_dim},), as {whose}", cure)
 
 
 def stack(observations: Iterable[Observation]) -> Observation:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv
 from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset, episode_rows
+from diffpolicy.evaluation.fit import fitting_task
 from diffpolicy.evaluation.metrics import SUCCESS, check_comparable, metric_names, summarize
 from diffpolicy.evaluation.report import (
     Image,
@@ -29,12 +29,13 @@ from diffpolicy.evaluation.report.films import ACTIONS, FAN
 from diffpolicy.evaluation.rollout import require_whole, rollout
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Agent
+from diffpolicy.policies.policy import Policy
 from diffpolicy.training.log import read_metrics
 from diffpolicy.util.errors import require
 
 
-def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, action_dim: int) -> None:
-    """Refuse an environment that shows or takes other things than the demonstrations hold, before any training.
+def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, action_dim: int) -> TaskSpec:
+    """Return the task of an environment that shows and takes what the demonstrations hold, before any training.
 
     Args:
         config: of the run.
@@ -43,14 +44,26 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
         action_dim: numbers per action of the demonstrations.
 
     Raises:
-        ValueError: it does not fit, or there are fewer validation seeds than evaluation episodes.
+        ValueError: it does not fit or is broken, or there are fewer validation seeds than evaluation episodes.
+        TypeError: it is no environment, or its `reset` takes no `seed` or `options`.
     """
     given, cure = f"evaluation_episodes={config.evaluation_episodes}", "take env.id=null to roll nothing out"
     fits = 1 <= config.evaluation_episodes <= VALIDATION_EPISODES
     require(fits, given, f"1 to {VALIDATION_EPISODES}, the validation seeds", cure)
-    with closing(make_env()) as env:
-        says = f"{config.env.id} with {config.env.kwargs}"
-        spec.check_space(env.observation_space, env.action_space, action_dim, says)
+    says = f"{config.env.id or config.env.factory} with {config.env.kwargs}"
+    cure = "let observation and env.kwargs agree, or take env.id=null"
+    return fitting_task(make_env, spec, action_dim, says, "the demonstrations have", cure)
+
+
+def check_policy(policy: Policy, make_env: EnvFactory) -> TaskSpec:
+    """Return the task of an environment that shows and takes what a policy does, before any rollout.
+
+    Raises:
+        ValueError: it does not fit or is broken.
+        TypeError: it is no environment, or its `reset` takes no `seed` or `options`.
+    """
+    says, cure = f"{make_env.id} with {make_env.kwargs}", "choose with env.kwargs and env.obs_keys what it shows"
+    return fitting_task(make_env, policy.observation, policy.action_dim, says, "the policy has", cure)
 
 
 def check_comparison(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from diffpolicy.evaluation.adapters import declared_task
+from diffpolicy.evaluation.adapters import bare_id, declared_task
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.stats import Interval, bootstrap, wilson
 
@@ -36,6 +36,15 @@ def summarize(episodes: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
     }
 
 
+def evaluated_env(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the environment of an evaluation as plain data of an `EnvConfig`.
+
+    Args:
+        result: contents of its evaluation.json, which in earlier releases names that of the training alone.
+    """
+    return result.get("env") or result["checkpoint"]["config"]["env"]
+
+
 def is_same_task(env: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two environments, as plain data of an `EnvConfig`, differ at most in what they show.
 
@@ -50,7 +59,7 @@ def _task(env: Mapping[str, Any], hidden: Collection[str]) -> dict[str, Any]:
     """What the task is, without the keyword arguments that change only what is shown."""
     kwargs = env["kwargs"] if "kwargs" in env else env["options"]
     kept = {name: value for name, value in kwargs.items() if name not in hidden}
-    return {"id": env["id"], "task": env.get("task"), "factory": env.get("factory"), "kwargs": kept}
+    return {"id": bare_id(env["id"]), "task": env.get("task"), "factory": env.get("factory"), "kwargs": kept}
 
 
 def check_comparable(
@@ -68,7 +77,7 @@ def check_comparable(
         ValueError: none in common, another task, or `other` is no evaluation.
     """
     try:
-        their_env = other["checkpoint"]["config"]["env"]
+        their_env = evaluated_env(other)
         same_task = is_same_task(env, their_env)
         same_kind = _seed_set(seeds) == _seed_set(other["settings"]["seeds"])
         common = sorted(set(planned) & {one["seed"] for one in other["episodes"]})
@@ -98,7 +107,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         ValueError: they are of different tasks, were reset differently or have no seeds in common.
     """
     a, b = ({one["seed"]: one for one in evaluation["episodes"]} for evaluation in (first, second))
-    common = check_comparable(first["settings"]["seeds"], a, first["checkpoint"]["config"]["env"], second)
+    common = check_comparable(first["settings"]["seeds"], a, evaluated_env(first), second)
     both = metric_names([*a.values(), *b.values()])
     return {
         "episodes": len(common),

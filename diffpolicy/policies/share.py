@@ -153,7 +153,7 @@ def _results(evaluation: Mapping[str, Any], videos: list[str]) -> str:
     films = "\n".join(f'<video controls src="{name}"></video>' for name in videos)
     return _RESULTS.format(
         episodes=len(seeds),
-        env=evaluation["checkpoint"]["config"]["env"]["id"],
+        env=(evaluation.get("env") or evaluation["checkpoint"]["config"]["env"])["id"],
         first=seeds[0],
         last=seeds[-1],
         lines="\n".join(lines),

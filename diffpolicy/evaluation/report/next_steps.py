@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from diffpolicy import registry
 from diffpolicy.config import ExecutionConfig, plain
+from diffpolicy.evaluation.metrics import evaluated_env
 from diffpolicy.evaluation.task import TaskSpec
 
 
@@ -53,7 +54,7 @@ def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Pat
     if task.modes and "modes" not in result:
         says = "In which modes the policy does this task, beside its demonstrations:"
         steps.append(NextStep(says, f"{evaluate} modes=true out={out}_modes"))
-    env_id = config["env"]["id"]
+    env_id = evaluated_env(result)["id"]
     if env_id in registry.known("expert"):
         says = "More demonstrations by the expert of this environment:"
         steps.append(NextStep(says, f"diffpolicy record env.id={env_id} episodes=500 out=DEMOS"))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, metric_names
+from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, evaluated_env, metric_names
 from diffpolicy.evaluation.report.next_steps import NextStep
 from diffpolicy.util.files import write_text
 from diffpolicy.util.pages import embedded, template
@@ -52,9 +52,9 @@ def write_page(
         next_steps: commands that the page suggests.
         no_videos: why there are none, where there should be some.
     """
-    names = metric_names(result["episodes"])
+    names, env = metric_names(result["episodes"]), evaluated_env(result)
     page = {
-        "title": f"{result['checkpoint']['config']['env']['id']}, {len(result['episodes'])} episodes",
+        "title": f"{env.get('id') or env.get('factory')}, {len(result['episodes'])} episodes",
         "protocol": _protocol(result),
         "figures": [_figure(name, result) for name in _foremost(names)],
         "others": [_figure(name, result) for name in names if name not in _foremost(names)],
@@ -94,6 +94,7 @@ def _protocol(result: Mapping[str, Any]) -> str:
     return (
         f"Trained for {checkpoint['step']} steps on {data['path'] or data['name']}; checkpoint chosen on seeds of "
         f"its own. Initial states: {states}{drawn}; {result['network_calls']} network calls per chunk of actions."
+        f"{' The environment was given by hand.' if evaluated_env(result).get('given_by_hand') else ''}"
     )
 
 
