@@ -16,7 +16,7 @@ from diffpolicy.config.compose import compose
 from diffpolicy.util import stats
 
 RUN = {"train": (train, RunConfig), "evaluate": (evaluate, EvaluateConfig), "record": (record, RecordConfig)}
-TINY = ["speed=float32", "evaluation_episodes=1", "net.widths=[8,16]", "net.time_features=8", "env.max_steps=16"]
+TINY = ["speed=float32", "evaluation_episodes=1", "net.widths=[8,16]", "net.time_features=8", "env.max_steps=64"]
 TINY += ["training.batch_size=8", "training.steps=2", "training.evaluate_every=1", "training.evaluate_from=1"]
 
 
