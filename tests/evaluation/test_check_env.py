@@ -64,6 +64,11 @@ class StartsFromGlobals(Base):
         return np.random.uniform(size=2)  # noqa: NPY002
 
 
+class StartsTheSame(Base):
+    def start(self):
+        return np.zeros(2)
+
+
 class PushedByGlobals(Base):
     def push(self):
         return np.array([random.random(), 0.0])
@@ -227,6 +232,12 @@ def test_what_no_setting_mends_is_broken(kind, says):
     report = report_of(kind)
     assert says in report.broken[0]
     assert not {"fresh", "seed_globals"} & report.settings.keys()
+
+
+def test_seeds_that_start_alike_are_noted():
+    (note,) = report_of(StartsTheSame).notes
+    assert note.startswith("seeds 0, 1 and 2 start alike")
+    assert not any("start alike" in note for note in report_of(StartsFromGlobals).notes), "its seeds are told apart"
 
 
 def test_keys_cameras_bounds_and_what_info_lacks():
