@@ -95,7 +95,7 @@ def test_patterns_choose_tasks_and_methods(measured):
 def test_another_recording_is_refused(measured):
     try:
         measured.change(changed(recording=["episodes=2", "noise=0.1"]))
-        with pytest.raises(ValueError, match=re.escape("noise: was 0.0, now 0.1")):
+        with pytest.raises(ValueError, match=re.escape("noise: was 0, now 0.1")):
             measured.make().to_do()
         measured.change({name: part for name, part in PLAN.items() if name != "recording"})
         with pytest.raises(ValueError, match="were the comparison's own, now others"):

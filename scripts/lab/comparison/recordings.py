@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from comparison.plan import Recording
 from diffpolicy.config import changes, effective, typed
 from diffpolicy.config.commands import RecordConfig
@@ -37,10 +39,10 @@ def write_note(folder: Path, recording: Recording, minutes: float | None) -> Non
     """
     buffer = ReplayBuffer.open(folder, ["action"])
     tried = int(buffer.meta["seeds"][-1]) + 1 - recording.config.seed
-    done = buffer.n_episodes if "success" not in buffer.meta else int(buffer.meta["success"].sum())
+    flags = buffer.meta.get("success", np.ones(buffer.n_episodes))  # -1 where the environment does not say
     note = {
         "episodes": buffer.n_episodes,
-        "expert": stats.wilson(done, tried),
+        "expert": stats.wilson(int(flags.sum()), tried) if flags.min() >= 0 else None,
         "minutes": minutes,
         "settings": _stored(recording.config),
         "sha256": digest(folder),
