@@ -22,7 +22,7 @@ from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets.conversion_changes import RELATIVE_ACTION, Changes, looks_relative
 from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Importer, recognize
 from diffpolicy.datasets.importers.base import RELATIVE
-from diffpolicy.datasets.importers.twins import odd_twin
+from diffpolicy.datasets.importers.twins import odd_frame, odd_twin
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.datasets.selection import is_numbered, numbered
 from diffpolicy.datasets.source_digest import source_digest
@@ -293,8 +293,9 @@ def read_checked(importer: Importer, episode: Episode) -> dict[str, np.ndarray]:
     except ValueError as error:  # of a reader that names no episode
         raise DamagedEpisode(f"{episode.name}: {error}") from error
     check_read(importer.path, episode, arrays, importer.arrays)
-    if twin := odd_twin(arrays):
-        importer.note(f"{importer.path.name}: {episode.name}", twin)
+    still = {name: values for name, values in arrays.items() if importer.arrays[name].role != "action"}
+    for finding in filter(None, (odd_twin(arrays), odd_frame(still))):
+        importer.note(f"{importer.path.name}: {episode.name}", finding)
     return arrays
 
 

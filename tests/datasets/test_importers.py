@@ -714,6 +714,16 @@ def test_metadata_of_another_episode_are_said(tmp_path):
 
 
 @needs_formats
+def test_an_episode_that_lost_its_success_is_said(tmp_path):
+    folder = _tiny(tmp_path)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_1/infos/success"]
+    with Opened(folder) as opened:
+        assert [episode.success for episode in opened.episodes] == [True, None, True]
+        assert opened.said == ["the success of episode_1 is not recorded, as that of others is"]
+
+
+@needs_formats
 def test_a_missing_row_of_arrow_moves_no_other(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     folder = _tiny(tmp_path, "arrow")

@@ -7,7 +7,7 @@ import recordings
 
 from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets.convert import convert
-from diffpolicy.datasets.importers.twins import odd_twin
+from diffpolicy.datasets.importers.twins import odd_frame, odd_twin
 
 
 def _arrays(length=12):
@@ -35,6 +35,17 @@ def test_columns_that_are_no_twins_are_left_in_peace():
     short = {name: values[:7] for name, values in _arrays().items()}
     short["goal"][3] += 1
     assert odd_twin(short) == ""
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_a_number_that_stands_still_but_for_one_frame(at):
+    arrays = {"goal": np.tile([0.25, 0.7, 3.0, 0.0], (12, 1)), "count": np.arange(12)}
+    assert odd_frame(arrays) == ""
+    arrays["goal"][at, 1:] += 1 / 64
+    says = f"'goal'[1] is 0.7, and 0.715625 at frame {at} alone: that may be damaged"
+    assert odd_frame(arrays) == (says if 0 < at < 11 else "")
+    arrays["goal"][(at + 3) % 12, 1] = 0.1
+    assert odd_frame(arrays) == ""
 
 
 def test_a_changed_twin_is_said_with_file_and_episode(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from diffpolicy.datasets.importers.base import LOOKED_AT, Array, Episode, Importer, Say, typical
+from diffpolicy.datasets.importers.base import LOOKED_AT, NOTED, Array, Episode, Importer, Say, typical
 from diffpolicy.datasets.importers.forms import Form
 from diffpolicy.datasets.importers.hdf5 import json_of, of_episode
 from diffpolicy.datasets.importers.minari_files import ArrowEpisodes, Hdf5Episodes, MinariEpisodes
@@ -84,11 +84,12 @@ class MinariImporter(Importer):
         return {**found, **{f"env_{name}": env[name] for name in ("id", "max_episode_steps") if env.get(name)}}
 
     def episodes(self) -> Sequence[Episode]:
-        found = []
+        found, unknown = [], []
         for number in self._files.numbers():
             name = f"episode_{number}"
             try:
                 about, success, task = self._files.about(number), self._files.success(number), self._task(number)
+                unknown += [name] if success is None else []
             except ValueError:
                 about, success, task = {}, None, None
             extra = {key: about[key] for key in ("seed",) if key in about}
@@ -98,6 +99,8 @@ class MinariImporter(Importer):
             length = about.get("total_steps")
             length = length if isinstance(length, int) and length > 0 else None
             found.append(Episode(number, name, length, task, success, extra=extra))
+        if unknown and any(episode.success is not None for episode in found):
+            self.say(f"the success of {', '.join(unknown[:NOTED])} is not recorded, as that of others is")
         return found
 
     def read(self, episode: Episode) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Numbers that a recording holds twice: where two columns are equal but for one frame, one of them was changed."""
+"""Numbers that a recording holds more than once: where they are equal but for one frame, one was changed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,29 @@ def odd_twin(arrays: Mapping[str, np.ndarray]) -> str:
                 at = int(np.argmax(differs))
                 pair = f"{values[at]:.7g} and {others[at]:.7g}"
                 return f"{name} and {twin} are equal but at frame {at}, {pair}: one of them was changed"
+    return ""
+
+
+def odd_frame(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return which column of numbers keeps one value but for a single frame, in words; empty if none does.
+
+    A goal, or the place of what does not move, is stored again in every frame. Whole numbers are not looked at, since
+    flags do change for one frame, nor are first and last frames.
+
+    Args:
+        arrays: of one episode, name -> (L, ...), without what was commanded.
+    """
+    for name, values in arrays.items():
+        if values.dtype not in (np.float32, np.float64) or len(values) < _FRAMES:
+            continue
+        columns = values.reshape(len(values), -1)
+        kept = np.where(columns[0] == columns[-1], columns[0], np.nan)
+        differs = columns != kept
+        for i in np.flatnonzero((differs.sum(axis=0) == 1) & (kept != np.round(kept))):
+            at = int(np.argmax(differs[:, i]))
+            return (
+                f"{name!r}[{i}] is {kept[i]:.7g}, and {columns[at, i]:.7g} at frame {at} alone: that may be damaged"
+            )
     return ""
 
 
