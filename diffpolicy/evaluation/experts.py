@@ -102,7 +102,7 @@ class ExpertAgent(Controller):
         """Make new experts with these seeds, which are needed, one per environment.
 
         Raises:
-            RuntimeError: making one raises; names the seed.
+            ValueError: making one raises; names the seed.
         """
         for env_id, seed in zip(env_ids or [], seeds or [], strict=True):
             with self._explained(seed, "before its episode"):
@@ -112,8 +112,8 @@ class ExpertAgent(Controller):
         """Return the experts' actions (B, A) float32; they see `obs` and `infos`, which are needed.
 
         Raises:
-            RuntimeError: an expert raises; names its seed and step.
-            ValueError: an action of another shape than the environment's, NaN or infinity.
+            ValueError: an expert raises, or gives an action of another shape than the environment's, NaN or infinity;
+                names seed and step.
         """
         require(infos is not None, "no infos", "the info of every environment, since experts see the whole state")
         infos = infos or []
@@ -143,7 +143,7 @@ class ExpertAgent(Controller):
         except Exception as error:  # an expert may raise anything
             says = f"{self.name}, seed {seed}, {when}: {type(error).__name__}: {error}"
             cure = None if not isinstance(error, (TypeError, AttributeError)) else PROTOCOL
-            raise RuntimeError(explain(says, cure)) from error
+            raise ValueError(explain(says, cure)) from error
 
 
 class ReplayAgent(Controller):

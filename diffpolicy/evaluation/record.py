@@ -47,8 +47,7 @@ def record(config: RecordConfig) -> str:
 
     Raises:
         ValueError: settings out of range; no such environment or expert, or one that does not fit the other; an
-            expert that cannot solve the environment.
-        RuntimeError: an expert that raises; names seed and step. Finished episodes stay.
+            expert that cannot solve the environment, or raises. Finished episodes stay.
         FileExistsError: `config.out` is something else than this recording, or being written.
     """
     _check(config)
