@@ -65,6 +65,9 @@ def _shown(env: gym.Env[Any, Any], obs_key: str, fps: float) -> dict[str, Any] |
     if not isinstance(space, gym.spaces.Dict) and obs_key == STATE:
         return None
     parts = space.spaces if isinstance(space, gym.spaces.Dict) else {obs_key: space}
+    nested = sorted(name for name in parts if "/" in name)
+    given = f"the environment shows {', '.join(map(repr, nested))}"
+    require(not nested, given, "keys without /", "flatten them in a gymnasium.ObservationWrapper, or choose others")
     taken = sorted({ACTION, EXECUTED} & set(parts))
     given = f"the environment shows {', '.join(map(repr, taken))}"
     require(not taken, given, "another key: a recording keeps actions by that name", "leave it out by env.obs_keys")
@@ -75,8 +78,9 @@ def _field(name: str, space: gym.Space[Any], fps: float) -> Field:
     numbers = isinstance(space, (gym.spaces.Box, gym.spaces.MultiBinary, gym.spaces.MultiDiscrete))
     given = f"the environment shows {name!r} as {space}"
     require(numbers, given, "numbers or pictures", "choose others by env.obs_keys")
-    image = len(space.shape or ()) == _IMAGE_NDIM and space.dtype == np.uint8
-    return Field("image" if image else "vector", space.shape, None, fps)
+    image = len(space.shape or ()) == _IMAGE_NDIM and space.dtype in (np.uint8, np.uint16)
+    depth = (float(space.low.min()), float(space.high.max())) if space.dtype == np.uint16 else None
+    return Field("image" if image else "vector", space.shape, None, fps, depth if image else None)
 
 
 def _settings(env: EnvConfig) -> dict[str, Any]:
