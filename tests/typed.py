@@ -27,12 +27,13 @@ def typed(command, *arguments, cwd, ok=True, code=None):
 
 @contextlib.contextmanager
 def _inside(folder):
-    before, level = Path.cwd(), logging.root.level
+    before, level, handlers = Path.cwd(), logging.root.level, list(logging.root.handlers)
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(before)
         logging.root.setLevel(level)
+        logging.root.handlers[:] = handlers
         for logger in logging.root.manager.loggerDict.values():
             logger.disabled = False  # hydra, told to leave logging alone, silences what there was before
