@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 from diffpolicy.config import EnvConfig, plain
 from diffpolicy.config.commands import CheckEnvConfig
@@ -51,6 +51,7 @@ def check_environment(config: CheckEnvConfig, *, apart: bool = True, say: Say = 
     return report
 
 
+@final
 class _Collected:
     """What the checks have found so far.
 

@@ -169,6 +169,7 @@ def run(
     return Trace(tuple(rows))
 
 
+@final
 class Neighbor:
     """Steps another instance, with another seed, whenever it is called with the number of a step.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import gymnasium as gym
 import numpy as np
@@ -25,6 +25,7 @@ from diffpolicy.policies.agent import Agent
 FAN, ACTIONS = "fan.png", "actions.png"
 
 
+@final
 class Film(Observer):
     """Writes the rendered frames of each episode to a video as they come; `observed["film"]` is its path.
 
@@ -58,6 +59,7 @@ class Film(Observer):
             self._writers.popitem()[1].close()
 
 
+@final
 class Actions(Observer):
     """Keeps the actions that were carried out, as an array `observed["actions"]` (steps, A)."""
 

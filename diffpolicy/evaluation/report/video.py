@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import av
 import numpy as np
 
 
+@final
 class VideoWriter:
     """Writes frames (H, W, 3) uint8 as an H.264 file, one by one; none is kept.
 
