@@ -56,7 +56,7 @@ def _episodes(envs, by_key=False, place="right"):
         actions = agent.act(obs)
         for i in np.flatnonzero(~ignored):
             found[int(seeds[i])]["obs"].append(np.array(obs["agent"][i] if by_key else obs[i]))
-            found[int(seeds[i])]["action"].append(actions[i])
+            found[int(seeds[i])]["action"].append(np.clip(actions[i], -1, 1))  # as a recorder keeps it
         obs, _, terminated, truncated, _ = envs.step(actions)
         ended = terminated | truncated
         begun = starts(terminated, truncated)
