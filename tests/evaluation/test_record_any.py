@@ -3,6 +3,7 @@
 import json
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from typed import typed
@@ -12,8 +13,10 @@ from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.evaluation.record import record
+from diffpolicy.evaluation.shards import _heard, _Worker
 
 MODULE = '''
+import gymnasium as gym
 import gymnasium as gym
 import numpy as np
 
@@ -204,7 +207,7 @@ def test_experts_that_are_wrong_end_in_one_sentence(here, expert, says):
         assert ReplayBuffer.open(here / expert).n_episodes == 2
 
 
-def test_recorded_trained_and_recorded_by_the_policy_from_the_command_line(made):
+def test_recorded_trained_and_recorded_by_the_policy_from_the_command_line(made, monkeypatch):
     env = ["env.id=reach_here:Reach-v0", "env.max_steps=25", "env.stop_on_success=true"]
     data = [f"dataset.path={made}", "observation.vectors=[desired_goal,observation]", "observation.images=[camera]"]
     small = [
@@ -218,6 +221,8 @@ def test_recorded_trained_and_recorded_by_the_policy_from_the_command_line(made)
     here = made.parent
     typed("train", "task=own", *data, *env, *small, *steps, "run_dir=RUN", cwd=here)
     policy = ["expert=RUN/checkpoints/last", "keep=all", "episodes=2", "out=P"]
+    monkeypatch.delitem(gym.registry, "Reach-v0")  # as in a process that has not imported the module
+    monkeypatch.delitem(sys.modules, "reach_here")
     says = typed("record", *policy, cwd=here, ok=False)
     assert "would run code that it names" in says and "diffpolicy record expert=RUN/checkpoints/last env.id=r" in says
     assert "the policy succeeds in" in typed("record", *policy, env[0], cwd=here)
@@ -225,3 +230,27 @@ def test_recorded_trained_and_recorded_by_the_policy_from_the_command_line(made)
     assert attrs["expert"]["step"] == 3 and "torch" in attrs["versions"] and attrs["env"]["max_steps"] == 25
     buffer = ReplayBuffer.open(here / "P")
     assert set(buffer.keys()) == {"observation", "desired_goal", "action"} and (here / "P/data/camera").is_dir()
+
+
+def test_processes_that_are_ahead_wait_for_the_slowest():
+    workers = {k: _Worker(None, None, k, None, items=items) for k, items in enumerate((3, 5, 4))}
+    assert list(_heard(workers, 2)) == [0, 2] and list(_heard(workers, None)) == [0, 1, 2]
+    workers[0].items = 4
+    assert list(_heard(workers, 2)) == [0, 1, 2]
+
+
+def test_nested_keys_are_refused_before_anything_is_written(here, monkeypatch):
+    import reach_here
+
+    class Nested(reach_here.Reach):
+        def __init__(self, breaks=False):
+            super().__init__(breaks)
+            self.observation_space = gym.spaces.Dict({"pixels": self.observation_space})
+
+        def see(self):
+            return {"pixels": super().see()}
+
+    monkeypatch.setitem(gym.registry, "Reach-v0", gym.envs.registration.EnvSpec("Reach-v0", Nested))
+    with pytest.raises(ValueError, match="shows 'pixels/camera', .*; expected keys without /; flatten them"):
+        record(settings(here / "nested"))
+    assert not (here / "nested").exists()
