@@ -92,7 +92,7 @@ class EnvConfig:
         kwargs: keyword arguments of the environment.
         task: name of a task within a suite, handed to the environment as its keyword argument `task`.
         factory: for environments without an id: "module:function", called with `kwargs`.
-        obs_keys: keys of a dict observation to keep, nested ones as "pixels/top"; empty keeps all but those named
+        obs_keys: keys of a dict observation to keep, nested ones as "pixels.top"; empty keeps all but those named
             achieved_goal.
         image_range: [low, high] of pictures in floating-point numbers; None where pictures are uint8.
         success: what says that the task is done: a key of `info`; "module:function", called with `info`; or "none".

@@ -31,6 +31,7 @@ OBS_MODE = "obs_mode"
 Source = EnvSpec | Callable[..., gym.Env[Any, Any]] | None
 
 _FRAMES = "rgb_array"
+_BY_NAME = ("GymV21Environment-v0", "GymV26Environment-v0")  # gymnasium's own, which import what their kwargs name
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ def _without_imports(env: EnvConfig, asked: EnvConfig, line: str) -> EnvConfig:
     if env.id is not None and ":" in env.id and env.id != asked.id and _is_known(bare_id(env.id)):
         env = replace(env, id=bare_id(env.id))
     imports = {
-        "id": env.id is not None and ":" in env.id,
+        "id": env.id is not None and (":" in env.id or env.id in _BY_NAME),
+        "kwargs": env.id in _BY_NAME,
         "factory": env.factory is not None,
         "success": is_import_path(env.success),
     }

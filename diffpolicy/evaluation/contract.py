@@ -323,7 +323,7 @@ def _named(keys: tuple[str, ...]) -> str:
 
 
 def _path(keys: tuple[str, ...]) -> str:
-    return repr("/".join(keys)) if keys else ""
+    return repr(".".join(keys)) if keys else ""
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:

@@ -37,7 +37,7 @@ class Part:
     """One array of an observation.
 
     Args:
-        key: under which it is shown, such as "pixels/top".
+        key: under which it is shown, such as "pixels.top".
         path: the keys and numbers that lead to it.
         space: of what is shown.
         read: makes what is shown of what the environment gives, always in memory of its own.
@@ -55,7 +55,7 @@ def observation(
     """Return the space that is shown instead of an observation space, and what reads observations so.
 
     One array of numbers stays one: a vector of float32. All else becomes a flat dict of float32 vectors and uint8
-    images (uint16 for depth), by keys such as "pixels/top".
+    images (uint16 for depth), by keys such as "pixels.top".
 
     Args:
         space: of the environment.
@@ -171,7 +171,7 @@ def _chosen(leaves: Mapping[tuple[Any, ...], gym.Space[Any]], keys: Sequence[str
         return kept
     chosen: list[tuple[Any, ...]] = []
     for key in keys:
-        below = [path for one, path in by_key.items() if one == key or one.startswith(f"{key}/")]
+        below = [path for one, path in by_key.items() if one == key or one.startswith(f"{key}.")]
         if not below:
             names.check("observation in env.obs_keys", key, by_key)
         for path in below:
@@ -181,7 +181,7 @@ def _chosen(leaves: Mapping[tuple[Any, ...], gym.Space[Any]], keys: Sequence[str
 
 
 def _key(path: Sequence[Any]) -> str:
-    return "/".join(map(str, path))
+    return ".".join(map(str, path))  # a name that arrays of a recording can have
 
 
 def _is_image(space: gym.Space[Any]) -> bool:

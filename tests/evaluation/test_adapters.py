@@ -161,6 +161,14 @@ def test_no_checkpoint_alone_makes_this_process_import_anything(foreign, setting
     assert policy_env(run, given=given).config == run.env
 
 
+def test_no_checkpoint_names_an_import_by_an_argument(foreign):
+    run = RunConfig(env=EnvConfig("GymV26Environment-v0", {"env_id": f"{foreign}:{foreign}/Line-v0"}, max_steps=5))
+    for given in (None, EnvConfig(run.env.id)):
+        with pytest.raises(ValueError, match=r"the checkpoint asks for .*env\.kwargs=.*, which would run code"):
+            policy_env(run, given=given)
+    assert foreign not in sys.modules
+
+
 def test_what_is_registered_here_needs_no_consent():
     run = RunConfig(env=EnvConfig(f"nowhere:{tiny.ENV_ID}"))
     assert policy_env(run).id == tiny.ENV_ID  # and nothing called nowhere is imported

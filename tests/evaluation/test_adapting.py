@@ -63,15 +63,15 @@ def test_goals_are_kept_and_what_is_achieved_only_where_it_is_asked_for():
 def test_nested_observations_become_plain_keys():
     env = adapted(Nested)
     obs, _ = env.reset(seed=0)
-    assert set(obs) == {"pixels/top", "pixels/wrist", "state/place", "state/rooms"} == set(env.observation_space)
+    assert set(obs) == {"pixels.top", "pixels.wrist", "state.place", "state.rooms"} == set(env.observation_space)
     assert env.observation_space.contains(obs)
-    assert obs["pixels/top"].shape == (9, 8, 3) and obs["state/rooms"].tolist() == [2.0]
-    assert obs["pixels/wrist"].shape == (8, 9, 3) and obs["pixels/wrist"][..., 1].min() == 7
-    assert list(adapted(Nested, obs_keys=["state/place", "pixels"]).reset(seed=0)[0]) == [
-        "state/place", "pixels/top", "pixels/wrist",
+    assert obs["pixels.top"].shape == (9, 8, 3) and obs["state.rooms"].tolist() == [2.0]
+    assert obs["pixels.wrist"].shape == (8, 9, 3) and obs["pixels.wrist"][..., 1].min() == 7
+    assert list(adapted(Nested, obs_keys=["state.place", "pixels"]).reset(seed=0)[0]) == [
+        "state.place", "pixels.top", "pixels.wrist",
     ]  # fmt: skip
     goal = adapted(Nested, obs_keys=["achieved_goal"])
-    assert goal.reset(seed=0)[0]["achieved_goal/door"].shape == (2,)
+    assert goal.reset(seed=0)[0]["achieved_goal.door"].shape == (2,)
 
 
 def test_pictures_of_numbers_are_cameras_once_their_range_is_given():

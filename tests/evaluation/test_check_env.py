@@ -244,11 +244,11 @@ def test_keys_cameras_bounds_and_what_info_lacks():
     report = report_of(Untidy, limit=None)
     shown = facts(report, "observations and actions")["observation"]
     assert {key: one.get("kind") for key, one in shown.items()} == {
-        "arm/joints": "vector", "camera": "camera", "float_camera": "vector", "task": None, "achieved_goal": "vector",
+        "arm.joints": "vector", "camera": "camera", "float_camera": "vector", "task": None, "achieved_goal": "vector",
     }  # fmt: skip
     notes = "\n".join(report.notes)
     for said in (
-        "'arm/joints' leaves its declared bounds",
+        "'arm.joints' leaves its declared bounds",
         "env.image_range=[0,1]",
         "task: no numbers",
         "env.success=solved",
@@ -257,14 +257,14 @@ def test_keys_cameras_bounds_and_what_info_lacks():
         'no "render_fps"',
     ):
         assert said in notes
-    keys = ["arm/joints", "camera", "float_camera"]
+    keys = ["arm.joints", "camera", "float_camera"]
     assert report.settings == {
         "id": "checks/Untidy-v0", "image_range": [0.0, 1.0], "obs_keys": keys, "max_steps": 500,
     }  # fmt: skip
     fitting = facts(report, "with the settings that fit")
-    assert fitting["observed"] == {"arm/joints": [2], "camera": [8, 8, 3], "float_camera": [8, 8, 3]}
+    assert fitting["observed"] == {"arm.joints": [2], "camera": [8, 8, 3], "float_camera": [8, 8, 3]}
     assert fitting["left_out"] == ["achieved_goal", "task"] and fitting["bitwise"]
-    assert "env.obs_keys=[arm/joints,camera,float_camera] env.max_steps=500" in describe(report)
+    assert "env.obs_keys=[arm.joints,camera,float_camera] env.max_steps=500" in describe(report)
     typed_in = compose(shlex.split(command_line(report.settings)), "check-env", CheckEnvConfig).env
     assert typed_in == EnvConfig(**report.settings) and make_env(typed_in)().reset(seed=0)
 
@@ -272,7 +272,7 @@ def test_keys_cameras_bounds_and_what_info_lacks():
 def test_settings_are_printed_as_they_are_typed_and_as_a_file_has_them():
     """Hydra, the shell and YAML read them back: words that look like numbers, spaces, lists, mappings."""
     kwargs = {"name": "a b", "size": "3", "flag": "true", "at": [1.5, -2.0], "way": {"left": None}, "who": "it's"}
-    settings = {"id": "tiny/Line-v0", "kwargs": kwargs, "fresh": True, "obs_keys": ["pixels/top", "2"]}
+    settings = {"id": "tiny/Line-v0", "kwargs": kwargs, "fresh": True, "obs_keys": ["pixels.top", "2"]}
     words = shlex.split(command_line(settings))
     assert compose(words, "check-env", CheckEnvConfig).env == EnvConfig(**settings)
     assert yaml.safe_load("\n".join(yaml_lines(settings))) == {"env": settings}

@@ -85,6 +85,14 @@ class Wide(Expert):
         return [0.0, 0.0, 0.0]
 
 
+class Inside(Expert):
+    def reset(self, obs, info):
+        super().reset({"desired_goal": obs["seen.desired_goal"]}, info)
+
+    def act(self, obs, info):
+        return super().act({"observation": obs["seen.observation"]}, info)
+
+
 class Old(Expert):
     def act(self, info):
         return [0.0, 0.0]
@@ -239,18 +247,30 @@ def test_processes_that_are_ahead_wait_for_the_slowest():
     assert list(_heard(workers, 2)) == [0, 1, 2]
 
 
-def test_nested_keys_are_refused_before_anything_is_written(here, monkeypatch):
+def _nested(monkeypatch, key):
+    """The environment's observations inside another dict."""
     import reach_here
 
     class Nested(reach_here.Reach):
         def __init__(self, breaks=False):
             super().__init__(breaks)
-            self.observation_space = gym.spaces.Dict({"pixels": self.observation_space})
+            self.observation_space = gym.spaces.Dict({key: self.observation_space})
 
         def see(self):
-            return {"pixels": super().see()}
+            return {key: super().see()}
 
     monkeypatch.setitem(gym.registry, "Reach-v0", gym.envs.registration.EnvSpec("Reach-v0", Nested))
-    with pytest.raises(ValueError, match="shows 'pixels/camera', .*; expected keys without /; flatten them"):
+
+
+def test_nested_keys_become_names_of_arrays(here, monkeypatch):
+    _nested(monkeypatch, "seen")
+    record(settings(here / "nested_keys", "Inside", episodes=1))
+    assert {"seen.observation", "seen.desired_goal"} <= set(ReplayBuffer.open(here / "nested_keys").keys())
+    assert (here / "nested_keys" / "data" / "seen.camera").is_dir()
+
+
+def test_names_that_are_paths_are_refused_before_anything_is_written(here, monkeypatch):
+    _nested(monkeypatch, "my/eyes")
+    with pytest.raises(ValueError, match="shows 'my/eyes.camera', .*; expected keys without /; flatten them"):
         record(settings(here / "nested"))
     assert not (here / "nested").exists()

@@ -27,7 +27,7 @@ def check_spaces(seen: Episode) -> Findings:
         _judge_part(found, seen, key, space, values[key])
     odd = [key for key, space in declared.items() if not isinstance(space, _NUMBERS)]
     if odd:
-        found.settings["obs_keys"] = [key for key in declared if key not in odd and LEFT_OUT not in key.split("/")]
+        found.settings["obs_keys"] = [key for key in declared if key not in odd and LEFT_OUT not in key.split(".")]
         found.notes.append(f"{', '.join(odd)}: no numbers, so that no policy observes it; env.obs_keys leaves it out")
     for key in values.keys() - declared.keys():
         found.notes.append(f"the observation has {key!r}, which its space does not declare: it is left out")

@@ -206,7 +206,7 @@ def kept_globals() -> Iterator[None]:
 
 
 def leaves(obs: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the parts of an observation, or of a space, by nested key: ("pixels/top", array); "" if it is but one."""
+    """Yield the parts of an observation, or of a space, by nested key: ("pixels.top", array); "" if it is but one."""
     if isinstance(obs, gym.spaces.Tuple):
         obs = obs.spaces
     if isinstance(obs, (Mapping, gym.spaces.Dict)):
@@ -217,7 +217,7 @@ def leaves(obs: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, obs
         return
     for key, part in parts:
-        yield from leaves(part, f"{prefix}/{key}" if prefix else key)
+        yield from leaves(part, f"{prefix}.{key}" if prefix else key)
 
 
 def numbers(value: Any) -> np.ndarray:
