@@ -14,13 +14,18 @@ import numpy as np
 import zarr
 
 from diffpolicy.datasets.checks import DEPTH, IMAGE_NDIM, as_images, check_camera, check_length, is_depth
-from diffpolicy.datasets.packing import Packing, never
+from diffpolicy.datasets.packing import Packing
 from diffpolicy.datasets.zarr_chunks import frames_within
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
 from diffpolicy.util.errors import located, require
 from diffpolicy.util.names import check
 
 _PIECE_BYTES = 8 * 2**20  # what is decoded at a time; a chunk if that is larger
+
+
+def never() -> bool:
+    """Return False: nothing is cancelled."""
+    return False
 
 
 class FrameSource(ABC):

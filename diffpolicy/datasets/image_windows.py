@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.datasets.frames import FrameSource
-from diffpolicy.datasets.packing import never
+from diffpolicy.datasets.frames import FrameSource, never
 from diffpolicy.datasets.window_index import WindowIndex
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.util.errors import require

@@ -18,18 +18,12 @@ import zarr
 from numcodecs.zstd import compress, decompress
 from zarr.codecs import BytesCodec, Endian, ShardingCodec, ZstdCodec
 
-from diffpolicy.datasets.zarr_chunks import AGAIN, chunk_files, file_shape
-from diffpolicy.datasets.zarr_writing import Layout
+from diffpolicy.datasets.zarr_chunks import AGAIN, Layout, chunk_files, file_shape
 from diffpolicy.util.errors import explain, require
 
 _ENTRY, _SUM = 16, 4  # bytes of a chunk's offset and length in a shard's index, and of the index's checksum
 _THREADS = 2
 _ABSENT = 2**64 - 1  # as offset and length: the chunk holds the fill value
-
-
-def never() -> bool:
-    """Return False: nothing is cancelled."""
-    return False
 
 
 @final
@@ -89,7 +83,7 @@ class Packing:
         array: zarr.Array,
         wanted: np.ndarray,
         out: np.ndarray,
-        cancelled: Callable[[], bool] = never,
+        cancelled: Callable[[], bool] | None = None,
     ) -> None:
         """Put frames of an array into `out`.
 
@@ -99,7 +93,7 @@ class Packing:
             array: whose packing this is.
             wanted: (n,) numbers of frames, increasing.
             out: (n, ...) of the array's dtype.
-            cancelled: asked before every chunk; once it returns True, `CancelledError` is raised.
+            cancelled: asked before every chunk; once it returns True, `CancelledError` is raised. None goes on.
 
         Raises:
             ValueError: a file that is missing or damaged, with its name and its frames.
@@ -121,13 +115,13 @@ class Packing:
                 pass
 
     def _unpack_file(
-        self, path: str, file: int, wanted: np.ndarray, out: np.ndarray, cancelled: Callable[[], bool]
+        self, path: str, file: int, wanted: np.ndarray, out: np.ndarray, cancelled: Callable[[], bool] | None
     ) -> None:
         size = self.layout.chunk
         with open(path, "rb") as stream:
             entries = self._entries(stream)
             for chunk, mine in _groups(wanted // size):
-                if cancelled():
+                if cancelled is not None and cancelled():
                     raise CancelledError
                 content = self._content(stream, *entries[chunk - file * len(entries)])
                 if size == 1 and _size(content) == out[mine].nbytes:  # straight to where it belongs

@@ -29,9 +29,9 @@ from zarr.storage import MemoryStore
 from diffpolicy.datasets.checks import as_array, check_camera, check_lengths, check_name
 from diffpolicy.datasets.manifest import manifest_bytes, read_manifest, verify
 from diffpolicy.datasets.packing import Packing
-from diffpolicy.datasets.zarr_chunks import chunk_files, file_shape
+from diffpolicy.datasets.zarr_chunks import Layout, chunk_files, file_shape
 from diffpolicy.datasets.zarr_layout import ENDS, MANIFEST, META, ZarrArchive
-from diffpolicy.datasets.zarr_writing import Layout, new_array
+from diffpolicy.datasets.zarr_writing import new_array
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.files import lock, sha256, write_bytes
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import numcodecs.registry
 import numpy as np
@@ -14,6 +15,41 @@ from diffpolicy.util.optional import optional
 
 AGAIN = "download or copy the data set again"
 """The cure of a damaged file."""
+
+CHUNK_BYTES = 2**20
+"""What is decoded together; a frame if that is larger."""
+
+FILE_BYTES = 8 * 2**20
+"""What lies in one file of large frames, of which a chunk holds few: a file a frame is slow to write and to copy."""
+
+_FEW = 4  # frames in a chunk
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """How many frames of an array lie together.
+
+    Args:
+        chunk: frames that are compressed together.
+        file: frames in one file, a multiple of `chunk`.
+    """
+
+    chunk: int
+    file: int
+
+    @classmethod
+    def of(cls, frame_bytes: int, most: int) -> Layout:
+        """Return the layout for frames of a size.
+
+        Args:
+            frame_bytes: of one frame.
+            most: frames in a file at most.
+        """
+        frame_bytes, most = max(1, frame_bytes), max(1, most)
+        chunk = min(most, max(1, CHUNK_BYTES // frame_bytes))
+        chunks = 1 if chunk >= _FEW else max(1, FILE_BYTES // (chunk * frame_bytes))
+        return cls(chunk, min(most // chunk, chunks) * chunk)
 
 
 def frames_within(array: zarr.Array, size: int) -> int:

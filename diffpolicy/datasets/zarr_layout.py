@@ -31,6 +31,7 @@ import numpy as np
 import zarr
 from zarr.storage import LocalStore, ZipStore
 
+from diffpolicy.datasets.packing import Packing
 from diffpolicy.datasets.zarr_chunks import (
     AGAIN,
     chunk_files,
@@ -212,7 +213,12 @@ class ZarrArchive:
                 message names the array, and the file or the frames.
         """
         with self.unchanged(name, array, start, stop):
-            return self._decoded(name, array, start, stop)
+            packing = None if self.folder is None else Packing.of(array)
+            if packing is None:
+                return self._decoded(name, array, start, stop)
+            frames = np.empty((stop - start, *array.shape[1:]), array.dtype)
+            packing.unpack(self.path, name, array, np.arange(start, stop), frames)
+            return frames
 
     @contextlib.contextmanager
     def unchanged(self, name: str, array: zarr.Array, start: int, stop: int) -> Iterator[None]:

@@ -7,9 +7,8 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import zarr
@@ -17,43 +16,11 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore, ZipStore
 
 from diffpolicy.datasets.checks import IMAGE_NDIM
+from diffpolicy.datasets.zarr_chunks import Layout
 from diffpolicy.datasets.zarr_layout import ENDS, META
 from diffpolicy.util.errors import require
 
-CHUNK_BYTES = 2**20
-"""What is decoded together; a frame if that is larger."""
-
-FILE_BYTES = 8 * 2**20
-"""What lies in one file of large frames, of which a chunk holds few: a file a frame is slow to write and to copy."""
-
-_FEW = 4  # frames in a chunk
 _IMAGES, _NUMBERS = -5, 3  # levels of zstd: camera frames take half the time at -5 that they take at 1, for 10% more
-
-
-@final
-@dataclass(frozen=True)
-class Layout:
-    """How many frames of an array lie together.
-
-    Args:
-        chunk: frames that are compressed together.
-        file: frames in one file, a multiple of `chunk`.
-    """
-
-    chunk: int
-    file: int
-
-    @classmethod
-    def of(cls, frame_bytes: int, most: int) -> Layout:
-        """Return the layout for frames of a size.
-
-        Args:
-            frame_bytes: of one frame.
-            most: frames in a file at most.
-        """
-        chunk = min(most, max(1, CHUNK_BYTES // max(1, frame_bytes)))
-        chunks = 1 if chunk >= _FEW else max(1, FILE_BYTES // (chunk * frame_bytes))
-        return cls(chunk, min(most // chunk, chunks) * chunk)
 
 
 def new_array(root: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype, layout: Layout) -> zarr.Array:

@@ -58,7 +58,8 @@ def test_train_then_evaluate_then_compare(trained):
     assert [row["seed"] for row in result["episodes"]] == [100_000, 100_001, 100_002]
     assert result["settings"]["steps"] == 2 and result["versions"]["pymunk"] and result["processor"]
     assert {file.name for file in (trained / "A").iterdir()} == {
-        "evaluation.json", "report.html", "actions.png", "scores.png", "fan.png", "training.png", "episode_100000.mp4",
+        "evaluation.json", "report.html", "actions.png", "scores.png", "fan.png", "training.png",
+        "episode_100000.mp4",
     }  # fmt: skip
     page = (trained / "A" / "report.html").read_text()
     assert f"{result['score']['mean']:.3f}" in page and "data:video/mp4;base64," in page

@@ -211,7 +211,7 @@ def large(tmp_path_factory):
     """Three cameras of 60 × 80 in chunks of four frames: what VGA is, at a 64th of the bytes."""
     path = tmp_path_factory.mktemp("large") / "large"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffpolicy.datasets.zarr_writing.CHUNK_BYTES", 4 * FRAME)
+        patch.setattr("diffpolicy.datasets.zarr_chunks.CHUNK_BYTES", 4 * FRAME)
         writer = EpisodeWriter(path, {})
         for _ in range(3):
             frames = {f"eye{k}": np.full((130, 60, 80, 3), k, np.uint8) for k in range(3)}

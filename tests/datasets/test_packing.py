@@ -14,9 +14,9 @@ from diffpolicy.datasets import EpisodeWriter, packing
 from diffpolicy.datasets.frames import ZarrFrames
 from diffpolicy.datasets.manifest import verify
 from diffpolicy.datasets.packing import Packing
-from diffpolicy.datasets.zarr_chunks import chunk_files
+from diffpolicy.datasets.zarr_chunks import Layout, chunk_files
 from diffpolicy.datasets.zarr_layout import ZarrArchive
-from diffpolicy.datasets.zarr_writing import Layout, new_array
+from diffpolicy.datasets.zarr_writing import new_array
 
 RNG = np.random.default_rng(0)
 LARGE = (320, 300, 3)  # frames of which a chunk holds three, and a file several chunks
@@ -128,6 +128,7 @@ def test_small_frames_have_a_chunk_per_file(frame_bytes, most, layout):
 
 def test_large_frames_share_files(tmp_path):
     assert Layout.of(480 * 640 * 3, 1024) == Layout(1, 9) and Layout.of(2**24, 1024) == Layout(1, 1)
+    assert Layout.of(0, 3) == Layout(3, 3) and Layout.of(8, 0) == Layout(1, 1)
     assert Layout.of(288_000, 1024) == Layout(3, 27) and Layout.of(288_000, 5) == Layout(3, 3)
     writer, episodes = EpisodeWriter(tmp_path / "made", {}), []
     for length in (20, 9, 41):
@@ -150,7 +151,7 @@ def test_large_frames_share_files(tmp_path):
 
 def test_a_recording_with_a_file_per_frame_is_continued(tmp_path, monkeypatch):
     """As they were written before."""
-    monkeypatch.setattr("diffpolicy.datasets.zarr_writing.FILE_BYTES", 1)
+    monkeypatch.setattr("diffpolicy.datasets.zarr_chunks.FILE_BYTES", 1)
     first, second = (RNG.integers(0, 9, (n, *LARGE), np.uint8) for n in (4, 5))
     EpisodeWriter(tmp_path / "made", {}).add({"camera": first})
     monkeypatch.undo()
