@@ -84,6 +84,12 @@ def likelihood_table() -> str:
     )
 
 
+def reading_table() -> str:
+    """Return the Markdown table of reading converted recordings."""
+    files = (RESULTS / "recordings" / name for name in ("reading.json", "reading_resized.json"))
+    return benchmark_tables.reading(*(json.loads(file.read_text()) for file in files))
+
+
 @functools.cache
 def _compared() -> list[Result]:
     return list(read_results(RESULTS).values())
@@ -122,6 +128,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "suites": _from(suites_table, "suites.json"),
     "speed": _from(speed_table, "environments.json"),
     "time": _from(time_table, "time_to_score.json"),
+    "conversion": _from(benchmark_tables.conversion, "recordings/conversion.json"),
+    "reading": reading_table,
     "images": _from(image_tables.recipes, "images/benchmark.json"),
     "grid": _from(image_tables.grid, "images/benchmark.json"),
     "ablation": _from(image_tables.ablation, "images/ablation.json"),

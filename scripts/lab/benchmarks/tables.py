@@ -78,6 +78,43 @@ def loader(found: Cases) -> str:
     return markdown("case | measured | ratio [range]", lines)
 
 
+def overhead(found: Cases) -> str:
+    """Return the table of what the rollout loop and the adapter add to a step."""
+    lines = []
+    for case, one in _cases(found).items():
+        added = one["overhead_us"]
+        spread = f"{added['median']:.0f} [{added['low']:.0f}, {added['high']:.0f}]"
+        share = one["seconds"]["ours"] / one["seconds"]["peer"] - 1
+        lines.append([case, spread, f"{share:.1%}" if "within_budget" in one else ""])
+    return markdown("environment | added to a step, µs | of the step", lines)
+
+
+def conversion(found: Cases) -> str:
+    """Return the table of converting video."""
+    lines = []
+    for codec, one in found["conversion"].items():
+        turns = [f"{turn:.0f}" for turn in (min(one["turns"]), max(one["turns"]))]
+        lines.append([codec.upper(), f"{one['frames_per_second']:.0f} [{', '.join(turns)}]"])
+    return markdown("video | frames of 480 × 640 converted a second", lines)
+
+
+READERS = ("read", "decoded", "cached", "pyav")
+"""How frames are read, by their names in a file of `recordings.py reading`."""
+
+
+def reading(full: Cases, resized: Cases) -> str:
+    """Return the table of reading frames for training, beside decoding the video."""
+    lines = []
+    for size, found in (("480 × 640", full), ("120 × 160, converted with `resize=`", resized)):
+        for codec, one in found["reading"].items():
+            rates = [f"{one[f'{how}_per_second']:,.0f}" for how in READERS]
+            ratios = [f"{one[f'ratio_to_{how}']:.1f}" for how in READERS[1:]]
+            beside = map(" / ".join, zip(rates[1:], ratios, strict=True))
+            lines.append([f"{codec.upper()}, {size}", rates[0], *beside])
+    how = "front to back | at random, file kept open | at random, file opened anew"
+    return markdown(f"video, and what is read | frames/s | {how}", lines)
+
+
 TABLES = {
     "train_step": (train_step, "train_step"),
     "profile": (profile, "profile"),
@@ -85,5 +122,6 @@ TABLES = {
     "latency": (latency, "latency"),
     "evaluate": (evaluate, "evaluate"),
     "loader": (loader, "loader"),
+    "overhead": (overhead, "overhead"),
 }
 """Tables by the name of their markers, each with the benchmark whose file it reads."""
