@@ -23,7 +23,7 @@ SUITES = (
     ("diffpolicy/FetchReach-v0", "suites.robotics:FetchReachEnv", 50),
     ("diffpolicy/FetchPush-v0", "suites.robotics:FetchPushEnv", 50),
     ("diffpolicy/FetchPickAndPlace-v0", "suites.robotics:FetchPickAndPlaceEnv", 50),
-    ("diffpolicy/PointMaze-v0", "suites.robotics:PointMazeEnv", 600),
+    ("diffpolicy/PointMaze-v0", "suites.robotics:PointMazeEnv", 800),
     ("diffpolicy/GymPushT-v0", "suites.gym_pusht:GymPushTEnv", 300),
 )
 """The same of other projects' environments, each of which needs an extra, see `suites`."""

@@ -39,6 +39,16 @@ def test_experts_succeed_and_stay(name: str, steps: int) -> None:
         assert len(done) == steps and done[-1]
 
 
+@pytest.mark.parametrize(("task", "steps"), [("UMaze", 300), ("Medium", 600), ("Large", 800)])
+def test_each_maze_has_its_time_limit(task: str, steps: int) -> None:
+    env = made(MAZE, task=task)
+    env.reset(seed=0)
+    still = np.zeros(2, np.float32)
+    cut = next(number for number in range(1, 1001) if env.step(still)[3])
+    assert cut == steps
+    env.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kwargs"), [*ALL, (MAZE, {"task": "UMaze"}), (MAZE, {"task": "Large"})])
 def test_experts_hardly_ever_fail(name: str, kwargs: dict[str, Any]) -> None:
