@@ -70,7 +70,7 @@ def observation(
     leaves = dict(_leaves(space))
     chosen = _chosen(leaves, keys)
     parts = [_part(path, leaves[path], image_range) for path in chosen]
-    pictured = any(_is_image(leaves[path]) and leaves[path].dtype not in (np.uint8, np.uint16) for path in chosen)
+    pictured = any(is_image(leaves[path]) and leaves[path].dtype not in (np.uint8, np.uint16) for path in chosen)
     given = f"env.image_range={list(image_range or ())}, and no pictures in {', '.join(one.key for one in parts)}"
     require(image_range is None or pictured, given, "pictures of floating-point numbers", "leave it out")
     if plain and len(parts[0].space.shape) == 1:
@@ -184,19 +184,19 @@ def _key(path: Sequence[Any]) -> str:
     return ".".join(map(str, path))  # a name that arrays of a recording can have
 
 
-def _is_image(space: gym.Space[Any]) -> bool:
-    """Whether a space is that of pictures: uint8 or uint16 of three axes, or what looks like one in other numbers."""
+def is_image(space: gym.Space[Any]) -> bool:
+    """Return whether a space holds pictures: uint8 or uint16 of three axes, or other numbers of their shape."""
     if not isinstance(space, spaces.Box) or len(space.shape) not in (2, 3):
         return False
     if space.dtype in (np.uint8, np.uint16):
         return len(space.shape) == 3 or min(space.shape) >= _SMALLEST
-    height, width, _ = _upright(space.shape) if len(space.shape) == 3 else (0, 0, 0)
+    height, width, _ = upright(space.shape) if len(space.shape) == 3 else (0, 0, 0)
     channels = set(space.shape[::2]) & set(_CHANNELS) if len(space.shape) == 3 else set()
     return bool(channels) and min(height, width) >= _SMALLEST
 
 
-def _upright(shape: Sequence[int]) -> tuple[int, int, int]:
-    """(H, W, C) of a picture of this shape: (H, W), (H, W, C), or (C, H, W) with 1, 3 or 4 channels."""
+def upright(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return (H, W, C) of a picture of this shape: (H, W), (H, W, C), or (C, H, W) with 1, 3 or 4 channels."""
     if len(shape) == 2:
         return shape[0], shape[1], 1
     first, middle, last = shape
@@ -205,9 +205,9 @@ def _upright(shape: Sequence[int]) -> tuple[int, int, int]:
 
 def _part(path: tuple[Any, ...], space: gym.Space[Any], image_range: Sequence[float] | None) -> Part:
     key = _key(path)
-    if not _is_image(space):
+    if not is_image(space):
         return Part(key, path, *_vector(space))
-    shape, size = space.shape or (), _upright(space.shape or ())
+    shape, size = space.shape or (), upright(space.shape or ())
     dtype = np.dtype(space.dtype)
     turned = len(shape) == 3 and tuple(shape) != size
     if dtype in (np.uint8, np.uint16):

@@ -17,6 +17,10 @@ from diffpolicy.config.commands import CheckEnvConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import make_env
 from diffpolicy.evaluation.check_env import check_environment, command_line, describe, yaml_lines
+from diffpolicy.evaluation.check_env.edges import check_edges
+from diffpolicy.evaluation.check_env.stepping import check_episode, explore
+from diffpolicy.evaluation.check_env.traces import Instance
+from diffpolicy.evaluation.journal import Journal
 
 SEEDING = "same seed, same episode (compared in float64)"
 
@@ -134,6 +138,22 @@ class Untidy(Base):
 
     def info(self):
         return {"solved": True, **({"late": 1} if self.count > 3 else {})}
+
+
+class ChannelsFirst(Base):
+    """Cameras whose channels come first, in bytes and in floating-point numbers."""
+
+    observation_space = gym.spaces.Dict(
+        {"bytes": gym.spaces.Box(0, 255, (3, 8, 9), np.uint8), "light": gym.spaces.Box(0.0, 1.0, (3, 8, 9))}
+    )
+
+    def see(self):
+        light = self.np_random.uniform(size=(3, 8, 9)).astype(np.float32)
+        return {"bytes": (255 * light).astype(np.uint8), "light": light}
+
+
+class ClipsItself(Base):
+    metadata = {**Base.metadata, "task": {"clips_actions": True}}  # noqa: RUF012
 
 
 class DrawnToTheEye(Base):
@@ -267,6 +287,44 @@ def test_keys_cameras_bounds_and_what_info_lacks():
     assert "env.obs_keys=[arm.joints,camera,float_camera] env.max_steps=500" in describe(report)
     typed_in = compose(shlex.split(command_line(report.settings)), "check-env", CheckEnvConfig).env
     assert typed_in == EnvConfig(**report.settings) and make_env(typed_in)().reset(seed=0)
+
+
+def test_pictures_with_channels_first_are_cameras():
+    report = report_of(ChannelsFirst)
+    shown = facts(report, "observations and actions")["observation"]
+    assert shown["bytes"]["kind"] == "camera" and shown["light"]["kind"] == "vector"
+    assert report.settings["image_range"] == [0.0, 1.0]
+    assert "'bytes': camera (3, 8, 9) uint8, shown as (8, 9, 3), seen" in describe(report)
+    assert facts(report, "with the settings that fit")["observed"] == {"bytes": [8, 9, 3], "light": [8, 9, 3]}
+
+
+@pytest.mark.parametrize(("seconds", "envs"), [(0.001, None), (1.5, 32), (5.0, 12), (100.0, 1)])
+def test_fewer_environments_are_proposed_where_they_are_slow_to_make(seconds, envs):
+    seen = explore(Base, Journal(), seed=0, seconds=1.0)
+    seen.seconds["make"] = seconds
+    assert check_episode(seen).evaluation == ({} if envs is None else {"envs": envs})
+
+
+def test_what_becomes_of_actions_outside_the_bounds():
+    clipped, handed = ("\n".join(check_edges(kind, Journal(), 0, 1.0).facts) for kind in (Base, ClipsItself))
+    assert "they are clipped before they reach it" in clipped
+    assert "they reach it as they are, since its task declares" in handed and "before they reach" not in handed
+
+
+def test_an_instance_that_was_never_reset_is_closed_too():
+    closed = []
+
+    class Closes(Base):
+        def close(self):
+            closed.append(self)
+
+    env = Instance(Closes, Journal())
+    env.close()
+    assert closed == [env.env]
+    again = Instance(Closes, Journal())
+    again.reset(0)
+    again.close()
+    assert closed == [env.env, again.env]
 
 
 def test_settings_are_printed_as_they_are_typed_and_as_a_file_has_them():

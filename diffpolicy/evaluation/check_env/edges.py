@@ -14,6 +14,7 @@ from diffpolicy.evaluation.check_env.stepping import random_actions
 from diffpolicy.evaluation.check_env.traces import Instance, difference, run
 from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.journal import Journal
+from diffpolicy.evaluation.task import TaskSpec
 
 _TRIED = 5  # steps with an action outside the bounds
 
@@ -45,7 +46,12 @@ def _outside(found: Findings, env: Instance, seed: int) -> None:
         does = "are taken as they are" if difference(clipped, outside) else "have the effect of clipped ones"
     except Exception as error:
         does = f"are refused ({sentence(error)})"
-    found.facts.append(f"actions outside the bounds {does}; they are clipped before they reach it")
+    handed = (
+        "they reach it as they are, since its task declares that it clips them"
+        if TaskSpec.of(env.env).clips_actions
+        else "they are clipped before they reach it"
+    )
+    found.facts.append(f"actions outside the bounds {does}; {handed}")
     found.values["outside"] = does
 
 

@@ -10,10 +10,8 @@ import numpy as np
 from diffpolicy.evaluation.check_env.findings import Findings
 from diffpolicy.evaluation.check_env.stepping import Episode
 from diffpolicy.evaluation.check_env.traces import leaves
-from diffpolicy.evaluation.spaces import LEFT_OUT
+from diffpolicy.evaluation.spaces import LEFT_OUT, is_image, upright
 
-_CHANNELS = (1, 3, 4)
-_SMALLEST = 8  # pixels along a side of a picture
 _NUMBERS = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiBinary, gym.spaces.MultiDiscrete)
 _RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # in which pictures of floating-point numbers are usually given
 
@@ -43,24 +41,25 @@ def _judge_part(found: Findings, seen: Episode, key: str, space: gym.Space[Any],
         return
     value = np.asarray(value)
     low, high = float(seen.lows[key].min(initial=np.inf)), float(seen.highs[key].max(initial=-np.inf))
-    picture = value.ndim == 3 and value.shape[-1] in _CHANNELS and min(value.shape[:2]) >= _SMALLEST
-    what = "camera" if picture and value.dtype == np.uint8 else "vector"
-    found.facts.append(f"{name}: {what} {value.shape} {value.dtype}, seen {low:.4g} to {high:.4g}")
+    picture = is_image(space)
+    what = "camera" if picture and space.dtype.kind == "u" else "vector"
+    turned = f", shown as {upright(value.shape)}" if picture and upright(value.shape) != value.shape else ""
+    found.facts.append(f"{name}: {what} {value.shape} {value.dtype}{turned}, seen {low:.4g} to {high:.4g}")
     part = {"kind": what, "shape": [*value.shape], "dtype": str(value.dtype), "seen": [low, high]}
     found.values["observation"][key] = part
     if value.dtype != space.dtype:
         found.notes.append(f"{name} is {value.dtype}, and its space declares {space.dtype}")
     if (seen.lows[key] < space.low.ravel()).any() or (seen.highs[key] > space.high.ravel()).any():
         found.notes.append(f"{name} leaves its declared bounds, which nothing here relies on")
-    if picture and value.dtype.kind == "f":
-        _suggest_range(found, name, low, high)
+    if picture and what == "vector":
+        _suggest_range(found, name, value.dtype, low, high)
 
 
-def _suggest_range(found: Findings, name: str, low: float, high: float) -> None:
+def _suggest_range(found: Findings, name: str, dtype: np.dtype, low: float, high: float) -> None:
     bounds = next(((a, b) for a, b in _RANGES if a <= low and high <= b), (low, high))
     found.settings["image_range"] = [*bounds]
     found.notes.append(
-        f"{name} looks like a picture in floating-point numbers; env.image_range=[{bounds[0]:g},{bounds[1]:g}] makes "
+        f"{name} looks like a picture in {dtype}; env.image_range=[{bounds[0]:g},{bounds[1]:g}] makes "
         "it a camera, if these are its black and white"
     )
 

@@ -159,10 +159,17 @@ def check_episode(seen: Episode, success: str | None = None) -> Findings:
         f"making {seen.seconds['make']:.2g} s"
     )
     found.values |= {"fps": seen.task.fps, "steps": len(seen.actions)}
+    _judge_making(found, seen)
     return found
+
+
+def _judge_making(found: Findings, seen: Episode) -> None:
+    """Propose as many environments as are made within a minute, in whole blocks of inference where these fit."""
     many = int(_MAKING / max(seen.seconds["make"], 1e-9))
     if many < EvaluateConfig().envs:
-        found.evaluation["envs"] = max(many - many % INFERENCE_BLOCK, min(many, INFERENCE_BLOCK), 1)
+        envs = max(many - many % INFERENCE_BLOCK, min(many, INFERENCE_BLOCK), 1)
+        found.evaluation["envs"] = envs
+        found.facts.append(f"slow to make: envs={envs} makes no more than a minute's worth of them in each process")
 
 
 def _judge_success(found: Findings, seen: Episode, success: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ class Instance:
         self.env = self._noted("make", make)
         made = functools.partial(_made, make, self.env)
         self._place = Place(made, Contract(limited=True), journal)  # what lacks a limit is said, not refused
+        self._taken = False  # by the place, which closes it from then on
 
     def reset(self, seed: int) -> tuple[Any, Mapping[str, Any]]:
         """Start an episode and return its first observation and `info`.
@@ -106,6 +108,7 @@ class Instance:
         Raises:
             BrokenEnvironment, TypeError: what the environment does or returns is not what rollouts ask.
         """
+        self._taken = True
         return self._place.start(Episode(seed), Reset(seed))
 
     def step(self, action: Any) -> tuple[Any, float, bool, Mapping[str, Any]]:
@@ -122,7 +125,13 @@ class Instance:
 
     def close(self) -> None:
         """Close the environment."""
-        self._place.close()
+        if self._taken:
+            self._place.close()
+            return
+        try:
+            self._noted("close", self.env.close)
+        except Exception as error:  # no more than a warning, as of a place
+            warnings.warn(f"closing it: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
 
     def _noted(self, what: str, call: Callable[[], Any]) -> Any:
         self._journal.begin(what, 0, 0)
