@@ -11,6 +11,7 @@ import numpy as np
 
 from diffpolicy import registry
 from diffpolicy.datasets.spec import Observation
+from diffpolicy.evaluation.adapters import bare_id
 from diffpolicy.policies.controller import Controller
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import suggest
@@ -47,16 +48,16 @@ class MakeExpert(Protocol):
 
 
 def find_expert(env_id: str | None) -> MakeExpert:
-    """Return what makes the expert of an environment.
+    """Return what makes the expert of an environment, by its id with or without the module that registers it.
 
     Raises:
         ValueError: there is none, with the environments that have one.
     """
-    known = registry.known("expert")
-    if env_id not in known:
-        given = f"no expert for env.id={env_id!r}{suggest(env_id, known)}"
+    known, name = registry.known("expert"), bare_id(env_id)
+    if name not in known:
+        given = f"no expert for env.id={env_id!r}{suggest(name, known)}"
         raise ValueError(explain(given, f"one of {', '.join(known) or 'none'}"))
-    return registry.lookup("expert", str(env_id))
+    return registry.lookup("expert", str(name))
 
 
 @dataclass

@@ -74,6 +74,7 @@ def test_an_expert_without_success_ends_it(line_expert, tmp_path):
         record(RecordConfig(str(tmp_path / "A"), episodes=80, env=env))
     with pytest.raises(ValueError, match="no expert for env.id='tiny/Lin-v0'.*did you mean 'tiny/Line-v0'"):
         ExpertAgent("tiny/Lin-v0")
+    assert ExpertAgent(f"some_module:{tiny.ENV_ID}").make is ExpertAgent(tiny.ENV_ID).make
 
 
 def test_noise_is_carried_out_and_not_recorded(line_expert):
