@@ -50,7 +50,7 @@ class Adapted(gym.Wrapper[Any, Any, Any, Any]):
         self._clip = None if task.clips_actions else clip
         self._judge = _judge(config.success)
         if config.success is not None:
-            self.metadata = _judged(env.metadata, config.success)
+            self.metadata = _judged(env.metadata or {}, config.success)
         self._ends = TaskSpec.of(self).succeeded if config.stop_on_success else None
         self._generators = GlobalGenerators() if config.seed_globals else None
 

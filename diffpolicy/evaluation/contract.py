@@ -49,7 +49,7 @@ class _Part(NamedTuple):
 
 @dataclass
 class Contract:
-    """What all environments of a rollout have in common, the first of them says what.
+    """What all environments of a rollout share, as the first one declares it.
 
     Args:
         limited: whether the caller limits the steps of all episodes.
@@ -69,7 +69,7 @@ class Contract:
             ValueError: no time limit, or a malformed task.
         """
         require(isinstance(env, gym.Env), *_no_env(env), error=TypeError)
-        check_env(env, self.limited)
+        require_limits(env, self.limited)
         self.task = TaskSpec.of(env) if self.task is None else self.task
         self.parts = _parts(env)
 
@@ -196,7 +196,7 @@ class Place:
         return obs, reward, done, info
 
 
-def check_env(env: gym.Env[Any, Any], limited: bool) -> None:
+def require_limits(env: gym.Env[Any, Any], limited: bool) -> None:
     """Raise unless episodes of `env` end, and its `reset` takes what every episode is reset with.
 
     Args:
@@ -207,7 +207,7 @@ def check_env(env: gym.Env[Any, Any], limited: bool) -> None:
         TypeError: a `reset` without `seed` and `options`.
         ValueError: no time limit.
     """
-    inner = env.unwrapped
+    inner = innermost(env)
     parameters = inspect.signature(inner.reset).parameters
     missing = {"seed", "options"} - set(parameters)
     open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
@@ -218,6 +218,12 @@ def check_env(env: gym.Env[Any, Any], limited: bool) -> None:
         f"{type(inner).__name__} has no time limit, so that an episode might never end",
         cure="make it with gymnasium.make(…, max_episode_steps=N), or pass max_steps=N (env.max_steps=N to commands)",
     )
+
+
+def innermost(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """Return the environment inside all wrappers; its own `unwrapped` may be an object of another API."""
+    *_, inner = _layers(env)
+    return inner
 
 
 def has_time_limit(env: gym.Env[Any, Any]) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffpolicy.datasets.spec import Observation, ObservationSpec
 from diffpolicy.evaluation.adapting import Adapted
-from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv, check_env, env_name
+from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv, env_name, innermost, require_limits
 from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import Observer
 from diffpolicy.evaluation.rollout import finished_episodes
@@ -94,7 +94,7 @@ class _Fit(Observer):
         says, whose, cure = self._words
         spaces = (env.observation_space, env.action_space)
         self._spec.check_space(*spaces, self._action_dim, says, whose=whose, cure=cure)
-        check_env(env, limited=False)  # the episodes to come have no limit of their own
+        require_limits(env, limited=False)  # the episodes to come have no limit of their own
         _check_step(env, env_name(self._make_env))
         episode.observed[self.name] = TaskSpec.of(env)
 
@@ -104,7 +104,7 @@ class _Fit(Observer):
 
 def _check_step(env: gym.Env[Any, Any], name: str) -> None:
     """Raise BrokenEnvironment where gymnasium's own wrappers would trip over what the innermost step returns."""
-    inner = env.unwrapped
+    inner = innermost(env)
     if not isinstance(env, Adapted) or inner.action_space != env.action_space:
         return
     try:

@@ -131,8 +131,9 @@ class TaskSpec:
         return cls.from_metadata(env.metadata)
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> TaskSpec:
-        """Return the task of an environment's `metadata`, see `of`."""
+    def from_metadata(cls, metadata: Mapping[str, Any] | None) -> TaskSpec:
+        """Return the task of an environment's `metadata`, which may be None; see `of`."""
+        metadata = metadata or {}
         declared = dict(metadata.get("task") or {})
         for name in declared:
             names.check('entry of metadata["task"]', name, [one.name for one in fields(cls)])

@@ -135,6 +135,38 @@ class Whole(Walk):
         self.action_space = spaces.Box(-3, 3, (2,), np.int64)
 
 
+class OtherApi:
+    """A simulation of another API: its reset takes nothing, its step returns four values."""
+
+    def reset(self):
+        self.place = np.zeros(2)
+        return self.place
+
+    def step(self, action):
+        self.place = self.place + action
+        return self.place, float(self.place[0]), False, {"is_success": bool(self.place[0] > 1.0)}
+
+
+class Bridge(gym.Env):
+    """Such a simulation behind gymnasium's API, with no metadata and the simulation itself as `unwrapped`."""
+
+    def __init__(self):
+        self.simulation, self.metadata = OtherApi(), None
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = spaces.Box(-0.5, 0.5, (2,), np.float64)
+
+    @property
+    def unwrapped(self):
+        return self.simulation
+
+    def reset(self, seed=None, options=None):
+        return self.simulation.reset(), {}
+
+    def step(self, action):
+        obs, reward, done, info = self.simulation.step(action)
+        return obs, reward, done, False, info
+
+
 def beyond(info):
     """Return whether the place is beyond 2.2."""
     return info["place"] > 2.2

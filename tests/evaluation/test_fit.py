@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tiny_policy
-from environments import Goals, Walk
+from environments import Bridge, Goals, Walk
 
 from diffpolicy.config import EnvConfig
 from diffpolicy.datasets.spec import Field, ObservationSpec
@@ -80,6 +80,11 @@ def checked(kind, spec=SPEC, action_dim=2, **settings):
 def test_before_the_first_episode_in_words(kind, settings, says):
     with pytest.raises((ValueError, TypeError), match=says):
         checked(kind, **settings)
+
+
+@pytest.mark.parametrize("success", [None, "is_success"])
+def test_a_bridge_to_another_api_fits(success):
+    assert checked(Bridge, success=success).main == "return"
 
 
 def test_one_seed_at_which_an_environment_breaks_does_not_speak_for_all():

@@ -106,7 +106,7 @@ def explore(make: MakeEnv, journal: Journal, seed: int, seconds: float) -> Episo
         started = time.perf_counter()
         env = instance.env
         limit = None if env.spec is None else env.spec.max_episode_steps
-        spaces = env.observation_space, env.action_space, env.metadata
+        spaces = env.observation_space, env.action_space, env.metadata or {}
         seen = Episode(TaskSpec.of(env), *spaces, limit, has_time_limit(env), dict(info), copy.deepcopy(obs))
         seen.see(obs)
         seen.seconds = {"make": made - began, "reset": started - made, "steps": 0.0}
