@@ -29,6 +29,7 @@ from diffpolicy.config import (
     typed,
 )
 from diffpolicy.config.commands import REPORT_SEED
+from diffpolicy.config.schema import note_named
 from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.catalog import ImageSource, open_source
 from diffpolicy.datasets.normalizer import Normalizer
@@ -123,7 +124,8 @@ def evaluate_policy(
 ) -> dict[str, Any]:
     """Roll the policy of a checkpoint out in an environment, by default its own, and return the results.
 
-    Args: those of `diffpolicy.config.commands.EvaluateConfig`; `env` may also be an id, or a mapping of settings.
+    Args: those of `diffpolicy.config.commands.EvaluateConfig`; `env` may also be an id, or a mapping of settings, all of
+        which are put over those of the training; of an `EnvConfig`, those that are not at their defaults.
 
     Returns:
         The contents of evaluation.json: metrics with 95% intervals, settings, versions, one result per episode.
@@ -189,7 +191,11 @@ def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionCo
 def _env(given: EnvConfig | str | Mapping[str, Any] | None) -> EnvConfig:
     if isinstance(given, EnvConfig):
         return given
-    return EnvConfig(given) if isinstance(given, str) else typed(EnvConfig, given or {}, "env")
+    if isinstance(given, str):
+        return EnvConfig(given)
+    asked = typed(EnvConfig, given or {}, "env")
+    note_named(asked, given or ())
+    return asked
 
 
 def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:

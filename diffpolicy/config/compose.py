@@ -5,20 +5,23 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffpolicy import registry
 from diffpolicy.config.run import RunConfig
-from diffpolicy.config.schema import NOT_TYPED, array_maps, open_maps, paths
+from diffpolicy.config.schema import NOT_TYPED, array_maps, note_named, open_maps, paths
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import unknown
 
@@ -52,9 +55,22 @@ def compose(settings: Sequence[str] = (), name: str = "train", schema: type = Ru
     overrides = prepare(name, schema, groups, settings)
     try:
         with _configs():
-            return OmegaConf.to_object(hydra.compose(name, overrides))
+            return as_settings(hydra.compose(name, overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{' '.join(settings)}: {error}") from None
+
+
+def as_settings(config: DictConfig, overrides: Sequence[str]) -> Any:
+    """Return a config as typed settings, whose sections know which of theirs the overrides name."""
+    settings, named = OmegaConf.to_object(config), defaultdict[str, set[str]](set)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        section, _, name = override.key_or_group.partition(".")
+        value = None if name else override.value()
+        named[section] |= {name.partition(".")[0]} if name else set(value) if isinstance(value, dict) else set()
+    for section, names in named.items():
+        if is_dataclass(one := vars(settings).get(section)):
+            note_named(one, names)
+    return settings
 
 
 def register(name: str, schema: type) -> None:

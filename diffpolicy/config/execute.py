@@ -13,10 +13,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from diffpolicy.config.compose import HYDRA, prepare, register
+from diffpolicy.config.compose import HYDRA, as_settings, prepare, register
 from diffpolicy.util.errors import Interrupted
 
 MENDABLE = (ValueError, OSError, KeyError, ImportError, RuntimeError, OmegaConfBaseException, HydraException)
@@ -34,7 +34,7 @@ def execute(name: str, command: ModuleType, arguments: Sequence[str]) -> None:
     def job(config: DictConfig) -> None:
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
-            command.run(OmegaConf.to_object(config))
+            command.run(as_settings(config, HydraConfig.get().overrides.task))
         except Interrupted as error:
             print(error, file=sys.stderr)
             sys.exit(error.code)  # here, since hydra would take any other exception for a defect

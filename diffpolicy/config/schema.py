@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ NOT_TYPED = ("found", "version")
 """Fields of a run's config that training writes and nobody sets."""
 
 _FREE, _PATH, _OPEN, _ARRAYS = "affects_result", "path", "open", "arrays"
+_NAMED = "_named"  # an attribute of a section, and none of its settings
 
 Schema = TypeVar("Schema")
 
@@ -122,6 +123,18 @@ def typed(schema: type[Schema], values: Mapping[str, Any], where: str = "") -> S
             value = typed(section, value, path)
         given[name] = value
     return schema(**given)
+
+
+def note_named(section: Any, names: Iterable[str]) -> None:
+    """Note which settings of a section somebody named, at whatever value; copies by `replace` do not keep it."""
+    vars(section)[_NAMED] = frozenset(names)
+
+
+def asked_for(section: Any) -> set[str]:
+    """Return the settings of a section that somebody asked for: those that were named, and those off their default."""
+    usual = vars(type(section)())
+    differ = {field.name for field in dataclasses.fields(section) if vars(section)[field.name] != usual[field.name]}
+    return differ | vars(section).get(_NAMED, frozenset())
 
 
 def section_of(schema: type, name: str) -> type | None:

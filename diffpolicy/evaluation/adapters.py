@@ -10,7 +10,7 @@ import importlib.metadata
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -18,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from diffpolicy import registry
 from diffpolicy.config import EnvConfig, RunConfig
+from diffpolicy.config.schema import asked_for
 from diffpolicy.evaluation.adapting import Adapted, Fresh
 from diffpolicy.evaluation.spaces import Misfit
 from diffpolicy.evaluation.task import TaskSpec
@@ -158,8 +159,9 @@ def policy_env(
     Args:
         config: of the run, which may come from somebody else's checkpoint.
         render_mode: "rgb_array" where frames are wanted.
-        given: what the caller asks for, which may name modules to import. Settings of the same environment are put
-            over those of the run; another environment comes with its own settings alone. None asks for nothing.
+        given: what the caller asks for, see `asked_for`, which may name modules to import. Settings of the same
+            environment are put over those of the run; another environment comes with its own settings alone. None
+            asks for nothing.
         line: a command, to which the message adds what allows an import that the run alone names.
 
     Raises:
@@ -168,7 +170,8 @@ def policy_env(
     """
     asked = given or EnvConfig()
     env, own = combined(config.env, asked), is_same_env(config.env, asked)
-    require(names_env(env), "env.id=null", cure=f"this policy was trained without an environment: {line} env.id=…")
+    why = "" if names_env(config.env) else "this policy was trained without an environment: "
+    require(names_env(env), "env.id=null", cure=f"{why}{line} env.id=…")
     env = _without_imports(env, asked, line)
     mode = config.observation.mode
     factory = make_env(env, render_mode=render_mode)
@@ -191,8 +194,7 @@ def combined(env: EnvConfig, asked: EnvConfig) -> EnvConfig:
     """Return the settings of `env` with what `asked` changes; those of `asked` alone for another environment."""
     if not is_same_env(env, asked):
         return asked
-    usual = EnvConfig()
-    changed = {f.name: vars(asked)[f.name] for f in fields(EnvConfig) if vars(asked)[f.name] != vars(usual)[f.name]}
+    changed = {name: vars(asked)[name] for name in asked_for(asked)}
     return replace(env, **{**changed, "kwargs": {**env.kwargs, **asked.kwargs}})
 
 

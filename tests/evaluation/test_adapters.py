@@ -1,5 +1,6 @@
 """Which environments there are: registered, installed, or imported for whoever asks; never for a checkpoint alone."""
 
+import json
 import pickle
 import re
 import sys
@@ -7,9 +8,14 @@ import sys
 import gymnasium as gym
 import pytest
 import tiny
+import tiny_policy
+from typed import typed
 
-from diffpolicy import registry
+from diffpolicy import evaluate_policy, registry
 from diffpolicy.config import EnvConfig, ObservationConfig, RunConfig
+from diffpolicy.config.commands import EvaluateConfig
+from diffpolicy.config.compose import compose
+from diffpolicy.config.schema import asked_for
 from diffpolicy.evaluation import make_env, policy_env
 from diffpolicy.evaluation.adapters import declared_task
 from diffpolicy.evaluation.contract import has_time_limit
@@ -144,6 +150,39 @@ def test_settings_of_the_same_environment_are_put_over_those_of_the_run():
     assert changed == EnvConfig(tiny.ENV_ID, {"width": 0.7, "images": True}, stop_on_success=True, max_steps=4)
     assert policy_env(run, given=EnvConfig(tiny.ENV_ID)).config == run.env
     assert policy_env(run, given=EnvConfig("diffpolicy/Detour-v0")).config == EnvConfig("diffpolicy/Detour-v0")
+
+
+USUAL = {"stop_on_success": False, "max_steps": None, "fresh": False, "obs_keys": []}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A policy that was trained with other settings than the usual ones."""
+    env = EnvConfig(tiny.ENV_ID, stop_on_success=True, max_steps=2, fresh=True, seed_globals=True)
+    run = tiny_policy.config("regression", env=env)
+    run.found.observation = tiny_policy.spec(dim=2).to_plain()
+    return tiny_policy.save(tmp_path_factory.mktemp("run") / "checkpoints", run)
+
+
+def test_settings_can_be_put_back_to_their_defaults_from_python(checkpoint):
+    found = evaluate_policy(checkpoint, episodes=1, seeds=0, workers=0, env=USUAL)
+    assert USUAL.items() <= found["env"].items() and found["env"]["seed_globals"] and found["env"]["id"] == tiny.ENV_ID
+    assert found["episodes"][0]["steps"] > 2
+    with pytest.raises(ValueError, match="setting 'env.max_stps'.*did you mean 'env.max_steps'"):
+        evaluate_policy(checkpoint, env={"max_stps": 1})
+
+
+def test_settings_can_be_put_back_to_their_defaults_by_the_command(checkpoint, tmp_path):
+    typed_as = {"stop_on_success": "false", "max_steps": "null", "fresh": "false", "obs_keys": "[]"}
+    given = [f"checkpoint={checkpoint}", "episodes=1", "seeds=0", "workers=0", "videos=0"]
+    typed("evaluate", *given, "out=OUT", *(f"env.{name}={one}" for name, one in typed_as.items()), cwd=tmp_path)
+    found = json.loads((tmp_path / "OUT" / "evaluation.json").read_text())["env"]
+    assert USUAL.items() <= found.items() and found["seed_globals"] is True
+    typed("evaluate", "-m", *given, "out=OUT_${env.max_steps}", "env.max_steps=null,3", cwd=tmp_path)
+    swept = [json.loads((tmp_path / f"OUT_{n}" / "evaluation.json").read_text()) for n in ("None", "3")]
+    assert [one["env"]["max_steps"] for one in swept] == [None, 3] and swept[0]["env"]["stop_on_success"] is True
+    composed = compose([*given, "out=X", "env={fresh: false}"], "evaluate", EvaluateConfig).env
+    assert asked_for(composed) == {"fresh"} and composed == EnvConfig()
 
 
 @pytest.mark.parametrize("setting", ["id", "factory", "success"])
