@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from diffpolicy.config import EnvConfig
 from diffpolicy.evaluation.adapters import bare_id, declared_task
 from diffpolicy.util.errors import explain, require
 from diffpolicy.util.stats import Interval, bootstrap, wilson
@@ -12,6 +13,9 @@ from diffpolicy.util.stats import Interval, bootstrap, wilson
 SUCCESS = "success"
 PROPORTIONS = (SUCCESS, "success_at_end")
 """Metrics that are true or false of an episode: done at some step, and done at the last one."""
+
+_SHOWN = ("obs_keys", "image_range", "timeout")
+"""Settings of an environment that change no outcome of given actions."""
 
 _NOT_METRICS = ("seed", "steps", "mode", "way")  # of an episode's plain data; older releases wrote "way" for "mode"
 
@@ -48,7 +52,8 @@ def evaluated_env(result: Mapping[str, Any]) -> Mapping[str, Any]:
 def is_same_task(env: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two environments, as plain data of an `EnvConfig`, differ at most in what they show.
 
-    Evaluations of earlier releases call `kwargs` "options", which is read too.
+    Evaluations of earlier releases call `kwargs` "options", which is read too; settings that they lack are at their
+    defaults.
     """
     task = declared_task(env["id"])
     hidden = {"render_mode", *(task.display_options if task else ())}
@@ -59,7 +64,8 @@ def _task(env: Mapping[str, Any], hidden: Collection[str]) -> dict[str, Any]:
     """What the task is, without the keyword arguments that change only what is shown."""
     kwargs = env["kwargs"] if "kwargs" in env else env["options"]
     kept = {name: value for name, value in kwargs.items() if name not in hidden}
-    return {"id": bare_id(env["id"]), "task": env.get("task"), "factory": env.get("factory"), "kwargs": kept}
+    others = {name: env.get(name, default) for name, default in vars(EnvConfig()).items() if name not in _SHOWN}
+    return {**others, "id": bare_id(env["id"]), "kwargs": kept}
 
 
 def check_comparable(

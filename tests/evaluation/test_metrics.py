@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
+from diffpolicy.config import EnvConfig, plain
 from diffpolicy.evaluation import compare, is_same_task, summarize
 from diffpolicy.evaluation.metrics import metric_names
 
@@ -68,6 +69,22 @@ def test_options_that_only_show_are_the_tasks_own():
     now = {"id": "gone/Away-v0", "task": None, "factory": None, "kwargs": {"images": True}}
     assert is_same_task(unknown, now) and not is_same_task({**now, "task": "door"}, now)
     assert is_same_task(unknown, unknown) and not is_same_task(unknown, {**unknown, "options": {}})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"success": "none"}, {"stop_on_success": True}, {"max_steps": 9}, {"fresh": True}, {"seed_globals": True}],
+)
+def test_settings_that_change_outcomes_are_the_tasks_own(changed):
+    now = plain(EnvConfig(tiny.ENV_ID))
+    assert not is_same_task(now, {**now, **changed}) and is_same_task({**now, **changed}, {**now, **changed})
+    old = {"id": tiny.ENV_ID, "options": {}}
+    assert is_same_task(now, old) and not is_same_task(old, {**now, **changed})
+
+
+def test_settings_of_what_is_shown_change_no_task():
+    now = plain(EnvConfig(tiny.ENV_ID))
+    assert is_same_task(now, {**now, "obs_keys": ["obs"], "image_range": [0, 1], "timeout": 9.0})
 
 
 def test_a_summary_has_the_metrics_that_the_episodes_have():
