@@ -70,7 +70,7 @@ class EnvFactory:
 
     def __call__(self) -> gym.Env[Any, Any]:
         make = _Instances(self)
-        env = Fresh(make) if self.config.fresh else make()
+        env = Fresh(make, keep_first=not self.config.seed_globals) if self.config.fresh else make()
         if not self.adapted:
             return env
         try:

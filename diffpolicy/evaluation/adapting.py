@@ -98,11 +98,13 @@ class Fresh(gym.Wrapper[Any, Any, Any, Any]):
 
     Args:
         make: makes one instance.
+        keep_first: whether the first reset takes the instance that showed the spaces. Not where instances draw from
+            generators that are seeded for every episode, which that one did not see.
     """
 
-    def __init__(self, make: Callable[[], gym.Env[Any, Any]]) -> None:
+    def __init__(self, make: Callable[[], gym.Env[Any, Any]], keep_first: bool = True) -> None:
         super().__init__(make())
-        self._make, self._used = make, False
+        self._make, self._used = make, not keep_first
 
     def reset(self, **how: Any) -> tuple[Any, dict[str, Any]]:
         """Close the old instance and reset a new one."""

@@ -108,6 +108,14 @@ class Globals(Walk):
         return super().step(action + np.array([np.random.normal(), random.random()]))  # noqa: NPY002
 
 
+class DrawsWhenMade(Globals):
+    """Draws when it is made, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = np.random.uniform()  # noqa: NPY002
+
+
 class Remembers(Walk):
     """Starts where the last episode of the instance ended."""
 

@@ -7,7 +7,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
-from environments import Arrows, Globals, Goals, Nested, Pictures, Remembers, Reused, Screen, Walk, Whole
+from environments import (
+    Arrows,
+    DrawsWhenMade,
+    Globals,
+    Goals,
+    Nested,
+    Pictures,
+    Remembers,
+    Reused,
+    Screen,
+    Walk,
+    Whole,
+)
 from gymnasium import spaces
 
 from diffpolicy.config import EnvConfig
@@ -182,6 +194,12 @@ def test_episodes_depend_on_their_seed_alone(kind, setting):
     without = named(kind)
     loose = [*seen(without, RESETS[:1], envs=1), *seen(without, RESETS[1::-1], envs=1)[1:]]
     assert not np.array_equal(*loose), "the same seed, and another episode without the setting"
+
+
+def test_episodes_depend_on_their_seed_alone_where_instances_draw_when_made():
+    make = named(DrawsWhenMade, fresh=True, seed_globals=True)
+    together, apart = seen(make, RESETS, envs=3), seen(make, RESETS[::-1], envs=1)[::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(together, apart, strict=True))
 
 
 def test_nothing_outside_notices_the_generators_of_an_environment():
