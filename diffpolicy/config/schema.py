@@ -131,7 +131,7 @@ def note_named(section: Any, names: Iterable[str]) -> None:
 
 
 def asked_for(section: Any) -> set[str]:
-    """Return the settings of a section that somebody asked for: those that were named, and those off their default."""
+    """Return the settings of a section that were named, and those that are not at their defaults."""
     usual = vars(type(section)())
     differ = {field.name for field in dataclasses.fields(section) if vars(section)[field.name] != usual[field.name]}
     return differ | vars(section).get(_NAMED, frozenset())

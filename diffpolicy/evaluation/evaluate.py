@@ -215,18 +215,24 @@ def describe(result: Mapping[str, Any], out: str | Path | None = None) -> str:
         result: contents of evaluation.json.
         out: folder that they were written to.
     """
-    names = metric_names(result["episodes"])
+    names, errors = metric_names(result["episodes"]), result.get("errors", [])
     lines = [_line(name, result[name], ".3f") for name in names]
+    if errors:
+        lines[0] += f", without the {_episodes(len(errors))} broken off"
     if "difference" in result:
         lines.append(_line(f"{names[0]}, paired difference", result["difference"][names[0]], "+.3f"))
     if "modes" in result:
         lines += _describe_modes(result["modes"])
-    lines.append(f"{len(result['episodes'])} episodes, {result['network_calls']} network calls per chunk")
-    if errors := result.get("errors"):
+    lines.append(f"{_episodes(len(result['episodes']))}, {result['network_calls']} network calls per chunk")
+    if errors:
         lines.append(f"{len(errors)} more broken off by the environment, the first: {errors[0]['error']}")
     if out is not None:
         lines += [f"results: {Path(out) / 'evaluation.json'}", f"page: {Path(out) / 'report.html'}"]
     return "\n".join(lines)
+
+
+def _episodes(count: int) -> str:
+    return f"{count} episode{'s' if count > 1 else ''}"
 
 
 def _line(name: str, interval: Mapping[str, float], form: str) -> str:

@@ -137,11 +137,15 @@ class Run:
                 self._log.write(step, values)
 
     def rank(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log an evaluation and rank its step by the first metric, before the checkpoint that carries the ranking."""
+        """Log an evaluation and rank its step by the first metric, before the checkpoint that carries the ranking.
+
+        Where episodes were broken off, the metric is of the others, so the step comes after all whole evaluations.
+        """
         self.log(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         self.console.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
         value = next(iter(metrics.values()))
-        ranked = sorted([*self.state["best"], [value, step]], key=lambda entry: (-entry[0], -entry[1]))
+        entry = [value, step, True] if metrics.get("broken_off") else [value, step]
+        ranked = sorted([*self.state["best"], entry], key=lambda one: (len(one) > 2, -one[0], -one[1]))
         self.state["best"] = ranked[: self._config.keep_best]
 
     @property
@@ -204,7 +208,7 @@ class Run:
         return Interrupted(explain(says, cure="the same command with resume=true continues from there"), 128 + number)
 
     def _link(self, step: int) -> None:
-        best = [checkpoint.step_name(ranked) for _, ranked in self.state["best"]]
+        best = [checkpoint.step_name(ranked) for _, ranked, *_ in self.state["best"]]
         point(self.folder, "last", checkpoint.step_name(step))
         point(self.folder, "best", best[0] if best else None)
         prune(self.folder, {checkpoint.step_name(step), *best})

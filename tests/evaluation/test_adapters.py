@@ -166,7 +166,9 @@ def checkpoint(tmp_path_factory):
 
 def test_settings_can_be_put_back_to_their_defaults_from_python(checkpoint):
     found = evaluate_policy(checkpoint, episodes=1, seeds=0, workers=0, env=USUAL)
-    assert USUAL.items() <= found["env"].items() and found["env"]["seed_globals"] and found["env"]["id"] == tiny.ENV_ID
+    assert (
+        USUAL.items() <= found["env"].items() and found["env"]["seed_globals"] and found["env"]["id"] == tiny.ENV_ID
+    )
     assert found["episodes"][0]["steps"] > 2
     with pytest.raises(ValueError, match="setting 'env.max_stps'.*did you mean 'env.max_steps'"):
         evaluate_policy(checkpoint, env={"max_stps": 1})

@@ -316,7 +316,8 @@ def test_an_evaluation_lists_what_broke_off():
     assert [one["seed"] for one in result["episodes"]] == [0, 2, 3, 5]
     assert [(one["seed"], one["steps"]) for one in result["errors"]] == [(1, 3), (4, 3)]
     assert result["best"]["mean"] == pytest.approx(np.mean([one["best"] for one in result["episodes"]]))
-    last = describe(result).splitlines()[-1]
+    first, *_, last = describe(result).splitlines()
+    assert first.startswith("best: ") and first.endswith("], without the 2 episodes broken off")
     assert last.startswith("2 more broken off by the environment, the first: Broken, seed 1, step 4: ValueError: off")
     assert len(episodes) == COUNT
 

@@ -55,6 +55,15 @@ def test_a_model_without_weights_is_evaluated_and_written_once(tmp_path):
     assert run("b").is_dir()  # nor is it required to be evaluated
 
 
+def test_an_evaluation_with_broken_episodes_ranks_below_all_whole_ones(tmp_path):
+    found = {4: {"score": 0.2}, 8: {"score": 0.9, "broken_off": 2}, 12: {"score": 0.1}}
+    last = minimal.run(tmp_path, evaluate=lambda model, step: found[step])
+    assert [one[1] for one in checkpoint.read(last).state["best"]] == [4, 12, 8]
+    assert (tmp_path / "checkpoints/best").resolve().name == "step_00000004"
+    alone = minimal.run(tmp_path / "alone", evaluate=lambda model, step: found[8])
+    assert (tmp_path / "alone/checkpoints/best").resolve() == alone.resolve()
+
+
 def test_an_evaluation_that_fails_costs_no_step(tmp_path):
     def evaluate(model, step):
         if step == 8 and broken:
