@@ -290,7 +290,7 @@ def _mourn(
     """
     left = [(number, how) for number, how in shard if number not in over]
     call = death.call
-    if call is not None and call.what == "close" and len(left) < len(shard):
+    if call is not None and (call.number in over or (call.what == "close" and len(left) < len(shard))):
         return [], left
     guilty = None if call is None else next((how for number, how in left if number == call.number), None)
     if call is None or guilty is None:

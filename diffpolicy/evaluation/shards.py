@@ -34,6 +34,9 @@ Item = TypeVar("Item")
 INFERENCE_BLOCK = 32
 """Samples per network call; those of a block of a multiple of 16 do not depend on their place in it."""
 
+_PATIENCE = 10.0
+"""Seconds that a process may take to end, before it is killed."""
+
 _LOST = 1  # exit code of a worker whose parent has gone
 
 
@@ -91,7 +94,7 @@ class _Worker:
     shard: Any
     seen: int = 0  # the call that was last seen under way,
     waited: float = 0.0  # and for how many seconds
-    hung: bool = False
+    hung: Call | None = None  # the call for which it was killed
     items: int = 0  # that it has sent
 
 
@@ -133,7 +136,7 @@ def run_shards(
                 worker = workers[pipe]
                 try:
                     kind, value = pipe.recv()
-                except (EOFError, ConnectionError):
+                except (EOFError, OSError):  # it may have been killed in the middle of a message
                     del workers[pipe]
                     pipe.close()
                     further, left = mourn(worker.shard, _death(worker, timeout))
@@ -177,8 +180,18 @@ def _send(pipe: Connection, packed: bytes, shard: Any) -> None:
 
 
 def _end(pipe: Connection, worker: _Worker) -> None:
-    worker.process.join()
+    _ended(worker.process)
     pipe.close()
+
+
+def _ended(process: BaseProcess) -> bool:
+    """Wait for a process to end, and return whether it did so by itself; one that does not is killed."""
+    process.join(_PATIENCE)
+    itself = process.exitcode is not None
+    if not itself:
+        process.kill()
+        process.join()
+    return itself
 
 
 def _heard(workers: Mapping[Connection, _Worker], ahead: int | None) -> Mapping[Connection, _Worker]:
@@ -199,26 +212,27 @@ def _ready(workers: Mapping[Connection, _Worker], timeout: float | None) -> list
     # Time in which this process slept, too, does not count: then the worker may have slept as well.
     passed = min(time.monotonic() - began, 2 * turn)
     for pipe, worker in workers.items():
-        under_way, count = worker.journal.call is not None, worker.journal.count
-        worker.waited = worker.waited + passed if under_way and count == worker.seen else 0.0
+        call, count = worker.journal.call, worker.journal.count
+        worker.waited = worker.waited + passed if call is not None and count == worker.seen else 0.0
         worker.seen = count
         if worker.waited > timeout and pipe not in ready:
-            worker.hung = True
+            worker.hung = worker.hung or call  # which may return before it is killed
             worker.process.kill()
     return ready  # type: ignore[return-value]
 
 
 def _death(worker: _Worker, timeout: float | None) -> Death:
-    worker.process.join(timeout=10)
-    code = worker.process.exitcode
+    itself, code = _ended(worker.process), worker.process.exitcode
     if worker.hung:
         says = f"it had not returned after {timeout:g} s, and its process was killed"
+    elif not itself:
+        says = "its process no longer answered, and was killed"
     elif code is not None and code < 0:
         killed = signal.Signals(-code).name
         says = f"its process was ended by {killed}" + (", often for want of memory" if killed == "SIGKILL" else "")
     else:
         says = f"its process ended with exit code {code}"
-    return Death(says, worker.journal.call)
+    return Death(says, worker.hung or worker.journal.call)
 
 
 @contextmanager
