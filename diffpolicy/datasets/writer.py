@@ -33,7 +33,7 @@ from diffpolicy.datasets.zarr_chunks import Layout, chunk_files, file_shape
 from diffpolicy.datasets.zarr_layout import ENDS, MANIFEST, META, ZarrArchive
 from diffpolicy.datasets.zarr_writing import new_array
 from diffpolicy.util.errors import explain, require
-from diffpolicy.util.files import lock, sha256, write_bytes
+from diffpolicy.util.files import PARTIAL, lock, sha256, write_bytes
 
 _FINISHED = "finished"  # names of the attributes that `finish` added
 _THREADS = 2  # that compress and write files
@@ -128,7 +128,13 @@ class EpisodeWriter:
         self._numbers: dict[str, list[int]] = {}
         self._frames = 0
         self._files: dict[str, str] = {}
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        self._unfinished = False  # a write failed: the folder is to be read again before the next one
+        self._open()
+
+    def _open(self) -> None:
+        """Read what is there, and undo an episode that was cut off."""
+        left = {MANIFEST + PARTIAL}  # by a kill before anything else was written
+        if not self.path.exists() or (self.path.is_dir() and {file.name for file in self.path.iterdir()} <= left):
             return
         foreign = f"{self.path} exists and is no recording ({MANIFEST} is missing)"
         there = (self.path / MANIFEST).is_file()
@@ -142,6 +148,7 @@ class EpisodeWriter:
         self._continue()
         if pending:
             self._finish({*self._files, *pending})
+        self._unfinished = False
 
     def _continue(self) -> None:
         """Read what the next episode is added to."""
@@ -180,8 +187,10 @@ class EpisodeWriter:
         Raises:
             ValueError: arrays or numbers of other names, or frames of other shapes, than those before; a name that is
                 no plain word; or images with their channels first or without any.
-            OSError: as on a full disk; the episodes before stay as they are.
+            OSError: as on a full disk; the episodes before stay as they are. The next call first reads the folder, as
+                a new writer would.
         """
+        self._recover()
         for name in episode:
             check_name(name)
         new = {f"data/{name}": as_array(name, values) for name, values in episode.items()}
@@ -204,11 +213,14 @@ class EpisodeWriter:
         for name, value in meta.items():
             self._numbers.setdefault(name, []).append(int(value))
         self._frames = end
+        self._unfinished = False
 
     def finish(self, attrs: Mapping[str, Any]) -> None:
         """Add attributes that are known only when all episodes are there. More may still be added."""
+        self._recover()
         self.note(attrs)
         self._write(self._tails)
+        self._unfinished = False
 
     def note(self, attrs: Mapping[str, Any]) -> None:
         """Set attributes as `finish` does, to be written together with the next episode."""
@@ -219,8 +231,20 @@ class EpisodeWriter:
         """The attributes that `finish` or `note` added, also before this recording was continued."""
         return dict(self._added)
 
+    def _recover(self) -> None:
+        """After a write that failed: read the folder again, since some files are others than memory knows."""
+        if not self._unfinished:
+            return
+        noted, self._tails, self._numbers, self._frames, self._files = self._added, {}, {}, 0, {}
+        try:
+            self._open()
+        finally:
+            self._added = noted
+        self._unfinished = False
+
     def _write(self, tails: Mapping[str, _Tail]) -> None:
         """Write the files in which the ends of the arrays differ from what is there."""
+        self._unfinished = True
         added = {**self._added, _FINISHED: dict.fromkeys(self._added, True)} if self._added else {}
         with ThreadPoolExecutor(_THREADS, "write") as pool:
             contents = _encode(tails, {**self._attrs, **added}, pool)
@@ -237,6 +261,8 @@ class EpisodeWriter:
 
     def _finish(self, names: set[str]) -> None:
         """After a kill: write the ends of the arrays without the frames that do not count, and remove the files."""
+        for name in names:  # half a file that the next episode may have no use for would be foreign then
+            (self.path / (name + PARTIAL)).unlink(missing_ok=True)
         self._files = {name: sha256(self.path / name) for name in names if (self.path / name).exists()}
         self._write(self._tails)
         self._remove({name for name in self._files if not self._counts(name)})
@@ -252,7 +278,8 @@ class EpisodeWriter:
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in list(names):
-            (self.path / name).unlink(missing_ok=True)
+            for file in (name, name + PARTIAL):
+                (self.path / file).unlink(missing_ok=True)
             self._files.pop(name, None)
 
 
@@ -272,7 +299,8 @@ def _encode(tails: Mapping[str, _Tail], attrs: Mapping[str, Any], pool: ThreadPo
     for name, tail in tails.items():
         array = new_array(root, name, (tail.stop, *tail.values.shape[1:]), tail.values.dtype, tail.layout)
         packing, names = Packing.of(array), dict(chunk_files(name, array, tail.start, tail.stop))
-        assert packing is not None
+        says = f"this release of zarr packs {name} in a way that is not known here"
+        require(packing is not None, says, cure="install the releases in constraints.txt", error=RuntimeError)
         for first, frames in tail.files():
             packed[names[first]] = pool.submit(packing.pack, frames)
     metadata = {name: memory[name].to_bytes() for name in memory}

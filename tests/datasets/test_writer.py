@@ -2,36 +2,59 @@
 
 import os
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
-from diffpolicy.datasets import ReplayBuffer, writer
+from diffpolicy.datasets import ReplayBuffer, writer, zarr_writing
 from diffpolicy.datasets.manifest import digest, verify
+from diffpolicy.datasets.packing import Packing
 from diffpolicy.datasets.writer import EpisodeWriter
 from diffpolicy.datasets.zarr_layout import MANIFEST
 
 ATTRS = {"env": {"id": "diffpolicy/Detour-v0"}, "first_seed": 0}
 
 
-def episode(seed, length=None):
+EYE = (16, 20, 3)  # 960 bytes
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No test here cuts the power, and waiting for the disk takes most of the time."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture(params=["numbers", "large frames"])
+def cameras(request, monkeypatch):
+    """What the episodes see: large frames lie in shards, here of 30 frames."""
+    if request.param == "numbers":
+        return {}
+    monkeypatch.setattr(zarr_writing, "CHUNK_BYTES", 960 * 3)
+    monkeypatch.setattr(zarr_writing, "FILE_BYTES", 960 * 30)  # an episode begins, fills or continues a file
+    assert zarr_writing.Layout.of(960, 1024) == zarr_writing.Layout(3, 30)
+    return {"eye": EYE}
+
+
+def episode(seed, length=None, cameras=()):
     draw = np.random.default_rng(seed)
-    length = length or int(draw.integers(200, 900))
-    return {"state": draw.normal(size=(length, 4)).astype(np.float32), "action": draw.normal(size=(length, 2))}
+    length = length or int(draw.integers(20, 90) if cameras else draw.integers(200, 900))
+    made = {"state": draw.normal(size=(length, 4)).astype(np.float32), "action": draw.normal(size=(length, 2))}
+    return made | {name: draw.integers(0, 256, (length, *EYE), dtype=np.uint8) for name in cameras}
 
 
-def record(path, seeds):
+def record(path, seeds, cameras=()):
     made = EpisodeWriter(path, ATTRS)
     for seed in seeds:
-        made.add(episode(seed), seeds=seed)
+        made.add(episode(seed, cameras=cameras), seeds=seed)
     return made
 
 
-def expect(path, seeds):
-    buffer = ReplayBuffer.open(path)
-    expected = [episode(seed) for seed in seeds]
+def expect(path, seeds, cameras=()):
+    buffer = ReplayBuffer.open(path, ["state", "action", *cameras])
+    expected = [episode(seed, cameras=cameras) for seed in seeds]
     assert buffer.episode_lengths.tolist() == [len(e["state"]) for e in expected]
-    for name in ("state", "action"):
+    for name in ("state", "action", *cameras):
         np.testing.assert_array_equal(buffer[name], np.concatenate([e[name] for e in expected]))
     assert buffer.attrs == ATTRS
 
@@ -95,85 +118,107 @@ class Killed(BaseException):
     """As SIGKILL, nothing here catches it before the next write would begin."""
 
 
-@pytest.mark.parametrize("following", [[3, 4], [7, 4]], ids=["the same episode again", "another one"])
-def test_a_kill_at_every_write_loses_at_most_the_episode_in_hand(tmp_path, monkeypatch, following):
+def stopping(monkeypatch, after, error=Killed):
+    """Replace the writing of files: the one after `after` others is half written, in a hidden place, and stops it."""
+    left = [after]
+
+    def counted(where, content, replace=writer.write_bytes):
+        if left[0] == 0:
+            where.parent.mkdir(parents=True, exist_ok=True)
+            where.with_name(where.name + ".partial").write_bytes(content[: len(content) // 2])
+            raise error
+        left[0] -= 1
+        replace(where, content)
+
+    monkeypatch.setattr(writer, "_THREADS", 1)  # else others may still be written after the one that is stopped
+    monkeypatch.setattr(writer, "write_bytes", counted)
+
+
+def test_a_kill_at_every_write_loses_at_most_the_episode_in_hand(tmp_path, cameras):
     """Stops before the k-th write of an episode, for every k, then opens, verifies, and goes on."""
-    replace = writer.write_bytes
-    before = record(tmp_path / "before", [0, 1, 2]).path
-    whole = record(tmp_path / "whole", [0, 1, 2, *following])
-    expect(whole.path, [0, 1, 2, *following])
-    k = finished = 0
+    before = record(tmp_path / "before", [0, 1, 2], cameras).path
+    whole = {seed: record(shutil.copytree(before, tmp_path / f"whole {seed}"), [seed], cameras) for seed in (3, 7)}
+    k, finished = 0, False
     while not finished:
         path = shutil.copytree(before, tmp_path / str(k))
-        made, left = EpisodeWriter(path, ATTRS), [k]
-
-        def counted(where, content, left=left):
-            if left[0] == 0:
-                where.with_name(where.name + ".partial").write_bytes(content[: len(content) // 2])
-                raise Killed
-            left[0] -= 1
-            replace(where, content)
-
-        monkeypatch.setattr(writer, "write_bytes", counted)
-        try:
-            made.add(episode(3), seeds=3)
+        made = EpisodeWriter(path, ATTRS)
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            stopping(patch, k)
+            made.add(episode(3, cameras=cameras), seeds=3)
             finished = True
-        except Killed:
-            pass
-        monkeypatch.setattr(writer, "write_bytes", replace)
         added = [3] if len(ReplayBuffer.open(path).episode_ends) == 4 else []
-        expect(path, [0, 1, 2, *added])
+        expect(path, [0, 1, 2, *added], cameras)
         assert verify(path) == []
-        rest = [seed for seed in following if seed not in added] if not added or following[0] == 3 else []
-        if rest:
-            record(path, rest)
-            expect(path, [0, 1, 2, *following])
-            assert digest(path) == digest(whole.path) and verify(path) == []
+        if not added:  # the same episode again, or another one
+            following = (3, 7)[k % 2]
+            record(path, [following], cameras)
+            expect(path, [0, 1, 2, following], cameras)
+            assert digest(path) == digest(whole[following].path) and verify(path) == []
         k += 1
     assert k > 8, "every episode takes several writes"
 
 
-def test_a_kill_in_the_first_episode(tmp_path, monkeypatch):
-    replace = writer.write_bytes
-
-    def stop_at_the_ends(where, content):
-        if where.parent.name == "episode_ends":
-            raise Killed
-        replace(where, content)
-
-    monkeypatch.setattr(writer, "write_bytes", stop_at_the_ends)
-    with pytest.raises(Killed):
-        record(tmp_path / "a", [5])
-    monkeypatch.setattr(writer, "write_bytes", replace)
-    record(tmp_path / "a", [0])
-    record(tmp_path / "b", [0])
-    assert digest(tmp_path / "a") == digest(tmp_path / "b") and verify(tmp_path / "a") == []
-
-
-def test_a_full_disk_keeps_what_is_finished(tmp_path, monkeypatch):
-    made = record(tmp_path / "a", [0, 1])
-    flush = os.fsync
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        made.add(episode(2), seeds=2)
-    monkeypatch.setattr(os, "fsync", flush)
-    expect(tmp_path / "a", [0, 1])
-    assert verify(tmp_path / "a") == []
-    assert record(tmp_path / "a", [2]).meta["seeds"] == [0, 1, 2]
+def test_a_kill_in_the_first_episode(tmp_path, monkeypatch, cameras):
+    expected = digest(record(tmp_path / "whole", [0], cameras).path)
+    k, finished = 0, False
+    while not finished:
+        path = tmp_path / str(k)
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            stopping(patch, k)
+            record(path, [5], cameras)
+            finished = True
+        if EpisodeWriter(path, ATTRS).frames == 0:
+            record(path, [0], cameras)
+            assert digest(path) == expected and verify(path) == []
+        k += 3
+    assert k > 8
 
 
-def test_every_damage_is_found_and_named(tmp_path):
-    """Flipped bits, cut ends and deletions, 200 over all files of a recording."""
+def test_a_full_disk_keeps_what_is_finished(tmp_path, cameras):
+    """Whichever write fails, and whichever of the next episode's is cut off after that."""
+    before = record(tmp_path / "before", [0, 1], cameras).path
+    whole = digest(record(shutil.copytree(before, tmp_path / "whole"), [2], cameras).path)
+    for full, killed in ((0, 2), (2, 1), (5, 3)):
+        path = shutil.copytree(before, tmp_path / f"{full} {killed}")
+        made = EpisodeWriter(path, ATTRS)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space"):
+            stopping(patch, full, OSError(28, "No space left on device"))
+            made.add(episode(3, cameras=cameras), seeds=3)
+        expect(path, [0, 1], cameras)
+        assert verify(path) == []
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            stopping(patch, killed)
+            made.add(episode(4, cameras=cameras), seeds=4)
+        expect(path, [0, 1], cameras)
+        assert verify(path) == []
+        made.add(episode(2, cameras=cameras), seeds=2)
+        assert made.meta["seeds"] == [0, 1, 2] and digest(path) == whole and verify(path) == []
+
+
+def test_what_was_noted_survives_a_full_disk(tmp_path):
+    made = record(tmp_path / "a", [0])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space"):
+        stopping(patch, 1, OSError(28, "No space left on device"))
+        made.finish({"success_rate": 1})
+    made.add(episode(1), seeds=1)
+    assert ReplayBuffer.open(tmp_path / "a").attrs["success_rate"] == 1
+    assert EpisodeWriter(tmp_path / "a", ATTRS).meta["seeds"] == [0, 1]
+
+
+def test_another_packing_of_zarr_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Packing, "of", lambda array: None)
+    with pytest.raises(RuntimeError, match=r"packs data/state in a way .*; install"):
+        record(tmp_path / "a", [0])
+
+
+def test_every_damage_is_found_and_named(tmp_path, cameras):
+    """Flipped bits, cut ends and deletions, 100 over all files of a recording."""
     path = tmp_path / "a"
-    record(path, range(4))
+    record(path, range(4), cameras)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     assert len(files) > 12
     draw = np.random.default_rng(0)
-    for count in range(200):
+    for count in range(100):
         file = files[count % len(files)]
         content = file.read_bytes()
         kind = count // len(files) % 3
