@@ -25,6 +25,18 @@ def test_all_extras_name_the_same_pygame() -> None:
     assert names(pinned) & PYGAMES == {"pygame"}
 
 
+def test_pins_of_gym_pusht_stand_in_its_extra_alone() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(one.startswith("diffpolicy[") and "gym-pusht" in one for one in extras["benchmark"])
+    assert not {"gym-pusht", "pymunk"} & names(extras["benchmark"])
+
+
+def test_the_lowest_gymnasium_has_the_modes_of_resetting() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (lowest,) = (one.partition(">=")[2] for one in needed if one.startswith("gymnasium>="))
+    assert tuple(map(int, lowest.split("."))) >= (1, 1), "AutoresetMode is of 1.1"
+
+
 def test_gym_pusht_asks_for_it_too() -> None:
     try:
         needed = importlib.metadata.requires("gym-pusht")
