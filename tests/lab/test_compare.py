@@ -300,6 +300,8 @@ def test_a_failure_is_reported_and_stops_no_other(tmp_path, monkeypatch, capsys)
         ("trainings.cloning.settings", ["task=pushblocks", *TINY, "method=regression"], ["other initial states"]),
         ("trainings.flow.settings", ["+", "method=ddpm", "dataset.normalize.action=gaussian"], ["action=gaussian"]),
         ("evaluations.fresh.settings", ["out=X"], ["out=X"]),
+        ("evaluations.calls_2.settings", ["+", "env.id=diffpolicy/PushBlocks-v0"], ["env.id=", "leave it"]),
+        ("evaluations.calls_2.settings", ["+", "+env.kwargs.ways=3"], ["env.kwargs.ways", "leave it"]),
         ("evaluations.calls_2.against", ["frsh"], ["'calls_2'", "against", "'fresh'"]),
         ("fan", ["flow_few_s7"], ["fan", "'flow_few_s7'", "'flow_few_s0'"]),
     ],

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import results_table
-from comparison import page, store, tables, work
+from comparison import page, plots, store, tables, work
 from comparison.store import config_of, settings_of
 
 
@@ -109,6 +109,24 @@ def test_the_page_is_one_file_and_escapes(tmp_path):
     assert text.count("data:image/png;base64,") == 2 and not re.search(r'(src|href)="(?!data:)', text)
     assert text.count('<tr class="published">') == sum(one["beside"] == "fresh" for one in tables.published())
     assert all((tmp_path / "comparison" / f"{name}.png").stat().st_size > 5000 for name in ("calls", "minutes"))
+
+
+def test_results_without_a_score_are_shown_by_their_first_metric(tmp_path, monkeypatch):
+    """As of an environment that declares no task: its metrics are the return and success."""
+    results = [_result("flow", seed, 0.9) for seed in (0, 1)]
+    for one in results:
+        one["return"] = {"mean": 7.0, "low": 6.0, "high": 8.0}
+        one["episodes"] = {"first_seed": 0, "return": [7.0], "success": "1", "sha256": "x"}
+        del one["score"], one["final_coverage"]
+    drawn = []
+    monkeypatch.setattr(plots, "_finish", lambda figure, axes, path: drawn.append(axes))
+    plots.draw_calls(tmp_path / "calls.png", results)
+    plots.draw_minutes(tmp_path / "minutes.png", results)
+    assert [axes.get_ylabel().split()[0].strip(",") for axes in drawn] == ["return", "return"]
+    assert drawn[1].lines[0].get_ydata().tolist() == [7.0] and len(drawn[1].lines) == 4  # and nothing published
+    lines = tables.tables(results)["comparison"].markdown().splitlines()
+    assert "90.0%" in lines[2] and "mean of 2" in lines[4] and "90.0%" in lines[4]
+    assert len(tables.summary(results).splitlines()) == 3
 
 
 def test_stored_results_are_those_of_the_plan():

@@ -26,9 +26,9 @@ from diffpolicy.util import names
 from diffpolicy.util.errors import require
 
 GIVEN_TO_TRAINING = ("run_dir", "seed", "dataset.episodes", "resume", "evaluation_workers", "data_root")
-GIVEN_TO_EVALUATION = ("checkpoint", "out", "workers", "videos", "compare_to", "overwrite")
+GIVEN_TO_EVALUATION = ("checkpoint", "out", "workers", "videos", "compare_to", "overwrite", "env")
 GIVEN_TO_RECORDING = ("out", "workers")
-"""Settings that the comparison passes itself, so that no plan may."""
+"""Settings that the comparison passes itself, so that no plan may; an evaluation's environment is its training's."""
 
 
 @dataclass
@@ -290,4 +290,6 @@ def _check_known(where: str, given: Iterable[str], known: Iterable[str]) -> None
 
 def _check_own(where: str, settings: Sequence[str], given: Sequence[str]) -> None:
     for setting in settings:
-        require(setting.partition("=")[0] not in given, f"{where}: {setting}", cure="leave it to the comparison")
+        key = setting.partition("=")[0].lstrip("+~")
+        own = not any(key == name or key.startswith(f"{name}.") for name in given)
+        require(own, f"{where}: {setting}", cure="leave it to the comparison")

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from comparison.store import Result
 from comparison.suite import Suite
-from comparison.tables import changed, is_fresh, is_plain, published
+from comparison.tables import SCORE, changed, is_fresh, is_plain, main_metric, published
 from diffpolicy.config.commands import EvaluateConfig
 
 GRAY = "0.6"
@@ -24,34 +24,38 @@ _LINES = ("-", "--", ":", "-.")  # by demonstrations
 
 
 def draw_calls(path: Path, results: Sequence[Result]) -> None:
-    """Draw score against network calls: a line for each run, over what changes the sampler alone."""
+    """Draw the main metric against network calls: a line for each run, over what changes the sampler alone."""
     figure, axes = _canvas()
+    metric = main_metric(results)
     own = [one for one in results if is_fresh(one) and _executed_as_trained(one) and one["network_calls"]]
+    own = [one for one in own if metric in one]
     style = _Style(own)
     for name in dict.fromkeys(one["run"] for one in own):
         line = sorted((one for one in own if one["run"] == name), key=lambda one: one["network_calls"])
-        means = [one["score"]["mean"] for one in line]
-        below = [max(0.0, one["score"]["mean"] - one["score"]["low"]) for one in line]
-        above = [max(0.0, one["score"]["high"] - one["score"]["mean"]) for one in line]
+        means = [one[metric]["mean"] for one in line]
+        below = [max(0.0, one[metric]["mean"] - one[metric]["low"]) for one in line]
+        above = [max(0.0, one[metric]["high"] - one[metric]["mean"]) for one in line]
         how = {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
         axes.errorbar([one["network_calls"] for one in line], means, [below, above], **how, **style.of(line[0]))
-    _show_published(axes, "network_calls")
-    axes.set(xscale="log", xlabel="network calls per chunk", ylabel="score, fresh initial states")
+    _show_published(axes, "network_calls", metric)
+    axes.set(xscale="log", xlabel="network calls per chunk", ylabel=f"{metric}, fresh initial states")
     _finish(figure, axes, path)
 
 
 def draw_minutes(path: Path, results: Sequence[Result]) -> None:
-    """Draw score against training minutes: points, with the validation scores on the way there as thin lines."""
+    """Draw the main metric against training minutes: points, and its validation on the way there as thin lines."""
     figure, axes = _canvas()
+    metric = main_metric(results)
     own = [one for one in results if is_fresh(one) and is_plain(one) and one["parameters"]]  # that were trained
+    own = [one for one in own if metric in one]
     style = _Style(own)
     for one in own:
         look = style.of(one)
-        axes.plot(one["train"]["minutes"], one["score"]["mean"], marker="o", **{**look, "linestyle": ""})
+        axes.plot(one["train"]["minutes"], one[metric]["mean"], marker="o", **{**look, "linestyle": ""})
         _, minutes, scores = zip(*one["train"]["validation"]["curve"], strict=True)
         axes.plot(minutes, scores, linewidth=0.8, alpha=0.6, color=look["color"], linestyle=look["linestyle"])
-    _show_published(axes, "minutes")
-    axes.set(xscale="log", xlabel="training, minutes", ylabel="score (lines: validation, 50 seeds)")
+    _show_published(axes, "minutes", metric)
+    axes.set(xscale="log", xlabel="training, minutes", ylabel=f"{metric} (lines: validation, 50 seeds)")
     _finish(figure, axes, path)
 
 
@@ -111,8 +115,10 @@ def _executed_as_trained(one: Result) -> bool:
     return not {"action_horizon", *EvaluateConfig().execution} & set(changed(one))
 
 
-def _show_published(axes: Axes, name: str) -> None:
-    """Gray points, of the publications that tell what the axis shows."""
+def _show_published(axes: Axes, name: str, metric: str) -> None:
+    """Gray points, of the publications that tell what the axis shows; they are scores."""
+    if metric != SCORE:
+        return
     shown = [entry for entry in published() if name in entry and not isinstance(entry["score"], list)]
     for marker, entry in zip(_MARKERS, shown, strict=False):
         label = f"{entry['policy']}, {entry['observations']}"

@@ -15,6 +15,9 @@ from diffpolicy.config.commands import EvaluateConfig
 from text_tables import PERCENT, interval, markdown
 
 PUBLISHED_FILE = Path(__file__).resolve().parents[1] / "configs" / "published.yaml"
+SCORE = "score"
+"""The main metric of Push-T and of what was published of it."""
+
 PUBLISHED, MEAN = "published", "mean"
 NOTHING = "Nothing is measured yet."
 
@@ -76,6 +79,13 @@ def is_plain(result: Result) -> bool:
 def is_fresh(result: Result) -> bool:
     """Whether the initial states were fresh seeds, neither the paper's nor ones that chose a checkpoint."""
     return modes_of(result) is None and not isinstance(settings_of(result).seeds, str)
+
+
+def main_metric(results: Sequence[Result]) -> str:
+    """Return the metric that plots show: the score where there is one, else the first metric of a result."""
+    if not results or any(SCORE in one for one in results):
+        return SCORE
+    return next(name for name in results[0]["episodes"] if name in results[0])
 
 
 def changed(result: Result) -> dict[str, Any]:
@@ -178,8 +188,11 @@ def _groups(results: Sequence[Result]) -> Iterable[list[Result]]:
 
 
 def _spreads(group: Sequence[Result]) -> Iterator[str]:
-    """Mean and range of each metric over training seeds."""
+    """Mean and range of each metric over training seeds; empty for a metric that they do not all have."""
     for name, form in _FORMS.items():
+        if not all(name in one for one in group):
+            yield ""
+            continue
         means = [one[name]["mean"] for one in group]
         mean, low, high = (form.format(value) for value in (fmean(means), min(means), max(means)))
         yield f"{mean} ({low} to {high})"
