@@ -195,8 +195,11 @@ def test_a_recording_is_trained_on_where_it_is(server, tmp_path):
     tiny = ["net.widths=[8,16]", "net.time_features=8", "training.batch_size=8", "training.steps=1"]
     out = typed("train", "task=own", "dataset.path=hf://them/demos", *tiny, "run_dir=RUN2", cwd=tmp_path)
     assert out.rstrip().endswith("step_00000001")
-    assert "3 episodes" in typed("inspect", "hf://them/demos", cwd=tmp_path)
-    assert "3 episodes, 90 frames" in typed("convert", "hf://them/demos", "AGAIN", cwd=tmp_path)
+    inspected = typed("inspect", "hf://them/demos", cwd=tmp_path)
+    assert "3 episodes" in inspected and "hf://them/demos" in inspected and COMMIT not in inspected
+    converted = typed("convert", "hf://them/demos", "AGAIN", cwd=tmp_path)
+    assert "3 episodes, 90 frames" in converted and COMMIT not in converted
+    assert ReplayBuffer.open(tmp_path / "AGAIN").attrs["source"]["name"] == "hf://them/demos"
 
 
 def test_errors_in_words(server, run, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets.conversion_changes import RELATIVE_ACTION, Changes, looks_relative
 from diffpolicy.datasets.importers import Array, DamagedEpisode, Episode, Importer, recognize
 from diffpolicy.datasets.importers.base import RELATIVE
-from diffpolicy.datasets.importers.twins import odd_frame, odd_twin
+from diffpolicy.datasets.importers.twins import odd_twin
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.datasets.selection import is_numbered, numbered
 from diffpolicy.datasets.source_digest import source_digest
@@ -141,13 +141,15 @@ def convert(config: ConvertConfig, *, progress: bool = True) -> Conversion:
             conversion, or no episode left.
     """
     source, findings = hub.local(config.source, "dataset"), _Findings()
-    with located(source):
+    shown = hub.name_of(config.source) if hub.is_address(config.source) else source
+    with located(shown):
         reader, seen = recognize(source, config.format)
         if progress:
-            print(f"{source}: {seen}")
+            print(f"{shown}: {seen}")
         importer = reader(source, findings.say)
+        importer.name = hub.name_of(config.source)
     with importer:
-        with located(source):
+        with located(shown):
             fps = _fps(config, importer, findings)
             changes = Changes.of(config, importer.arrays, fps, importer.state_keys)
             episodes = choose(importer.episodes(), config.episodes)
@@ -293,9 +295,12 @@ def read_checked(importer: Importer, episode: Episode) -> dict[str, np.ndarray]:
     except ValueError as error:  # of a reader that names no episode
         raise DamagedEpisode(f"{episode.name}: {error}") from error
     check_read(importer.path, episode, arrays, importer.arrays)
+    where = f"{importer.name}: {episode.name}"
+    if finding := odd_twin(arrays):
+        importer.note(where, finding)
     still = {name: values for name, values in arrays.items() if importer.arrays[name].role != "action"}
-    for finding in filter(None, (odd_twin(arrays), odd_frame(still))):
-        importer.note(f"{importer.path.name}: {episode.name}", finding)
+    for found in importer.stills.look(where, still):
+        importer.note(*found)
     return arrays
 
 
@@ -338,7 +343,7 @@ def _attributes(config: ConvertConfig, importer: Importer, changes: Changes, tas
         "names": {name: list(array.names) for name, array in arrays.items() if array.names},
         "roles": {name: array.role for name, array in arrays.items()},
         "tasks": list(tasks),
-        "source": {"name": importer.path.name, "digest": source_digest(importer.path), **asked, **changes.settings},
+        "source": {"name": importer.name, "digest": source_digest(importer.path), **asked, **changes.settings},
         **({"ranges": ranges} if ranges else {}),
         "recording": recording,
     }

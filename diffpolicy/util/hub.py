@@ -81,6 +81,11 @@ def local(path: str | os.PathLike[str], kind: str, patterns: Sequence[str] | Non
     return download(path, kind, patterns) if is_address(path) else Path(path).expanduser()
 
 
+def name_of(path: str | os.PathLike[str]) -> str:
+    """Return what to call something: an address as it is, and a path by its last part."""
+    return f"hf://{str(path)[3:].lstrip('/')}" if is_address(path) else Path(path).name
+
+
 def upload(folder: Path, path: str, kind: str, message: str, private: bool) -> str:
     """Upload the files of a folder to a repository, which is made if there is none, and return its page's address.
 

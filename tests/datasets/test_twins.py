@@ -7,7 +7,7 @@ import recordings
 
 from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets.convert import convert
-from diffpolicy.datasets.importers.twins import odd_frame, odd_twin
+from diffpolicy.datasets.importers.twins import Stills, odd_twin
 
 
 def _arrays(length=12):
@@ -39,13 +39,36 @@ def test_columns_that_are_no_twins_are_left_in_peace():
 
 @pytest.mark.parametrize("at", range(12))
 def test_a_number_that_stands_still_but_for_one_frame(at):
-    arrays = {"goal": np.tile([0.25, 0.7, 3.0, 0.0], (12, 1)), "count": np.arange(12)}
-    assert odd_frame(arrays) == ""
-    arrays["goal"][at, 1:] += 1 / 64
+    """Once five other episodes tell that it does stand still, before or after it."""
+    healthy = {"goal": np.tile([0.25, 0.7, 3.0, 0.0], (12, 1)), "count": np.arange(12)}
+    damaged = {**healthy, "goal": healthy["goal"].copy()}
+    damaged["goal"][at, 1:] += 1 / 64
     says = f"'goal'[1] is 0.7, and 0.715625 at frame {at} alone: that may be damaged"
-    assert odd_frame(arrays) == (says if 0 < at < 11 else "")
-    arrays["goal"][(at + 3) % 12, 1] = 0.1
-    assert odd_frame(arrays) == ""
+    expected = [("b", says)] if 0 < at < 11 else []
+    for episodes in ("baaaaa", "aaabaa", "aaaaab"):
+        stills = Stills()
+        found = [stills.look(name, damaged if name == "b" else healthy) for name in episodes]
+        assert found == [[], [], [], [], [], expected]
+    damaged["goal"][(at + 3) % 12, 1] = 0.1
+    assert [said for name in "abc" for said in Stills().look(name, damaged)] == []
+
+
+def test_healthy_numbers_may_change_for_a_frame():
+    """A gripper at its end stop and a contact do, each in some episodes at another frame."""
+    stills = Stills()
+    for number in range(20):
+        gripper, contact = np.full((12, 1), 0.04, np.float32), np.full((12, 1), 0.5)
+        gripper[1 + number % 10] += 0.0001 * (number % 2)
+        contact[1 + number % 7 : 1 + number % 7 + number % 3] = 1
+        assert stills.look(f"episode {number}", {"gripper": gripper, "contact": contact}) == []
+
+
+def test_what_is_not_a_number_in_both_is_no_difference():
+    arrays = _arrays()
+    arrays["state"][[2, 5], 2] = arrays["goal"][[2, 5], 1] = np.nan
+    assert odd_twin(arrays) == ""
+    arrays["goal"][7, 1] += 1
+    assert "at frame 7" in odd_twin(arrays)
 
 
 def test_a_changed_twin_is_said_with_file_and_episode(tmp_path):

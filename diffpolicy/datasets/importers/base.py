@@ -12,6 +12,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from diffpolicy.datasets.importers.twins import Stills
 from diffpolicy.util.errors import explain
 from diffpolicy.util.names import check
 
@@ -100,6 +101,8 @@ class Importer(ABC):
 
     def __init__(self, path: Path, say: Say) -> None:
         self.path, self.say = path, say
+        self.name = path.name  # in findings; of a download, whose folder is named by a commit, its address is set
+        self.stills = Stills()
         self._noted: Counter[str] = Counter()
 
     usual_fps: ClassVar[str | None] = None

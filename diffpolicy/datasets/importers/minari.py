@@ -46,7 +46,7 @@ class MinariImporter(Importer):
         super().__init__(path, say)
         self._folder = folder = _folder(path)
         self._about = _metadata(folder)
-        self._usual: set[str] = set()
+        self._usual: dict[str, bool] = {}
         observed = leaves(self._about.get("observation_space"), "observation_space")
         self._observations = {leaf.name("observation"): leaf for leaf in observed if leaf.kind != "Text"}
         self._texts = [leaf for leaf in observed if leaf.kind == "Text"]
@@ -200,10 +200,11 @@ class MinariImporter(Importer):
         """Say what contradicts the spaces, or ends too early; what most episodes do is said once."""
         where = f"{self._files.file(episode.number).relative_to(self._folder).as_posix()}: {episode.name}"
         for what, says in self._contradictions(found).items():
-            if says and what not in self._usual:
-                usual = self._in_most(what)
-                self._usual |= {what} if usual else set()
-                self.note(where, f"{says}; so do most episodes, so it is no damage" if usual else says)
+            if not says or self._usual.get(what):
+                continue
+            if what not in self._usual:
+                self._usual[what] = self._in_most(what)
+            self.note(where, f"{says}; so do most episodes, so it is no damage" if self._usual[what] else says)
 
     def _contradictions(self, found: Mapping[str, np.ndarray]) -> dict[str, str]:
         """Array -> how it contradicts its space, or ends the episode early, in words; empty if it does not."""

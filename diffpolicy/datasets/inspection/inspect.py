@@ -69,19 +69,21 @@ def inspect_dataset(path: str | Path, format: str | None = None, *, progress: bo
         ImportError: the format needs a package that is not installed.
     """
     said: list[str] = []
+    shown = hub.name_of(path) if hub.is_address(path) else path
     if _in_catalog(path):
         path = Path(path)
         importer, seen = _from_catalog(str(path)), "demonstrations of the catalog"
     else:
         path = hub.local(path, "dataset")
         reader, seen = recognize(path, format)
-        with located(path):
+        with located(shown):
             importer = reader(path, said.append)
-    with importer, located(path):
+        importer.name = hub.name_of(shown)
+    with importer, located(shown):
         measured = measure(importer, said, progress=progress)
         attrs = dict(importer.attrs)
     own = digest(path) if (path / MANIFEST).exists() else None
-    return Inspection(str(path), seen, measured, find(measured), attrs, own)
+    return Inspection(str(shown), seen, measured, find(measured), attrs, own)
 
 
 def _in_catalog(path: str | Path) -> bool:
