@@ -216,7 +216,7 @@ def _part(path: tuple[Any, ...], space: gym.Space[Any], image_range: Sequence[fl
     given = f"the environment shows {key or 'observations'} as pictures of {dtype}"
     require(image_range is not None, given, "their range", "give it with env.image_range=[0,1], for example")
     low, high = map(float, image_range or ())
-    return Part(key, path, spaces.Box(0, 255, size, np.uint8), _scaled(_image(size, turned), low, high))
+    return Part(key, path, spaces.Box(0, 255, size, np.uint8), _scaled(_image(size, turned), low, high, key))
 
 
 def _vector(space: gym.Space[Any]) -> tuple[spaces.Box, Read]:
@@ -249,6 +249,15 @@ def _one_channel(values: Any) -> np.ndarray:
     return image[..., None] if image.ndim == 2 else image
 
 
-def _scaled(read: Read, low: float, high: float) -> Read:
+def _scaled(read: Read, low: float, high: float, key: str) -> Read:
+    """Images whose values from `low` to `high` become 0 to 255; others are refused, except for their rounding."""
     scale = 255.0 / (high - low)
-    return lambda values: np.clip(np.rint((read(values) - low) * scale), 0, 255).astype(np.uint8)
+
+    def scaled(values: Any) -> np.ndarray:
+        levels = np.rint((read(values) - low) * scale)
+        if not (levels.min() >= 0 and levels.max() <= 255):  # which is so of NaN, too
+            given = f"the image {(key or IMAGE_KEY)!r} holds {np.min(values):g} to {np.max(values):g}"
+            raise Misfit(explain(given, f"env.image_range=[{low:g},{high:g}]", "give the range that it has"))
+        return levels.astype(np.uint8)
+
+    return scaled

@@ -98,6 +98,28 @@ def test_pictures_of_numbers_are_cameras_once_their_range_is_given():
         adapted(Goals, image_range=[0, 1])
 
 
+@pytest.mark.parametrize(
+    ("value", "says"), [(np.nan, "holds nan to nan"), (np.inf, "to inf"), (2.0, "to 2"), (-1.01, "holds -1.01 to")]
+)
+def test_images_beyond_their_range_are_refused(value, says):
+    class Dirty(Pictures):
+        def see(self):
+            seen = super().see()
+            seen["camera"][2, 3, 3] = value
+            return seen
+
+    with pytest.raises(ValueError, match=rf"the image 'camera' .*{says}.*expected env.image_range=\[-1,1\]"):
+        adapted(Dirty, image_range=[-1, 1]).reset(seed=0)
+
+
+def test_images_may_be_beyond_their_range_by_rounding():
+    class Rounded(Pictures):
+        def see(self):
+            return {name: one * (1 + 1e-6) if name == "camera" else one for name, one in super().see().items()}
+
+    assert adapted(Rounded, image_range=[-1, 1]).reset(seed=0)[0]["camera"].max() == 255
+
+
 def test_a_picture_alone_has_a_key():
     assert adapted(Screen).reset(seed=0)[0]["image"].shape == (9, 8, 3)
 
