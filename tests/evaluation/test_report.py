@@ -1,8 +1,10 @@
 """Plots, videos and the page take their columns from the task; the next steps fit what was evaluated."""
 
+import functools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -26,6 +28,7 @@ from diffpolicy.evaluation.report import (
     write_document,
     write_page,
     write_video,
+    write_videos,
 )
 
 LINE = make_env(tiny.ENV_ID)
@@ -184,6 +187,35 @@ def test_actions_are_drawn_as_curves_where_they_are_no_places(tmp_path):
 def test_which_numbers_of_an_action_are_a_place_is_said_by_the_task():
     assert TaskSpec().plane(2) == (0, 1) and not TaskSpec().plane(4)
     assert list(TaskSpec.from_metadata({"task": {"action_plane": [2, 0]}}).plane(4)) == [2, 0]
+
+
+class Rolled(tiny.LineEnv):
+    """Renders the first frames only, or breaks where it renders."""
+
+    def __init__(self, breaks=False, render_mode=None):
+        super().__init__(render_mode=render_mode)
+        self.breaks, self.count = breaks, 0
+
+    def render(self):
+        self.count += 1
+        if self.count > 2:
+            raise OSError("the window is gone")
+        return super().render()
+
+    def step(self, action):
+        if self.breaks:
+            raise OSError("no light")
+        return super().step(action)
+
+
+@pytest.mark.parametrize(("breaks", "says"), [(False, "^OSError: the window is gone"), (True, "no light")])
+def test_what_breaks_while_it_renders_costs_the_videos_alone(tmp_path, breaks, says):
+    resets = episode_resets(0, 3)
+    episodes = rollout(tiny.Wanderer(), tiny.LineEnv, resets, max_steps=5)
+    resets = [replace(how, limit=5) for how in resets]
+    made = functools.partial(Rolled, breaks, "rgb_array")
+    clips, trouble = write_videos(tmp_path, tiny.Wanderer(), tiny.LineEnv, made, resets, episodes, TASK, 3)
+    assert clips == [] and re.search(says, trouble) and not list(tmp_path.glob("*.mp4"))
 
 
 def test_no_plot_goes_through_pyplot():

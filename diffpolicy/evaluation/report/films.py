@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -54,9 +54,12 @@ class Film(Observer):
         self._writers.pop(episode.number).close()
 
     def close(self) -> None:
-        """Complete the videos of episodes that were broken off."""
+        """Delete the videos of episodes that did not come to their end."""
         while self._writers:
-            self._writers.popitem()[1].close()
+            _, writer = self._writers.popitem()
+            with suppress(Exception):  # of a file in which there is no frame yet
+                writer.close()
+            writer.path.unlink(missing_ok=True)
 
 
 @final
@@ -112,10 +115,18 @@ def write_videos(
         if trouble is None:
             observers += [film, Video(first=1)]
         make = make_env if trouble else rendering
-        again = rollout(agent, make, [resets[i] for i in chosen], observers, task=task)
+        try:
+            again = rollout(agent, make, [resets[i] for i in chosen], observers, task=task)
+        except Exception as error:  # of the environment, or of whatever library draws; the page is written without
+            film.close()
+            for video in out.glob("episode_*.mp4"):
+                video.unlink()
+            return [], _trouble(error)
     again = [episode for episode in again if episode.error is None]
     draw_actions(out / ACTIONS, again)
-    if trouble is None and can_draw_chunks(task, agent.policy):
+    if again[0].number > 0:
+        pass  # the first one, whose observations were kept, was broken off
+    elif trouble is None and can_draw_chunks(task, agent.policy):
         draw_fan(out / FAN, agent.policy, again[0], task)
     else:
         draw_fan_curves(out / FAN, agent.policy, again[0])
@@ -128,7 +139,12 @@ def rendering_trouble(rendering: MakeEnv, how: Reset) -> str | None:
         with closing(Place(rendering, Contract(limited=True), Journal())) as place:
             place.start(Episode(how.seed), how)
             return frame_trouble(place.env.render())
-    except BrokenEnvironment as error:
-        return str(error)
     except Exception as error:  # of whatever library draws
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return _trouble(error)
+
+
+def _trouble(error: Exception) -> str:
+    """An error in a sentence."""
+    if isinstance(error, BrokenEnvironment):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -21,6 +21,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, fps: float) -> None:
+        self.path = path
         self._container = av.open(str(path), "w")
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         self._stream.pix_fmt, self._stream.options = "yuv420p", {"crf": "23"}
