@@ -8,6 +8,7 @@ from comparing import TINY, Bench, quick
 
 import compare
 from comparison import plan, recordings, suite, work
+from comparison.checks import check
 from comparison.store import compact, episodes_of
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.manifest import digest
@@ -202,3 +203,9 @@ def test_the_plan_of_metaworld_is_what_its_page_says():
     assert one.run.recording.config.env.id == one.run.config.env.id
     assert made.results == "docs/results/metaworld"
     assert compare.main(["--list", "--plan", str(file)]) == 0
+
+
+def test_the_plan_of_metaworld_fits_its_environments():
+    pytest.importorskip("metaworld", reason="needs the extra: pip install 'diffpolicy[metaworld]'")
+    every = plan.measurements(plan.load_plan(work.PLAN.with_name("compare_metaworld.yaml")))
+    check([one for one in every.values() if one.run.task in ("push-v3", "shelf-place-v3")], every)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -149,6 +151,12 @@ def test_the_map_of_a_suite_is_shown_once_it_is_drawn(tmp_path, monkeypatch):
     (results_table.SUITE / page.PLOTS).mkdir(parents=True)
     (results_table.SUITE / page.PLOTS / page.HEAT_MAP).touch()
     assert results_table.heat_map().endswith("methods](results/own/comparison/tasks.png)")
+
+
+def test_tables_are_checked_from_the_command_line(tmp_path):
+    command = [sys.executable, results_table.__file__, "--check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_marker_of_no_table_is_refused():

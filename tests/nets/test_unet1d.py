@@ -83,8 +83,9 @@ def test_the_written_out_norm_and_its_gradient_are_torchs(modulated, monkeypatch
         torch.testing.assert_close(written_out, plain, rtol=0, atol=1e-12)
 
 
-def test_the_compiled_norm_and_its_gradient_are_torchs():
-    for plain, compiled in zip(*_plain_and_fused(modulated=True), strict=True):
+@pytest.mark.parametrize("modulated", [False, True])
+def test_the_compiled_norm_and_its_gradient_are_torchs(modulated):
+    for plain, compiled in zip(*_plain_and_fused(modulated), strict=True):
         torch.testing.assert_close(compiled, plain, rtol=0, atol=1e-12)
 
 

@@ -78,7 +78,7 @@ def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, 
     ("net", "method", "solver"),
     [
         ("unet1d", "flow", None),
-        ("transformer", "ddpm", None),
+        ("unet1d", "ddpm", None),
         ("transformer", "ddpm", "dpmpp_2m"),
         ("unet1d", "mean_flow", None),
         ("transformer", "mean_flow", None),
