@@ -222,7 +222,7 @@ def require_limits(env: gym.Env[Any, Any], limited: bool) -> None:
 
 def innermost(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """Return the environment inside all wrappers; its own `unwrapped` may be an object of another API."""
-    *_, inner = _layers(env)
+    *_, inner = layers(env)
     return inner
 
 
@@ -230,7 +230,7 @@ def has_time_limit(env: gym.Env[Any, Any]) -> bool:
     """Return whether a wrapper, or the environment itself by its registration, limits the steps of an episode."""
     return any(
         isinstance(layer, gym.wrappers.TimeLimit) or (layer.spec is not None and layer.spec.max_episode_steps)
-        for layer in _layers(env)
+        for layer in layers(env)
     )
 
 
@@ -267,13 +267,18 @@ def env_name(make_env: MakeEnv) -> str:
 def _cause(error: BaseException) -> str:
     if isinstance(error, (_Breach, Misfit)):
         return str(error)
-    try:
-        said = " ".join(str(error).split())
-    except Exception:
-        said = ""
-    said = said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}{': ' if said else ''}{said} ({Path(frame.filename).name}:{frame.lineno})"
+    return f"{said(error)} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def said(error: BaseException) -> str:
+    """Return an error as one line: its type and its message, cut where it is long."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = ""
+    message = message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
+    return f"{type(error).__name__}{': ' if message else ''}{message}"
 
 
 def _no_env(env: Any) -> tuple[str, str]:
@@ -332,7 +337,8 @@ def _path(keys: tuple[str, ...]) -> str:
     return repr(".".join(keys)) if keys else ""
 
 
-def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+def layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+    """Yield an environment's wrappers, from the outermost, and the environment itself."""
     yield env
     while isinstance(env, gym.Wrapper):
         env = env.env

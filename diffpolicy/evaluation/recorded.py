@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from diffpolicy.config import EnvConfig
+from diffpolicy.config import EnvConfig, plain
 from diffpolicy.config.commands import RecordConfig
 from diffpolicy.config.schema import effective
+from diffpolicy.config.words import env_words, words
 from diffpolicy.datasets.spec import Field, ObservationSpec
+from diffpolicy.evaluation.contract import layers
 from diffpolicy.evaluation.demonstrators import STATE, Demonstrator
 from diffpolicy.evaluation.observers import ACTION
 from diffpolicy.evaluation.task import TaskSpec
@@ -94,17 +95,10 @@ def _settings(env: EnvConfig) -> dict[str, Any]:
 def _packages(env: gym.Env[Any, Any]) -> set[str]:
     """The other packages that the layers of an environment come from, and those that these need."""
     known = importlib.metadata.packages_distributions()
-    found = {name for layer in _layers(env) for name in known.get(type(layer).__module__.partition(".")[0], ())}
+    found = {name for layer in layers(env) for name in known.get(type(layer).__module__.partition(".")[0], ())}
     others = found - {*_PACKAGES, "gymnasium"}
     needed = {re.split(r"[^\w.-]", line, maxsplit=1)[0] for name in others for line in _required(name)}
     return {name for name in others | needed if _installed(name)} - {*_PACKAGES}
-
-
-def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    yield env
-    while isinstance(env, gym.Wrapper):
-        env = env.env
-        yield env
 
 
 def _required(name: str) -> list[str]:
@@ -128,26 +122,6 @@ def train_line(path: str, env: EnvConfig, facts: Mapping[str, Any]) -> str:
     """
     shown = facts.get("observation", {STATE: {"kind": "vector"}})
     kinds = {kind: [name for name, one in shown.items() if one["kind"] == kind] for kind in ("vector", "image")}
-    settings = [f"dataset.path={path}", f"observation.vectors={_typed(kinds['vector'])}"]
-    settings += [f"observation.images={_typed(kinds['image'])}"] if kinds["image"] else []
-    return " ".join(["diffpolicy train task=own", *map(shlex.quote, [*settings, *env_settings(env)]), "run_dir=RUN"])
-
-
-def env_settings(env: EnvConfig) -> list[str]:
-    """Return an environment's settings as they are typed, those that are not the defaults."""
-    usual, found = EnvConfig(), []
-    for one in fields(env):
-        value = vars(env)[one.name]
-        if one.name == "kwargs":
-            found += [f"env.kwargs.{name}={_typed(inner)}" for name, inner in value.items()]
-        elif value != vars(usual)[one.name]:
-            found.append(f"env.{one.name}={_typed(value)}")
-    return found
-
-
-def _typed(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_typed(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_typed, value)) + "]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    observed = {"vectors": kinds["vector"], **({"images": kinds["image"]} if kinds["image"] else {})}
+    settings = [shlex.quote(f"dataset.path={path}"), *words(observed, "observation."), *env_words(plain(env))]
+    return " ".join(["diffpolicy train task=own", *settings, "run_dir=RUN"])

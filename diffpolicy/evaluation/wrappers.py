@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from diffpolicy.evaluation import spaces
 from diffpolicy.evaluation.task import TaskSpec
 
 NOISE_SEED = "noise_seed"
@@ -55,10 +56,11 @@ class ActionNoise(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def within(space: gym.Space[Any], action: np.ndarray) -> np.ndarray:
-    """Return an action as a space's bounds limit it; where it has none, as it is."""
-    return (
-        np.clip(action, space.low, space.high).astype(action.dtype) if isinstance(space, gym.spaces.Box) else action
-    )
+    """Return an action as an adapted environment hands it on, in the action's own dtype.
+
+    It is clipped to the space's bounds, and rounded where the space is of integers; only a Box has either.
+    """
+    return spaces.action(space)(action).astype(action.dtype) if isinstance(space, gym.spaces.Box) else action
 
 
 class StepsAfterSuccess(gym.Wrapper[Any, Any, Any, Any]):

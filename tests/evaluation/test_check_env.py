@@ -284,7 +284,7 @@ def test_keys_cameras_bounds_and_what_info_lacks():
     fitting = facts(report, "with the settings that fit")
     assert fitting["observed"] == {"arm.joints": [2], "camera": [8, 8, 3], "float_camera": [8, 8, 3]}
     assert fitting["left_out"] == ["achieved_goal", "task"] and fitting["bitwise"]
-    assert "env.obs_keys=[arm.joints,camera,float_camera] env.max_steps=500" in describe(report)
+    assert "'env.obs_keys=[arm.joints,camera,float_camera]' env.max_steps=500" in describe(report)
     typed_in = compose(shlex.split(command_line(report.settings)), "check-env", CheckEnvConfig).env
     assert typed_in == EnvConfig(**report.settings) and make_env(typed_in)().reset(seed=0)
 
@@ -328,8 +328,10 @@ def test_an_instance_that_was_never_reset_is_closed_too():
 
 
 def test_settings_are_printed_as_they_are_typed_and_as_a_file_has_them():
-    """Hydra, the shell and YAML read them back: words that look like numbers, spaces, lists, mappings."""
+    """Hydra, the shell and YAML read them back: words that look like numbers, spaces, lists, mappings, quotes."""
     kwargs = {"name": "a b", "size": "3", "flag": "true", "at": [1.5, -2.0], "way": {"left": None}, "who": "it's"}
+    odd = ["a,b", "null", "nan", "", "é", "a=b", "50%", "$HOME", "x: y", "C:\\new\\", 'it\'s "so"', 1e-5, True]
+    kwargs |= {"odd": odd, **{f"odd{number}": one for number, one in enumerate(odd)}}
     settings = {"id": "tiny/Line-v0", "kwargs": kwargs, "fresh": True, "obs_keys": ["pixels.top", "2"]}
     words = shlex.split(command_line(settings))
     assert compose(words, "check-env", CheckEnvConfig).env == EnvConfig(**settings)

@@ -1,5 +1,6 @@
 """Demonstrations through the rollout loop: what is recorded, what is left out, and what never changes."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
@@ -10,7 +11,7 @@ from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.sources.shipped import open_shipped
 from diffpolicy.evaluation import ExpertAgent, Reset, make_env, rollout
 from diffpolicy.evaluation.record import demonstrate, demonstration_env, record
-from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSuccess
+from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSuccess, within
 
 LINE = make_env(tiny.ENV_ID)
 
@@ -86,6 +87,14 @@ def test_noise_is_carried_out_and_not_recorded(line_expert):
     assert not np.array_equal(runs[0]["state"][:3], runs[2]["state"][:3])
     plain = arrays(agent, demonstration_env(LINE), Reset(3, env_seed=1))
     assert np.abs(np.diff(plain["state"][:, 0])).std() < 1e-6 < np.abs(np.diff(runs[0]["state"][:, 0])).std()
+
+
+def test_an_action_is_recorded_as_the_environment_takes_it():
+    """Rounded for integers, as the adapter does it; in the dtype of the agent's actions."""
+    steps = gym.spaces.Box(-3, 3, (3,), np.int64)
+    taken = within(steps, np.array([0.6, -1.4, 9.0], np.float32))
+    assert taken.tolist() == [1, -1, 3] and taken.dtype == np.float32
+    assert within(gym.spaces.Discrete(4), np.array(2)) == 2
 
 
 def test_the_error_has_the_asked_deviation_and_a_memory():

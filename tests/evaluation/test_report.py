@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,9 @@ import pytest
 import tiny
 from matplotlib.image import imread
 
+from diffpolicy.config import EnvConfig, plain
+from diffpolicy.config.commands import EvaluateConfig, RecordConfig
+from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import Observations, TaskSpec, Video, episode_resets, make_env, rollout, summarize
 from diffpolicy.evaluation.episode import Episode
 from diffpolicy.evaluation.evaluate import describe
@@ -125,15 +129,31 @@ def test_next_steps_fit_what_was_evaluated(result, line_expert):
         return [step.command for step in next_steps(result, "RUN/best", "OUT", task)]
 
     said = commands(result, TASK)
-    assert "diffpolicy evaluate checkpoint=RUN/best episodes=24 out=OUT_24" in said
-    assert "diffpolicy evaluate checkpoint=RUN/best steps=4 out=OUT_4_steps" in said
-    assert "diffpolicy evaluate checkpoint=RUN/best modes=true out=OUT_modes" in said
+    assert "diffpolicy evaluate checkpoint=RUN/best env.id=tiny/Line-v0 episodes=24 out=OUT_24" in said
+    assert "diffpolicy evaluate checkpoint=RUN/best env.id=tiny/Line-v0 steps=4 out=OUT_4_steps" in said
+    assert "diffpolicy evaluate checkpoint=RUN/best env.id=tiny/Line-v0 modes=true out=OUT_modes" in said
     assert any("compare_to=OUT/evaluation.json" in command and "seeds=200000" in command for command in said)
     assert "diffpolicy record env.id=tiny/Line-v0 episodes=500 out=DEMOS" in said
     plain = commands({**result_of(result["episodes"], "Pendulum-v1")}, TaskSpec())
     assert not any(word in " ".join(plain) for word in ("modes", "record", "steps=", "push", "detour", "diffpolicy/"))
     for command in said + plain:
         assert command.split()[:2][0] == "diffpolicy" and command.split()[1] in ("evaluate", "record", "export")
+
+
+def test_next_steps_name_the_environment_as_it_was_given(result, line_expert):
+    """Settings of the evaluation, not of the training; another policy may observe something else."""
+    kwargs = {"images": True, "width": 0.8, "name": "a, b", "obs_mode": "keypoints"}
+    env = {**plain(EnvConfig(f"somewhere:{tiny.ENV_ID}", kwargs)), "task": "push", "obs_keys": ["obs"]}
+    trained = {"observation": {"mode": "keypoints"}, "env": {"id": None}}
+    result = {**result, "env": env, "checkpoint": {**result["checkpoint"], "config": trained}}
+    lines = [step.command for step in next_steps(result, "RUN/best", "OUT", TASK) if "export" not in step.command]
+    assert len(lines) == 5 and sum(line.startswith("diffpolicy record") for line in lines) == 1
+    for line in lines:
+        _, command, *settings = shlex.split(line)
+        schema = {"evaluate": EvaluateConfig, "record": RecordConfig}[command]
+        shown, keys = ({}, []) if "OTHER" in line else ({"images": True}, ["obs"])
+        wanted = EnvConfig(env["id"], {**shown, "width": 0.8, "name": "a, b"}, "push", obs_keys=keys)
+        assert compose(settings, command, schema).env == wanted
 
 
 def test_the_results_in_words(result):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from diffpolicy.evaluation.contract import BrokenEnvironment
-
-_PLAIN = re.compile(r"[A-Za-z_][\w./:-]*")  # words that neither hydra nor YAML reads as anything else
-_SHELL = re.compile(r"[\s'\"{}$&;|<>()`*?!#~\\]")
-_LONGEST = 240  # characters of another library's message
+from diffpolicy.config.words import words
+from diffpolicy.evaluation.contract import BrokenEnvironment, said
 
 
 @dataclass
@@ -110,41 +105,19 @@ def _writable(value: Any) -> Any:
 
 def command_line(settings: Mapping[str, Any]) -> str:
     """Return settings of the environment as they are typed: "env.id=… env.fresh=true"."""
-    words = (f"env.{name}={_typed(value)}" for name, value in _dotted(settings))
-    return " ".join(shlex.quote(word) if _SHELL.search(word) else word for word in words)
+    return " ".join(words(settings, "env."))
 
 
 def yaml_lines(settings: Mapping[str, Any]) -> list[str]:
     """Return settings of the environment as lines of a config file."""
-    return ["env:", *(f"  {name}: {_typed(value)}" for name, value in settings.items())]
+    return ["env:", *(f"  {name}: {_yaml(value)}" for name, value in settings.items())]
 
 
-def _dotted(settings: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", one) for key, one in value.items())
-        else:
-            yield name, value
-
-
-def _typed(value: Any) -> str:
-    """A value as hydra and YAML both read it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_typed(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_typed, value)) + "]"
-    if isinstance(value, str) and (not _PLAIN.fullmatch(value) or yaml.safe_load(value) != value):
-        quote = '"' if "'" in value else "'"
-        return f"{quote}{value}{quote}"
-    return str(value)
+def _yaml(value: Any) -> str:
+    line = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return line.removesuffix("...\n").rstrip()
 
 
 def sentence(error: BaseException) -> str:
-    """Return an error as one line: its type, and the first line of its message, cut where it is long."""
-    if isinstance(error, BrokenEnvironment):
-        return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "without a message"
-    return f"{type(error).__name__}: {text if len(text) <= _LONGEST else text[:_LONGEST] + ' …'}"
+    """Return an error as one line: its type and its message, cut where it is long."""
+    return str(error) if isinstance(error, BrokenEnvironment) else said(error)

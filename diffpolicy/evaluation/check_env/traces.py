@@ -13,6 +13,7 @@ from typing import Any, final
 import gymnasium as gym
 import numpy as np
 
+from diffpolicy.evaluation.adapting import GlobalGenerators
 from diffpolicy.evaluation.contract import Contract, MakeEnv, Place
 from diffpolicy.evaluation.episode import Episode, Reset
 from diffpolicy.evaluation.journal import Journal
@@ -205,13 +206,11 @@ def seed_globals(seed: int) -> None:
 
 @contextmanager
 def kept_globals() -> Iterator[None]:
-    """Give the process-wide generators back as they were."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
+    """Give the process-wide generators back as they were; until then they are in a state that nobody chose."""
+    with GlobalGenerators():
+        random.seed()
+        np.random.seed()  # noqa: NPY002
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
 
 
 def leaves(obs: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from diffpolicy import registry
 from diffpolicy.config import ExecutionConfig, plain
+from diffpolicy.config.words import env_words, words
+from diffpolicy.evaluation.adapters import OBS_MODE, bare_id
 from diffpolicy.evaluation.metrics import evaluated_env
 from diffpolicy.evaluation.task import TaskSpec
 
@@ -29,7 +31,9 @@ def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Pat
         task: what was evaluated.
     """
     settings, config = result["settings"], result["checkpoint"]["config"]
-    evaluate = " ".join([f"diffpolicy evaluate checkpoint={checkpoint}", *_as_typed(settings)])
+    env = _env(result)
+    evaluate = " ".join([f"diffpolicy evaluate checkpoint={checkpoint}", *_changed(settings), *env_words(env)])
+    same = " ".join(env_words(_without_display(env, task)))
     episodes = len(result["episodes"])
     steps = [
         NextStep(
@@ -37,7 +41,7 @@ def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Pat
         ),
         NextStep(
             "Another policy on the same initial states, with the paired difference:",
-            f"diffpolicy evaluate checkpoint=OTHER/checkpoints/best seeds={settings['seeds']} "
+            f"diffpolicy evaluate checkpoint=OTHER/checkpoints/best {same} seeds={settings['seeds']} "
             f"episodes={episodes} compare_to={Path(out) / 'evaluation.json'} out={out}_other",
         ),
     ]
@@ -54,10 +58,9 @@ def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Pat
     if task.modes and "modes" not in result:
         says = "In which modes the policy does this task, beside its demonstrations:"
         steps.append(NextStep(says, f"{evaluate} modes=true out={out}_modes"))
-    env_id = evaluated_env(result)["id"]
-    if env_id in registry.known("expert"):
+    if bare_id(env["id"]) in registry.known("expert"):
         says = "More demonstrations by the expert of this environment:"
-        steps.append(NextStep(says, f"diffpolicy record env.id={env_id} episodes=500 out=DEMOS"))
+        steps.append(NextStep(says, f"diffpolicy record {' '.join(env_words(env))} episodes=500 out=DEMOS"))
     steps.append(
         NextStep(
             "The policy as one file for onnxruntime:", f"diffpolicy export checkpoint={checkpoint} out=policy.onnx"
@@ -66,11 +69,28 @@ def next_steps(result: Mapping[str, Any], checkpoint: str | Path, out: str | Pat
     return steps
 
 
-def _as_typed(settings: Mapping[str, Any]) -> list[str]:
+def _env(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What was rolled out in, without the mode of observation that a policy asks for by itself."""
+    env = dict(evaluated_env(result))
+    kwargs = dict(env.pop("options", None) or env.get("kwargs") or {})
+    mode = result["checkpoint"]["config"].get("observation", {}).get("mode")
+    if mode is not None and kwargs.get(OBS_MODE) == mode:
+        del kwargs[OBS_MODE]
+    return {**env, "kwargs": kwargs}
+
+
+def _without_display(env: Mapping[str, Any], task: TaskSpec) -> dict[str, Any]:
+    """The same for a policy that may observe something else."""
+    kept = {name: value for name, value in env.items() if name not in ("obs_keys", "image_range")}
+    shown = {name: value for name, value in env["kwargs"].items() if name not in task.display_options}
+    return {**kept, "kwargs": shown}
+
+
+def _changed(settings: Mapping[str, Any]) -> list[str]:
     """The settings of an evaluation that are not the defaults and change what the policy does."""
     given = {name: settings.get(name) for name in ("solver", "grid", "action_horizon")}
     given |= {f"solver_options.{name}": value for name, value in (settings.get("solver_options") or {}).items()}
     usual = plain(ExecutionConfig())
     bound = settings.get("execution", usual).items()
     given |= {f"execution.{name}": value for name, value in bound if value != usual[name]}
-    return [f"{name}={value}".replace(" ", "") for name, value in given.items() if value is not None]
+    return words({name: value for name, value in given.items() if value is not None})
