@@ -171,6 +171,8 @@ def evaluate_policy(
     seeds_left, theirs = ({one["seed"] for one in (each or {}).get("episodes", ())} for each in (result, other))
     if seeds_left & theirs:  # the environment may have broken off those that were in common
         result["difference"] = compare(result, other or {})
+    elif other is not None:
+        result["no_difference"] = f"no episode in common with {compare_to} is left: the environment broke them off"
     folder = None if out is None else Path(out)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import tiny_policy
 from typed import typed
 
 from diffpolicy import ReplayBuffer, checkpoint, load_policy
+from diffpolicy.policies import share
 from diffpolicy.util import hub
 
 COMMIT = "0" * 40
@@ -156,6 +157,11 @@ def test_nothing_is_uploaded_unasked(server, run, tmp_path):
     )
     load_policy(run)
     assert server.asked == [] and server.repos == {}
+
+
+def test_the_card_names_an_environment_by_its_factory():
+    env = {"id": None, "factory": "arm:make"}
+    assert "arm:make" in share._results({"env": env, "episodes": [{"seed": 3}]}, [])
 
 
 def test_results_stand_in_the_card(server, run, tmp_path):

@@ -281,7 +281,7 @@ def _imported(config: EnvConfig) -> EnvSpec | Callable[..., gym.Env[Any, Any]]:
 
 
 def _takes(source: Source, name: str) -> bool:
-    """Whether what makes an environment has a keyword argument, as far as that is known without an import."""
+    """Whether what makes an environment has a keyword argument of this name; False of what workers are to import."""
     entry = source.entry_point if isinstance(source, EnvSpec) else source
     if entry is None:
         return False

@@ -113,7 +113,7 @@ class Step(NamedTuple):
         episode: so far, this step included.
         env: the environment, after the step.
         obs: before the step.
-        action: (A,), carried out.
+        action: (A,), as the agent gave it; the environment may clip it.
         reward: of the step.
         next_obs: after the step.
         info: after the step.

@@ -221,6 +221,8 @@ def describe(result: Mapping[str, Any], out: str | Path | None = None) -> str:
         lines[0] += f", without the {_episodes(len(errors))} broken off"
     if "difference" in result:
         lines.append(_line(f"{names[0]}, paired difference", result["difference"][names[0]], "+.3f"))
+    if "no_difference" in result:
+        lines.append(result["no_difference"])
     if "modes" in result:
         lines += _describe_modes(result["modes"])
     lines.append(f"{_episodes(len(result['episodes']))}, {result['network_calls']} network calls per chunk")

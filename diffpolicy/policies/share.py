@@ -150,12 +150,13 @@ def _results(evaluation: Mapping[str, Any], videos: list[str]) -> str:
     }
     lines = [f"| {name} | {m['mean']:.3f} | {m['low']:.3f} to {m['high']:.3f} |" for name, m in metrics.items()]
     seeds = [episode["seed"] for episode in evaluation["episodes"]]
-    films = "\n".join(f'<video controls src="{name}"></video>' for name in videos)
+    env = evaluation.get("env") or evaluation["checkpoint"]["config"]["env"]
+    clips = "\n".join(f'<video controls src="{name}"></video>' for name in videos)
     return _RESULTS.format(
         episodes=len(seeds),
-        env=(evaluation.get("env") or evaluation["checkpoint"]["config"]["env"])["id"],
+        env=env["id"] or env["factory"],
         first=seeds[0],
         last=seeds[-1],
         lines="\n".join(lines),
-        videos=films and f"\n{films}\n",
+        videos=clips and f"\n{clips}\n",
     )

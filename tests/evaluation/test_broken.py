@@ -15,6 +15,7 @@ import tiny
 import tiny_policy
 from typed import typed
 
+from diffpolicy import evaluate_policy
 from diffpolicy.config import EnvConfig
 from diffpolicy.evaluation import BrokenEnvironment, Reset, TaskSpec, episode_rows, make_env, rollout, simulate
 from diffpolicy.evaluation.contract import env_name, factory
@@ -347,6 +348,15 @@ def test_the_command_writes_all_and_exits_with_status_1(checkpoint, tmp_path):
     alone = [f"checkpoint={checkpoint}", "seeds=1", "workers=0", "episodes=1", "out=none"]
     said = typed("evaluate", *alone, cwd=tmp_path, ok=False)
     assert f"evaluate: {sentence}" in said and "Traceback" not in said and not (tmp_path / "none").exists()
+
+
+def test_a_comparison_of_which_no_episode_is_left_says_so(checkpoint, tmp_path):
+    settings = {"episodes": 2, "seeds": 0, "workers": 0}
+    found = evaluate_policy(checkpoint, **settings)
+    other = {**found, "episodes": [{**found["episodes"][0], "seed": 1}]}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    again = evaluate_policy(checkpoint, **settings, compare_to=tmp_path / "other.json")
+    assert "difference" not in again and "no episode in common with" in describe(again)
 
 
 def test_validation_counts_what_broke_off_and_fails_where_all_did(capsys):

@@ -34,6 +34,7 @@ from diffpolicy.evaluation.report import (
     write_video,
     write_videos,
 )
+from diffpolicy.evaluation.report.films import Actions
 
 LINE = make_env(tiny.ENV_ID)
 TASK = TaskSpec.of(LINE())
@@ -236,6 +237,18 @@ def test_what_breaks_while_it_renders_costs_the_videos_alone(tmp_path, breaks, s
     made = functools.partial(Rolled, breaks, "rgb_array")
     clips, trouble = write_videos(tmp_path, tiny.Wanderer(), tiny.LineEnv, made, resets, episodes, TASK, 3)
     assert clips == [] and re.search(says, trouble) and not list(tmp_path.glob("*.mp4"))
+
+
+class Lunging(tiny.Wanderer):
+    """Asks for more than the bounds allow."""
+
+    def act(self, obs, env_ids=None, infos=None):
+        return 9 * np.sign(super().act(obs, env_ids, infos))
+
+
+def test_actions_are_kept_within_their_bounds():
+    (episode,) = rollout(Lunging(), LINE, episode_resets(0, 1), [Actions()])
+    assert episode.observed["actions"].max() == LINE().action_space.high.max() < 9
 
 
 def test_no_plot_goes_through_pyplot():

@@ -26,7 +26,7 @@ def draw_actions(path: Path, episodes: Sequence[Episode]) -> None:
 
     Args:
         path: of the PNG file.
-        episodes: with `observed["actions"]` (steps, A).
+        episodes: with `observed["actions"]` (steps, A), clipped to the bounds.
     """
     size = episodes[0].observed[_ACTIONS].shape[1]
     shown = min(size, _MOST)

@@ -20,6 +20,7 @@ from diffpolicy.evaluation.report.plots import can_draw_chunks, draw_fan
 from diffpolicy.evaluation.report.video import VideoWriter, frame_trouble
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.evaluation.wrappers import within
 from diffpolicy.policies.agent import Agent
 
 FAN, ACTIONS = "fan.png", "actions.png"
@@ -64,12 +65,12 @@ class Film(Observer):
 
 @final
 class Actions(Observer):
-    """Keeps the actions that were carried out, as an array `observed["actions"]` (steps, A)."""
+    """Keeps the actions within the bounds of their space, as an array `observed["actions"]` (steps, A)."""
 
     name = "actions"
 
     def on_step(self, step: Step) -> None:
-        step.episode.observed[self.name].append(np.array(step.action))
+        step.episode.observed[self.name].append(within(step.env.action_space, np.array(step.action)))
 
     def on_end(self, episode: Episode) -> None:
         episode.observed[self.name] = np.array(episode.observed[self.name])
