@@ -19,6 +19,7 @@ from diffpolicy import registry
 from diffpolicy.config.commands import ConvertConfig
 from diffpolicy.datasets.conversion_changes import Changes
 from diffpolicy.datasets.importers import DamagedEpisode, UnknownFormat, formats, recognize
+from diffpolicy.datasets.importers.minari import MinariImporter
 from diffpolicy.util.errors import located
 
 FORMATS = Path(os.environ.get("DIFFPOLICY_DATA", "/nowhere")) / "formats"
@@ -667,6 +668,19 @@ def test_what_contradicts_the_spaces_or_ends_too_early_is_said(tmp_path, name, a
             opened.read(i)
         (said,) = opened.said
         assert said.endswith("so do most episodes, so it is no damage")
+
+
+@needs_formats
+def test_other_episodes_are_asked_once_whether_they_contradict_too(tmp_path, monkeypatch):
+    folder, asked = _tiny(tmp_path), []
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file["episode_1/actions"][2, 1] = -4.0
+    in_most = MinariImporter._in_most
+    monkeypatch.setattr(MinariImporter, "_in_most", lambda self, what: asked.append(what) or in_most(self, what))
+    with Opened(folder) as opened:
+        for _ in range(3):
+            opened.read(1)
+    assert asked == ["action"]
 
 
 def test_bounds_of_nested_and_whole_numbered_spaces(tmp_path):
