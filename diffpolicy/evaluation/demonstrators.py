@@ -87,7 +87,7 @@ def _policy(path: str, env: EnvConfig) -> Demonstrator:
     with closing(make()) as one:
         shown, taken = one.observation_space, _box(make.id, one.action_space)
         policy.observation.check_space(shown, taken, policy.action_dim, f"{make.id} with {make.kwargs}")
-    facts = {"checkpoint": path, "step": saved.step, "sha256": saved.sha256}
+    facts = {"step": saved.step, "sha256": saved.sha256}  # a path says nothing elsewhere, and may name a person
     vectors = list(policy.observation.vectors)
     key = vectors[0] if len(vectors) == 1 else OBS
     return Demonstrator(Agent(policy), make.config, make, facts, key, "the policy")

@@ -21,22 +21,18 @@ from diffpolicy.evaluation.contract import MakeEnv
 from diffpolicy.evaluation.demonstrators import STATE, Demonstrator, find_demonstrator
 from diffpolicy.evaluation.episode import Episode, Reset
 from diffpolicy.evaluation.observers import Recorder
-from diffpolicy.evaluation.recorded import attributes, train_line
+from diffpolicy.evaluation.recorded import BROKEN_OFF, SEEDS, attributes, success_rate, train_line
 from diffpolicy.evaluation.rollout import finished_episodes
 from diffpolicy.evaluation.wrappers import NOISE_SEED, ActionNoise, StepsAfterSuccess
 from diffpolicy.policies.controller import Controller
 from diffpolicy.util import names
 from diffpolicy.util.errors import explain, require
-from diffpolicy.util.stats import wilson
 
 HOPELESS = 50
 """Consecutive failures after which recording stops."""
 
 BROKEN = 10
 """Consecutive episodes that the environment broke off after which recording stops."""
-
-SEEDS = "seeds"
-"""Name of the array that holds the seed of each episode."""
 
 _AHEAD = 2  # episodes that a process may be ahead of the slowest one: they wait in memory, pictures included
 _RAREST = 0.05  # rate of success at which the next seeds are dealt out, at least
@@ -211,6 +207,7 @@ class _Recording:
         self.tried += 1
         if episode.error is not None:
             self.broken.append(episode.error)
+            self.writer.note({BROKEN_OFF: self.writer.noted.get(BROKEN_OFF, 0) + 1})
             self.broke += 1
             given = f"the environment broke off {BROKEN} episodes running; the last: {episode.error}"
             require(self.broke < BROKEN, given, cure="diffpolicy check-env says what it is like")
@@ -235,14 +232,15 @@ class _Recording:
     def says(self) -> list[str]:
         """Return what to say of it."""
         kept, tried = len(self.seeds), self.seeds[-1] + 1 - self.config.seed
-        lines, succeeded = [f"{kept} episodes of {tried} tried"], self.writer.meta.get(SUCCESS)
-        if succeeded and -1 in succeeded:
+        lines, noted = [f"{kept} episodes of {tried} tried"], self.writer.noted
+        rate = success_rate(self.writer.meta, {"first_seed": self.config.seed, **noted})
+        if rate is None:
             lines[0] += f": {self.who.make_env.id} does not say which succeeded"
         else:
-            done = kept if succeeded is None else sum(succeeded)
-            rate = wilson(done, kept if succeeded else tried - len(self.broken))
             lines[0] += f": {self.who.who} succeeds in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
-        if self.broken:
-            few = "1 episode was" if len(self.broken) == 1 else f"{len(self.broken)} episodes were"
-            lines.append(f"{few} left out because the environment broke off; the first: {self.broken[0]}")
+        if broken := noted.get(BROKEN_OFF, 0):
+            few = "1 episode was" if broken == 1 else f"{broken} episodes were"
+            which = "the first" if broken == len(self.broken) else "one of them"
+            example = f"; {which}: {self.broken[0]}" if self.broken else ""
+            lines.append(f"{few} left out because the environment broke off{example}")
         return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,6 +15,7 @@ from diffpolicy.config import EnvConfig, plain
 from diffpolicy.config.commands import RecordConfig
 from diffpolicy.config.schema import effective
 from diffpolicy.config.words import env_words, words
+from diffpolicy.datasets.convert import SUCCESS
 from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation.contract import layers
 from diffpolicy.evaluation.demonstrators import STATE, Demonstrator
@@ -23,6 +24,13 @@ from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.evaluation.wrappers import EXECUTED
 from diffpolicy.policies.agent import Agent
 from diffpolicy.util.errors import require
+from diffpolicy.util.stats import Interval, wilson
+
+SEEDS = "seeds"
+"""Name of the array that holds the seed of each episode."""
+
+BROKEN_OFF = "broken_off"
+"""The attribute that counts the seeds whose episodes the environment broke off; missing where it broke none."""
 
 _PACKAGES = ("diffpolicy", "numpy", "pymunk", "zarr")
 _IMAGE_NDIM = 3  # (height, width, channels)
@@ -110,6 +118,18 @@ def _installed(name: str) -> bool:
         return bool(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return False
+
+
+def success_rate(meta: Mapping[str, Sequence[int]], facts: Mapping[str, Any]) -> Interval | None:
+    """Return how often who was recorded succeeds, in episodes that were not broken off; None if nothing says so.
+
+    Args:
+        meta: what is kept of each episode.
+        facts: attributes of the recording, see `attributes`, with what was noted beside them.
+    """
+    flags = list(meta.get(SUCCESS, [1] * len(meta[SEEDS])))  # -1 where the environment does not say
+    tried = int(meta[SEEDS][-1]) + 1 - facts["first_seed"] - facts.get(BROKEN_OFF, 0)
+    return None if -1 in flags else wilson(int(sum(flags)), tried)
 
 
 def train_line(path: str, env: EnvConfig, facts: Mapping[str, Any]) -> str:

@@ -13,7 +13,9 @@ from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.manifest import digest
 from diffpolicy.evaluation.record import record
+from diffpolicy.evaluation.recorded import success_rate
 from diffpolicy.evaluation.shards import _heard, _Worker
+from diffpolicy.util.stats import wilson
 
 MODULE = '''
 import gymnasium as gym
@@ -192,7 +194,15 @@ def test_episodes_that_the_environment_breaks_are_left_out_and_counted(here):
     says = record(settings(here / "C", env={"kwargs": {"breaks": True}}))
     assert "3 episodes of 4 tried: the expert succeeds in 100.0%" in says
     assert "1 episode was left out because the environment broke off; the first: reach_here:Reach-v0, seed 1" in says
-    assert ReplayBuffer.open(here / "C").meta["seeds"].tolist() == [0, 2, 3]
+    buffer = ReplayBuffer.open(here / "C")
+    assert buffer.meta["seeds"].tolist() == [0, 2, 3] and buffer.attrs["broken_off"] == 1
+    again = record(settings(here / "C", env={"kwargs": {"breaks": True}}))
+    assert "3 episodes of 4 tried: the expert succeeds in 100.0%" in again
+    assert "1 episode was left out because the environment broke off\n" in again
+    assert success_rate(buffer.meta, buffer.attrs) == wilson(3, 3)
+    longer = record(settings(here / "C", env={"kwargs": {"breaks": True}}, episodes=4))
+    assert "4 episodes of 6 tried: the expert succeeds in 100.0%" in longer
+    assert "2 episodes were left out because the environment broke off; one of them: reach_here" in longer
 
 
 @pytest.mark.parametrize(
@@ -235,7 +245,12 @@ def test_recorded_trained_and_recorded_by_the_policy_from_the_command_line(made,
     assert "would run code that it names" in says and "diffpolicy record expert=RUN/checkpoints/last env.id=r" in says
     assert "the policy succeeds in" in typed("record", *policy, env[0], cwd=here)
     attrs = json.loads((here / "P" / "zarr.json").read_text())["attributes"]
-    assert attrs["expert"]["step"] == 3 and "torch" in attrs["versions"] and attrs["env"]["max_steps"] == 25
+    assert (
+        attrs["expert"].keys() == {"step", "sha256"}
+        and attrs["expert"]["step"] == 3
+        and "torch" in attrs["versions"]
+        and attrs["env"]["max_steps"] == 25
+    )
     buffer = ReplayBuffer.open(here / "P")
     assert set(buffer.keys()) == {"observation", "desired_goal", "action"} and (here / "P/data/camera").is_dir()
 

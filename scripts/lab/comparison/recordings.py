@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from comparison.plan import Recording
 from diffpolicy.config import changes, effective, typed
 from diffpolicy.config.commands import RecordConfig
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.manifest import digest
-from diffpolicy.util import files, stats
+from diffpolicy.evaluation.recorded import success_rate
+from diffpolicy.util import files
 
 _WHERE_AND_HOW = ("out", "workers")  # settings on which no recording depends
 
@@ -38,11 +37,9 @@ def write_note(folder: Path, recording: Recording, minutes: float | None) -> Non
         minutes: None where they are not known, of a recording that was interrupted.
     """
     buffer = ReplayBuffer.open(folder, ["action"])
-    tried = int(buffer.meta["seeds"][-1]) + 1 - recording.config.seed
-    flags = buffer.meta.get("success", np.ones(buffer.n_episodes))  # -1 where the environment does not say
     note = {
         "episodes": buffer.n_episodes,
-        "expert": stats.wilson(int(flags.sum()), tried) if flags.min() >= 0 else None,
+        "expert": success_rate(buffer.meta, buffer.attrs),
         "minutes": minutes,
         "settings": _stored(recording.config),
         "sha256": digest(folder),
