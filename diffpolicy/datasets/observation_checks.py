@@ -71,7 +71,7 @@ def check_array(values: np.ndarray, expected: tuple[int, ...]) -> None:
     """Raise ValueError unless an array has the expected axes behind its batch axis."""
     if values.ndim and values.shape[1:] == expected:
         return
-    cure = "add the batch axis with obs[None]" if values.shape == expected else None
+    cure = "add the batch axis with agent.act([obs])" if values.shape == expected else None
     axes = "(B, D)" if len(expected) == 1 else "(B, T_o, D)"
     sizes = f"(B, {', '.join(map(str, expected))})"
     raise ValueError(explain(f"obs has shape {values.shape}", f"{axes} = {sizes}", cure))

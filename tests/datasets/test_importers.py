@@ -734,7 +734,7 @@ def test_an_episode_that_lost_its_success_is_said(tmp_path):
         del file["episode_1/infos/success"]
     with Opened(folder) as opened:
         assert [episode.success for episode in opened.episodes] == [True, None, True]
-        assert opened.said == ["the success of episode_1 is not recorded, as that of others is"]
+        assert opened.said == ["the success of episode_1 is not recorded, though that of others is"]
 
 
 @needs_formats

@@ -196,7 +196,7 @@ def test_a_task_that_the_index_lost_is_taken_from_the_rows(numbers, tmp_path):
     with LeRobotImporter(path, said.append) as importer:
         assert [one.task for one in importer.episodes()] == ["reach the goal", "go there", "reach the goal"]
     listed = ", ".join(map(str, sorted(numbers)))
-    assert said == [f"the index has no task for episodes {listed}, which was taken from the data files"]
+    assert said == [f"the index has no task for episodes {listed}; it was taken from the data files"]
 
 
 def test_a_task_that_is_nowhere_is_missed_if_others_have_one(tmp_path):
@@ -207,7 +207,7 @@ def test_a_task_that_is_nowhere_is_missed_if_others_have_one(tmp_path):
     said = []
     with LeRobotImporter(path, said.append) as importer:
         assert [one.task for one in importer.episodes()] == ["reach the goal", None, "reach the goal"]
-    assert said == ["episodes 1 have no task, as the others do"]
+    assert said == ["episodes 1 have no task; the others have one"]
 
 
 @pytest.mark.parametrize("name", ["lerobot_v30/multi_h264", "lerobot_v21/video"])

@@ -98,7 +98,7 @@ def test_what_cannot_be_observed(obs, error, message):
 
 def test_arrays_of_another_shape():
     with pytest.raises(
-        ValueError, match=r"obs has shape \(3, 8\); .*= \(B, 3, 8\); add the batch axis with obs\[None"
+        ValueError, match=r"obs has shape \(3, 8\); .*= \(B, 3, 8\); add the batch axis with agent.act\(\[obs"
     ):
         BLIND.split(np.zeros((3, 8)), 3)
     with pytest.raises(ValueError, match=r"obs has shape \(7, 3, 9\)"):

@@ -138,7 +138,7 @@ def test_what_is_observed_is_copied_and_checked():
         agent.act(np.full((1, D), np.nan))  # between chunks too, before it enters the history
     with pytest.raises(ValueError, match=r"\(1, 3\); expected \(B, D\) = \(B, 5\)"):
         agent.act(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match=r"add the batch axis with obs\[None\]"):
+    with pytest.raises(ValueError, match=r"add the batch axis with agent.act\(\[obs\]\)"):
         agent.act(np.zeros(D))
 
 

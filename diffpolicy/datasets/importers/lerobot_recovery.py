@@ -50,10 +50,10 @@ def with_tasks(known: Mapping[int, Entry], meta: Meta, rows: DataFiles, say: Say
     named = {number: _tasks_of(number, meta, rows) for number in without if number in rows.segments}
     told = {number: tasks for number, tasks in named.items() if tasks}
     if told:
-        say(f"the index has no task for episodes {listed(sorted(told))}, which was taken from the data files")
+        say(f"the index has no task for episodes {listed(sorted(told))}; it was taken from the data files")
     missing = sorted(set(without) - set(told))
     if missing and len(missing) < len(known):
-        say(f"episodes {listed(missing)} have no task, as the others do")
+        say(f"episodes {listed(missing)} have no task; the others have one")
     return {**known, **{number: replace(known[number], tasks=tasks) for number, tasks in told.items()}}
 
 

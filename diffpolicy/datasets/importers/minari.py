@@ -100,7 +100,7 @@ class MinariImporter(Importer):
             length = length if isinstance(length, int) and length > 0 else None
             found.append(Episode(number, name, length, task, success, extra=extra))
         if unknown and any(episode.success is not None for episode in found):
-            self.say(f"the success of {', '.join(unknown[:NOTED])} is not recorded, as that of others is")
+            self.say(f"the success of {', '.join(unknown[:NOTED])} is not recorded, though that of others is")
         return found
 
     def read(self, episode: Episode) -> dict[str, np.ndarray]:
