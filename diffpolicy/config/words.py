@@ -31,11 +31,12 @@ def env_words(env: Mapping[str, Any]) -> list[str]:
     """Return the settings of an environment that are not the defaults, as the words of a command line.
 
     Args:
-        env: plain data of an `EnvConfig`, which in earlier releases had "options" for `kwargs`.
+        env: plain data of an `EnvConfig`, which in earlier releases had "options" for `kwargs`; other entries, as
+            evaluation.json has, are left out.
     """
     usual = plain(EnvConfig())
     named = {"kwargs" if name == "options" else name: value for name, value in env.items()}
-    return words({name: value for name, value in named.items() if value != usual[name]}, "env.")
+    return words({name: value for name, value in named.items() if name in usual and value != usual[name]}, "env.")
 
 
 def typed_value(value: Any) -> str:
