@@ -63,7 +63,7 @@ def test_train_then_evaluate_then_compare(trained):
     }  # fmt: skip
     page = (trained / "A" / "report.html").read_text()
     assert f"{result['score']['mean']:.3f}" in page and "data:video/mp4;base64," in page
-    assert page.count("data:image/png;base64,") == 3 and "Failures: 3 of 3" in page
+    assert page.count("data:image/png;base64,") == 4 and "Failures: 3 of 3" in page
     assert not re.search(r'(src|href)="(?!data:)', page), "a page that needs other files"
     other = typed(
         "evaluate", best, "episodes=3", "seeds=paper", "solver=ddim", "steps=2", "out=B", "videos=0", "envs=1",
@@ -87,7 +87,7 @@ def test_maps_take_options_without_ceremony(trained):
         "evaluate", "checkpoint=RUN/checkpoints/last", "episodes=1", "solver=ddim", "solver_options.eta=0.5",
         "out=D", "videos=0", "envs=1", cwd=trained,
     )  # fmt: skip
-    assert "1 episodes" in out
+    assert "1 episode, " in out
     result = json.loads((trained / "D" / "evaluation.json").read_text())
     assert result["settings"]["sampler"]["options"] == {"eta": 0.5}
     assert result["checkpoint"]["step"] == 6 and result["checkpoint"]["sha256"]["ema.safetensors"]
@@ -100,7 +100,7 @@ def test_how_chunks_are_executed(trained):
         "evaluate", best, "episodes=1", "solver=ddim", "steps=4", "grid=uniform", *bound, "out=F", "videos=0",
         cwd=trained,
     )  # fmt: skip
-    assert "1 episodes, 2 network calls per chunk" in out
+    assert "1 episode, 2 network calls per chunk" in out
     expected = {"noise": "zero", "ensemble": [0.7, 0.3], "warm_start": 0.5, "inpaint": None}
     assert json.loads((trained / "F" / "evaluation.json").read_text())["settings"]["execution"] == expected
     for setting, says in (
@@ -113,7 +113,7 @@ def test_how_chunks_are_executed(trained):
 
 
 def test_a_comparison_that_cannot_be_is_refused_first(trained):
-    env = {"id": "diffpolicy/PushT-v0", "options": {}}
+    env = {"id": "diffpolicy/PushT-v0", "options": {}, "max_steps": 32}
     other = {"settings": {"seeds": 5}, "checkpoint": {"config": {"env": env}}, "episodes": [{"seed": 5}]}
     (trained / "other.json").write_text(json.dumps(other))
     options = ("checkpoint=RUN/checkpoints/last", "seeds=paper", "out=E", "compare_to=other.json")

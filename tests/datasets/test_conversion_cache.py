@@ -7,6 +7,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numcodecs.registry
 import numpy as np
 import pytest
 import recordings
@@ -176,6 +177,7 @@ def test_a_missing_codec_package_is_named(tmp_path, monkeypatch):
     ReplayBuffer.from_episodes(EPISODES).save(made)
     text = (made / "data/qpos/zarr.json").read_text().replace('"name": "zstd"', '"name": "imagecodecs_jpegxl"')
     (made / "data/qpos/zarr.json").write_text(text)
+    monkeypatch.delitem(numcodecs.registry.codec_registry, "imagecodecs_jpegxl", raising=False)  # of another test
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     monkeypatch.setitem(sys.modules, "imagecodecs.numcodecs", None)
     says = r"data/qpos is compressed with imagecodecs_jpegxl, which needs .* pip install 'diffpolicy\[imagecodecs\]'"

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from diffpolicy.datasets import ReplayBuffer, writer, zarr_writing
+from diffpolicy.datasets import ReplayBuffer, writer, zarr_chunks
 from diffpolicy.datasets.manifest import digest, verify
 from diffpolicy.datasets.packing import Packing
 from diffpolicy.datasets.writer import EpisodeWriter
@@ -30,9 +30,9 @@ def cameras(request, monkeypatch):
     """What the episodes see: large frames lie in shards, here of 30 frames."""
     if request.param == "numbers":
         return {}
-    monkeypatch.setattr(zarr_writing, "CHUNK_BYTES", 960 * 3)
-    monkeypatch.setattr(zarr_writing, "FILE_BYTES", 960 * 30)  # an episode begins, fills or continues a file
-    assert zarr_writing.Layout.of(960, 1024) == zarr_writing.Layout(3, 30)
+    monkeypatch.setattr(zarr_chunks, "CHUNK_BYTES", 960 * 3)
+    monkeypatch.setattr(zarr_chunks, "FILE_BYTES", 960 * 30)  # an episode begins, fills or continues a file
+    assert zarr_chunks.Layout.of(960, 1024) == zarr_chunks.Layout(3, 30)
     return {"eye": EYE}
 
 

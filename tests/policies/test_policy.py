@@ -119,7 +119,7 @@ def test_calls_are_counted_for_each_episode():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda p: p.predict(observations(1)[0]), r"\(2, 5\); .*obs\[None\]"),
+        (lambda p: p.predict(observations(1)[0]), r"\(2, 5\); .*agent\.act\(\[obs\]\)"),
         (lambda p: p.predict(np.zeros((1, 3, D))), r"\(1, 3, 5\); expected .*\(B, 2, 5\)"),
         (lambda p: p.predict(np.full((3, T_O, D), np.nan)), r"NaN or infinity \(sample 0\)"),
         (lambda p: p.plan(PlanRequest(observations(3), [(0, 0)])), "1 noise keys and 3 previous chunks for 3 obs"),
