@@ -124,8 +124,8 @@ def evaluate_policy(
 ) -> dict[str, Any]:
     """Roll the policy of a checkpoint out in an environment, by default its own, and return the results.
 
-    Args: those of `diffpolicy.config.commands.EvaluateConfig`; `env` may also be an id, or a mapping of settings,
-        all of which are put over those of the training; of an `EnvConfig`, those that are not at their defaults.
+    The arguments are those of `diffpolicy.config.commands.EvaluateConfig`. `env` may also be an id, or a mapping of
+    settings, all of which are put over those of the training; of an `EnvConfig`, those not at their defaults.
 
     Returns:
         The contents of evaluation.json: metrics with 95% intervals, settings, versions, one result per episode.
