@@ -6,21 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..base import AGENT_BOUNDS
-from ..checks import ANY, check_choice, numbers, require
+from ..checks import ANY, check_choice, numbers
 from ..pusht import PushTEnv
 from ..tee import CENTER_OF_GRAVITY, KEYPOINTS, block_points, corners
-from .tools import check_size, needed
+from .tools import SuiteEnv, needed
 
 EXTRA = "gym-pusht"
 
 
 @final
-class GymPushTEnv(gym.Env[Any, NDArray[np.float32]]):
+class GymPushTEnv(SuiteEnv):
     """
     ## Description
     gym-pusht's physics, reward and success under the interface of `PushTEnv`: the same observations (computed from
@@ -54,16 +53,13 @@ class GymPushTEnv(gym.Env[Any, NDArray[np.float32]]):
 
     def __init__(self, obs_mode: str = "state", render_mode: str | None = None, render_size: int = 512) -> None:
         check_choice("obs_mode", obs_mode, PushTEnv.obs_modes)
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, self.metadata["render_modes"])
-        check_size("render_size", render_size)
+        super().__init__(render_mode, render_size)
         self._like = PushTEnv(obs_mode)  # whose spaces and initial states these are
-        self.obs_mode, self.render_mode = obs_mode, render_mode
+        self.obs_mode = obs_mode
         self.action_space, self.observation_space = self._like.action_space, self._like.observation_space
         module = needed("gym_pusht.envs.pusht", EXTRA)
         side = {"visualization_width": render_size, "visualization_height": render_size}
         self._env = module.PushTEnv(obs_type="pixels" if obs_mode == "pixels" else "state", **side)
-        self._started = False
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -93,23 +89,14 @@ class GymPushTEnv(gym.Env[Any, NDArray[np.float32]]):
             ValueError: an action of another shape, or with values that are not finite numbers.
             RuntimeError: before the first `reset`.
         """
-        require(self._started, "step() before the first reset()", "reset() first", None, RuntimeError)
+        self._require_started("step")
         target = np.array(numbers("action", action, ("target x", "target y"), (ANY, ANY)))
         (low, high), _ = AGENT_BOUNDS
         seen, reward, terminated, truncated, info = self._env.step(np.clip(target, low, high))
         observation, info = self._observe(seen, info)
         return observation, float(reward), bool(terminated), bool(truncated), info
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """Return gym-pusht's image, (render_size, render_size, 3) uint8 RGB.
-
-        Raises:
-            RuntimeError: before the first `reset`.
-        """
-        if self.render_mode is None:
-            gym.logger.warn('render() draws nothing: give render_mode="rgb_array" to gym.make()')
-            return None
-        require(self._started, "render() before the first reset()", "reset() first", None, RuntimeError)
+    def _draw(self) -> NDArray[np.uint8]:
         return self._env.render()
 
     def close(self) -> None:

@@ -6,14 +6,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from ..checks import ANY, check_choice, numbers, require
 from ..experts.base import Expert, Vector
-from .tools import Cameras, check_cameras, check_size, needed, suite_facts
+from .tools import Cameras, SuiteEnv, check_cameras, check_size, needed, refuse_options, suite_facts
 
 EXTRA = "metaworld"
 OBS_MODES = ("state", "pixels", "both")
@@ -44,7 +43,7 @@ _AXES = ("dx", "dy", "dz", "gripper")
 
 
 @final
-class MetaWorldEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
+class MetaWorldEnv(SuiteEnv):
     """
     ## Description
     One of Meta-World's 50 tasks, chosen by `task`, with the goal observed. One step is 1/80 s.
@@ -113,11 +112,9 @@ class MetaWorldEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
         render_size: int = 256,
     ) -> None:
         check_choice("obs_mode", obs_mode, OBS_MODES)
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, self.metadata["render_modes"])
         check_size("size", size)
-        check_size("render_size", render_size)
-        self.task, self.obs_mode, self.render_mode = task, obs_mode, render_mode
+        super().__init__(render_mode, render_size)
+        self.task, self.obs_mode = task, obs_mode
         self._env = _made(task)
         model, data = self._env.model, self._env.data
         self.cameras = check_cameras(cameras, model)
@@ -132,7 +129,6 @@ class MetaWorldEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
         self.observation_space = spaces.Dict(seen)
         self._eyes = Cameras(model, data, size, UPSIDE_DOWN)
         self._frames = Cameras(model, data, render_size, UPSIDE_DOWN)
-        self._started = False
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -146,7 +142,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
         Raises:
             ValueError: any option.
         """
-        require(not options, f"options={options!r}", "none", "choose an episode by its seed")
+        refuse_options(options)
         super().reset(seed=seed)
         # Meta-World ignores the seed of its reset; `seed` before it is what counts.
         self._env.seed(int(self.np_random.integers(2**31)) if seed is None else seed)
@@ -161,7 +157,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
             ValueError: an action of another shape, or with values that are not finite numbers; more than 500 steps.
             RuntimeError: before the first `reset`.
         """
-        require(self._started, "step() before the first reset()", "reset() first", None, RuntimeError)
+        self._require_started("step")
         values = np.array(numbers("action", action, _AXES, [ANY] * len(_AXES)))
         over = self._env.curr_path_length >= self._env.max_path_length
         require(not over, f"a step after {self._env.max_path_length}", "an episode no longer", "reset()")
@@ -169,16 +165,7 @@ class MetaWorldEnv(gym.Env[dict[str, Any], NDArray[np.float32]]):
         info = {**info, "success": bool(info["success"]), "state": state.copy()}
         return self._observe(state), float(reward), False, bool(truncated), info
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """Return what the first camera sees, (render_size, render_size, 3) uint8 RGB.
-
-        Raises:
-            RuntimeError: before the first `reset`.
-        """
-        if self.render_mode is None:
-            gym.logger.warn('render() draws nothing: give render_mode="rgb_array" to gym.make()')
-            return None
-        require(self._started, "render() before the first reset()", "reset() first", None, RuntimeError)
+    def _draw(self) -> NDArray[np.uint8]:
         return self._frames.draw(self.cameras[0])
 
     def close(self) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import ANY, check_choice, numbers, require
-from .tools import Cameras, check_size, goal_state, needed, suite_facts
+from ..checks import ANY, check_choice, numbers
+from .tools import Cameras, SuiteEnv, goal_state, needed, refuse_options, suite_facts
 
 EXTRA = "robotics"
 KEYS = ("observation", "achieved_goal", "desired_goal")
@@ -29,7 +28,7 @@ MAZES = {
 _SHOWN = ("render_mode", "render_size")
 
 
-class GoalEnv(gym.Env[dict[str, Any], NDArray[np.float32]], abc.ABC):
+class GoalEnv(SuiteEnv):
     """An environment of gymnasium-robotics whose observation holds a goal; each subclass is a task.
 
     Args:
@@ -39,20 +38,15 @@ class GoalEnv(gym.Env[dict[str, Any], NDArray[np.float32]], abc.ABC):
         render_size: side of a rendered image, px.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
-
     def __init__(self, env: Any, axes: tuple[str, ...], render_mode: str | None, render_size: int) -> None:
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, self.metadata["render_modes"])
-        check_size("render_size", render_size)
-        self.render_mode, self._env, self._axes = render_mode, env, axes
+        super().__init__(render_mode, render_size)
+        self._env, self._axes = env, axes
         self.action_space = spaces.Box(-1.0, 1.0, (len(axes),), np.float32)
         seen = {key: env.observation_space[key].shape for key in KEYS}
         self.observation_space = spaces.Dict(
             {key: spaces.Box(-np.inf, np.inf, shape, np.float64) for key, shape in seen.items()}
         )
         self._frames = Cameras(env.model, env.data, render_size)
-        self._started = False
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -66,7 +60,7 @@ class GoalEnv(gym.Env[dict[str, Any], NDArray[np.float32]], abc.ABC):
         Raises:
             ValueError: any option.
         """
-        require(not options, f"options={options!r}", "none", "choose an episode by its seed")
+        refuse_options(options)
         super().reset(seed=seed)
         observation, _ = self._env.reset(seed=seed)
         self._started = True
@@ -79,23 +73,14 @@ class GoalEnv(gym.Env[dict[str, Any], NDArray[np.float32]], abc.ABC):
             ValueError: an action of another shape, or with values that are not finite numbers.
             RuntimeError: before the first `reset`.
         """
-        require(self._started, "step() before the first reset()", "reset() first", None, RuntimeError)
+        self._require_started("step")
         values = np.array(numbers("action", action, self._axes, [ANY] * len(self._axes)))
         clipped = np.clip(values, -1.0, 1.0).astype(np.float32)
         observation, reward, terminated, truncated, info = self._env.step(clipped)
         info = {**info, "success": self._success(info), "state": goal_state(observation)}
         return self._ordered(observation), float(reward), bool(terminated), bool(truncated), info
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """Return an image, (render_size, render_size, 3) uint8 RGB.
-
-        Raises:
-            RuntimeError: before the first `reset`.
-        """
-        if self.render_mode is None:
-            gym.logger.warn('render() draws nothing: give render_mode="rgb_array" to gym.make()')
-            return None
-        require(self._started, "render() before the first reset()", "reset() first", None, RuntimeError)
+    def _draw(self) -> NDArray[np.uint8]:
         return self._frames.draw(self._view())
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib
 import io
@@ -10,8 +11,9 @@ import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, final
+from typing import Any, ClassVar, final
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,6 +65,52 @@ def check_size(name: str, size: object) -> None:
     """Raise ValueError unless `size` is a whole number of pixels, at least 16."""
     whole = isinstance(size, int) and not isinstance(size, bool) and size >= 16
     require(whole, f"{name}={size!r}", "a whole number of pixels, at least 16")
+
+
+def refuse_options(options: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if `reset` was given an option, of which a suite has none."""
+    require(not options, f"options={options!r}", "none", "choose an episode by its seed")
+
+
+class SuiteEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
+    """What the environments of suites share: `reset` comes first, and rendering. A task is a subclass.
+
+    A subclass sets `_started` in `reset`.
+
+    Args:
+        render_mode: None or "rgb_array".
+        render_size: side of a rendered image, px.
+
+    Raises:
+        ValueError: another mode or size.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode: str | None, render_size: int) -> None:
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, self.metadata["render_modes"])
+        check_size("render_size", render_size)
+        self.render_mode, self._started = render_mode, False
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Return an image, (render_size, render_size, 3) uint8 RGB.
+
+        Raises:
+            RuntimeError: before the first `reset`.
+        """
+        if self.render_mode is None:
+            gym.logger.warn('render() draws nothing: give render_mode="rgb_array" to gym.make()')
+            return None
+        self._require_started("render")
+        return self._draw()
+
+    @abc.abstractmethod
+    def _draw(self) -> NDArray[np.uint8]:
+        """Return the image of the present state."""
+
+    def _require_started(self, call: str) -> None:
+        require(self._started, f"{call}() before the first reset()", "reset() first", None, RuntimeError)
 
 
 def goal_state(observation: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
