@@ -57,13 +57,13 @@ def made(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
     return gym.make(name, disable_env_checker=True, **kwargs)
 
 
-def random_episode(env: gym.Env[Any, Any], seed: int) -> np.ndarray:
-    """Return the states of an episode of random actions, in float64; the global generator is scrambled before it."""
+def random_episode(env: gym.Env[Any, Any], seed: int, steps: int = COMPARED) -> np.ndarray:
+    """Return the states (steps + 1, D) of an episode of random actions, the global generator scrambled before it."""
     np.random.seed(None)  # noqa: NPY002
     draw = np.random.default_rng(seed)
     states = [env.reset(seed=seed)[1]["state"]]
     low, high = env.action_space.low, env.action_space.high
-    for _ in range(COMPARED):
+    for _ in range(steps):
         states.append(env.step(draw.uniform(low, high).astype(np.float32))[-1]["state"])
     return np.array(states)
 
@@ -147,17 +147,21 @@ def installed() -> Iterator[tuple[str, str]]:
 
 def check_pusht(checkpoint: Path, episodes: int) -> dict[str, Any]:
     """Return the metrics of one policy in both environments of Push-T, and their paired differences."""
-    policy, obs_mode = load_policy(checkpoint), load_config(read(checkpoint).config).observation.mode
-    rows = {}
+    policy, saved = load_policy(checkpoint), read(checkpoint)
+    config, rows = load_config(saved.config), {}
+    observed = config.observation.mode
     for name in ("diffpolicy/PushT-v0", "diffpolicy/GymPushT-v0"):
-        make = make_env(name, {"obs_mode": obs_mode})
+        make = make_env(name, {"obs_mode": observed})
         rows[name] = [one.row() for one in rollout(Agent(policy), make, episode_resets(REPORT_SEED, episodes))]
     ours, theirs = rows.values()
     differences = {
         key: bootstrap([float(a[key]) - float(b[key]) for a, b in zip(ours, theirs, strict=True)])
         for key in ("score", "final_coverage", "success")
     }
+    trained = {"method": config.method["name"], "obs_mode": observed, "step": saved.step, "sha256": saved.sha256}
     return {
+        "settings": {"episodes": episodes, "first_seed": REPORT_SEED, "checkpoint": trained},
+        "suites": {"gym-pusht": importlib.metadata.version("gym-pusht")},
         "means": {name: summarize(found) for name, found in rows.items()},
         "differences": differences,
         "rows": rows,
@@ -181,22 +185,26 @@ def main() -> None:
             write_json(arguments.out, {**paired, **provenance()})
         return
     suites = dict(installed())
+    simulated = suites.keys() - {"gym-pusht"}  # by MuJoCo, on whose version the bits depend
+    versions = {**suites, **({"mujoco": importlib.metadata.version("mujoco")} if simulated else {})}
     cases = [case for suite in suites for case in CASES[suite]]
+    settings = {"episodes": arguments.episodes, "first_seed": REPORT_SEED, "after_success": AFTER_SUCCESS}
     rows = {}
     if arguments.only and arguments.out and arguments.out.exists():
-        kept = json.loads(arguments.out.read_text())["rows"]
-        rows = {named(row["id"], row["kwargs"]): row for row in kept}
+        before = json.loads(arguments.out.read_text())
+        if before["settings"] != settings:
+            parser.error(f"{arguments.out} has rows of {before['settings']}, and these would be of {settings}")
+        rows = {named(row["id"], row["kwargs"]): row for row in before["rows"]}
     cases = [case for case in cases if arguments.only in case[0]]
     for name, kwargs in tqdm(cases, unit="environment"):
         found = {"id": name, "kwargs": kwargs, "seeds": check_seeds(name, kwargs)}
+        found["commit"] = provenance()["commit"]
         found |= {"expert": check_expert(name, kwargs, arguments.episodes), "drawing": check_drawing(name, kwargs)}
         rows[named(name, kwargs)] = found
         tqdm.write(sentence(found))
         if arguments.out:
-            settings = {"episodes": arguments.episodes, "first_seed": REPORT_SEED, "after_success": AFTER_SUCCESS}
-            write_json(
-                arguments.out, {"settings": settings, "rows": [*rows.values()], "suites": suites, **provenance()}
-            )
+            measured = {"settings": settings, "rows": [*rows.values()], "suites": versions}
+            write_json(arguments.out, {**measured, **provenance()})
 
 
 if __name__ == "__main__":

@@ -8,22 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from check_suites import made, random_episode
 from diffpolicy import registry
-
-
-def made(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
-    return gym.make(name, disable_env_checker=True, **kwargs)
-
-
-def random_episode(env: gym.Env[Any, Any], seed: int, steps: int = 25) -> np.ndarray:
-    """Return the states (steps + 1, D) of an episode of random actions, the global generator scrambled before it."""
-    np.random.seed(None)  # noqa: NPY002
-    draw = np.random.default_rng(seed)
-    states = [env.reset(seed=seed)[1]["state"]]
-    low, high = env.action_space.low, env.action_space.high
-    for _ in range(steps):
-        states.append(env.step(draw.uniform(low, high).astype(np.float32))[-1]["state"])
-    return np.array(states)
 
 
 def is_one_episode_per_seed(name: str, steps: int = 25, **kwargs: Any) -> bool:

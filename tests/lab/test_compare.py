@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import yaml
-from comparing import TINY, Bench, quick
+from comparing import TINY, Bench
 
 import compare
 from comparison import fan, page, plan, results, store, timing, work
@@ -23,6 +23,8 @@ from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import compare as paired
 from diffpolicy.training.retention import point
+
+pytestmark = pytest.mark.usefixtures("hasty")
 
 PLAN = {
     "demonstrations": {"few": 3},
@@ -60,14 +62,8 @@ def changed(where, value):
     return contents
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hasty():
-    with quick():
-        yield
-
-
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(hasty, tmp_path_factory):
     bench = Bench(tmp_path_factory.mktemp("compared"), PLAN)
     assert bench.go() == 0
     bench.first = bench.ran

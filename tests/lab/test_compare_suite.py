@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from comparing import TINY, Bench, quick
+from comparing import TINY, Bench
 
 import compare
 from comparison import plan, recordings, suite, work
@@ -14,6 +14,8 @@ from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.manifest import digest
 
 OWN = ["task=own", "observation.vectors=[state]", "dataset.validation=0", *TINY]
+pytestmark = pytest.mark.usefixtures("hasty")
+
 PLAN = {
     "demonstrations": {"all": None},
     "tasks": {"round-it": ["env.id=diffpolicy/Detour-v0"], "two": ["env.id=diffpolicy/PushBlocks-v0"]},
@@ -36,14 +38,8 @@ def changed(**parts):
     return {**PLAN, **parts}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hasty():
-    with quick():
-        yield
-
-
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(hasty, tmp_path_factory):
     bench = Bench(tmp_path_factory.mktemp("suite"), PLAN)
     bench.agenda = bench.make().agenda(bench.make().to_do())
     assert bench.go() == 0
