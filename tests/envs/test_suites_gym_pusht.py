@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from suite_tools import expert_episode, is_one_episode_per_seed, made
 
 pytest.importorskip("gym_pusht", reason="needs the extra: pip install 'diffpolicy[gym-pusht]'")
+
+from suite_tools import expert_episode, is_one_episode_per_seed, made
 
 THEIRS, OURS = "diffpolicy/GymPushT-v0", "diffpolicy/PushT-v0"
 

@@ -7,9 +7,10 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
-from suite_tools import expert_episode, is_one_episode_per_seed, made
 
 pytest.importorskip("metaworld", reason="needs the extra: pip install 'diffpolicy[metaworld]'")
+
+from suite_tools import expert_episode, is_one_episode_per_seed, made
 
 from diffpolicy.envs.suites.metaworld import BENCHMARK, UPSIDE_DOWN, MetaWorldEnv
 from diffpolicy.envs.suites.tools import Cameras

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from suite_tools import expert_episode, is_one_episode_per_seed, made
 
 pytest.importorskip("gymnasium_robotics", reason="needs the extra: pip install 'diffpolicy[robotics]'")
+
+from suite_tools import expert_episode, is_one_episode_per_seed, made
 
 FETCH = ["diffpolicy/FetchReach-v0", "diffpolicy/FetchPush-v0", "diffpolicy/FetchPickAndPlace-v0"]
 MAZE = "diffpolicy/PointMaze-v0"
