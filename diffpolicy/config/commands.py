@@ -31,7 +31,7 @@ class EvaluateConfig:
         device: "auto", "cpu", "cuda", ….
         envs: environments side by side in each process; affects no result.
         workers: processes that roll out; None chooses by the machine, 0 is this process; affects no result.
-        videos: number of successes and number of failures to film.
+        videos: number of successes and number of failures to make videos of.
         modes: also measure mode coverage beside the demonstrations, for tasks that declare modes.
         compare_to: another evaluation.json, for the paired difference.
         overwrite: replace results in `out`.

@@ -25,7 +25,7 @@ from diffpolicy.evaluation.report import (
     write_page,
     write_videos,
 )
-from diffpolicy.evaluation.report.films import ACTIONS, FAN
+from diffpolicy.evaluation.report.videos import ACTIONS, FAN
 from diffpolicy.evaluation.rollout import require_whole, rollout
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.policies.agent import Agent

@@ -34,7 +34,7 @@ from diffpolicy.evaluation.report import (
     write_video,
     write_videos,
 )
-from diffpolicy.evaluation.report.films import Actions
+from diffpolicy.evaluation.report.videos import Actions
 
 LINE = make_env(tiny.ENV_ID)
 TASK = TaskSpec.of(LINE())

@@ -1,7 +1,6 @@
 """What an evaluation leaves behind: plots, videos, a page, and with what it was made."""
 
 from diffpolicy.evaluation.report.curves import draw_actions, draw_fan_curves
-from diffpolicy.evaluation.report.films import write_videos
 from diffpolicy.evaluation.report.next_steps import NextStep, next_steps
 from diffpolicy.evaluation.report.page import Clip, Image, image_section, write_document, write_page
 from diffpolicy.evaluation.report.plots import (
@@ -14,6 +13,7 @@ from diffpolicy.evaluation.report.plots import (
 )
 from diffpolicy.evaluation.report.provenance import provenance
 from diffpolicy.evaluation.report.video import write_video
+from diffpolicy.evaluation.report.videos import write_videos
 
 __all__ = [
     "Clip",

@@ -27,15 +27,15 @@ FAN, ACTIONS = "fan.png", "actions.png"
 
 
 @final
-class Film(Observer):
-    """Writes the rendered frames of each episode to a video as they come; `observed["film"]` is its path.
+class VideoFiles(Observer):
+    """Writes the rendered frames of each episode to a video as they come; `observed["video_file"]` is its path.
 
     Args:
         folder: of the videos episode_SEED.mp4.
         fps: control steps per second.
     """
 
-    name = "film"
+    name = "video_file"
 
     def __init__(self, folder: Path, fps: float) -> None:
         super().__init__()
@@ -112,26 +112,26 @@ def write_videos(
         return [], None
     trouble = rendering_trouble(rendering, resets[chosen[0]])
     observers: list[Observer] = [Observations(first=1), Actions()]
-    with closing(Film(out, task.fps)) as film:
+    with closing(VideoFiles(out, task.fps)) as files:
         if trouble is None:
-            observers += [film, Video(first=1)]
+            observers += [files, Video(first=1)]
         make = make_env if trouble else rendering
         try:
             again = rollout(agent, make, [resets[i] for i in chosen], observers, task=task)
         except Exception as error:  # of the environment, or of whatever library draws; the page is written without
-            film.close()
+            files.close()
             for video in out.glob("episode_*.mp4"):
                 video.unlink()
             return [], _trouble(error)
     again = [episode for episode in again if episode.error is None]
     draw_actions(out / ACTIONS, again)
-    if again[0].number > 0:
-        pass  # the first one, whose observations were kept, was broken off
-    elif trouble is None and can_draw_chunks(task, agent.policy):
-        draw_fan(out / FAN, agent.policy, again[0], task)
-    else:
-        draw_fan_curves(out / FAN, agent.policy, again[0])
-    return [Clip(one.observed[Film.name], one.row()) for one in again if Film.name in one.observed], trouble
+    if again[0].number == 0:  # the first one, whose observations were kept, was not broken off
+        if trouble is None and can_draw_chunks(task, agent.policy):
+            draw_fan(out / FAN, agent.policy, again[0], task)
+        else:
+            draw_fan_curves(out / FAN, agent.policy, again[0])
+    name = VideoFiles.name
+    return [Clip(one.observed[name], one.row()) for one in again if name in one.observed], trouble
 
 
 def rendering_trouble(rendering: MakeEnv, how: Reset) -> str | None:
