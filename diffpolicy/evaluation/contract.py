@@ -215,8 +215,8 @@ def require_limits(env: gym.Env[Any, Any], limited: bool) -> None:
     require(open_ended or not missing, takes, "reset(*, seed=None, options=None)", error=TypeError)
     require(
         limited or has_time_limit(env),
-        f"{type(inner).__name__} has no time limit, so that an episode might never end",
-        cure="make it with gymnasium.make(…, max_episode_steps=N), or pass max_steps=N (env.max_steps=N to commands)",
+        f"{type(inner).__name__ if env.spec is None else env.spec.id} has no time limit, so that an episode might never end",
+        cure="give one, by env.max_steps=N to a command, max_steps=N from Python, or where gymnasium registers it",
     )
 
 
