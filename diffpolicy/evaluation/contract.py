@@ -213,9 +213,10 @@ def require_limits(env: gym.Env[Any, Any], limited: bool) -> None:
     open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     takes = f"{type(inner).__name__}.reset takes ({', '.join(parameters)})"
     require(open_ended or not missing, takes, "reset(*, seed=None, options=None)", error=TypeError)
+    name = type(inner).__name__ if env.spec is None else env.spec.id
     require(
         limited or has_time_limit(env),
-        f"{type(inner).__name__ if env.spec is None else env.spec.id} has no time limit, so that an episode might never end",
+        f"{name} has no time limit, so that an episode might never end",
         cure="give one, by env.max_steps=N to a command, max_steps=N from Python, or where gymnasium registers it",
     )
 
