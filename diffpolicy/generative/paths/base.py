@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -22,12 +22,7 @@ class Path(ABC):
 
     Each maps a tensor of times of any shape to one of the same shape and dtype. λ never decreases. Paths are frozen
     and compare by their parameters.
-
-    `smooth_end` says whether trajectories are smooth in t up to t = 1. Where they are not (σ̇ without bound, or times
-    that training never draws), fixed-step velocity solvers take their last step by the data estimate.
     """
-
-    smooth_end: ClassVar[bool]
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -81,8 +76,6 @@ def time_at_limit(path: Path) -> float:
 class LinearPath(Path):
     """α = t, σ = 1 − t: conditional optimal transport (Lipman et al. 2023, eq. 20 with σ_min = 0)."""
 
-    smooth_end: ClassVar[bool] = True
-
     def alpha(self, t: Tensor) -> Tensor:
         return t
 
@@ -107,8 +100,6 @@ class LinearPath(Path):
 @dataclass(frozen=True)
 class CosinePath(Path):
     """α = sin(πt/2), σ = cos(πt/2) (Albergo & Vanden-Eijnden 2023, trigonometric interpolant)."""
-
-    smooth_end: ClassVar[bool] = True
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.sin(math.pi / 2 * t)

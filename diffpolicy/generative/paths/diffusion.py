@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -34,7 +34,6 @@ class VariancePreservingPath(Path):
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-    smooth_end: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         given = f"beta_min={self.beta_min}, beta_max={self.beta_max}"
@@ -95,7 +94,6 @@ class DiscretePath(Path):
     schedule: str = "squared_cosine"
     beta_min: float = 0.1
     beta_max: float = 20.0
-    smooth_end: ClassVar[bool] = False  # a network that learned the indices has never seen t > 1 − 1/N
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"steps={self.steps}", "at least 1")
