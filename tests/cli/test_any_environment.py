@@ -96,7 +96,7 @@ def test_a_policy_trained_without_an_environment(folder):
     typed("train", *TINY, "run_dir=BLIND", "env.id=null", "training.steps=2", cwd=folder)
     evaluate = ("evaluate", "checkpoint=BLIND/checkpoints/last", "out=LATER", "episodes=2", "videos=0", "workers=0")
     assert "trained without an environment" in typed(*evaluate, cwd=folder, ok=False)
-    assert "Reach has no time limit" in typed(*evaluate, ENV[0], cwd=folder, ok=False)
+    assert "Reach-v0 has no time limit" in typed(*evaluate, ENV[0], cwd=folder, ok=False)
     says = (
         "shows {'observation': (2,)}; expected vector 'observation' (2,), vector 'desired_goal' (2,), as the policy"
     )

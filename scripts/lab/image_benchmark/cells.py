@@ -44,7 +44,7 @@ _DDPM = {"name": "ddpm", "steps": 1000, "schedule": "squared_cosine"}
 
 SAMPLERS = {
     "Euler": Sampler("euler"),
-    "Heun": Sampler("heun", steps=lambda evaluations: (evaluations - 1) // 2),  # two per step, and one at the end
+    "Heun": Sampler("heun", steps=lambda evaluations: (evaluations + 1) // 2),  # two per step, and one for the last
     "DDIM": Sampler("ddim", "ddpm_trailing", path=_DDPM),
     "DDPM": Sampler("ddpm", "ddpm_trailing", path=_DDPM),
     "DPM-Solver++ 2M": Sampler("dpmpp_2m", "log_snr"),
