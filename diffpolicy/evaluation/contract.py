@@ -187,7 +187,7 @@ class Place:
             shown = f"terminated={terminated!r:.40}, truncated={truncated!r:.40}"
             raise _Breach(explain(shown, "True or False")) from None
         try:
-            self._episode.count(self._contract.task or TaskSpec(), reward, info)
+            self._episode.count(self._contract.task or TaskSpec(), action, reward, info)
         except (ValueError, TypeError) as error:
             raise _Breach(str(error)) from None
         for name, value in self._episode.metrics.items():

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from diffpolicy.config.commands import REPORT_SEED
-from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.evaluation.task import SECOND_DIFFERENCE, TaskSpec
 from diffpolicy.util import names
 from diffpolicy.util.errors import require
 
@@ -47,7 +47,7 @@ class Episode:
         success: whether the task was done at some step; None in an environment that does not say.
         success_at_end: whether it was done at the last step.
         steps: control steps taken.
-        metrics: name -> value, see `TaskSpec.metrics`.
+        metrics: name -> value, see `TaskSpec.metrics`; after the last step also how unsteady the actions were.
         mode: the mode in which the task was done, "" if in none; None for tasks without modes.
         observed: what observers kept, by their names.
         error: why the environment broke the episode off, in one sentence; None if it ran to its end. Such an episode
@@ -67,10 +67,12 @@ class Episode:
     error: str | None = None
     trace: str | None = field(default=None, repr=False)
     went_on: bool = field(default=False, repr=False)
+    _actions: list[Any] = field(default_factory=list, repr=False)
 
-    def count(self, task: TaskSpec, reward: float, info: Mapping[str, Any]) -> None:
+    def count(self, task: TaskSpec, action: Any, reward: float, info: Mapping[str, Any]) -> None:
         """Take one more step into account."""
         self.steps += 1
+        self._actions.append(action)
         for name, metric in task.metrics.items():
             self.metrics[name] = metric.reduce(self.metrics.get(name), reward, info)
         self.went_on = bool(self.success)
@@ -80,11 +82,16 @@ class Episode:
         if task.mode_key is not None:
             self.mode = info.get(task.mode_key)
 
+    def end(self) -> None:
+        """Take into account that there are no more steps."""
+        self.metrics[SECOND_DIFFERENCE] = second_difference(np.array(self._actions, np.float64))
+        self._actions = []
+
     def fail(self, error: str, trace: str | None = None) -> None:
         """Note why the environment broke the episode off, and forget what it would have been counted for."""
         self.error, self.trace = error, trace
         self.success = self.success_at_end = self.mode = None
-        self.metrics, self.observed, self.went_on = {}, {}, False
+        self.metrics, self.observed, self.went_on, self._actions = {}, {}, False, []
 
     def row(self, at_end: bool | None = None) -> dict[str, Any]:
         """Return the episode as plain data, as evaluation.json keeps it.
@@ -133,6 +140,14 @@ class Step(NamedTuple):
     done: bool
     seconds: float
     planned: bool
+
+
+def second_difference(actions: np.ndarray) -> float:
+    """Return the mean length of a_{k+1} - 2 a_k + a_{k-1} over actions (L, ...), in their units; 0 for L < 3."""
+    if len(actions) < 3:
+        return 0.0
+    bends = np.diff(actions, n=2, axis=0)
+    return float(np.linalg.norm(bends.reshape(len(bends), -1), axis=1).mean())
 
 
 def episode_rows(episodes: Sequence[Episode]) -> list[dict[str, Any]]:

@@ -147,12 +147,13 @@ def _advance(agent: Controller, running: dict[int, _Running], planned: bool, bro
         done = done or one.episode.steps >= one.limit
         step = Step(env_id, one.episode, one.place.env, one.obs, action, reward, obs, info, done, seconds, planned)
         one.obs, one.info = obs, info
+        if done:
+            one.episode.end()
+            del running[env_id]
         for observer in one.observers:
             observer.on_step(step)
             if done:
                 observer.on_end(one.episode)
-        if done:
-            del running[env_id]
         steps.append(step)
     return steps
 

@@ -33,6 +33,9 @@ NO_SUCCESS = "none"
 REWARD = "reward"
 """The key by which a metric reads the reward instead of `info`."""
 
+SECOND_DIFFERENCE = "second_difference"
+"""The metric that every episode has beside the task's own: how unsteady its actions are."""
+
 DEFAULT_FPS = 30.0
 
 Declared = TypeVar("Declared", "Metric", "SeedSet")
@@ -140,6 +143,8 @@ class TaskSpec:
         if "metrics" in declared:
             declared["metrics"] = {name: _metric(name, one) for name, one in declared["metrics"].items()}
             require(declared["metrics"], "no metrics", "at least one, or none declared")
+            taken = SECOND_DIFFERENCE in declared["metrics"]
+            require(not taken, f"a metric {SECOND_DIFFERENCE!r}, which every episode has", cure="name it otherwise")
         if "seed_sets" in declared:
             sets = declared["seed_sets"].items()
             declared["seed_sets"] = {name: _made(SeedSet, f"seed set {name!r}", one) for name, one in sets}
@@ -176,7 +181,12 @@ class TaskSpec:
         success = {"key": self.success_key, "reducer": "any", "description": self.success_description}
         at_end = {**success, "reducer": "last", "description": "episodes in which the task was done at the last step"}
         metrics = {name: asdict(metric) for name, metric in self.metrics.items()}
-        return {**metrics, "success": success, "success_at_end": at_end}
+        unsteady = {
+            "key": None,
+            "reducer": "mean",
+            "description": "of the actions in time: mean length, in their units",
+        }
+        return {**metrics, SECOND_DIFFERENCE: unsteady, "success": success, "success_at_end": at_end}
 
 
 def _metric(name: str, declared: Mapping[str, Any]) -> Metric:

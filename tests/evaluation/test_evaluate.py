@@ -40,10 +40,12 @@ def evaluated(agent, **settings):
 def test_a_result_has_what_it_had_and_the_tasks_metrics(agent):
     result, episodes = evaluated(agent)
     assert list(result) == [
-        "best", "place", "success", "network_calls", "minutes", "checkpoint", "settings", "versions", "processor",
+        "best", "place", "second_difference", "success", "network_calls", "minutes", "checkpoint", "settings",
+        "versions", "processor",
         "threads", "commit", "metrics", "episodes", "errors",
     ]  # fmt: skip
-    assert result["network_calls"] == 3 and list(result["metrics"]) == ["best", "place", "success"]
+    assert result["network_calls"] == 3
+    assert list(result["metrics"]) == ["best", "place", "second_difference", "success"]
     assert result["episodes"] == [episode.row() for episode in episodes] and json.loads(json.dumps(result)) == result
     assert result["errors"] == []
     assert compare(result, result)["best"] == {"mean": 0.0, "low": 0.0, "high": 0.0}

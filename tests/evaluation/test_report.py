@@ -160,7 +160,8 @@ def test_next_steps_name_the_environment_as_it_was_given(result, line_expert):
 def test_the_results_in_words(result):
     lines = describe({**result, "difference": {"best": {"mean": 0.5, "low": -0.25, "high": 1}}}, "OUT").splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "best", "place", "success", "best, paired difference", "6 episodes, 3 network calls per chunk",
+        "best", "place", "second_difference", "success", "best, paired difference",
+        "6 episodes, 3 network calls per chunk",
         "results", "page",
     ]  # fmt: skip
     assert lines[3] == "best, paired difference: +0.500  [-0.250, +1.000]"

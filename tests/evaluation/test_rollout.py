@@ -64,6 +64,16 @@ def test_episodes_do_not_depend_on_how_many_run_side_by_side_or_where():
     assert rows(rollout(tiny.Wanderer(), LINE, RESETS[2:4])) == rows(base)[2:4]
 
 
+def test_the_second_difference_of_the_actions_carried_out_is_a_metric_of_every_episode():
+    steps = np.arange(12.0)
+    zigzag = np.stack([0.5 * (-1.0) ** steps, np.zeros(12)], axis=1)  # each second difference is (±2, 0)
+    parabola = np.stack([-((steps / 12) ** 2), -((steps / 12) ** 2)], axis=1)  # each is (-2/144, -2/144)
+    agent = ReplayAgent({1: zigzag, 2: parabola, 3: np.full((12, 2), -0.5), 4: zigzag})
+    resets = [Reset(1), Reset(2), Reset(3), Reset(4, limit=2)]
+    found = [episode.metrics["second_difference"] for episode in rollout(agent, LINE, resets, envs=2)]
+    assert found == pytest.approx([2.0, np.sqrt(2) / 72, 0.0, 0.0], abs=1e-6)
+
+
 @functools.cache
 def _policy():
     """Untrained, but of full height: each of its steps depends on the observation and on the noise."""
@@ -143,6 +153,7 @@ def test_success_metrics_and_modes():
         "seed": 5,
         "best": pytest.approx(left.steps * 0.2 - 0.3, abs=0.3),
         "place": -left.metrics["best"],
+        "second_difference": 0.0,
         "success": True,
         "steps": left.steps,
         "mode": "left",

@@ -52,6 +52,7 @@ def test_metrics_are_reduced_over_steps(reducer, expected):
         ({"metrics": {"far": {"key": "x", "reducer": "mox"}}}, "unknown reducer of the metric 'far' 'mox'"),
         ({"metrics": {"far": {"reducer": "max"}}}, "metric 'far' .*expected key, reducer, description"),
         ({"metrics": {}}, "no metrics"),
+        ({"metrics": {"second_difference": {"key": "x"}}}, "'second_difference', which every episode has"),
         ({"seed_sets": {"p": {"start": 1}}}, "seed set 'p' .*expected first, episodes, option"),
     ],
 )
