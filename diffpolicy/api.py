@@ -74,7 +74,8 @@ def train_policy(config: RunConfig | Sequence[str]) -> Path | None:
         config: a `RunConfig`, or settings as the command takes them: `["task=pusht_expert", "run_dir=runs/demo"]`.
 
     Returns:
-        The best checkpoint by rollouts, or the last one if there are none; None on all ranks but the first.
+        The checkpoint that `training.choose` names, or the last one where none was rolled out yet; None on all ranks
+        but the first.
 
     Raises:
         ValueError: unknown settings, or settings that do not fit together or the data.

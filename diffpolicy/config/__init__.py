@@ -4,6 +4,7 @@ from diffpolicy.config.migrate import VERSION, load_config, migrate
 from diffpolicy.config.run import RunConfig
 from diffpolicy.config.schema import MISSING, changes, effective, free, plain, typed
 from diffpolicy.config.sections import (
+    LAST,
     DatasetConfig,
     EnvConfig,
     ExecutionConfig,
@@ -17,6 +18,7 @@ from diffpolicy.config.sections import (
 )
 
 __all__ = [
+    "LAST",
     "MISSING",
     "VERSION",
     "DatasetConfig",

@@ -8,9 +8,10 @@ from typing import Any
 
 from diffpolicy.config.run import RunConfig
 from diffpolicy.config.schema import typed
+from diffpolicy.config.sections import LAST
 from diffpolicy.util.errors import require
 
-VERSION = 3
+VERSION = 4
 
 _MODES = {"pusht", "expert_pusht"}  # sources of version 1 whose observation was named by `dataset.obs`
 
@@ -86,4 +87,13 @@ def _from_2(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+def _from_3(config: dict[str, Any]) -> dict[str, Any]:
+    """Checkpoints chosen by the task's main metric, which logs call "score", where several were rolled out."""
+    training = dict(config.get("training") or {})
+    chosen = "policy" in config and training.get("evaluate_every", 1)
+    config["training"] = {"choose": "score" if chosen else LAST, **training}
+    config["version"] = 4
+    return config
+
+
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2, 3: _from_3}

@@ -65,4 +65,4 @@ class RunConfig:
     images: ImageConfig = field(default_factory=ImageConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     found: FoundInData = free(default_factory=FoundInData)
-    version: int = free(3)
+    version: int = free(4)

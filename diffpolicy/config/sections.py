@@ -185,6 +185,10 @@ class ImageConfig:
     dequantize: bool = False
 
 
+LAST = "last"
+"""The value of `TrainConfig.choose` by which the newest checkpoint is the best."""
+
+
 @dataclass
 class TrainConfig:
     """Settings of the training loop.
@@ -208,7 +212,9 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints; 0 for the end only.
         validate_every: steps between validation losses; 0 for never.
         log_every: steps between lines of the log; 0 for never.
-        keep_best: how many of the best-scoring checkpoints to keep beside the last.
+        choose: which checkpoint is the run's `best`: "last" is the newest; a metric of the rollouts, such as
+            "success", takes that with the highest mean over validation episodes; "score" is the task's main metric.
+        keep_best: how many checkpoints that were rolled out to keep beside the last: the best by `choose`.
         tensorboard: write the log for TensorBoard too, which the extra "tensorboard" installs.
     """
 
@@ -227,6 +233,7 @@ class TrainConfig:
     checkpoint_every: int = free(500)
     validate_every: int = free(250)
     log_every: int = free(25)
+    choose: str = LAST
     keep_best: int = free(3)
     tensorboard: bool = free(False)
 

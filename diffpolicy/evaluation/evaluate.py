@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffpolicy.config import RunConfig
+from diffpolicy.config import LAST, RunConfig
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv
@@ -27,11 +27,15 @@ from diffpolicy.evaluation.report import (
 )
 from diffpolicy.evaluation.report.videos import ACTIONS, FAN
 from diffpolicy.evaluation.rollout import require_whole, rollout
-from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.evaluation.task import SECOND_DIFFERENCE, TaskSpec
 from diffpolicy.policies.agent import Agent
 from diffpolicy.policies.policy import Policy
 from diffpolicy.training.log import read_metrics
+from diffpolicy.util import names
 from diffpolicy.util.errors import require
+
+SCORE = "score"
+"""What training calls the task's main metric, whatever its name."""
 
 
 def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, action_dim: int) -> TaskSpec:
@@ -44,7 +48,8 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
         action_dim: numbers per action of the demonstrations.
 
     Raises:
-        ValueError: it does not fit or is broken, or there are fewer validation seeds than evaluation episodes.
+        ValueError: it does not fit or is broken, there are fewer validation seeds than evaluation episodes, or
+            `training.choose` is nothing that it reports.
         TypeError: it is no environment, or its `reset` takes no `seed` or `options`.
     """
     given, cure = f"evaluation_episodes={config.evaluation_episodes}", "take env.id=null to roll nothing out"
@@ -52,7 +57,10 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
     require(fits, given, f"1 to {VALIDATION_EPISODES}, the validation seeds", cure)
     says = f"{config.env.id or config.env.factory} with {config.env.kwargs}"
     cure = "let observation and env.kwargs agree, or take env.id=null"
-    return fitting_task(make_env, spec, action_dim, says, "the demonstrations have", cure)
+    task, episode = fitting_task(make_env, spec, action_dim, says, "the demonstrations have", cure)
+    reported = [name for name in metric_names([episode.row()]) if name != SECOND_DIFFERENCE]
+    names.check("training.choose", config.training.choose, [LAST, SCORE, *reported])
+    return task
 
 
 def check_policy(policy: Policy, make_env: EnvFactory) -> TaskSpec:
@@ -63,7 +71,7 @@ def check_policy(policy: Policy, make_env: EnvFactory) -> TaskSpec:
         TypeError: it is no environment, or its `reset` takes no `seed` or `options`.
     """
     says, cure = f"{make_env.id} with {make_env.kwargs}", "choose with env.kwargs and env.obs_keys what it shows"
-    return fitting_task(make_env, policy.observation, policy.action_dim, says, "the policy has", cure)
+    return fitting_task(make_env, policy.observation, policy.action_dim, says, "the policy has", cure)[0]
 
 
 def check_comparison(
@@ -142,7 +150,7 @@ def validation_metrics(episodes: Sequence[Episode], main: str, say: bool = True)
     if errors and say:
         tqdm.write(f"{len(errors)} of {len(episodes)} validation episodes broken off, the first: {errors[0]}")
     means = {name: value["mean"] for name, value in summarize(episode_rows(episodes)).items()}
-    return {"score": means[main], **means, **({"broken_off": len(errors)} if errors else {})}
+    return {SCORE: means[main], **means, **({"broken_off": len(errors)} if errors else {})}
 
 
 def write_report(
@@ -215,12 +223,12 @@ def describe(result: Mapping[str, Any], out: str | Path | None = None) -> str:
         result: contents of evaluation.json.
         out: folder that they were written to.
     """
-    names, errors = metric_names(result["episodes"]), result.get("errors", [])
-    lines = [_line(name, result[name], ".3f") for name in names]
+    metrics, errors = metric_names(result["episodes"]), result.get("errors", [])
+    lines = [_line(name, result[name], ".3f") for name in metrics]
     if errors:
         lines[0] += f", without the {_episodes(len(errors))} broken off"
     if "difference" in result:
-        lines.append(_line(f"{names[0]}, paired difference", result["difference"][names[0]], "+.3f"))
+        lines.append(_line(f"{metrics[0]}, paired difference", result["difference"][metrics[0]], "+.3f"))
     if "no_difference" in result:
         lines.append(result["no_difference"])
     if "modes" in result:

@@ -28,7 +28,7 @@ class GenerativeProcess:
         condition_dropout: probability with which training drops a condition.
         solver: name of the sampler's solver, see `solvers`.
         steps: number of the sampler's steps.
-        grid: name of the sampler's time grid, see `sampling`.
+        grid: name of the sampler's time grid, see `sampling`; None is the solver's own, or "uniform".
         solver_options: options of the solver, for example {"eta": 0.5}.
         clip: bound of the data estimate while sampling; None does not clip.
 
@@ -45,7 +45,7 @@ class GenerativeProcess:
         condition_dropout: float = 0.0,
         solver: str = "euler",
         steps: int = 10,
-        grid: str = "uniform",
+        grid: str | None = None,
         solver_options: Mapping[str, Any] | None = None,
         clip: float | None = None,
     ) -> None:
@@ -53,7 +53,9 @@ class GenerativeProcess:
         self.objective = DenoisingObjective(path, prediction, times, weighting, condition_dropout)
         self.sampling_path = path
         options = dict(solver_options or {})
-        self._sampler: dict[str, Any] = {"solver": solver, "steps": steps, "grid": grid, "options": options}
+        self._grid = grid or "uniform"
+        own = grid or make_solver(solver, **options).grid or self._grid
+        self._sampler: dict[str, Any] = {"solver": solver, "steps": steps, "grid": own, "options": options}
         self.configure()
 
     @property
@@ -72,7 +74,8 @@ class GenerativeProcess:
         """Change the sampler without retraining; None keeps what was set.
 
         Args:
-            solver: name of a solver; another one than before drops the options that were set.
+            solver: name of a solver; another one than before drops the options that were set, and brings its own grid
+                or the one that the process was made with.
             steps: number of steps.
             grid: name of a time grid. If None, a grid of DDPM's indices that has too few steps becomes "uniform".
             options: options of the solver.
@@ -83,17 +86,19 @@ class GenerativeProcess:
         """
         chosen = dict(self._sampler)
         if solver is not None and solver != chosen["solver"]:
-            chosen |= {"solver": solver, "options": {}}
+            chosen |= {"solver": solver, "options": {}, "grid": None}
         if options is not None:
             chosen["options"] = dict(options)
         if steps is not None:
             chosen["steps"] = steps
         path = path or self.sampling_path
-        if grid is not None:
-            chosen["grid"] = grid
-        elif isinstance(path, DiscretePath) and chosen["steps"] > path.steps and chosen["grid"].startswith("ddpm"):
-            chosen["grid"] = "uniform"  # between its indices the path interpolates
         made = make_solver(chosen["solver"], **chosen["options"])
+        chosen["grid"] = grid or chosen["grid"] or made.grid or self._grid
+        too_few = (
+            isinstance(path, DiscretePath) and chosen["steps"] > path.steps and chosen["grid"].startswith("ddpm")
+        )
+        if grid is None and too_few:
+            chosen["grid"] = "uniform"  # between its indices the path interpolates
         try:
             times = time_grid(chosen["grid"], chosen["steps"], path)
         except TypeError as error:  # a grid of another path's

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffpolicy.config import TrainConfig
+from diffpolicy.config import LAST, TrainConfig
 from diffpolicy.nets.base import Model
 from diffpolicy.training.distributed import Ranks
 from diffpolicy.training.duties import Duties, due_at
@@ -23,6 +23,7 @@ from diffpolicy.training.optim import check_settings
 from diffpolicy.training.precision import Speed
 from diffpolicy.training.run import Run
 from diffpolicy.training.signals import Leave, Stop
+from diffpolicy.util.errors import require
 
 
 def train(
@@ -59,8 +60,8 @@ def train(
             checkpoint, and compared with it when resuming.
         extras: further tensors for every checkpoint by group, such as the normalizer's.
         validation: a batch whose loss under the average is logged; always with the same noise.
-        evaluate: (averaged model, step) -> metrics, the same on all ranks; the best checkpoints are those with the
-            highest values of the first metric.
+        evaluate: (averaged model, step) -> metrics, the same on all ranks; see `TrainConfig.choose` on the
+            best checkpoints.
         device: where to train; None is the CPU.
         speed: see `training.precision`; "auto" measures once, and a resumed run keeps its speed.
         ranks: this process among several; None is one alone.
@@ -73,12 +74,16 @@ def train(
         FileExistsError: `run_dir` holds a run already and `resume` is off, or another process trains into it.
         NonFiniteLossError: the gradient became NaN or infinite.
         CheckpointError: the checkpoint to resume from is damaged or of another model.
-        ValueError: settings that affect results, or the data, differ from those of the checkpoint.
+        ValueError: settings that affect results, or the data, differ from those of the checkpoint; or
+            `config.choose` is nothing that `evaluate` returns.
         DiskFullError: there is no room for a checkpoint.
         Interrupted: SIGINT or SIGTERM arrived; the present state was saved.
     """
     device, ranks = device or torch.device("cpu"), ranks or Ranks()
     check_settings(config)
+    rolled_out = config.choose == LAST or evaluate is not None
+    given = f"training.choose={config.choose}, and nothing is rolled out"
+    require(rolled_out, given, LAST, "name an environment to roll out in, or take training.choose=last")
     if speed != "auto":
         Speed.parse(speed)
     ranks.shard(config.batch_size)

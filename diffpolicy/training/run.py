@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from diffpolicy import checkpoint
-from diffpolicy.config import TrainConfig, plain
+from diffpolicy.config import LAST, TrainConfig, plain
 from diffpolicy.training.distributed import Ranks
 from diffpolicy.training.learner import Learner
 from diffpolicy.training.log import METRICS, Console, MetricsLog
 from diffpolicy.training.optim import Schedule
 from diffpolicy.training.resume import SCHEDULE_ENDS, continued, refuse_other_tensors
 from diffpolicy.training.retention import point, prune
-from diffpolicy.util import files
+from diffpolicy.util import files, names
 from diffpolicy.util.errors import Interrupted, explain, require
 
 _LOCK = ".lock"
@@ -137,14 +137,19 @@ class Run:
                 self._log.write(step, values)
 
     def rank(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log an evaluation and rank its step by the first metric, before the checkpoint that carries the ranking.
+        """Log an evaluation and rank its step by `training.choose`, before the checkpoint that carries the ranking.
 
-        Where episodes were broken off, the metric is of the others, so the step comes after all whole evaluations.
+        Where episodes were broken off, a metric is of the others, so the step comes after all whole evaluations.
+
+        Raises:
+            ValueError: `training.choose` is not among the metrics.
         """
         self.log(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         self.console.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-        value = next(iter(metrics.values()))
-        entry = [value, step, True] if metrics.get("broken_off") else [value, step]
+        choose = self._config.choose
+        names.check("training.choose", choose, [LAST, *metrics])
+        value = step if choose == LAST else metrics[choose]
+        entry = [value, step, True] if choose != LAST and metrics.get("broken_off") else [value, step]
         ranked = sorted([*self.state["best"], entry], key=lambda one: (len(one) > 2, -one[0], -one[1]))
         self.state["best"] = ranked[: self._config.keep_best]
 
@@ -210,7 +215,8 @@ class Run:
     def _link(self, step: int) -> None:
         best = [checkpoint.step_name(ranked) for _, ranked, *_ in self.state["best"]]
         point(self.folder, "last", checkpoint.step_name(step))
-        point(self.folder, "best", best[0] if best else None)
+        newest = self._config.choose == LAST
+        point(self.folder, "best", checkpoint.step_name(step) if newest else next(iter(best), None))
         prune(self.folder, {checkpoint.step_name(step), *best})
 
     def _last_good(self) -> str:

@@ -76,6 +76,19 @@ def test_settings_under_their_old_names():
         compose(["env.options.block=ell"])
 
 
+def test_checkpoints_of_earlier_releases_were_chosen_by_the_main_metric_where_there_was_a_choice():
+    def choose(**training):
+        return load_config({"version": 3, "policy": {}, "training": training}).training.choose
+
+    assert choose() == choose(evaluate_every=250) == "score"
+    assert (
+        choose(evaluate_every=0)
+        == load_config({"version": 3}).training.choose
+        == RunConfig().training.choose
+        == "last"
+    )
+
+
 def test_a_config_of_an_unknown_version_or_setting_is_refused():
     with pytest.raises(ValueError, match="version 99"):
         load_config({"version": 99})

@@ -112,6 +112,15 @@ def test_an_environment_must_fit_the_demonstrations():
         check_fit(run, LINE, tiny_policy.spec(dim=2), 3)
     images = make_env(tiny.ENV_ID, {"images": True})
     check_fit(run, images, ObservationSpec({"image": Field("image", (8, 8, 3)), "obs": Field("vector", (2,))}), 2)
+    for choose in ("last", "best", "place", "success"):  # the environment's metrics, one of which is called "best"
+        choosing = dataclasses.replace(run, training=dataclasses.replace(run.training, choose=choose))
+        check_fit(choosing, LINE, tiny_policy.spec(dim=2), 2)
+    for choose in ("coverage", "second_difference"):
+        choosing = dataclasses.replace(run, training=dataclasses.replace(run.training, choose=choose))
+        with pytest.raises(
+            ValueError, match=f"unknown training.choose .{choose}.*choose from last, score, best, pla"
+        ):
+            check_fit(choosing, LINE, tiny_policy.spec(dim=2), 2)
     with pytest.raises(ValueError, match="evaluation_episodes=51; expected 1 to 50"):
         check_fit(dataclasses.replace(run, evaluation_episodes=51), LINE, tiny_policy.spec(dim=2), 2)
 

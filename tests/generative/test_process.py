@@ -78,7 +78,22 @@ def test_configure_keeps_and_refuses():
     method.configure(solver="ddim", options={"eta": 0.5})
     assert method.sampler == {"solver": "ddim", "steps": 7, "grid": "uniform", "options": {"eta": 0.5}}
     method.configure(solver="heun")
-    assert method.sampler["options"] == {}
+    assert method.sampler == {"solver": "heun", "steps": 7, "grid": "quadratic", "options": {}}  # its own grid
+    method.configure(steps=9)
+    assert method.sampler["grid"] == "quadratic"
+    method.configure(solver="rk4", grid="log_snr")
+    assert method.sampler["grid"] == "log_snr"
+    method.configure(solver="euler")
+    assert method.sampler["grid"] == "uniform"
+    method.configure(solver="heun")
+    grids = {
+        given: GenerativeProcess(LinearPath(), "velocity", solver="rk4", grid=given) for given in (None, "uniform")
+    }
+    assert [made.sampler["grid"] for made in grids.values()] == ["quadratic", "uniform"]
+    kept = GenerativeProcess(LinearPath(), "velocity", grid="log_snr")
+    for solver in ("heun", "dpmpp_2m"):
+        kept.configure(solver=solver)
+    assert kept.sampler["grid"] == "log_snr"
     with pytest.raises(ValueError, match="did you mean 'heun'"):
         method.configure(solver="heum")
     before = method.solver, method.sampler

@@ -78,7 +78,7 @@ def test_a_kill_at_any_point_of_a_checkpoint_loses_nothing(tmp_path, monkeypatch
     if not links:
         monkeypatch.setattr(os, "symlink", _no_links)
     scores = {2: 0.5, 4: 0.9, 6: 0.1}
-    options = {"steps": 6, "checkpoint_every": 2, "evaluate_every": 2, "keep_best": 1}
+    options = {"steps": 6, "checkpoint_every": 2, "evaluate_every": 2, "keep_best": 1, "choose": "score"}
     options["evaluate"] = lambda model, step: {"score": scores[step]}
     whole = minimal.run(tmp_path / "whole", **options)
     cut, finished, stride = 0, False, 1 if links else 3

@@ -57,10 +57,10 @@ def test_a_model_without_weights_is_evaluated_and_written_once(tmp_path):
 
 def test_an_evaluation_with_broken_episodes_ranks_below_all_whole_ones(tmp_path):
     found = {4: {"score": 0.2}, 8: {"score": 0.9, "broken_off": 2}, 12: {"score": 0.1}}
-    last = minimal.run(tmp_path, evaluate=lambda model, step: found[step])
+    last = minimal.run(tmp_path, choose="score", evaluate=lambda model, step: found[step])
     assert [one[1] for one in checkpoint.read(last).state["best"]] == [4, 12, 8]
     assert (tmp_path / "checkpoints/best").resolve().name == "step_00000004"
-    alone = minimal.run(tmp_path / "alone", evaluate=lambda model, step: found[8])
+    alone = minimal.run(tmp_path / "alone", choose="score", evaluate=lambda model, step: found[8])
     assert (tmp_path / "alone/checkpoints/best").resolve() == alone.resolve()
 
 
@@ -81,12 +81,41 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path):
     )
 
 
-def test_best_checkpoints_are_those_with_the_highest_scores(tmp_path):
-    scores = {4: 0.2, 8: 0.9, 12: 0.5, 16: 0.7, 18: 0.1}
-    last = minimal.run(tmp_path, steps=18, keep_best=2, evaluate=lambda model, step: {"score": scores[step]})
-    names, best = minimal.listing(last)
-    assert best == checkpoint.step_name(8)
-    assert names == ["best", "last", *(checkpoint.step_name(step) for step in (8, 16, 18))]
+FOUND = {4: (0.9, 0.2), 8: (0.2, 0.9), 12: (0.8, 0.5), 16: (0.7, 0.7), 18: (0.1, 0.1)}  # step -> score, success
+
+
+@pytest.mark.parametrize(
+    ("choose", "best", "kept"), [("success", 8, (8, 16, 18)), ("score", 4, (4, 12, 18)), ("last", 18, (16, 18))]
+)
+def test_the_best_checkpoint_is_the_newest_or_that_with_the_highest_value_of_a_metric(tmp_path, choose, best, kept):
+    def evaluate(model, step):
+        return dict(zip(("score", "success"), FOUND[step], strict=True))
+
+    last = minimal.run(tmp_path, steps=18, keep_best=2, choose=choose, evaluate=evaluate)
+    names, chosen = minimal.listing(last)
+    assert chosen == checkpoint.step_name(best)
+    assert names == ["best", "last", *(checkpoint.step_name(step) for step in kept)]
+
+
+def test_the_newest_checkpoint_is_the_best_between_rollouts_and_without_any(tmp_path):
+    def at_six(step):
+        if step == 6:
+            assert minimal.listing(checkpoint.latest(tmp_path / "a/checkpoints").path)[1] == checkpoint.step_name(6)
+        return minimal.batch_at(step)
+
+    minimal.run(tmp_path / "a", batch_at=at_six, choose="last", checkpoint_every=2, evaluate=minimal.score)
+    last = minimal.run(tmp_path / "b", checkpoint_every=2)
+    assert minimal.listing(last) == (["best", "last", "step_00000012"], "step_00000012")
+
+
+def test_a_choice_that_nothing_reports_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"training\.choose=score, and nothing is rolled out; expected last; name an"
+    ):
+        minimal.run(tmp_path / "a", choose="score")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match=r"unknown training\.choose 'succes'.*choose from last, score"):
+        minimal.run(tmp_path / "b", choose="succes", evaluate=minimal.score)
 
 
 def test_nan_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -112,7 +141,7 @@ def test_a_run_has_one_writer(tmp_path, begun, whole):
 
     if begun:
         minimal.run(run_dir, max_minutes=0.0)
-    last = minimal.run(run_dir, resume=bool(begun), evaluate=intrude)
+    last = minimal.run(run_dir, resume=bool(begun), evaluate=intrude, choose="last")
     assert len(refused) == 3 and minimal.digests(last) == minimal.digests(whole)
     assert [row["step"] for row in read_metrics(run_dir / "metrics.jsonl") if "loss" in row] == list(range(1, 13))
     assert minimal.run(run_dir, resume=True) == last  # it is let go of

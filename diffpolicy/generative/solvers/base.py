@@ -4,7 +4,8 @@ The end of the path. At σ = 0 a velocity may not exist (σ̇ without bound, t =
 says nothing about the noise), so no solver evaluates a field there. The last step, into σ(s) = 0, is the data
 estimate x_s = α_s·data (Karras et al. 2022, alg. 1, do the same). Fixed-step solvers take it from t, in one call:
 close to the data, a velocity is the network's error divided by σ, which a stage near t = 1 would magnify. The error
-of that step is of second order in its length, which is less than RK4 has elsewhere; grid="quadratic" keeps it short.
+of that step is of second order in its length, which is less than Heun and RK4 have elsewhere. So these two have a grid
+of their own, "quadratic", which keeps it short.
 Dormand–Prince, meant for exact fields and likelihoods, first goes to `path.last_time`.
 """
 
@@ -29,12 +30,13 @@ class Solver(ABC):
 
     `order` is the global order on an interval of finite log-SNR (for stochastic solvers the weak one),
     `calls_per_step` the evaluations of the field in one step (the top of this file has the exception), `stochastic`
-    whether a step draws noise.
+    whether a step draws noise, `grid` the time grid that suits it where none is chosen; None leaves the process's.
     """
 
     order: int
     calls_per_step: int
     stochastic: bool
+    grid: ClassVar[str | None] = None
 
     @final
     def bind(self, field: Field, path: Path, generator: Generators = None) -> BoundSolver:
@@ -166,6 +168,7 @@ class Heun(FixedStep):
 
     order: ClassVar[int] = 2
     calls_per_step: ClassVar[int] = 2
+    grid: ClassVar[str | None] = "quadratic"
     a, b, c = ((), (1.0,)), (0.5, 0.5), (0.0, 1.0)
 
 
@@ -176,6 +179,7 @@ class RK4(FixedStep):
 
     order: ClassVar[int] = 4
     calls_per_step: ClassVar[int] = 4
+    grid: ClassVar[str | None] = "quadratic"
     a = ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0))
     b = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
     c = (0.0, 0.5, 0.5, 1.0)

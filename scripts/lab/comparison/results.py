@@ -14,7 +14,7 @@ from comparison.plan import Measurement, Run
 from comparison.store import Result, compact, digest
 from comparison.timing import chunk_seconds
 from diffpolicy import checkpoint
-from diffpolicy.config import RunConfig, effective, load_config
+from diffpolicy.config import LAST, RunConfig, effective, load_config
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.datasets import load_demonstrations, select_episodes
 from diffpolicy.evaluation import VALIDATION_EPISODES, VALIDATION_SEED
@@ -23,7 +23,7 @@ from diffpolicy.training.log import read_metrics
 from diffpolicy.util.errors import require
 
 EVALUATION = "evaluation.json"
-LAST = 5  # checkpoints whose mean score stands beside the best one's
+OF_LAST = 5  # checkpoints whose mean score stands beside the best one's
 
 
 def make_result(
@@ -105,8 +105,9 @@ def protocol(one: Measurement) -> str:
     """Return in words how a measurement is evaluated."""
     config, last, seeds = one.config, VALIDATION_SEED + VALIDATION_EPISODES - 1, one.config.seeds
     states = f"the {seeds}'s initial states" if isinstance(seeds, str) else f"initial states from seed {seeds}"
-    chosen = f"checkpoint chosen on seeds {VALIDATION_SEED} to {last}"
-    if not one.run.config.training.evaluate_every:
+    choose = one.run.config.training.choose
+    chosen = f"checkpoint chosen by its {choose.replace('_', ' ')} on seeds {VALIDATION_SEED} to {last}"
+    if choose == LAST:
         chosen = "the last checkpoint"
     return f"{config.episodes} episodes, {states}; {chosen}"
 
@@ -131,8 +132,8 @@ def _training(run_dir: Path, best: checkpoint.Checkpoint) -> dict[str, Any]:
         "validation": {
             "best": max(scores),
             "best_step": best.step,
-            "last": float(np.mean(scores[-LAST:])),
-            "of_last": len(scores[-LAST:]),
+            "last": float(np.mean(scores[-OF_LAST:])),
+            "of_last": len(scores[-OF_LAST:]),
             "curve": [
                 [entry["step"], round(entry["seconds"] / 60, 2), round(entry["evaluation/score"], 4)]
                 for entry in rated
