@@ -95,7 +95,7 @@ class TaskSpec:
         success_key: key of `info` that is true once the task is done; None takes the first of `SUCCESS_KEYS` that is
             there, and an environment without any has no success; "none" looks for none.
         success_description: what counts as a success, in a few words.
-        metrics: name -> metric; the first is the main one, by which checkpoints are chosen.
+        metrics: name -> metric; the first is the main one, the larger the better, which plots show.
         fps: control steps per second.
         extent: (left, right, bottom, top) of a frame in the units of actions that are 2-D positions; None where
             actions cannot be drawn over a frame.
@@ -152,7 +152,7 @@ class TaskSpec:
 
     @property
     def main(self) -> str:
-        """The name of the metric by which checkpoints are chosen."""
+        """The name of the main metric."""
         return next(iter(self.metrics))
 
     def plane(self, action_dim: int) -> Sequence[int]:
