@@ -15,7 +15,7 @@ from diffpolicy.util import names
 from diffpolicy.util.errors import require
 
 VALIDATION_SEED = 10_000
-"""First of the validation seeds, by which checkpoints are chosen."""
+"""First of the validation seeds, which are rolled out in training."""
 
 VALIDATION_EPISODES = 50
 
