@@ -16,7 +16,7 @@ An environment that declares none gets defaults, see `TaskSpec.of`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 import gymnasium as gym
@@ -158,10 +158,6 @@ class TaskSpec:
     def plane(self, action_dim: int) -> Sequence[int]:
         """Return which numbers of an action (A,) are its place in a frame; empty if none are."""
         return self.action_plane or ((0, 1) if action_dim == 2 else ())
-
-    def with_metric(self, name: str, metric: Metric) -> TaskSpec:
-        """Return this task with one more metric."""
-        return replace(self, metrics={**self.metrics, name: metric})
 
     def succeeded(self, info: Mapping[str, Any]) -> bool | None:
         """Return whether the task is done after a step; None if `info` does not say.

@@ -1,7 +1,5 @@
 """What results mean is declared by the environment; what is not declared has defaults."""
 
-import dataclasses
-
 import gymnasium as gym
 import pytest
 import tiny
@@ -59,11 +57,3 @@ def test_metrics_are_reduced_over_steps(reducer, expected):
 def test_a_malformed_declaration_is_refused_in_words(changed, says):
     with pytest.raises(ValueError, match=says):
         TaskSpec.from_metadata({"task": {**tiny.LineEnv.metadata["task"], **changed}})
-
-
-def test_one_more_metric():
-    task = TaskSpec().with_metric("far", Metric("x", "max"))
-    assert (
-        list(task.metrics) == ["return", "far"]
-        and dataclasses.replace(task, metrics=TaskSpec().metrics) == TaskSpec()
-    )
