@@ -23,7 +23,7 @@ class EvaluateConfig:
         seeds: first of consecutive seeds, or the name of a set of seeds that the task has, such as "paper".
         solver: solver of the sampler; None keeps the training's.
         steps: steps of the sampler; None keeps the training's.
-        grid: time grid of the sampler; None keeps the training's.
+        grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
         solver_options: keyword arguments of the solver.
         action_horizon: T_a, actions executed per chunk; None keeps the training's.
         execution: how chunks are executed: noise, ensemble, warm_start, inpaint.
@@ -206,7 +206,7 @@ class ExportConfig:
         what: "chunk", from noise and observations to actions, or "network" alone.
         solver: solver of the sampler; None keeps the training's.
         steps: steps of the sampler; None keeps the training's.
-        grid: time grid of the sampler; None keeps the training's.
+        grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
         solver_options: keyword arguments of the solver.
         action_horizon: T_a; None keeps the training's.
         weights: "ema" or "model".
@@ -260,7 +260,7 @@ class SampleConfig:
         samples: images per label.
         solver: solver of the sampler; None keeps the training's.
         steps: steps of the sampler; None keeps the training's.
-        grid: time grid of the sampler; None keeps the training's.
+        grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
         solver_options: keyword arguments of the solver.
         path: probability path to sample on, such as {name: ddpm, steps: 1000}; empty is the training's.
         seed: of the noise.

@@ -141,7 +141,8 @@ class SamplerConfig:
     Args:
         solver: name of a solver, see `diffpolicy.generative.solvers`.
         steps: number of steps.
-        grid: name of a time grid, see `diffpolicy.generative.sampling`.
+        grid: name of a time grid, see `diffpolicy.generative.sampling`; None with another solver than the training's
+            is that solver's own, if it has one and the method named none.
         options: keyword arguments of the solver.
     """
 
@@ -233,7 +234,7 @@ class TrainConfig:
     checkpoint_every: int = free(500)
     validate_every: int = free(250)
     log_every: int = free(25)
-    choose: str = LAST
+    choose: str = free(LAST)
     keep_best: int = free(3)
     tensorboard: bool = free(False)
 

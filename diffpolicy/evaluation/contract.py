@@ -96,6 +96,7 @@ class Place:
         self._make_env, self._contract, self._journal = make_env, contract, journal
         self._episode = Episode(0)
         self._env: gym.Env[Any, Any] | None = None
+        self._space: gym.Space[Any] | None = None
         self._action_shape: tuple[int, ...] | None = None
         self._broken = False
 
@@ -123,8 +124,8 @@ class Place:
                 self._contract.settle(self._env)
             else:
                 self._call("make", self._contract.admit, self._env)
-            space = getattr(self._env, "action_space", None)
-            self._action_shape = None if space is None else space.shape
+            self._space = getattr(self._env, "action_space", None)
+            self._action_shape = None if self._space is None else self._space.shape
             self._broken = False
         return self._call("reset", self._reset, how)
 
@@ -135,6 +136,10 @@ class Place:
             BrokenEnvironment: what the environment returns, or that it returns nothing.
         """
         return self._call("step", self._step, action)
+
+    def end(self) -> None:
+        """Take into account that the episode has no more steps."""
+        self._episode.end(self._space)
 
     def close(self) -> None:
         """Close the environment, if there is one; an error is no more than a warning, and none of a broken one."""

@@ -67,7 +67,7 @@ class Episode:
     error: str | None = None
     trace: str | None = field(default=None, repr=False)
     went_on: bool = field(default=False, repr=False)
-    _actions: list[Any] = field(default_factory=list, repr=False)
+    _actions: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     def count(self, task: TaskSpec, action: Any, reward: float, info: Mapping[str, Any]) -> None:
         """Take one more step into account."""
@@ -82,9 +82,16 @@ class Episode:
         if task.mode_key is not None:
             self.mode = info.get(task.mode_key)
 
-    def end(self) -> None:
-        """Take into account that there are no more steps."""
-        self.metrics[SECOND_DIFFERENCE] = second_difference(np.array(self._actions, np.float64))
+    def end(self, space: gym.Space[Any] | None) -> None:
+        """Take into account that there are no more steps.
+
+        Args:
+            space: of the actions, to which they were clipped; None if it is not known.
+        """
+        actions = np.array(self._actions, np.float64)
+        if isinstance(space, gym.spaces.Box):
+            actions = np.clip(actions, space.low, space.high)
+        self.metrics[SECOND_DIFFERENCE] = second_difference(actions)
         self._actions = []
 
     def fail(self, error: str, trace: str | None = None) -> None:

@@ -15,7 +15,7 @@ from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv
 from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset, episode_rows
 from diffpolicy.evaluation.fit import fitting_task
-from diffpolicy.evaluation.metrics import SUCCESS, check_comparable, metric_names, summarize
+from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, check_comparable, metric_names, summarize
 from diffpolicy.evaluation.report import (
     Image,
     draw_metric,
@@ -27,15 +27,12 @@ from diffpolicy.evaluation.report import (
 )
 from diffpolicy.evaluation.report.videos import ACTIONS, FAN
 from diffpolicy.evaluation.rollout import require_whole, rollout
-from diffpolicy.evaluation.task import SECOND_DIFFERENCE, TaskSpec
+from diffpolicy.evaluation.task import NO_SUCCESS, SCORE, TaskSpec
 from diffpolicy.policies.agent import Agent
 from diffpolicy.policies.policy import Policy
 from diffpolicy.training.log import read_metrics
 from diffpolicy.util import names
 from diffpolicy.util.errors import require
-
-SCORE = "score"
-"""What training calls the task's main metric, whatever its name."""
 
 
 def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, action_dim: int) -> TaskSpec:
@@ -49,7 +46,7 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
 
     Raises:
         ValueError: it does not fit or is broken, there are fewer validation seeds than evaluation episodes, or
-            `training.choose` is nothing that it reports.
+            `training.choose` is no metric of its task.
         TypeError: it is no environment, or its `reset` takes no `seed` or `options`.
     """
     given, cure = f"evaluation_episodes={config.evaluation_episodes}", "take env.id=null to roll nothing out"
@@ -57,9 +54,9 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
     require(fits, given, f"1 to {VALIDATION_EPISODES}, the validation seeds", cure)
     says = f"{config.env.id or config.env.factory} with {config.env.kwargs}"
     cure = "let observation and env.kwargs agree, or take env.id=null"
-    task, episode = fitting_task(make_env, spec, action_dim, says, "the demonstrations have", cure)
-    reported = [name for name in metric_names([episode.row()]) if name != SECOND_DIFFERENCE]
-    names.check("training.choose", config.training.choose, [LAST, SCORE, *reported])
+    task = fitting_task(make_env, spec, action_dim, says, "the demonstrations have", cure)
+    success = () if task.success_key == NO_SUCCESS else PROPORTIONS
+    names.check("training.choose", config.training.choose, dict.fromkeys([LAST, SCORE, *task.metrics, *success]))
     return task
 
 
@@ -71,7 +68,7 @@ def check_policy(policy: Policy, make_env: EnvFactory) -> TaskSpec:
         TypeError: it is no environment, or its `reset` takes no `seed` or `options`.
     """
     says, cure = f"{make_env.id} with {make_env.kwargs}", "choose with env.kwargs and env.obs_keys what it shows"
-    return fitting_task(make_env, policy.observation, policy.action_dim, says, "the policy has", cure)[0]
+    return fitting_task(make_env, policy.observation, policy.action_dim, says, "the policy has", cure)
 
 
 def check_comparison(
@@ -132,7 +129,7 @@ def evaluate(
 
 
 def validation_metrics(episodes: Sequence[Episode], main: str, say: bool = True) -> dict[str, float]:
-    """Return what training logs of its rollouts: the score that ranks checkpoints, all means, and what broke off.
+    """Return what training logs of its rollouts: the main metric as "score", all means, and what broke off.
 
     Args:
         episodes: on the validation seeds.

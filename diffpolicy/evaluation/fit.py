@@ -23,8 +23,8 @@ _TRIES = 3
 
 def fitting_task(
     make_env: MakeEnv, spec: ObservationSpec, action_dim: int, says: str, whose: str, cure: str
-) -> tuple[TaskSpec, Episode]:
-    """Return the task of an environment, and its first step, after one reset, in an instance of its own.
+) -> TaskSpec:
+    """Return the task of an environment after one reset and one step, in an instance of its own.
 
     Args:
         make_env: makes the environment.
@@ -44,7 +44,7 @@ def fitting_task(
     for seed in range(_TRIES):
         (episode,) = finished_episodes(_Still(action_dim), make_env, [Reset(seed, limit=1)], [fit], envs=1)
         if episode.error is None:
-            return episode.observed[fit.name], episode
+            return episode.observed[fit.name]
         first = first or episode.error
     raise BrokenEnvironment(first)
 

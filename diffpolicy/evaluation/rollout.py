@@ -148,7 +148,7 @@ def _advance(agent: Controller, running: dict[int, _Running], planned: bool, bro
         step = Step(env_id, one.episode, one.place.env, one.obs, action, reward, obs, info, done, seconds, planned)
         one.obs, one.info = obs, info
         if done:
-            one.episode.end()
+            one.place.end()
             del running[env_id]
         for observer in one.observers:
             observer.on_step(step)

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 
+from diffpolicy.config import LAST
 from diffpolicy.util import names
 from diffpolicy.util.errors import explain, require
 
@@ -32,6 +33,9 @@ NO_SUCCESS = "none"
 
 REWARD = "reward"
 """The key by which a metric reads the reward instead of `info`."""
+
+SCORE = "score"
+"""What training calls a task's main metric, whatever its name."""
 
 SECOND_DIFFERENCE = "second_difference"
 """The metric that every episode has beside the task's own: how unsteady its actions are."""
@@ -143,8 +147,7 @@ class TaskSpec:
         if "metrics" in declared:
             declared["metrics"] = {name: _metric(name, one) for name, one in declared["metrics"].items()}
             require(declared["metrics"], "no metrics", "at least one, or none declared")
-            taken = SECOND_DIFFERENCE in declared["metrics"]
-            require(not taken, f"a metric {SECOND_DIFFERENCE!r}, which every episode has", cure="name it otherwise")
+            _check_names(list(declared["metrics"]))
         if "seed_sets" in declared:
             sets = declared["seed_sets"].items()
             declared["seed_sets"] = {name: _made(SeedSet, f"seed set {name!r}", one) for name, one in sets}
@@ -183,6 +186,15 @@ class TaskSpec:
             "description": "of the actions in time: mean length, in their units",
         }
         return {**metrics, SECOND_DIFFERENCE: unsteady, "success": success, "success_at_end": at_end}
+
+
+def _check_names(metrics: Sequence[str]) -> None:
+    says = f"a metric {SECOND_DIFFERENCE!r}, which every episode has"
+    require(SECOND_DIFFERENCE not in metrics, says, cure="name it otherwise")
+    says = f"a metric {LAST!r}, which training.choose takes for the last checkpoint"
+    require(LAST not in metrics, says, cure="name it otherwise")
+    says = f"the metric {SCORE!r} is not the first of {', '.join(metrics)}"
+    require(SCORE not in metrics[1:], says, "the main metric, if any has this name", "name it otherwise")
 
 
 def _metric(name: str, declared: Mapping[str, Any]) -> Metric:

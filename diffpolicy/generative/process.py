@@ -28,7 +28,8 @@ class GenerativeProcess:
         condition_dropout: probability with which training drops a condition.
         solver: name of the sampler's solver, see `solvers`.
         steps: number of the sampler's steps.
-        grid: name of the sampler's time grid, see `sampling`; None is the solver's own, or "uniform".
+        grid: name of the sampler's time grid, see `sampling`; None is the solver's own, or "uniform". One that is
+            named here stays when the solver changes.
         solver_options: options of the solver, for example {"eta": 0.5}.
         clip: bound of the data estimate while sampling; None does not clip.
 
@@ -53,9 +54,8 @@ class GenerativeProcess:
         self.objective = DenoisingObjective(path, prediction, times, weighting, condition_dropout)
         self.sampling_path = path
         options = dict(solver_options or {})
-        self._grid = grid or "uniform"
-        own = grid or make_solver(solver, **options).grid or self._grid
-        self._sampler: dict[str, Any] = {"solver": solver, "steps": steps, "grid": own, "options": options}
+        self._grid = grid
+        self._sampler: dict[str, Any] = {"solver": solver, "steps": steps, "grid": None, "options": options}
         self.configure()
 
     @property
@@ -74,8 +74,8 @@ class GenerativeProcess:
         """Change the sampler without retraining; None keeps what was set.
 
         Args:
-            solver: name of a solver; another one than before drops the options that were set, and brings its own grid
-                or the one that the process was made with.
+            solver: name of a solver; another one than before drops options and grid that were set: the grid is again
+                the one that the process was made with, or the solver's own, or "uniform".
             steps: number of steps.
             grid: name of a time grid. If None, a grid of DDPM's indices that has too few steps becomes "uniform".
             options: options of the solver.
@@ -93,7 +93,7 @@ class GenerativeProcess:
             chosen["steps"] = steps
         path = path or self.sampling_path
         made = make_solver(chosen["solver"], **chosen["options"])
-        chosen["grid"] = grid or chosen["grid"] or made.grid or self._grid
+        chosen["grid"] = grid or chosen["grid"] or self._grid or made.grid or "uniform"
         too_few = (
             isinstance(path, DiscretePath) and chosen["steps"] > path.steps and chosen["grid"].startswith("ddpm")
         )

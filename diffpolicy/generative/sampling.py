@@ -121,7 +121,7 @@ def generate(
     solver: Solver,
     shape: Sequence[int],
     steps: int,
-    grid: str = "uniform",
+    grid: str | None = None,
     cond: Any = None,
     generator: Generators = None,
     dtype: torch.dtype = torch.float32,
@@ -135,7 +135,7 @@ def generate(
         solver: from `make_solver`.
         shape: (B, *rest).
         steps: number of steps.
-        grid: name of a time grid, see `time_grid`.
+        grid: name of a time grid, see `time_grid`; None is the solver's own, or "uniform".
         cond: the condition, which the field hands to its network.
         generator: draws the initial noise and that of a stochastic solver.
         dtype: dtype of the samples.
@@ -146,6 +146,6 @@ def generate(
         TypeError: `solver` is a name, not a solver.
     """
     require(isinstance(solver, Solver), f"solver={solver!r}", "a Solver", "call make_solver(name)", TypeError)
-    times = time_grid(grid, steps, path)
+    times = time_grid(grid or solver.grid or "uniform", steps, path)
     x = randn(shape, generator, dtype=dtype, device=device)
     return sample(solver.bind(field, path, generator), x, times, cond)

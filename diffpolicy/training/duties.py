@@ -42,7 +42,7 @@ class Duties:
         run: logs what is found, and notes what is unfinished.
         stop: tells of signals.
         validation: returns the batch to validate on; None for none.
-        evaluate: (averaged model, step) -> metrics, the first of which ranks; None for none.
+        evaluate: (averaged model, step) -> metrics, see `TrainConfig.choose`; None for none.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Duties:
             try:
                 with self._stop.leaving():
                     metrics = dict(self._evaluation(self._learner.averaged(), self._learner.step))
+                self._run.rank(self._learner.step, metrics)
             except Exception:  # such as a broken environment, which must not cost the steps since the last checkpoint
                 self._run.save(self._learner, together=False)
                 raise
-            self._run.rank(self._learner.step, metrics)

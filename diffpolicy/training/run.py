@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from diffpolicy import checkpoint
-from diffpolicy.config import LAST, TrainConfig, plain
+from diffpolicy.config import LAST, RunConfig, TrainConfig, migrate, plain
 from diffpolicy.training.distributed import Ranks
 from diffpolicy.training.learner import Learner
-from diffpolicy.training.log import METRICS, Console, MetricsLog
+from diffpolicy.training.log import METRICS, Console, MetricsLog, read_metrics
 from diffpolicy.training.optim import Schedule
 from diffpolicy.training.resume import SCHEDULE_ENDS, continued, refuse_other_tensors
 from diffpolicy.training.retention import point, prune
@@ -24,6 +24,7 @@ from diffpolicy.util.errors import Interrupted, explain, require
 
 _LOCK = ".lock"
 _UNFINISHED = "unfinished"
+_EVALUATION = "evaluation/"  # before the names of metrics in the log
 
 
 class NonFiniteLossError(RuntimeError):
@@ -120,6 +121,7 @@ class Run:
         refuse_other_tensors(saved, self._extras)
         learner.restore(saved)
         self.state, self._written = copy.deepcopy(saved.state), saved.step
+        self._rank_again(self._chosen_by(saved.config))
         self.console.say(f"continues from step {saved.step}")
         ends = self.schedule.ends
         if len(ends) > 1:
@@ -144,14 +146,44 @@ class Run:
         Raises:
             ValueError: `training.choose` is not among the metrics.
         """
-        self.log(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        self.log(step, {f"{_EVALUATION}{name}": value for name, value in metrics.items()})
         self.console.say(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-        choose = self._config.choose
-        names.check("training.choose", choose, [LAST, *metrics])
-        value = step if choose == LAST else metrics[choose]
-        entry = [value, step, True] if choose != LAST and metrics.get("broken_off") else [value, step]
-        ranked = sorted([*self.state["best"], entry], key=lambda one: (len(one) > 2, -one[0], -one[1]))
-        self.state["best"] = ranked[: self._config.keep_best]
+        names.check("training.choose", self._config.choose, [LAST, *metrics])
+        entry = [self._value(step, metrics), step, *([True] if metrics.get("broken_off") else [])]
+        self.state["best"] = self._ranked([*self.state["best"], entry])
+
+    def _value(self, step: int, metrics: Mapping[str, float]) -> float:
+        return step if self._config.choose == LAST else metrics[self._config.choose]
+
+    def _ranked(self, entries: list[list[Any]]) -> list[list[Any]]:
+        """The entries to keep, the best first: value, step, and True if its rollouts were broken off."""
+        newest = self._config.choose == LAST
+        ordered = sorted(entries, key=lambda one: (len(one) > 2 and not newest, -one[0], -one[1]))
+        return ordered[: self._config.keep_best]
+
+    def _chosen_by(self, config: Mapping[str, Any]) -> str:
+        known = migrate(config) if isinstance(self._record, RunConfig) else config
+        return known["training"].get("choose", LAST)
+
+    def _rank_again(self, before: str) -> None:
+        """Rank the checkpoints of a resumed run, which were chosen by `before`, by what was logged.
+
+        Raises:
+            ValueError: `training.choose` was not logged.
+        """
+        choose, logged = self._config.choose, dict[int, dict[str, float]]()
+        if choose == before:
+            return
+        for row in read_metrics(self.run_dir / METRICS):
+            found = {name.removeprefix(_EVALUATION): x for name, x in row.items() if name.startswith(_EVALUATION)}
+            logged.setdefault(row["step"], {}).update(found)
+        unknown = [step for _, step, *_ in self.state["best"] if choose not in {LAST, *logged.get(step, {})}]
+        given = f"training.choose={choose}, which the log lacks of step {', '.join(map(str, unknown))}"
+        require(not unknown, given, cure=f"resume with training.choose={before} or {LAST}")
+        entries = [
+            [self._value(step, logged.get(step, {})), step, *broken] for _, step, *broken in self.state["best"]
+        ]
+        self.state["best"] = self._ranked(entries)
 
     @property
     def unfinished(self) -> list[str]:

@@ -19,6 +19,7 @@ import benchmarks.tables as benchmark_tables
 import comparison.suite as suite_tables
 import comparison.tables as comparison_tables
 import image_benchmark.tables as image_tables
+import samplers.tables as sampler_tables
 from comparison.page import HEAT_MAP, PLOTS
 from comparison.store import Result, read_results
 from comparison.tables import NOTHING
@@ -137,6 +138,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: _comparison(name) for name in comparison_tables.tables([])},
     **{name: _suite(name) for name in suite_tables.tables([])},
     "suite_map": heat_map,
+    "samplers": lambda: sampler_tables.samplers(RESULTS / "samplers"),
     **{name: _from(make, f"benchmarks/{file}.json") for name, (make, file) in benchmark_tables.TABLES.items()},
 }
 """Every table by the name of its markers."""

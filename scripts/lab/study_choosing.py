@@ -3,9 +3,9 @@
 for seed in 0 1 2; do diffpolicy train task=pusht seed=$seed run_dir=RUNS/$seed training.keep_best=100; done
 python scripts/lab/study_choosing.py RUNS/0 RUNS/1 RUNS/2 --episodes 500
 
-Criteria see what a training logs, its rollouts on the validation seeds. `mean_of_3` and `mean_of_5` take the mean of
-the weights of the last checkpoints. The regret of a criterion is how much more the best of the run's checkpoints
-succeeds. What is measured is kept in --out, and is not measured again.
+The runs are of Push-T. Criteria see what a training logs, its rollouts on the validation seeds. `mean_of_3` and
+`mean_of_5` take the mean of the weights of the last checkpoints. The regret of a criterion is how much more the best
+of the run's checkpoints succeeds. What is measured is kept in --out, and is not measured again.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def study(run: Path, episodes: int, found: dict[str, Any], keep: Callable[[], No
     folders = {str(entry["step"]): run / "checkpoints" / checkpoint.step_name(entry["step"]) for entry in rolled_out}
     missing = [step for step, folder in folders.items() if not folder.exists()]
     require(not missing, f"{run} lacks its checkpoints of {missing}", cure="train with training.keep_best=100")
+    says = f"{run} rolled out at {len(folders)} steps"
+    require(len(folders) >= max(AVERAGED), says, f"at least {max(AVERAGED)}", "lower training.evaluate_every")
     found["validation"] = {
         str(entry["step"]): {name: entry[f"evaluation/{name}"] for name in KEPT if f"evaluation/{name}" in entry}
         for entry in rolled_out
@@ -117,10 +119,12 @@ def main() -> None:
         files.write_text(arguments.out, json.dumps(stored, indent=1) + "\n")
 
     for run in arguments.runs:
-        config = checkpoint.read(run / "checkpoints" / "last").config
-        name = f"{config['method']['name']}_{config['dataset']['name']}_s{config['seed']}"
-        found = runs.setdefault(name, {"config": config, "episodes": arguments.episodes, "seeds": FIRST_SEED})
-        study(run, found["episodes"], found, keep)
+        last = checkpoint.read(run / "checkpoints" / "last")
+        name, of = run.resolve().name, {"last": last.sha256["ema.safetensors"], "episodes": arguments.episodes}
+        found = runs.setdefault(name, {**of, "seeds": FIRST_SEED, "config": last.config})
+        now = {key: found[key] for key in of}
+        require(now == of, f"{arguments.out} has {name} with {now}", str(of), "rename the run, or take another --out")
+        study(run, arguments.episodes, found, keep)
         found["criteria"] = judged(found)
         stored |= provenance()
         keep()

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from diffpolicy import evaluate_policy
 from diffpolicy.config import SamplerConfig
+from diffpolicy.evaluation.metrics import metric_names
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.generative.sampling import GRIDS
 from diffpolicy.generative.solvers import SOLVERS, DormandPrince, Solver, make_solver
@@ -98,9 +99,9 @@ def rolled_out(path: Path, episodes: int) -> list[dict[str, Any]]:
             against = {"compare_to": base} if number else {}
             out = Path(folder) / str(number)
             result = evaluate_policy(path, out, episodes=episodes, seeds=FIRST_SEED, videos=0, **how, **against)
-            kept = ("score", "success", "second_difference", "network_calls", "difference")
+            kept = [*metric_names(result["episodes"]), "network_calls", "difference"]
             found.append({**how, "episodes": episodes, **{name: result[name] for name in kept if name in result}})
-            print(f"{how}: score {result['score']['mean']:.3f}, success {result['success']['mean']:.1%}", flush=True)
+            print(how, {name: round(result[name]["mean"], 3) for name in kept[:-2]}, flush=True)
     return found
 
 
@@ -140,11 +141,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.checkpoint
     )
     found = measure(learned)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    draw(arguments.out / f"{arguments.field}.png", found)
+    file = arguments.out / f"{arguments.field}.json"
+    files.write_text(file, json.dumps(found, indent=1) + "\n")
     if arguments.episodes:
         found["rolled_out"] = rolled_out(arguments.checkpoint, arguments.episodes)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    files.write_text(arguments.out / f"{arguments.field}.json", json.dumps(found, indent=1) + "\n")
-    draw(arguments.out / f"{arguments.field}.png", found)
+        files.write_text(file, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

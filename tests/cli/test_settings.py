@@ -76,17 +76,23 @@ def test_settings_under_their_old_names():
         compose(["env.options.block=ell"])
 
 
-def test_checkpoints_of_earlier_releases_were_chosen_by_the_main_metric_where_there_was_a_choice():
-    def choose(**training):
-        return load_config({"version": 3, "policy": {}, "training": training}).training.choose
+def _of_version_3(*settings, kind="policy"):
+    """A config as that version wrote it: without a choice, and with the uniform grid where there is one now."""
+    config = plain(compose([*settings, "run_dir=x"]))
+    del config["training"]["choose"]
+    config["method"]["grid"] = config["method"].get("grid") or "uniform"
+    return load_config({**config, "found": {"kind": kind}, "version": 3})
 
-    assert choose() == choose(evaluate_every=250) == "score"
-    assert (
-        choose(evaluate_every=0)
-        == load_config({"version": 3}).training.choose
-        == RunConfig().training.choose
-        == "last"
-    )
+
+def test_a_config_of_version_3_keeps_what_chose_its_checkpoints_and_the_grid_that_was_named():
+    assert _of_version_3("task=pusht").training.choose == "score"
+    assert _of_version_3("task=pusht", "training.evaluate_every=0").training.choose == "last"
+    assert _of_version_3("task=pusht", "env.id=null").training.choose == "last"
+    assert _of_version_3("task=mnist", kind="images").training.choose == "last"
+    assert _of_version_3("task=pusht").method["grid"] is None
+    assert _of_version_3("task=pusht", "method=v").method["grid"] == "log_snr"
+    assert _of_version_3("task=pusht", "method.solver=heun").method["grid"] == "uniform"
+    assert not changes(_of_version_3("task=pusht"), compose(["task=pusht", "run_dir=x"])), "such runs resume"
 
 
 def test_a_config_of_an_unknown_version_or_setting_is_refused():

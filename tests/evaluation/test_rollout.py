@@ -68,10 +68,11 @@ def test_the_second_difference_of_the_actions_carried_out_is_a_metric_of_every_e
     steps = np.arange(12.0)
     zigzag = np.stack([0.5 * (-1.0) ** steps, np.zeros(12)], axis=1)  # each second difference is (±2, 0)
     parabola = np.stack([-((steps / 12) ** 2), -((steps / 12) ** 2)], axis=1)  # each is (-2/144, -2/144)
-    agent = ReplayAgent({1: zigzag, 2: parabola, 3: np.full((12, 2), -0.5), 4: zigzag})
-    resets = [Reset(1), Reset(2), Reset(3), Reset(4, limit=2)]
+    beyond = np.array([[1.0, 0.0], [3.0, 0.0], [9.0, 0.0]] * 4)  # all the same, once clipped to 1
+    agent = ReplayAgent({1: zigzag, 2: parabola, 3: np.full((12, 2), -0.5), 4: zigzag, 5: beyond})
+    resets = [Reset(1), Reset(2), Reset(3), Reset(4, limit=2), Reset(5)]
     found = [episode.metrics["second_difference"] for episode in rollout(agent, LINE, resets, envs=2)]
-    assert found == pytest.approx([2.0, np.sqrt(2) / 72, 0.0, 0.0], abs=1e-6)
+    assert found == pytest.approx([2.0, np.sqrt(2) / 72, 0.0, 0.0, 0.0], abs=1e-6)
 
 
 @functools.cache

@@ -51,6 +51,8 @@ def test_metrics_are_reduced_over_steps(reducer, expected):
         ({"metrics": {"far": {"reducer": "max"}}}, "metric 'far' .*expected key, reducer, description"),
         ({"metrics": {}}, "no metrics"),
         ({"metrics": {"second_difference": {"key": "x"}}}, "'second_difference', which every episode has"),
+        ({"metrics": {"last": {"key": "x"}}}, "'last', which training.choose takes"),
+        ({"metrics": {"far": {"key": "x"}, "score": {"key": "y"}}}, "metric 'score' is not the first of far, score"),
         ({"seed_sets": {"p": {"start": 1}}}, "seed set 'p' .*expected first, episodes, option"),
     ],
 )

@@ -90,10 +90,12 @@ def test_configure_keeps_and_refuses():
         given: GenerativeProcess(LinearPath(), "velocity", solver="rk4", grid=given) for given in (None, "uniform")
     }
     assert [made.sampler["grid"] for made in grids.values()] == ["quadratic", "uniform"]
-    kept = GenerativeProcess(LinearPath(), "velocity", grid="log_snr")
+    kept = GenerativeProcess(
+        LinearPath(), "velocity", grid="log_snr"
+    )  # the method's own choice goes before a solver's
     for solver in ("heun", "dpmpp_2m"):
         kept.configure(solver=solver)
-    assert kept.sampler["grid"] == "log_snr"
+        assert kept.sampler["grid"] == "log_snr"
     with pytest.raises(ValueError, match="did you mean 'heun'"):
         method.configure(solver="heum")
     before = method.solver, method.sampler

@@ -59,8 +59,7 @@ def test_any_number_of_steps_on_ddpms_indices(saved, steps):
     for solver in ("ddim", "heun", "ddpm"):
         policy = load_policy(path, solver=solver, steps=steps)
         assert np.isfinite(policy.predict(observations(1))).all()
-        trained = "uniform" if steps > 20 else "ddpm_trailing"
-        assert policy.model.sampler["grid"] == ("quadratic" if solver == "heun" else trained)
+        assert policy.model.sampler["grid"] == ("uniform" if steps > 20 else "ddpm_trailing")
 
 
 @pytest.mark.parametrize(

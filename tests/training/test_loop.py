@@ -116,6 +116,20 @@ def test_a_choice_that_nothing_reports_is_refused(tmp_path):
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match=r"unknown training\.choose 'succes'.*choose from last, score"):
         minimal.run(tmp_path / "b", choose="succes", evaluate=minimal.score)
+    assert checkpoint.latest(tmp_path / "b/checkpoints").step == 4, "the steps so far are kept"
+
+
+def test_a_resumed_run_may_choose_by_something_else_that_was_logged(tmp_path):
+    def evaluate(model, step):
+        return dict(zip(("score", "success"), FOUND[step], strict=True))
+
+    options = {"steps": 18, "keep_best": 9, "evaluate": evaluate}
+    minimal.run(tmp_path, choose="score", **options)
+    for choose, best in (("success", 8), ("last", 18), ("score", 4)):
+        last = minimal.run(tmp_path, choose=choose, resume=True, **options)
+        assert minimal.listing(last)[1] == checkpoint.step_name(best), choose
+    with pytest.raises(ValueError, match=r"choose=speed, which the log lacks of step 4.*choose=score or last"):
+        minimal.run(tmp_path, choose="speed", resume=True, **options)
 
 
 def test_nan_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path):

@@ -103,7 +103,7 @@ def test_a_run_of_the_first_version_is_resumed_and_knows_its_data_by_path(tmp_pa
     old = plain(RECORD) | {"dataset": {"name": "zarr", "path": "data/a", "obs": "keypoints", "obs_keys": ["obs"]}}
     for name in ("version", "observation", "found", "images", "init_from", "net"):
         del old[name]  # no net: the method did without
-    for name in ("schedule", "tensorboard"):
+    for name in ("schedule", "tensorboard", "choose"):
         del old["training"][name]
     _rewrite_config(path, old)
     with pytest.raises(ValueError, match=r"does not know the content of its data, and dataset\.path was 'data/a'"):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from diffpolicy.config import LAST, migrate
 from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, evaluated_env, metric_names
 from diffpolicy.evaluation.report.next_steps import NextStep
 from diffpolicy.util.files import write_text
@@ -91,9 +92,15 @@ def _protocol(result: Mapping[str, Any]) -> str:
     data, seeds, sampler = checkpoint["config"]["dataset"], settings["seeds"], settings.get("sampler")
     drawn = f"; solver {sampler['solver']}, {sampler['steps']} steps" if sampler else ""
     states = f"seeds from {seeds} on" if str(seeds).isdigit() else f"the task's seeds {seeds!r}"
+    choose = migrate(checkpoint["config"])["training"].get("choose", LAST)
+    by = (
+        ""
+        if choose == LAST
+        else f"; the run ranks checkpoints by their {choose.replace('_', ' ')} on seeds of its own"
+    )
     return (
-        f"Trained for {checkpoint['step']} steps on {data['path'] or data['name']}; checkpoint chosen on seeds of "
-        f"its own. Initial states: {states}{drawn}; {result['network_calls']} network calls per chunk of actions."
+        f"Trained for {checkpoint['step']} steps on {data['path'] or data['name']}{by}. Initial states: {states}"
+        f"{drawn}; {result['network_calls']} network calls per chunk of actions."
         f"{' The environment was given by hand.' if evaluated_env(result).get('given_by_hand') else ''}"
     )
 

@@ -4,8 +4,8 @@ The end of the path. At σ = 0 a velocity may not exist (σ̇ without bound, t =
 says nothing about the noise), so no solver evaluates a field there. The last step, into σ(s) = 0, is the data
 estimate x_s = α_s·data (Karras et al. 2022, alg. 1, do the same). Fixed-step solvers take it from t, in one call:
 close to the data, a velocity is the network's error divided by σ, which a stage near t = 1 would magnify. The error
-of that step is of second order in its length, less than Heun and RK4 have elsewhere: they have a grid of their own,
-"quadratic", which keeps it short.
+of that step is of second order in its length, a lower order than Heun and RK4 have elsewhere: they have a grid of
+their own, "quadratic", which keeps it short.
 Dormand–Prince, meant for exact fields and likelihoods, first goes to `path.last_time`.
 """
 

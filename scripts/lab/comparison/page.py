@@ -28,8 +28,8 @@ _SHOWN = {
     "calls": ("Score against network calls", "A line for each run that calls a network; published figures in gray."),
     "minutes": (
         "Score against training minutes",
-        "Points: fresh initial states, the checkpoint chosen on the validation seeds. Lines: the validation scores "
-        "that chose it, which are higher for it.",
+        "Points: fresh initial states. Lines: scores on the validation seeds, which are higher where they chose the "
+        "checkpoint.",
     ),
 }
 

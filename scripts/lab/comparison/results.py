@@ -130,7 +130,7 @@ def _training(run_dir: Path, best: checkpoint.Checkpoint) -> dict[str, Any]:
         "steps": checkpoint.read(run_dir / "checkpoints" / "last").step,
         "speed": best.state["speed"],
         "validation": {
-            "best": max(scores),
+            "best": next(entry["evaluation/score"] for entry in rated if entry["step"] == best.step),
             "best_step": best.step,
             "last": float(np.mean(scores[-OF_LAST:])),
             "of_last": len(scores[-OF_LAST:]),

@@ -20,6 +20,7 @@ from diffpolicy.generative.shapes import randn
 from diffpolicy.images import load_generator
 from diffpolicy.nets import MLP
 from diffpolicy.policies.policy import PlanRequest
+from diffpolicy.util.errors import require
 
 FIRST_SEED = 300_000  # of initial states, labels and noise; neither chooses nor reports anything elsewhere
 POINTS, HISTORIES, DIGITS = 2000, 256, 100
@@ -100,6 +101,9 @@ class Chunks(Learned):
 
     def __init__(self, path: Path) -> None:
         self._policy, self._path = load_policy(path), path
+        fits = len(self._policy.observation) == 1 and self._policy.obs_dim and self._policy.obs_horizon <= 2
+        says = f"{path} observes {', '.join(self._policy.observation)} at {self._policy.obs_horizon} steps"
+        require(fits, says, "one vector at one or two steps", "study another policy")
         self._histories = _histories(path)
 
     def configure(self, sampler: SamplerConfig) -> None:
