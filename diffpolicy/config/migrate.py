@@ -88,13 +88,15 @@ def _from_2(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_3(config: dict[str, Any]) -> dict[str, Any]:
-    """Checkpoints chosen by the main metric, "score" in logs; the uniform grid, where nobody had named one."""
+    """Checkpoints chosen by the main metric, "score" in logs; no grid named, and no features."""
     training, method, env = (dict(config.get(section) or {}) for section in ("training", "method", "env"))
     rolled_out = env.get("id") or env.get("factory")
     chosen = rolled_out and config.get("found", {}).get("kind") != "images" and training.get("evaluate_every", 1)
     config["training"] = {"choose": "score" if chosen else LAST, **training}
     if method.get("grid") == "uniform" and method.get("solver") not in ("heun", "rk4"):
         config["method"] = {**method, "grid": None}
+    if "policy" in config:
+        config["policy"] = {"features": 0, **config["policy"]}
     config["version"] = 4
     return config
 

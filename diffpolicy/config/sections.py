@@ -121,17 +121,19 @@ class EnvConfig:
 
 @dataclass
 class PolicyConfig:
-    """Horizons, in control steps.
+    """Horizons, in control steps, and what the network is told of observations.
 
     Args:
         obs_horizon: T_o, observations that the policy sees.
         horizon: T_p, actions that it predicts, the first T_o - 1 of which lie in the past.
         action_horizon: T_a, actions that are executed before it is asked again.
+        features: numbers that a perceptron makes of the observations, for the network; 0 hands them over as they are.
     """
 
     obs_horizon: int = 2
     horizon: int = 16
     action_horizon: int = 8
+    features: int = 0
 
 
 @dataclass

@@ -65,7 +65,7 @@ class EncodedModel(ChunkModel):
             self.encoders[of](observed[camera], places.get(camera)) for camera, of in self._encoder_of.items()
         ]
         steps = [part.unflatten(1, (self.spec.obs_horizon, -1)) for part in features]
-        return Condition(torch.cat([vectors, *steps], dim=2).flatten(1))
+        return self.actor.told(torch.cat([vectors, *steps], dim=2).flatten(1))
 
     def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
         return self.actor.chunk_loss(data, cond, generator)

@@ -127,11 +127,16 @@ def export_onnx(
 
 
 class _Network(nn.Module):
-    """net(x, t, cond[, r]) as ONNX has its operators; one time may stand for all samples."""
+    """net(x, t, cond[, r]) as ONNX has its operators; one time may stand for all samples.
 
-    def __init__(self, net: nn.Module) -> None:
+    Args:
+        net: the network.
+        reader: what reads the condition's numbers first; None takes them as they are.
+    """
+
+    def __init__(self, net: nn.Module, reader: nn.Module | None = None) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net)
+        self.net, self.reader = copy.deepcopy(net), reader
         for module in list(self.net.modules()):
             for name, child in module.named_children():
                 if isinstance(child, TemporalConv):
@@ -139,6 +144,7 @@ class _Network(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, **later: Tensor) -> Tensor:
         later = {name: r.expand(x.shape[0]) for name, r in later.items()}
+        cond = cond if self.reader is None else self.reader(cond)
         return self.net(x, t.expand(x.shape[0]), Condition(cond), **later)
 
 
@@ -166,7 +172,8 @@ class _Chunk(nn.Module):
 
     def forward(self, noise: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
         policy, model = self.policy, self.policy.model
-        cond = policy.normalizer.normalize("obs", policy.representations.observations(obs)).flatten(1)
+        seen = policy.normalizer.normalize("obs", policy.representations.observations(obs)).flatten(1)
+        cond = model.told(seen).vector
         flow_map, x = model.flow_map(self.net), noise
         # Not `sample`, which gives every sample its time: one time for all makes the solver's coefficients constants,
         # so that what it decides by them while traced holds for any batch and no float64 is left in the file.
@@ -191,7 +198,8 @@ def _check_exportable(policy: Policy, what: str) -> None:
 def _trace(policy: Policy, what: str) -> bytes:
     # One sample: the solver checks that its times, of which there is one for all, are as many as the samples.
     examples = tuple(torch.from_numpy(array) for array in _inputs(policy, what, 1, torch.Generator()).values())
-    module = (_Network(policy.model.net) if what == "network" else _Chunk(policy)).eval()
+    network = _Network(policy.model.net, policy.model.reader)
+    module = (network if what == "network" else _Chunk(policy)).eval()
     axes = {name: {0: "batch"} for name in INPUTS[what] + OUTPUTS[what]}
     file = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
@@ -252,7 +260,7 @@ def _cases(policy: Policy, what: str) -> Iterator[tuple[dict[str, np.ndarray], d
         if what == "network":
             with torch.no_grad():
                 x, t, cond = map(torch.from_numpy, given.values())
-                yield given, {"output": policy.model.net(x, t, Condition(cond)).numpy()}
+                yield given, {"output": policy.model.net(x, t, policy.model.told(cond)).numpy()}
             continue
         generators = [generator(seed, 0) for seed in range(count)]  # as the policy keys first chunks
         given["noise"] = randn(given["noise"].shape, generators, dtype=torch.float32, device="cpu").numpy()

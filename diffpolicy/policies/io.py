@@ -50,7 +50,9 @@ def build_model(
     represented = Representations.of(config.dataset, observation, action_dim)
     numbers = represented.dim("obs") + sum(encoder.features for encoder in encoders.values())
     steps, drawn = config.policy.obs_horizon, represented.dim("action")
-    spec = ModelSpec(drawn, steps * numbers, config.policy.horizon, steps, config.net, config.found.windows)
+    sizes, found = (drawn, steps * numbers, config.policy.horizon, steps), config.found.windows
+    require(config.policy.features >= 0, f"policy.features={config.policy.features}", "at least 0")
+    spec = ModelSpec(*sizes, config.net, found, config.policy.features)
     model: ChunkModel = build("model", config.method, spec=spec)
     if for_training:
         _check_bound(model, config, drawn)

@@ -15,7 +15,6 @@ from diffpolicy.config import SamplerConfig
 from diffpolicy.generative.shapes import randn
 from diffpolicy.policies import PlanRequest
 from diffpolicy.policies.export_onnx import ExportError, export_onnx
-from diffpolicy.util.condition import Condition
 from diffpolicy.util.seeds import generator
 
 METHODS = {
@@ -32,9 +31,9 @@ NETS = {
 
 @pytest.fixture
 def saved(tmp_path):
-    def save(method="flow", horizon=16, net="unet1d", cameras=None):
+    def save(method="flow", horizon=16, net="unet1d", cameras=None, features=0):
         run = tiny.config(METHODS[method], cameras, net=NETS[net])
-        run.policy.horizon = horizon
+        run.policy.horizon, run.policy.features = horizon, features
         model = tiny.model(run)
         for parameter in model.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)  # a transformer's output starts at 0
@@ -57,9 +56,11 @@ def _draws(policy, count):
 
 
 # the U-Net's stride of 2 does not divide 11
-@pytest.mark.parametrize(("net", "horizon"), [("unet1d", 16), ("unet1d", 11), ("transformer", 11)])
-def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, horizon):
-    path, file = saved(horizon=horizon, net=net), tmp_path / "new" / "net.onnx"
+@pytest.mark.parametrize(
+    ("net", "horizon", "features"), [("unet1d", 16, 0), ("unet1d", 11, 8), ("transformer", 11, 0)]
+)
+def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, horizon, features):
+    path, file = saved(horizon=horizon, net=net, features=features), tmp_path / "new" / "net.onnx"
     assert export_onnx(path, file, "network") < 1e-5
     session, _ = _session(file)
     assert [(i.name, i.shape) for i in session.get_inputs()] == [
@@ -67,25 +68,25 @@ def test_network_at_other_batch_sizes_than_the_traced_one(saved, tmp_path, net, 
         ("t", ["batch"]),
         ("cond", ["batch", T_O * D]),
     ]
-    net = load_policy(path).model.net
+    model = load_policy(path).model
     for count in (1, 3, 20):
         x, t, cond = torch.randn(count, horizon, A), torch.rand(count), torch.randn(count, T_O * D)
         (output,) = session.run(["output"], {"x": x.numpy(), "t": t.numpy(), "cond": cond.numpy()})
-        torch.testing.assert_close(torch.from_numpy(output), net(x, t, Condition(cond)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.from_numpy(output), model.net(x, t, model.told(cond)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("net", "method", "solver"),
+    ("net", "method", "solver", "features"),
     [
-        ("unet1d", "flow", None),
-        ("unet1d", "ddpm", None),
-        ("transformer", "ddpm", "dpmpp_2m"),
-        ("unet1d", "mean_flow", None),
-        ("transformer", "mean_flow", None),
+        ("unet1d", "flow", None, 8),
+        ("unet1d", "ddpm", None, 0),
+        ("transformer", "ddpm", "dpmpp_2m", 8),
+        ("unet1d", "mean_flow", None, 8),
+        ("transformer", "mean_flow", None, 0),
     ],
 )
-def test_chunk_is_what_the_policy_predicts_from_the_same_noise(saved, tmp_path, net, method, solver):
-    path, file = saved(method, net=net), tmp_path / "chunk.onnx"
+def test_chunk_is_what_the_policy_predicts_from_the_same_noise(saved, tmp_path, net, method, solver, features):
+    path, file = saved(method, net=net, features=features), tmp_path / "chunk.onnx"
     assert export_onnx(path, file, sampler=SamplerConfig(solver), action_horizon=5) < 1e-3
     session, meta = _session(file)
     assert meta["sampler"]["solver"] == (solver or {"flow": "euler", "ddpm": "ddim"}.get(method, "flow_map"))

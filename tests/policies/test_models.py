@@ -49,6 +49,24 @@ def test_training_lowers_the_loss_by_every_weight(method):
     assert all(p.grad is not None for name, p in model.named_parameters() if "null_cond" not in name)
 
 
+@pytest.mark.parametrize("cameras", [None, tiny.CAMERAS])
+def test_a_perceptron_reads_what_is_observed_before_the_network(cameras):
+    """All that the network is told passes through it, the pictures' features too, and it is trained."""
+    run = tiny.config("flow", cameras)
+    run.policy.features = 8
+    model = tiny.model(run)
+    read = model if cameras is None else model.actor
+    batch = windows(16, D if cameras is None else 3)
+    for name, shape in (cameras or {}).items():
+        batch[name] = torch.randint(0, 256, (16, T_O, *shape), dtype=torch.uint8)
+    seen = torch.randn(16, read.spec.cond_dim)
+    by_hand = read.reader[2](nn.functional.mish(read.reader[0](seen)))
+    assert model.condition(batch).vector.shape == (16, 8) and torch.equal(read.told(seen).vector, by_hand)
+    losses = _train(model, lambda _: batch, 12)
+    assert losses[-1] < losses[0]
+    assert all(p.grad is not None for name, p in model.named_parameters() if "null_cond" not in name)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sample_does_not_depend_on_the_others(method):
     model = _model(method, **({"k": 3} if method == "nearest" else {}))

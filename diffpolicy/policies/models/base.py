@@ -40,6 +40,7 @@ class ModelSpec:
         obs_horizon: T_o, observations that the condition is made of.
         net: the network for the registry, {"name": …, options}.
         windows: number of training windows, for methods that remember them; None if it is not known.
+        features: see `NetworkModel`.
     """
 
     action_dim: int
@@ -48,6 +49,7 @@ class ModelSpec:
     obs_horizon: int = 1
     net: Mapping[str, Any] = field(default_factory=dict)
     windows: int | None = None
+    features: int = 0
 
 
 class Sample(NamedTuple):
@@ -98,7 +100,11 @@ class ChunkModel(Model):
             observed: "obs" (B, T_o, D), the vectors; and more where there are encoders.
             generator: of augmentation in training; None where there is none.
         """
-        return Condition(observed["obs"].flatten(1))
+        return self.told(observed["obs"].flatten(1))
+
+    def told(self, vector: Tensor) -> Condition:
+        """Return the condition of the numbers (B, C) of T_o observations."""
+        return Condition(vector)
 
     def loss(self, batch: Mapping[str, Any], generator: Generators) -> Tensor:
         """Return the loss (B,) of a normalized batch: "action" (B, T_p, A), and what `condition` reads."""
@@ -158,15 +164,25 @@ class ChunkModel(Model):
 class NetworkModel(ChunkModel):
     """A model with one network of the registry.
 
+    Networks take a condition's numbers by linear layers. What matters is often a relation of several, such as whether
+    the hand is above the object; so a perceptron of one hidden layer can read them first, once for all calls.
+
     Args:
-        spec: what it is built for.
+        spec: what it is built for. Its features are the perceptron's outputs and hidden units; 0 does without it.
         two_times: whether the network is called with two times.
     """
 
     def __init__(self, spec: ModelSpec, two_times: bool = False) -> None:
         super().__init__(spec)
-        sizes = {"dim": spec.action_dim, "cond_dim": spec.cond_dim, "horizon": spec.horizon}
+        sizes = {"dim": spec.action_dim, "cond_dim": spec.features or spec.cond_dim, "horizon": spec.horizon}
         self.net = build("net", spec.net, **sizes, two_times=two_times)
+        self.reader: nn.Sequential | None = None
+        if spec.features:
+            first, second = nn.Linear(spec.cond_dim, spec.features), nn.Linear(spec.features, spec.features)
+            self.reader = nn.Sequential(first, nn.Mish(), second)
+
+    def told(self, vector: Tensor) -> Condition:
+        return Condition(vector if self.reader is None else self.reader(vector))
 
     def networks(self) -> list[nn.Module]:
         return [self.net]

@@ -27,6 +27,7 @@ class Exportable(ABC):
 
     Attributes:
         net: the network.
+        reader: what reads the condition's numbers before it; None where nothing does.
         times: the grid of the sampler, from noise to data.
         path: the path of the times.
         prediction: what the network outputs.
@@ -34,6 +35,7 @@ class Exportable(ABC):
     """
 
     net: nn.Module
+    reader: nn.Module | None
     times: Tensor
     path: Path
     prediction: str
