@@ -164,7 +164,7 @@ def test_the_results_in_words(result):
         "6 episodes, 3 network calls per chunk",
         "results", "page",
     ]  # fmt: skip
-    assert lines[3] == "best, paired difference: +0.500  [-0.250, +1.000]"
+    assert lines[4] == "best, paired difference: +0.500  [-0.250, +1.000]"
 
 
 def test_other_plots(tmp_path):

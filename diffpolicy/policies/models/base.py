@@ -18,13 +18,12 @@ from itertools import chain
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffpolicy.config import SamplerConfig
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.nets.base import Freezable, Model
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
-from diffpolicy.registry import build
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 
@@ -40,7 +39,7 @@ class ModelSpec:
         obs_horizon: T_o, observations that the condition is made of.
         net: the network for the registry, {"name": …, options}.
         windows: number of training windows, for methods that remember them; None if it is not known.
-        features: see `NetworkModel`.
+        features: see `models.network`.
     """
 
     action_dim: int
@@ -159,30 +158,3 @@ class ChunkModel(Model):
         for net in freezable:
             net.freeze(None if compile_batch is None else (compile_batch, *self.shape))
         return bool(freezable)
-
-
-class NetworkModel(ChunkModel):
-    """A model with one network of the registry.
-
-    Networks take a condition's numbers by linear layers. What matters is often a relation of several, such as whether
-    the hand is above the object; so a perceptron of one hidden layer can read them first, once for all calls.
-
-    Args:
-        spec: what it is built for. Its features are the perceptron's outputs and hidden units; 0 does without it.
-        two_times: whether the network is called with two times.
-    """
-
-    def __init__(self, spec: ModelSpec, two_times: bool = False) -> None:
-        super().__init__(spec)
-        sizes = {"dim": spec.action_dim, "cond_dim": spec.features or spec.cond_dim, "horizon": spec.horizon}
-        self.net = build("net", spec.net, **sizes, two_times=two_times)
-        self.reader: nn.Sequential | None = None
-        if spec.features:
-            first, second = nn.Linear(spec.cond_dim, spec.features), nn.Linear(spec.features, spec.features)
-            self.reader = nn.Sequential(first, nn.Mish(), second)
-
-    def told(self, vector: Tensor) -> Condition:
-        return Condition(vector if self.reader is None else self.reader(vector))
-
-    def networks(self) -> list[nn.Module]:
-        return [self.net]

@@ -19,8 +19,9 @@ from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.generative.solvers import DormandPrince
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
-from diffpolicy.policies.models.base import ModelSpec, NetworkModel, Sample
+from diffpolicy.policies.models.base import ModelSpec, Sample
 from diffpolicy.policies.models.capabilities import Exportable
+from diffpolicy.policies.models.network import NetworkModel
 from diffpolicy.registry import build, make
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require

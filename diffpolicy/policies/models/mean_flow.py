@@ -13,8 +13,9 @@ from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
-from diffpolicy.policies.models.base import ModelSpec, NetworkModel, Sample
+from diffpolicy.policies.models.base import ModelSpec, Sample
 from diffpolicy.policies.models.capabilities import Exportable
+from diffpolicy.policies.models.network import NetworkModel
 from diffpolicy.registry import build
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require

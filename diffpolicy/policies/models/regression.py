@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
-from diffpolicy.policies.models.base import NetworkModel, Sample
+from diffpolicy.policies.models.base import Sample
+from diffpolicy.policies.models.network import NetworkModel
 from diffpolicy.util.condition import Condition
 
 

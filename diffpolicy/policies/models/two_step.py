@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from diffpolicy.generative.shapes import Generators, randn
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
-from diffpolicy.policies.models.base import ModelSpec, NetworkModel, Sample
+from diffpolicy.policies.models.base import ModelSpec, Sample
+from diffpolicy.policies.models.network import NetworkModel
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from diffpolicy.policies.chunking import FROM_NOISE
-from diffpolicy.policies.models.base import NetworkModel, Sample
+from diffpolicy.policies.models import NetworkModel, Sample
 
 
 class GaussianModel(NetworkModel):
