@@ -200,7 +200,7 @@ def test_a_recording_is_trained_on_where_it_is(server, tmp_path):
     }
     tiny = ["net.widths=[8,16]", "net.time_features=8", "training.batch_size=8", "training.steps=1"]
     out = typed("train", "task=own", "dataset.path=hf://them/demos", *tiny, "run_dir=RUN2", cwd=tmp_path)
-    assert out.rstrip().endswith("step_00000001")
+    assert out.rstrip().endswith("RUN2/checkpoints/best")
     inspected = typed("inspect", "hf://them/demos", cwd=tmp_path)
     assert "3 episodes" in inspected and "hf://them/demos" in inspected and COMMIT not in inspected
     converted = typed("convert", "hf://them/demos", "AGAIN", cwd=tmp_path)

@@ -275,7 +275,7 @@ def test_an_environment_that_breaks_the_contract_is_refused_in_words(make, error
 
 def test_a_plain_environment_gets_a_limit_and_the_return():
     (episode,) = rollout(tiny.Wanderer(), _Silent, RESETS[:1], max_steps=5)
-    assert set(episode.row()) == {"seed", "return", "success", "steps"} and episode.steps == 5
+    assert set(episode.row()) == {"seed", "return", "second_difference", "success", "steps"} and episode.steps == 5
     limited = functools.partial(gym.wrappers.TimeLimit, _Silent(), 4)
     assert rollout(tiny.Wanderer(), limited, RESETS[:1])[0].steps == 4
 

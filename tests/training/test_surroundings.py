@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up_names_the_last_good_checkpoint(tmp_path, monkeypat
     says = str(full.value)
     assert says.startswith(f"no space for {folder / 'step_00000008'}: ") and "\n" not in says
     assert f"the last good checkpoint is {folder / 'step_00000004'}; make room and continue by resume=true" in says
-    assert sorted(path.name for path in folder.iterdir()) == ["last", "step_00000004"]
+    assert sorted(path.name for path in folder.iterdir()) == ["best", "last", "step_00000004"]
     assert minimal.digests(minimal.run(tmp_path, resume=True)) == minimal.digests(whole)
 
 
