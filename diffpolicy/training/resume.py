@@ -32,7 +32,7 @@ def continued(saved: Checkpoint, record: Any, schedule: Schedule) -> Schedule:
     Raises:
         ValueError: settings that affect results have changed, or the data.
     """
-    before = load_config(saved.config) if isinstance(record, RunConfig) else typed(type(record), saved.config)
+    before = saved_config(saved, record)
     if isinstance(record, RunConfig):
         refuse_other_data(saved, before, record)
         record = _as_known(before, record)
@@ -44,6 +44,11 @@ def continued(saved: Checkpoint, record: Any, schedule: Schedule) -> Schedule:
     changed = "; ".join(changes(before, record))
     require(not changed, f"{saved.path} was made with other settings ({changed})", cure=_NEW)
     return extended or schedule
+
+
+def saved_config(saved: Checkpoint, record: Any) -> Any:
+    """Return the config of a checkpoint, of the kind of the present one."""
+    return load_config(saved.config) if isinstance(record, RunConfig) else typed(type(record), saved.config)
 
 
 def refuse_other_tensors(saved: Checkpoint, extras: Mapping[str, Mapping[str, Tensor]]) -> None:

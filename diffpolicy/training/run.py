@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from diffpolicy import checkpoint
-from diffpolicy.config import LAST, RunConfig, TrainConfig, migrate, plain
+from diffpolicy.config import LAST, TrainConfig, plain
 from diffpolicy.training.distributed import Ranks
 from diffpolicy.training.learner import Learner
 from diffpolicy.training.log import METRICS, Console, MetricsLog, read_metrics
 from diffpolicy.training.optim import Schedule
-from diffpolicy.training.resume import SCHEDULE_ENDS, continued, refuse_other_tensors
+from diffpolicy.training.resume import SCHEDULE_ENDS, continued, refuse_other_tensors, saved_config
 from diffpolicy.training.retention import point, prune
 from diffpolicy.util import files, names
 from diffpolicy.util.errors import Interrupted, explain, require
@@ -121,7 +121,7 @@ class Run:
         refuse_other_tensors(saved, self._extras)
         learner.restore(saved)
         self.state, self._written = copy.deepcopy(saved.state), saved.step
-        self._rank_again(self._chosen_by(saved.config))
+        self._rank_again(saved_config(saved, self._record).training.choose)
         self.console.say(f"continues from step {saved.step}")
         ends = self.schedule.ends
         if len(ends) > 1:
@@ -160,10 +160,6 @@ class Run:
         newest = self._config.choose == LAST
         ordered = sorted(entries, key=lambda one: (len(one) > 2 and not newest, -one[0], -one[1]))
         return ordered[: self._config.keep_best]
-
-    def _chosen_by(self, config: Mapping[str, Any]) -> str:
-        known = migrate(config) if isinstance(self._record, RunConfig) else config
-        return known["training"].get("choose", LAST)
 
     def _rank_again(self, before: str) -> None:
         """Rank the checkpoints of a resumed run, which were chosen by `before`, by what was logged.

@@ -69,7 +69,8 @@ def study(run: Path, episodes: int, found: dict[str, Any], keep: Callable[[], No
     Args:
         run: with the checkpoints of all its evaluations.
         episodes: how many for each.
-        found: "steps" and "averages" -> metrics, filled here.
+        found: gets "validation", what the training logged by step, and "candidates", the metrics of every checkpoint
+            and average.
         keep: called after each.
     """
     log = read_metrics(run / "metrics.jsonl")

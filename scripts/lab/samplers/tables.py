@@ -32,22 +32,26 @@ def samplers(folder: Path) -> str:
     """
     files = {name: folder / f"{name}.json" for name in FIELDS}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-    rolled_out = found.get("policy", {}).get("rolled_out", [])
-    header = ["sampler", "calls", *(f"{name}: distance" for name in found), "second difference", "score", "success"]
+    policy = found.get("policy", {})
+    rolled_out = policy.get("rolled_out", [])
+    played = [name for name in ("score", "success") if rolled_out and name in rolled_out[0]]
+    header = ["sampler", "calls", *(f"distance, {name}" for name in found)]
+    header += [*(["second difference"] if policy else []), *played]
     lines = []
     for solver, grid, counts in SHOWN:
         for steps in counts:
             setting = {"solver": solver, "grid": grid, "steps": steps}
-            rows = {name: _row(one["rows"], setting) for name, one in found.items()}
-            calls = next((str(row["calls"]) for row in rows.values() if row), "")
-            distances = [f"{row['distance']:.3g}" if row else "" for row in rows.values()]
-            chunk, played = rows.get("policy"), _row(rolled_out, setting)
-            bends = f"{chunk['unsteadiness']:.1f}" if chunk else ""
-            scores = [interval(played["score"]), interval(played["success"], PERCENT)] if played else ["", ""]
-            lines.append([f"`solver={solver} grid={grid} steps={steps}`", calls, *distances, bends, *scores])
-    fine = found.get("policy", {}).get("fine", {}).get("unsteadiness")
-    ends = ["0" for _ in found]
-    lines.append(["*fine solution*", "500", *ends, "" if fine is None else f"{fine:.1f}", "", ""])
+            rows = [_row(one["rows"], setting) for one in found.values()]
+            calls = next((str(row["calls"]) for row in rows if row), "")
+            cells = [f"`solver={solver} grid={grid} steps={steps}`", calls]
+            cells += [f"{row['distance']:.3f}" if row else "" for row in rows]
+            if policy:
+                chunk = _row(policy["rows"], setting)
+                cells.append(f"{chunk['unsteadiness']:.1f}" if chunk else "")
+            result = _row(rolled_out, setting)
+            forms = {"score": "{:.3f}", "success": PERCENT}
+            cells += [interval(result[name], forms[name]) if result else "" for name in played]
+            lines.append(cells)
     return markdown(" | ".join(header), lines)
 
 
