@@ -141,7 +141,7 @@ class Run:
     def rank(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log an evaluation and rank its step by `training.choose`, before the checkpoint that carries the ranking.
 
-        Where episodes were broken off, a metric is of the others, and the step ranks below those with whole evaluations.
+        Where episodes were broken off, a metric is of the others: the step ranks below those of whole evaluations.
 
         Raises:
             ValueError: `training.choose` is not among the metrics.
