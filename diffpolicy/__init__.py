@@ -38,6 +38,8 @@ _HOMES = {
 
 for _id, _where in diffpolicy.envs.EXPERTS:
     _register("expert", _id, f"diffpolicy.envs.{_where}")
+for _id, _where in diffpolicy.envs.DRAWINGS:
+    _register("drawing", _id, f"diffpolicy.envs.{_where}")
 
 
 def __getattr__(name: str) -> Any:

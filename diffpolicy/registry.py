@@ -62,6 +62,7 @@ _OWN: dict[str, dict[str, str]] = {
     "transform": {},
     "env": {},
     "expert": {},
+    "drawing": {},
 }
 
 
@@ -107,7 +108,8 @@ def lookup(kind: str, name: str) -> Any:
     """Return what is called `name` among the things of a kind, usually a class.
 
     Args:
-        kind: "net", "encoder", "classifier", "path", "model", "importer", "transform", "source", "env" or "expert".
+        kind: "net", "encoder", "classifier", "path", "model", "importer", "transform", "source", "env", "expert"
+            or "drawing".
         name: see `known`.
 
     Raises:

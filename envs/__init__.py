@@ -41,6 +41,9 @@ EXPERTS = (
 )
 """Id of the environment, and the class of its expert."""
 
+DRAWINGS = (("diffpolicy/PushT-v0", "pusht:draw_observations"),)
+"""Id of the environment, and the function that draws what it observes in given states."""
+
 
 def register() -> None:
     """Register the environments with gymnasium; those that are registered already are left alone."""

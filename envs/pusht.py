@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from .base import AGENT_BOUNDS, PushingEnv
 from .checks import ANY, Bounds, numbers, require
+from .drawing import OBSERVATION_SIZE, ObservationCamera, Scene
 from .geometry import Point, Polygon
 from .physics import WORLD_SIZE, Slab
 from .shapes import make_block, make_region
 from .tasks import SUCCESS_COVERAGE, task_facts
-from .tee import GOAL_POSE, KEYPOINTS, block_points, corners, coverage, keypoints
+from .tee import GOAL, GOAL_POSE, KEYPOINTS, TEE, block_points, corners, coverage, keypoints
 
-__all__ = ["PushTEnv", "block_points", "corners", "coverage", "keypoints"]
+__all__ = ["PushTEnv", "block_points", "corners", "coverage", "draw_observations", "keypoints"]
 
 OBS_MODES = ("state", "keypoints", "corners", "pixels")
 
@@ -247,6 +248,15 @@ class PushTEnv(PushingEnv):
             if not self._blocked(pose):
                 return pose
         raise ValueError(f"no room for the block: {_DRAWS} drawn poses overlap an obstacle; leave more space")
+
+
+def draw_observations(states: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return the images (n, 96, 96, 3) that the environment observes in `states` (n, 5), as of `"state"`."""
+    camera = ObservationCamera(Scene(GOAL.pieces))
+    images = np.empty((len(states), OBSERVATION_SIZE, OBSERVATION_SIZE, 3), np.uint8)
+    for image, (agent_x, agent_y, *pose) in zip(images, states.astype(np.float64).tolist(), strict=True):
+        image[:] = camera(TEE.moved(*pose).pieces, (agent_x, agent_y))
+    return images
 
 
 def _paper_state(seed: Any) -> list[float]:

@@ -66,6 +66,9 @@ class DemonstrationSource(Source):
     rate: ClassVar[float | None] = None
     """Frames per second; None where the recording's attribute "fps" says it, if anything does."""
 
+    drawn: ClassVar[tuple[str, ...]] = ()
+    """Those of `modes` whose images are drawn of the recorded arrays, and follow what transforms do to these."""
+
     units: ClassVar[Mapping[str, str]] = {}
     """Units of the arrays, by name, beside those that the recording's attribute "units" names."""
 
@@ -106,8 +109,11 @@ class DemonstrationSource(Source):
         keys = self.observation.vectors
         return {key: Field("vector", observed[key].shape[1:], units.get(key), rate) for key in keys}
 
-    def frames(self) -> FrameSource | None:
+    def frames(self, recorded: ReplayBuffer) -> FrameSource | None:
         """Return the images of `observation.images`, or None without any.
+
+        Args:
+            recorded: all episodes, relabeled by the transforms; images that are drawn are drawn of these.
 
         Raises:
             ValueError: images that the data set does not have.

@@ -22,9 +22,11 @@ def transforms_of(source: DemonstrationSource, config: RunConfig) -> list[Episod
         says = f"dataset.transforms={names}: {name!r} does not suit dataset.name={config.dataset.name}"
         require(suits, says, f"{', '.join(source.transforms) or 'none'}, or a general one")
         if config.observation.images:
-            can = isinstance(transform, StreamedAugmentation) or (transform.keeps_images and not transform.adds)
+            kept = transform.keeps_images or source.mode in source.drawn
+            can = isinstance(transform, StreamedAugmentation) or (kept and not transform.adds)
             says = f"dataset.transforms={names}: {name!r} cannot change images"
-            require(can, says, cure="observe vectors alone, or leave it out")
+            draw = f", or take observation.mode={source.drawn[0]}" if source.drawn else ""
+            require(can, says, cure=f"observe vectors alone, leave it out{draw}")
         found.append(transform)
     return found
 

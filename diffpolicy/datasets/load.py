@@ -88,11 +88,12 @@ def load_windows(
     choice = (data.episodes, data.seed, data.validation, frames_needed(*horizons), data.short)
     chosen, held_out, short = choose_episodes(recorded.episode_lengths, *choice)
     transforms = transforms_of(source, config)
-    copies = [source.observed(copy) for copy in transformed(recorded, transforms)]
+    changed = transformed(recorded, transforms)
+    copies = [source.observed(copy) for copy in changed]
     training = [copy.subset(chosen) for copy in copies]
 
     def windows(part: ReplayBuffer, weights: Tensor | None = None) -> WindowDataset | ImageWindows:
-        images = source.frames()
+        images = source.frames(changed[0])
         if images is not None:
             return ImageWindows(part, images, keys, data.action_key, *horizons, weights)
         return WindowDataset(part, keys, data.action_key, *horizons, device, weights)
@@ -119,7 +120,7 @@ def load_windows(
         normalizer,
         represented,
         spec,
-        digest_of(recorded.subset(chosen), images),
+        digest_of(recorded.subset(chosen), None if source.mode in source.drawn else images),
         [one for one in transforms if isinstance(one, StreamedAugmentation)] if streams else (),
         notes,
         short,

@@ -68,6 +68,13 @@ def test_a_config_survives_plain_data():
     assert load_config(plain(config)) == config
 
 
+def test_a_task_built_on_another_one():
+    drawn, pixels = compose(["task=pusht_drawn", "run_dir=x"]), compose(["task=pusht_pixels", "run_dir=x"])
+    assert drawn.observation.mode == "drawn" and drawn.env.kwargs == {"obs_mode": "pixels"} == pixels.env.kwargs
+    assert drawn.dataset.transforms == ["align", "mirror"] and pixels.dataset.transforms == ["mirror"]
+    assert (drawn.training, drawn.encoder) == (pixels.training, pixels.encoder)
+
+
 def test_settings_under_their_old_names():
     before = {"version": 2, "env": {"id": "diffpolicy/PushT-v0", "options": {"block": "ell"}}}
     assert load_config(before).env.kwargs == {"block": "ell"}

@@ -17,10 +17,11 @@ from diffpolicy.datasets.sources.pusht import CORNERS, GOAL, PUSHT, Align, Mirro
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.datasets.zarr_layout import ZarrArchive
 from diffpolicy.envs.tee import GOAL_POSE
+from diffpolicy.registry import lookup
 
 
 def config(mode="keypoints", transforms=(), **settings):
-    pixels = mode == "pixels"
+    pixels = mode in ("pixels", "drawn")
     observation = ObservationConfig(mode, ["agent" if pixels else "obs"], ["image"] if pixels else [])
     return RunConfig(
         observation=observation, dataset=DatasetConfig(name="pusht", transforms=list(transforms), **settings)
@@ -263,7 +264,7 @@ def test_mirrored_angles_are_observed_ones(published):
 
 
 def test_images_cannot_be_aligned(published):
-    with pytest.raises(ValueError, match=r"\['align'\]: 'align' cannot change images; observe vectors alone"):
+    with pytest.raises(ValueError, match=r"\['align'\]: 'align' cannot change images; .* observation\.mode=drawn$"):
         load_windows(config("pixels", ["align"]))
     other = RunConfig(dataset=DatasetConfig(name="detour", transforms=["align"]))
     with pytest.raises(ValueError, match=r"'align' does not suit dataset\.name=detour; expected none"):
@@ -292,8 +293,9 @@ def test_modes():
     source = pusht.HumanPushT(DatasetConfig(name="pusht"), ObservationConfig())
     assert source.mode == "keypoints" and source.rate == 10
     no_images = RunConfig(dataset=DatasetConfig(name="pusht"), observation=ObservationConfig("pixels", ["agent"]))
+    recorded = ReplayBuffer({"state": np.zeros((1, 5))}, np.array([1]))
     with pytest.raises(ValueError, match=r"images=\[\]; expected \['image'\] with observation\.mode=pixels"):
-        pusht.HumanPushT(no_images.dataset, no_images.observation).frames()
+        pusht.HumanPushT(no_images.dataset, no_images.observation).frames(recorded)
 
 
 def test_other_data_under_the_name_are_refused_and_kept(tmp_path):
@@ -325,8 +327,8 @@ def small(tmp_path, monkeypatch):
     return data, checked
 
 
-def from_pixels(root, *transforms):
-    run = config("pixels", transforms, validation=0.0)
+def from_pixels(root, *transforms, mode="pixels"):
+    run = config(mode, transforms, validation=0.0)
     run.policy, run.data_root = PolicyConfig(1, 3, 2), str(root)
     return load_windows(run)
 
@@ -339,6 +341,39 @@ def test_pixels(small, tmp_path):
     batch = windows.batch(torch.arange(len(windows)))
     np.testing.assert_array_equal(batch["image"][:, 0], data["img"][[0, 1, 2, 4, 5, 6, 7]])
     np.testing.assert_array_equal(batch["obs"][:, 0], data["state"][[0, 1, 2, 4, 5, 6, 7], :2])
+
+
+def test_drawn_images_are_what_the_environment_observes_in_the_aligned_states(small, tmp_path):
+    data, checked = small
+    windows = from_pixels(tmp_path, "align", mode="drawn")
+    assert "data/img" not in checked  # not read at all
+    batch = windows.train.batch(torch.arange(len(windows.train)))
+    aligner, recorded = Align(), ReplayBuffer({name: data[name] for name in ("state", "action")}, np.array([4, 9]))
+    aligner.fit(recorded)
+    moved = aligner.apply(recorded)
+    env, within = gym.make("diffpolicy/PushT-v0", obs_mode="pixels").unwrapped, 0
+    for row, frame in enumerate([0, 1, 2, 4, 5, 6, 7]):
+        state = moved["state"][frame].astype(np.float64)
+        np.testing.assert_array_equal(batch["obs"][row, 0], moved["state"][frame, :2])
+        np.testing.assert_array_equal(batch["action"][row, 0], moved["action"][frame])
+        if ((state[:2] >= 0) & (state[:2] <= 512)).all():  # where the environment can start
+            within += 1
+            seen, _ = env.reset(options={"state": state})
+            np.testing.assert_array_equal(batch["image"][row, 0], seen["image"])
+    assert within >= 3
+    assert windows.digest == from_pixels(tmp_path, mode="drawn").digest  # the data are the same, the settings differ
+
+
+def test_mirrored_windows_of_drawn_images_are_drawings_of_mirrored_states(small, tmp_path):
+    data, _ = small
+    frames = ReplayBuffer({name: data[name] for name in ("state", "action")}, np.array([4, 9]))
+    draw = lookup("drawing", "diffpolicy/PushT-v0")
+    windows = {"image": torch.from_numpy(draw(data["state"]))[:, None]}
+    flipped = Mirror().change(windows, torch.ones(9, dtype=torch.bool))["image"][:, 0].numpy()
+    drawn = draw(Mirror().apply(frames)["state"])
+    # not pixel by pixel: corners and centers are drawn on whole pixels, and the walls lie a pixel apart
+    assert np.abs(flipped.astype(float) - drawn).mean() < 1.0
+    assert np.abs(flipped.astype(float) - draw(data["state"])).mean() > 3.0
 
 
 def test_half_of_the_windows_with_images_are_mirrored(small, tmp_path):

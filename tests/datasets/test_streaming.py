@@ -485,7 +485,11 @@ def test_a_config_without_images_stays_in_memory(path):
             ObservationConfig("pixels"),
             r"unknown observation\.mode 'pixels'; choose from corners, state",
         ),
-        ("expert_pusht", ObservationConfig("corners", ["obs"], ["img"]), r"images=\['img'\]; expected none"),
+        (
+            "expert_pusht",
+            ObservationConfig("corners", ["obs"], ["img"]),
+            r"images=\['img'\]; expected \[\] with observation",
+        ),
     ],
 )
 def test_images_that_are_not_there(name, observation, message):

@@ -18,11 +18,13 @@ from torch import Tensor
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.catalog import DemonstrationSource
 from diffpolicy.datasets.downloads import Published, check_digest, resolve
+from diffpolicy.datasets.drawn_frames import DrawnFrames
 from diffpolicy.datasets.frames import FrameSource, ZarrFrames
 from diffpolicy.datasets.sources.shipped import RATE, open_shipped
 from diffpolicy.datasets.transforms import Batch, EpisodeTransform, StreamedAugmentation
 from diffpolicy.datasets.windows import joined_frames
 from diffpolicy.datasets.zarr_layout import ENDS, ZarrArchive
+from diffpolicy.registry import lookup
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
 
@@ -48,6 +50,7 @@ CORNERS = np.array(
 GOAL = np.array([256.0, 256.0, np.pi / 4])
 """The goal's pose: x, y in px, the angle in rad."""
 
+_ENVIRONMENT = "diffpolicy/PushT-v0"  # draws what it observes
 _WORLD = 512.0  # px, the side of the square world
 _CURE = f"move it away to have {PUSHT.url} downloaded, or open your own data with dataset.name=zarr"
 _DIGEST_FRAMES = 1024  # hashed at a time
@@ -57,6 +60,7 @@ class PushT(DemonstrationSource):
     """Demonstrations of Push-T; what can be observed follows from the recorded states, keypoints and images."""
 
     transforms = ("align", "mirror")
+    drawn = ("drawn",)
     rate = RATE
     units: ClassVar[dict[str, str]] = {"obs": "px", "agent": "px", "action": "px"}
 
@@ -65,6 +69,26 @@ class PushT(DemonstrationSource):
     def observed(self, recorded: ReplayBuffer) -> ReplayBuffer:
         """Return `obs` (N, D), or `agent` (N, 2) beside images, and `action` (N, 2), float32."""
         return recorded.with_arrays({**observe(recorded, str(self.mode)), "action": recorded["action"]})
+
+    def frames(self, recorded: ReplayBuffer) -> FrameSource | None:
+        """Return the images, recorded or drawn, or None in modes without any."""
+        cameras = self.observation.images
+        expected = ["image"] if self.mode in ("pixels", *self.drawn) else []
+        says = f"observation.images={cameras}"
+        require(cameras == expected, says, f"{expected} with observation.mode={self.mode}")
+        if not cameras:
+            return None
+        if self.mode == "pixels":
+            return ZarrFrames(self._pictures, {"image": "img"})
+        draw, name = lookup("drawing", _ENVIRONMENT), f"{self.dataset.name}, drawn"
+        return DrawnFrames(name, "image", draw, recorded["state"], recorded.episode_ends)
+
+    @functools.cached_property
+    def _pictures(self) -> Path:
+        path = resolve(PUSHT, self.data_root)
+        with ZarrArchive(path) as archive:
+            check_digest(PUSHT, "data/img", archive.slabs("data/img"), str(path), _CURE)
+        return path
 
     def progress(self, recorded: ReplayBuffer) -> Tensor:
         """Return points on the block and the agent's position, whatever is observed."""
@@ -81,6 +105,7 @@ class HumanPushT(PushT):
         "corners": "obs (18,): the block's eight corners in the order of CORNERS, then the agent's position",
         "state": "obs (5,): agent x, y, block x, y, block angle",
         "pixels": "agent (2,): its position; and the camera image (96, 96, 3)",
+        "drawn": "agent (2,): its position; and the image (96, 96, 3), drawn again from the state",
     }
     _points = "keypoints"
 
@@ -94,28 +119,13 @@ class HumanPushT(PushT):
         check_digest(PUSHT, ENDS, [raw.episode_ends], str(path), _CURE)
         return raw
 
-    def frames(self) -> FrameSource | None:
-        """Return the images, compared with their published digest, or None in modes without any."""
-        cameras = self.observation.images
-        expected = ["image"] if self.mode == "pixels" else []
-        says = f"observation.images={cameras}"
-        require(cameras == expected, says, f"{expected} with observation.mode={self.mode}")
-        return ZarrFrames(self._recording, {"image": "img"}) if cameras else None
-
-    @functools.cached_property
-    def _recording(self) -> Path:
-        path = resolve(PUSHT, self.data_root)
-        with ZarrArchive(path) as archive:
-            check_digest(PUSHT, "data/img", archive.slabs("data/img"), str(path), _CURE)
-        return path
-
 
 @final
 class ExpertPushT(PushT):
     """The expert's demonstrations, which ship with the package."""
 
     summary: ClassVar[str] = "Push-T by a planning expert; ships with the package"
-    modes: ClassVar[dict[str, str]] = {mode: HumanPushT.modes[mode] for mode in ("corners", "state")}
+    modes: ClassVar[dict[str, str]] = {mode: HumanPushT.modes[mode] for mode in ("corners", "state", "drawn")}
     _points = "corners"
 
     def recorded(self) -> ReplayBuffer:
@@ -127,7 +137,7 @@ def observe(recorded: ReplayBuffer, mode: str) -> dict[str, np.ndarray]:
     """Return the vector that a mode observes of recorded frames: `obs` (N, D), or `agent` (N, 2) beside images."""
     state = recorded["state"]
     agent = state[:, :2]
-    if mode in ("state", "pixels"):
+    if mode in ("state", "pixels", "drawn"):
         return {"obs": state} if mode == "state" else {"agent": agent}
     points = recorded["keypoint"] if mode == "keypoints" else block_corners(state[:, 2:])
     return {"obs": np.concatenate([points.reshape(len(points), -1), agent], axis=1)}
@@ -140,7 +150,7 @@ class Align(EpisodeTransform):
     People stop when the block lies about right, at a coverage of 0.9 where success takes 0.95. Pushing is the same
     wherever the block is to go, so that each demonstration is an exact one of the pose that it did reach: hindsight
     relabeling (Andrychowicz et al. 2017) by a symmetry. The walls, 5 px off the world's edge, do not move along, and
-    images, which show the goal's mark where it is, cannot be changed so.
+    recorded images, which show the goal's mark where it is, cannot be changed so.
     """
 
     general = False

@@ -43,7 +43,7 @@ class OwnRecording(DemonstrationSource):
         self._check([*keys, *self.observation.images])
         return ReplayBuffer.open(self.path, list(keys))
 
-    def frames(self) -> FrameSource | None:
+    def frames(self, recorded: ReplayBuffer) -> FrameSource | None:
         """Return the arrays of `observation.images`, which stay on disk."""
         cameras = self.observation.images
         return ZarrFrames(self.path, {key: key for key in cameras}) if cameras else None
