@@ -173,7 +173,7 @@ def policy_env(
     why = "" if names_env(config.env) else "this policy was trained without an environment: "
     require(names_env(env), "env.id=null", cure=f"{why}{line} env.id=…")
     env = _without_imports(env, asked, line)
-    mode = config.observation.mode
+    mode = config.env.kwargs.get(OBS_MODE, config.observation.mode)
     factory = make_env(env, render_mode=render_mode)
     if mode is not None and (own or (OBS_MODE not in env.kwargs and _takes(factory.source, OBS_MODE))):
         factory = replace(factory, config=replace(env, kwargs={**env.kwargs, OBS_MODE: mode}))

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from typed import BIN, typed
 
 from diffpolicy.config import RunConfig, changes, load_config, plain
 from diffpolicy.config.compose import compose
+from diffpolicy.evaluation.adapters import policy_env
 
 
 @pytest.mark.parametrize("path", ["2026_11_26", "1e3", "a=b", "Übung (1)", "it's", "null/x", "true", "a,b", "$x"])
@@ -73,6 +75,8 @@ def test_a_task_built_on_another_one():
     assert drawn.observation.mode == "drawn" and drawn.env.kwargs == {"obs_mode": "pixels"} == pixels.env.kwargs
     assert drawn.dataset.transforms == ["align", "mirror"] and pixels.dataset.transforms == ["mirror"]
     assert (drawn.training, drawn.encoder) == (pixels.training, pixels.encoder)
+    with closing(policy_env(drawn)()) as env:  # it acts on what the environment draws
+        assert set(env.observation_space.spaces) == {"agent", "image"}
 
 
 def test_settings_under_their_old_names():
