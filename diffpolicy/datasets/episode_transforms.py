@@ -22,11 +22,14 @@ def transforms_of(source: DemonstrationSource, config: RunConfig) -> list[Episod
         says = f"dataset.transforms={names}: {name!r} does not suit dataset.name={config.dataset.name}"
         require(suits, says, f"{', '.join(source.transforms) or 'none'}, or a general one")
         if config.observation.images:
-            kept = transform.keeps_images or source.mode in source.drawn
+            drawn = source.mode in source.drawn
+            kept = transform.keeps_images or drawn
             can = isinstance(transform, StreamedAugmentation) or (kept and not transform.adds)
             says = f"dataset.transforms={names}: {name!r} cannot change images"
-            draw = f", or take observation.mode={source.drawn[0]}" if source.drawn else ""
-            require(can, says, cure=f"observe vectors alone, leave it out{draw}")
+            cure = "observe vectors alone, or leave it out"
+            if source.drawn and not drawn:
+                cure += f", or take observation.mode={source.drawn[0]}"
+            require(can, says, cure=cure)
         found.append(transform)
     return found
 

@@ -73,6 +73,8 @@ def test_a_config_survives_plain_data():
 def test_a_task_built_on_another_one():
     drawn, pixels = compose(["task=pusht_drawn", "run_dir=x"]), compose(["task=pusht_pixels", "run_dir=x"])
     assert drawn.observation.mode == "drawn" and drawn.env.kwargs == {"obs_mode": "pixels"} == pixels.env.kwargs
+    advised = compose(["task=pusht_pixels", "observation.mode=drawn", "run_dir=x"])
+    assert advised.observation == drawn.observation and advised.env == drawn.env
     assert drawn.dataset.transforms == ["align", "mirror"] and pixels.dataset.transforms == ["mirror"]
     assert (drawn.training, drawn.encoder) == (pixels.training, pixels.encoder)
     with closing(policy_env(drawn)()) as env:  # it acts on what the environment draws

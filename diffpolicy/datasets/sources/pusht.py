@@ -79,12 +79,12 @@ class PushT(DemonstrationSource):
         if not cameras:
             return None
         if self.mode == "pixels":
-            return ZarrFrames(self._pictures, {"image": "img"})
+            return ZarrFrames(self._recording, {"image": "img"})
         draw, name = lookup("drawing", _ENVIRONMENT), f"{self.dataset.name}, drawn"
         return DrawnFrames(name, "image", draw, recorded["state"], recorded.episode_ends)
 
     @functools.cached_property
-    def _pictures(self) -> Path:
+    def _recording(self) -> Path:
         path = resolve(PUSHT, self.data_root)
         with ZarrArchive(path) as archive:
             check_digest(PUSHT, "data/img", archive.slabs("data/img"), str(path), _CURE)
