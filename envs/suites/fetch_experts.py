@@ -102,9 +102,9 @@ class FetchPushExpert(FetchExpert):
             rise = 0.0 if pushing else GAIN * (SAFE - height)  # while it touches, it would drag the cube along
             return np.array([0.0, 0.0, rise]), STILL
         if pushing:
-            aim = cube - CONTACT * ahead - 2.0 * np.array([*side[:2], 0.0]) + min(0.08, far) * ahead
+            aim = cube - CONTACT * ahead - 2.0 * np.array([*side[:2], 0.0]) + min(0.08, 2.0 * far) * ahead
             move = GAIN * (aim - hand)
-            move[:2] *= min(1.0, 0.25 + 6.0 * far)
+            move[:2] *= min(1.0, 0.4 + 8.0 * far)
             return move, STILL
         aim = cube - BEHIND * ahead
         if along < -CLEAR and lateral < BESIDE:  # nothing below: down, and in line with cube and goal
