@@ -51,7 +51,7 @@ class DatasetConfig:
         name: a source of the catalog (`diffpolicy inspect` lists them); "zarr" is your own recording at `path`.
         path: where your own recording is: a replay buffer, or a recording of another format, which is converted into
             the data root first.
-        action_key: the array of actions.
+        action_key: the array of actions; for an estimator, the numbers that it is to tell, see `EnvConfig.estimator`.
         stream: how images are read from disk.
         episodes: how many to train on, drawn with `seed`; or the numbers of those to choose from, held-out ones
             included: a list such as [0,3,8-20], or a file of such numbers, one a line. None takes all.
@@ -95,6 +95,7 @@ class EnvConfig:
         obs_keys: keys of a dict observation to keep, nested ones as "pixels.top"; empty keeps all but those named
             achieved_goal.
         image_range: [low, high] of pictures in floating-point numbers; None where pictures are uint8.
+        estimator: checkpoint of a policy whose actions are what is observed, made of what the environment shows.
         success: what says that the task is done: a key of `info`; "module:function", called with `info`; or "none".
             None takes what the environment declares, else "success" or "is_success" where `info` has it.
         stop_on_success: end an episode at its first success.
@@ -111,6 +112,7 @@ class EnvConfig:
     factory: str | None = None
     obs_keys: list[str] = field(default_factory=list)
     image_range: list[float] | None = None
+    estimator: str | None = path_to(None)
     success: str | None = None
     stop_on_success: bool = False
     max_steps: int | None = None

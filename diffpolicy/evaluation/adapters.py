@@ -20,6 +20,7 @@ from diffpolicy import registry
 from diffpolicy.config import EnvConfig, RunConfig
 from diffpolicy.config.schema import asked_for
 from diffpolicy.evaluation.adapting import Adapted, Fresh
+from diffpolicy.evaluation.estimated import Estimated
 from diffpolicy.evaluation.spaces import Misfit
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.util.errors import explain, require
@@ -74,7 +75,8 @@ class EnvFactory:
         if not self.adapted:
             return env
         try:
-            return Adapted(env, self.config)
+            adapted = Adapted(env, self.config)
+            return adapted if self.config.estimator is None else Estimated(adapted, self.config.estimator)
         except ValueError as error:
             env.close()
             raise Misfit(f"{self.id}: {error}") from error

@@ -13,10 +13,10 @@ from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.downloads import check_digest
 from diffpolicy.datasets.load import load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.sources import pusht
-from diffpolicy.datasets.sources.pusht import CORNERS, GOAL, PUSHT, Align, Mirror, block_corners
+from diffpolicy.datasets.sources.pusht import CORNERS, GOAL, PUSHT, Align, Flip, Mirror, block_corners, observe
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.datasets.zarr_layout import ZarrArchive
-from diffpolicy.envs.tee import GOAL_POSE
+from diffpolicy.envs import tee
 from diffpolicy.registry import lookup
 
 
@@ -168,6 +168,31 @@ def test_mirrored_windows_are_mirrored_frames_and_mirror_back():
         torch.testing.assert_close(Mirror().change(seen, chosen)[name], values)
 
 
+def test_flip_is_the_reflection_of_left_and_right(frames):
+    seen = Flip().apply(frames)
+    np.testing.assert_array_equal(seen["action"], frames["action"] * [-1, 1] + [512, 0])
+    other_side = [1, 0, 7, 6, 5, 4, 3, 2]
+    reflected = block_corners(frames["state"][:, 2:])[:, other_side] * [-1, 1] + [512, 0]
+    np.testing.assert_allclose(block_corners(seen["state"][:, 2:]), reflected, atol=1e-9)
+    np.testing.assert_allclose(seen["keypoint"], reflected[:, [0, 3, 4]], atol=1e-9)
+    assert_close(Flip().undo(seen), frames)
+
+
+@pytest.mark.parametrize("reflection", [Mirror(), Flip()], ids=["mirror", "flip"])
+@pytest.mark.parametrize("mode", ["keypoints", "corners"])
+def test_windows_of_what_a_mode_observes_are_reflected_as_episodes_are(frames, reflection, mode):
+    """Points keep their places on the block; the episodes' poses say where those are."""
+    state = frames["state"]
+    whole = ReplayBuffer({"state": state, "keypoint": tee.keypoints(state).reshape(-1, 9, 2)}, frames.episode_ends)
+    told = torch.from_numpy(observe(whole, mode)["obs"])[:, None]
+    chosen = torch.arange(len(told)) % 2 == 0
+    seen = reflection.change({"action": told, "obs": told[..., -2:]}, chosen)
+    expected = torch.from_numpy(observe(reflection.apply(whole), mode)["obs"])[:, None]
+    torch.testing.assert_close(seen["action"][chosen], expected[chosen], atol=2e-4, rtol=0)
+    torch.testing.assert_close(seen["obs"][chosen], expected[chosen][..., -2:])
+    assert torch.equal(seen["action"][~chosen], told[~chosen])
+
+
 def test_neither_is_applied_when_acting():
     assert not Mirror.acts and not Align.acts
     assert Mirror.adds and not Align.adds
@@ -251,7 +276,8 @@ def test_aligning_leaves_the_time_to_success_weights_alone(published):
 
 
 def test_the_goal_and_the_corners_are_the_environments():
-    np.testing.assert_array_equal(GOAL, GOAL_POSE)
+    np.testing.assert_array_equal(GOAL, tee.GOAL_POSE)
+    np.testing.assert_array_equal(pusht.KEYPOINTS, tee.KEYPOINTS)
     env = gym.make("diffpolicy.envs:diffpolicy/PushT-v0", obs_mode="corners")
     obs, info = env.reset(seed=3)
     np.testing.assert_allclose(obs[:16].reshape(8, 2), block_corners(info["state"][2:]), atol=1e-3)
@@ -375,6 +401,53 @@ def test_mirrored_windows_of_drawn_images_are_drawings_of_mirrored_states(small,
     # not pixel by pixel: corners and centers are drawn on whole pixels, and the walls lie a pixel apart
     assert np.abs(flipped.astype(float) - drawn).mean() < 1.0
     assert np.abs(flipped.astype(float) - draw(data["state"])).mean() > 3.0
+
+
+def test_flipped_windows_show_the_block_where_flipped_states_have_it(small, tmp_path):
+    data, _ = small
+    frames = ReplayBuffer({name: data[name] for name in ("state", "action")}, np.array([4, 9]))
+    draw = lookup("drawing", "diffpolicy/PushT-v0")
+    flipped = Flip().change(
+        {"image": torch.from_numpy(draw(data["state"]))[:, None]}, torch.ones(9, dtype=torch.bool)
+    )
+    drawn = draw(Flip().apply(frames)["state"])
+    green = (drawn[..., 1] > drawn[..., 2].astype(int) + 20) | (
+        flipped["image"][:, 0, ..., 1].numpy() > flipped["image"][:, 0, ..., 2].numpy().astype(int) + 20
+    )  # the goal's mark, which a state does not move
+    differ = np.abs(flipped["image"][:, 0].numpy().astype(float) - drawn).mean(-1) * ~green
+    assert differ.mean() < 1.0
+    assert (np.abs(draw(data["state"]).astype(float) - drawn).mean(-1) * ~green).mean() > 3.0
+
+
+def estimating(key, *transforms):
+    run = config("pixels", transforms, validation=0.0)
+    run.dataset.action_key = key
+    return run
+
+
+def test_what_a_mode_observes_in_place_of_actions(small, tmp_path):
+    data, _ = small
+    run = estimating("corners", "mirror", "flip")
+    run.policy, run.data_root = PolicyConfig(1, 1, 1), str(tmp_path)
+    windows = load_windows(run).train
+    told = windows.batch(torch.arange(len(windows)))["action"][:, 0].numpy()
+    corners = block_corners(data["state"][:, 2:])
+    np.testing.assert_allclose(told, np.hstack([corners.reshape(9, -1), data["state"][:, :2]]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "transforms", "says"),
+    [
+        ("action", ["flip"], r"flip.*, which moves the goal, with actions; .*action_key=corners"),
+        ("corner", [], r"unknown dataset.action_key 'corner' .did you mean 'corners'"),
+        ("state", [], r"unknown dataset.action_key 'state'"),
+    ],
+)
+def test_what_cannot_stand_in_place_of_actions(small, tmp_path, key, transforms, says):
+    run = estimating(key, *transforms)
+    run.data_root = str(tmp_path)
+    with pytest.raises(ValueError, match=says):
+        load_windows(run)
 
 
 def test_half_of_the_windows_with_images_are_mirrored(small, tmp_path):

@@ -13,5 +13,6 @@ SOURCES = {
 TRANSFORMS = {
     "align": "diffpolicy.datasets.sources.pusht:Align",
     "mirror": "diffpolicy.datasets.sources.pusht:Mirror",
+    "flip": "diffpolicy.datasets.sources.pusht:Flip",
 }
 """Name in dataset.transforms -> module and class."""

@@ -8,11 +8,13 @@ only); and `img` (N, 96, 96, 3), RGB from 0 to 255 (the human ones only).
 from __future__ import annotations
 
 import functools
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffpolicy.datasets.buffer import ReplayBuffer
@@ -47,6 +49,21 @@ CORNERS = np.array(
 )
 """The T block's corners in its own frame, px, (8, 2): round the outline, as the environment observes them."""
 
+KEYPOINTS = np.array(
+    [
+        (9.26979, 90.04097),
+        (-60.98347, -1.18673),
+        (60.91276, -1.39336),
+        (-0.27050, 25.54363),
+        (-14.06493, 122.81585),
+        (39.00274, 32.85740),
+        (-39.96641, 32.72966),
+        (-16.82434, 62.86318),
+        (23.54146, -1.70029),
+    ]
+)
+"""The places of the recorded keypoints on the block, px, (9, 2)."""
+
 GOAL = np.array([256.0, 256.0, np.pi / 4])
 """The goal's pose: x, y in px, the angle in rad."""
 
@@ -59,7 +76,7 @@ _DIGEST_FRAMES = 1024  # hashed at a time
 class PushT(DemonstrationSource):
     """Demonstrations of Push-T; what can be observed follows from the recorded states, keypoints and images."""
 
-    transforms = ("align", "mirror")
+    transforms = ("align", "mirror", "flip")
     drawn = ("drawn",)
     rate = RATE
     units: ClassVar[dict[str, str]] = {"obs": "px", "agent": "px", "action": "px"}
@@ -67,8 +84,20 @@ class PushT(DemonstrationSource):
     _points: ClassVar[str]  # the mode whose points on the block tell how far from done it is
 
     def observed(self, recorded: ReplayBuffer) -> ReplayBuffer:
-        """Return `obs` (N, D), or `agent` (N, 2) beside images, and `action` (N, 2), float32."""
-        return recorded.with_arrays({**observe(recorded, str(self.mode)), "action": recorded["action"]})
+        """Return `obs` (N, D), or `agent` (N, 2) beside images, and `action` (N, 2), float32.
+
+        With `dataset.action_key` the name of a mode, what that observes (N, 2·K + 2) stands for the actions, for an
+        estimator to learn.
+        """
+        key, seen = self.dataset.action_key, observe(recorded, str(self.mode))
+        check(
+            "dataset.action_key", key, ("action", *(mode for mode in self.modes if mode in ("keypoints", "corners")))
+        )
+        cure = "leave it out, or take dataset.action_key=corners"
+        does = "dataset.transforms=[flip], which moves the goal, with actions"
+        require(key != "action" or "flip" not in self.dataset.transforms, does, cure=cure)
+        acts = recorded["action"] if key == "action" else observe(recorded, key)["obs"]
+        return recorded.with_arrays({**seen, key: acts})
 
     def frames(self, recorded: ReplayBuffer) -> FrameSource | None:
         """Return the images, recorded or drawn, or None in modes without any."""
@@ -112,7 +141,9 @@ class HumanPushT(PushT):
     def recorded(self) -> ReplayBuffer:
         """Return the arrays that the mode needs, each compared with its published digest."""
         path = resolve(PUSHT, self.data_root)
-        needs_points = self.mode == self._points or self.dataset.time_to_success is not None
+        needs_points = (
+            self._points in (self.mode, self.dataset.action_key) or self.dataset.time_to_success is not None
+        )
         raw = ReplayBuffer.open(path, [*(["keypoint"] if needs_points else []), "state", "action"])
         for key in raw.keys():  # noqa: SIM118  a buffer is no mapping
             check_digest(PUSHT, f"data/{key}", _pieces(raw[key]), str(path), _CURE)
@@ -171,34 +202,43 @@ class Align(EpisodeTransform):
         return _moved(buffer, np.broadcast_to(GOAL, target.shape), target)
 
 
-@final
-class Mirror(StreamedAugmentation):
-    """Reflects frames in the goal's axis of symmetry, x + y = 512 px; its own inverse.
+class _Reflection(StreamedAugmentation):
+    """Reflects frames in an axis of symmetry of the T and the square world; its own inverse.
 
-    The T, its goal at (256, 256, π/4) and the square world are symmetric about that line (the walls to 1 px), so the
-    mirror image of a demonstration is one as well: positions become (512 - y, 512 - x), block angles π/2 - angle, in
-    [0, 2π) as the environment observes them. Points fixed to the block move with it; they keep their places on the
-    block, which need not be symmetric ones.
+    The reflection of a T is a T. Points fixed to the block move with it and keep their places on it, which need not
+    be symmetric ones.
     """
 
     general = False
+
+    @abstractmethod
+    def reflected(self, points: Any) -> Any:
+        """Return the reflections of points (..., 2) px, arrays or tensors."""
+
+    @abstractmethod
+    def turned(self, angle: np.ndarray) -> np.ndarray:
+        """Return the angles of reflected blocks, rad."""
+
+    @abstractmethod
+    def pictured(self, images: Tensor) -> Tensor:
+        """Return the reflections of square images (..., H, W, C)."""
 
     def apply(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Return the mirror images of the episodes."""
         check("array", "state", buffer.keys())
         state = buffer["state"]
-        positions = _WORLD - state[:, [1, 0, 3, 2]]
-        angle = (np.pi / 2 - state[:, 4:]) % (2 * np.pi)
-        reflected = {"state": np.concatenate([positions, angle], axis=1).astype(state.dtype)}
+        positions = self.reflected(state[:, :4].reshape(-1, 2, 2)).reshape(-1, 4)
+        angle = self.turned(state[:, 4:]) % (2 * np.pi)
+        changed = {"state": np.concatenate([positions, angle], axis=1).astype(state.dtype)}
         if "action" in buffer:
-            reflected["action"] = _WORLD - buffer["action"][:, ::-1]
+            changed["action"] = self.reflected(buffer["action"])
         if "keypoint" in buffer:
-            points, pose, to = buffer["keypoint"], state[:, 2:], reflected["state"][:, 2:]
-            turn = _rotation((np.pi / 2 - pose[:, 2]).astype(np.float64) - pose[:, 2])
+            points, pose, to = buffer["keypoint"], state[:, 2:], changed["state"][:, 2:]
+            turn = _rotation(self.turned(pose[:, 2]).astype(np.float64) - pose[:, 2])
             offsets = points - pose[:, None, :2].astype(np.float64)
             moved = to[:, None, :2] + np.einsum("nij,nkj->nki", turn, offsets)
-            reflected["keypoint"] = moved.astype(points.dtype)
-        return buffer.with_arrays({key: reflected[key] for key in buffer.keys()})  # noqa: SIM118
+            changed["keypoint"] = moved.astype(points.dtype)
+        return buffer.with_arrays({key: changed[key] for key in buffer.keys()})  # noqa: SIM118
 
     def undo(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Return the mirror images of mirror images: the episodes themselves."""
@@ -208,18 +248,74 @@ class Mirror(StreamedAugmentation):
         """Return a batch with the `chosen` windows, (B,) bool, reflected.
 
         Args:
-            batch: "obs" (B, T_o, 2) the agent's position, "action" (B, T_p, 2), images (B, T_o, H, W, C) of any name,
-                square ones, and what does not change in a mirror.
+            batch: "obs" (B, T_o, 2) the agent's position, "action" (B, T_p, 2), or in its place what a mode observes,
+                (B, T_p, 2·K + 2); images (B, T_o, H, W, C) of any name, square ones; and what does not change in a
+                mirror.
             chosen: (B,) bool.
         """
         at = chosen.nonzero()[:, 0]
-        reflected = dict(batch)
+        changed = dict(batch)
         for name, values in batch.items():
             if name in ("obs", "action"):
-                reflected[name] = values.index_copy(0, at, _WORLD - values[at].flip(-1))
+                points = self.reflected(values[at].unflatten(-1, (-1, 2)))
+                if points.shape[2] > 1:
+                    block = _swap(points.shape[2] - 1).to(points) @ points[:, :, :-1]
+                    points = torch.cat([block, points[:, :, -1:]], dim=2)
+                changed[name] = values.index_copy(0, at, points.flatten(2))
             elif values.ndim == 5:
-                reflected[name] = values.index_copy(0, at, values[at].transpose(2, 3).flip(2, 3))
-        return reflected
+                changed[name] = values.index_copy(0, at, self.pictured(values[at]))
+        return changed
+
+
+@final
+class Mirror(_Reflection):
+    """Reflects frames in the goal's axis of symmetry, x + y = 512 px.
+
+    The goal at (256, 256, π/4) is symmetric about that line, too (the walls to 1 px), so that the mirror image of a
+    demonstration is one as well: positions become (512 - y, 512 - x), block angles π/2 - angle, in [0, 2π) as the
+    environment observes them.
+    """
+
+    def reflected(self, points: Any) -> Any:
+        """Return (512 - y, 512 - x)."""
+        return _WORLD - points[..., [1, 0]]
+
+    def turned(self, angle: np.ndarray) -> np.ndarray:
+        """Return π/2 - angle."""
+        return np.pi / 2 - angle
+
+    def pictured(self, images: Tensor) -> Tensor:
+        """Return images reflected in the line from their lower left to their upper right corner."""
+        return images.transpose(-3, -2).flip(-3, -2)
+
+
+@final
+class Flip(_Reflection):
+    """Reflects frames in x = 256 px, with the goal's mark: for telling where the block is, and not what to do."""
+
+    def reflected(self, points: Any) -> Any:
+        """Return (512 - x, y)."""
+        if isinstance(points, Tensor):
+            return torch.stack([_WORLD - points[..., 0], points[..., 1]], dim=-1)
+        return np.stack([_WORLD - points[..., 0], points[..., 1]], axis=-1)
+
+    def turned(self, angle: np.ndarray) -> np.ndarray:
+        """Return -angle."""
+        return -angle
+
+    def pictured(self, images: Tensor) -> Tensor:
+        """Return images with left and right exchanged."""
+        return images.flip(-2)
+
+
+def _swap(count: int) -> Tensor:
+    """Return (K, K) that makes, of K points on a block, those whose places on it are the reflected ones.
+
+    Every point of a rigid body is the same affine combination of others wherever it lies.
+    """
+    (places,) = (points for points in (CORNERS, KEYPOINTS) if len(points) == count)
+    whole = np.concatenate([places, np.ones((count, 1))], axis=1)
+    return torch.from_numpy((whole * [-1.0, 1.0, 1.0]) @ np.linalg.pinv(whole))
 
 
 def _moved(buffer: ReplayBuffer, source: np.ndarray, target: np.ndarray) -> ReplayBuffer:
