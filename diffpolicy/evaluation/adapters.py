@@ -20,7 +20,7 @@ from diffpolicy import registry
 from diffpolicy.config import EnvConfig, RunConfig
 from diffpolicy.config.schema import asked_for
 from diffpolicy.evaluation.adapting import Adapted, Fresh
-from diffpolicy.evaluation.estimated import Estimated
+from diffpolicy.evaluation.estimated import Estimated, estimator
 from diffpolicy.evaluation.spaces import Misfit
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.util.errors import explain, require
@@ -177,7 +177,8 @@ def policy_env(
     env = _without_imports(env, asked, line)
     mode = config.env.kwargs.get(OBS_MODE, config.observation.mode)
     factory = make_env(env, render_mode=render_mode)
-    if mode is not None and (own or (OBS_MODE not in env.kwargs and _takes(factory.source, OBS_MODE))):
+    chosen = env.estimator is not None and OBS_MODE in asked.kwargs  # what the estimator observes
+    if mode is not None and not chosen and (own or (OBS_MODE not in env.kwargs and _takes(factory.source, OBS_MODE))):
         factory = replace(factory, config=replace(env, kwargs={**env.kwargs, OBS_MODE: mode}))
     return factory
 
@@ -228,6 +229,8 @@ def _check(config: EnvConfig) -> None:
     require(fits, f"env.image_range={ends}", "[lowest,highest] of the pictures, such as [0,1]")
     if is_import_path(config.success):
         import_named(str(config.success), "env.success")
+    if config.estimator is not None:
+        estimator(config.estimator)
 
 
 def _without_imports(env: EnvConfig, asked: EnvConfig, line: str) -> EnvConfig:

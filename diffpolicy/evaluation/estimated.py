@@ -33,7 +33,7 @@ class Estimated(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], path: str | Path) -> None:
         super().__init__(env)
-        policy = _loaded(str(path))
+        policy = estimator(str(path))
         given = f"env.estimator={path} answers every {policy.action_horizon} observations"
         require(policy.action_horizon == 1, given, "every one", "train it with policy.action_horizon=1")
         cure = "choose with env.kwargs and env.obs_keys what the environment shows"
@@ -56,6 +56,10 @@ class Estimated(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str) -> Policy:
-    """The policy of a checkpoint, read once for all environments of a process."""
+def estimator(path: str) -> Policy:
+    """Return the policy of a checkpoint, read once for all environments of a process.
+
+    Raises:
+        CheckpointError: a missing or damaged checkpoint.
+    """
     return load_policy(path, device="cpu")
