@@ -169,6 +169,9 @@ def evaluate_policy(
     evaluated = {"step": saved.step, "sha256": saved.sha256, "config": plain(config)}
     result, rolled_out = evaluate(agent, make_env, resets, task, recorded, evaluated, envs=envs, workers=workers)
     result["env"] = used
+    if make_env.config.estimator is not None:
+        told_by = checkpoints.read(make_env.config.estimator)
+        result["estimator"] = {"step": told_by.step, "sha256": told_by.sha256}
     seeds_left, theirs = ({one["seed"] for one in (each or {}).get("episodes", ())} for each in (result, other))
     if seeds_left & theirs:  # the environment may have broken off those that were in common
         result["difference"] = compare(result, other or {})
@@ -196,8 +199,9 @@ def _env(given: EnvConfig | str | Mapping[str, Any] | None) -> EnvConfig:
         return given
     if isinstance(given, str):
         return EnvConfig(given)
-    asked = typed(EnvConfig, given or {}, "env")
-    note_named(asked, given or ())
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in (given or {}).items()}
+    asked = typed(EnvConfig, given, "env")
+    note_named(asked, given)
     return asked
 
 

@@ -95,7 +95,8 @@ class EnvConfig:
         obs_keys: keys of a dict observation to keep, nested ones as "pixels.top"; empty keeps all but those named
             achieved_goal.
         image_range: [low, high] of pictures in floating-point numbers; None where pictures are uint8.
-        estimator: checkpoint of a policy whose actions are what is observed, made of what the environment shows.
+        estimator: checkpoint of an estimator: a policy whose answers are observed in place of what the environment
+            shows, which it reads. None observes the environment itself.
         success: what says that the task is done: a key of `info`; "module:function", called with `info`; or "none".
             None takes what the environment declares, else "success" or "is_success" where `info` has it.
         stop_on_success: end an episode at its first success.

@@ -17,10 +17,11 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from diffpolicy import registry
+from diffpolicy.checkpoint import CheckpointError
 from diffpolicy.config import EnvConfig, RunConfig
 from diffpolicy.config.schema import asked_for
 from diffpolicy.evaluation.adapting import Adapted, Fresh
-from diffpolicy.evaluation.estimated import Estimated, estimator
+from diffpolicy.evaluation.estimated import Estimated, load_estimator
 from diffpolicy.evaluation.spaces import Misfit
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.util.errors import explain, require
@@ -70,6 +71,8 @@ class EnvFactory:
         return self.config.timeout
 
     def __call__(self) -> gym.Env[Any, Any]:
+        if self.config.estimator is not None:
+            load_estimator(self.config.estimator)  # first: an environment that was made has to be closed
         make = _Instances(self)
         env = Fresh(make, keep_first=not self.config.seed_globals) if self.config.fresh else make()
         if not self.adapted:
@@ -175,10 +178,16 @@ def policy_env(
     why = "" if names_env(config.env) else "this policy was trained without an environment: "
     require(names_env(env), "env.id=null", cure=f"{why}{line} env.id=…")
     env = _without_imports(env, asked, line)
-    mode = config.env.kwargs.get(OBS_MODE, config.observation.mode)
+    told = env.estimator is not None
+    mode = config.observation.mode  # of the policy, which an estimator's pictures are not
+    if told or config.env.estimator is None:
+        mode = config.env.kwargs.get(OBS_MODE, mode)
     factory = make_env(env, render_mode=render_mode)
-    chosen = env.estimator is not None and OBS_MODE in asked.kwargs  # what the estimator observes
-    if mode is not None and not chosen and (own or (OBS_MODE not in env.kwargs and _takes(factory.source, OBS_MODE))):
+    if (
+        mode is not None
+        and not (told and OBS_MODE in asked.kwargs)
+        and (own or (OBS_MODE not in env.kwargs and _takes(factory.source, OBS_MODE)))
+    ):
         factory = replace(factory, config=replace(env, kwargs={**env.kwargs, OBS_MODE: mode}))
     return factory
 
@@ -230,7 +239,11 @@ def _check(config: EnvConfig) -> None:
     if is_import_path(config.success):
         import_named(str(config.success), "env.success")
     if config.estimator is not None:
-        estimator(config.estimator)
+        try:
+            load_estimator(config.estimator)
+        except CheckpointError as error:
+            cure = "give its place by env.estimator=…, or null for what the environment shows"
+            raise CheckpointError(explain(f"env.estimator={config.estimator}: {error}", cure=cure)) from error
 
 
 def _without_imports(env: EnvConfig, asked: EnvConfig, line: str) -> EnvConfig:
@@ -246,11 +259,13 @@ def _without_imports(env: EnvConfig, asked: EnvConfig, line: str) -> EnvConfig:
         "kwargs": env.id in _BY_NAME,
         "factory": env.factory is not None,
         "success": is_import_path(env.success),
+        "estimator": env.estimator is not None,
     }
     unasked = [name for name, wanted in imports.items() if wanted and vars(env)[name] != vars(asked)[name]]
     given = " and ".join(f"env.{name}={vars(env)[name]}" for name in unasked)
     allows = " ".join([line, *(f"env.{name}={vars(env)[name]}" for name, wanted in imports.items() if wanted)])
-    says = f"the checkpoint asks for {given}, which would run code that it names"
+    runs = "which would run code" if unasked != ["estimator"] else "which would read a file"
+    says = f"the checkpoint asks for {given}, {runs} that it names"
     require(not unasked, says, cure=f"if you trust it: {allows}")
     return env
 

@@ -76,7 +76,7 @@ def _expert(env: EnvConfig, path: str | None) -> Demonstrator:
     agent = ExpertAgent(make.id, make.kwargs, made, name=name)  # refuses before anything is made
     with closing(make()) as one:
         agent.action_shape = _box(make.id, one.action_space).shape
-    key = STATE if env.kwargs.get(OBS_MODE, STATE) == STATE else OBS
+    key = STATE if env.kwargs.get(OBS_MODE, STATE) == STATE and env.estimator is None else OBS
     facts = agent.settings if path is None else {"make": path, **agent.settings}
     return Demonstrator(agent, env, make, facts, key, "the expert")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffpolicy.datasets.spec import Observation, ObservationSpec
 from diffpolicy.evaluation.adapting import Adapted
-from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv, env_name, innermost, require_limits
+from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv, env_name, innermost, layers, require_limits
 from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import Observer
 from diffpolicy.evaluation.rollout import finished_episodes
@@ -105,10 +105,11 @@ class _Fit(Observer):
 def _check_step(env: gym.Env[Any, Any], name: str) -> None:
     """Raise BrokenEnvironment where gymnasium's own wrappers would trip over what the innermost step returns."""
     inner = innermost(env)
-    if not isinstance(env, Adapted) or inner.action_space != env.action_space:
+    adapted = next((layer for layer in layers(env) if isinstance(layer, Adapted)), None)
+    if adapted is None or inner.action_space != env.action_space:
         return
     try:
-        outcome = inner.step(env.carried_out(np.zeros(env.action_space.shape, np.float32)))
+        outcome = inner.step(adapted.carried_out(np.zeros(env.action_space.shape, np.float32)))
     except Exception:
         return  # the step that is to come says so in words
     if not (isinstance(outcome, tuple) and len(outcome) == 5):

@@ -14,7 +14,7 @@ SUCCESS = "success"
 PROPORTIONS = (SUCCESS, "success_at_end")
 """Metrics that are true or false of an episode: done at some step, and done at the last one."""
 
-_SHOWN = ("obs_keys", "image_range", "timeout")
+_SHOWN = ("obs_keys", "image_range", "estimator", "timeout")
 """Settings of an environment that change no outcome of given actions."""
 
 _NOT_METRICS = ("seed", "steps", "mode", "way")  # of an episode's plain data; older releases wrote "way" for "mode"

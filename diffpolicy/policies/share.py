@@ -102,8 +102,8 @@ def without_paths(run: RunConfig) -> RunConfig:
     for place in (*paths(RunConfig), "dataset.episodes", "encoder.weights"):
         *sections, name = place.split(".")
         section = functools.reduce(lambda node, key: node[key], sections, values)
-        if isinstance(section.get(name), str) and not hub.is_address(section[name]):
-            section[name] = Path(section[name]).name
+        if isinstance(section.get(name), str):
+            section[name] = _last_part(section[name])
     return load_config(values)
 
 
@@ -118,7 +118,14 @@ def _evaluation(config: PushConfig, saved: checkpoint.Checkpoint) -> dict[str, A
     require(same, f"{file} is of another checkpoint than {saved.path}", cure="evaluate this one")
     config_of = plain(without_paths(load_config(of["config"])))
     settings = {key: value for key, value in found.get("settings", {}).items() if key not in _PATHS}
+    for env in (found.get("env", {}), settings.get("env") or {}):
+        if isinstance(env, dict) and env.get("estimator") is not None:
+            env["estimator"] = _last_part(env["estimator"])
     return {**found, "checkpoint": {**of, "config": config_of}, "settings": settings}
+
+
+def _last_part(path: str) -> str:
+    return path if hub.is_address(path) else Path(path).name
 
 
 def _card(

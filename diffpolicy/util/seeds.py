@@ -21,6 +21,7 @@ STREAMS = {
     "dequantization": 7,
     "probe signs": 8,
     "variational bound": 9,
+    "estimator": 10,
 }
 
 

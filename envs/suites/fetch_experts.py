@@ -32,6 +32,14 @@ NEARBY = 0.02
 """Distance of cube and goal at which no other push is begun, m; a success takes 5 cm."""
 
 
+LEAD = 0.08
+"""Distance ahead of itself to which the cube is pushed at most, m."""
+LEAD_GAIN = 2.0
+"""That distance, per meter which the cube has to go: it gets shorter from 4 cm before the goal on."""
+LEAST_PACE, PACE_GAIN = 0.4, 8.0
+"""Part of a push's speed that is left at the goal, and what is added to it per meter before."""
+
+
 class FetchExpert(Expert):
     """Moves the hand towards a point that depends on where hand, cube and goal are, and on nothing before.
 
@@ -84,6 +92,10 @@ class FetchPushExpert(FetchExpert):
         "beside": BESIDE,
         "lateral": LATERAL,
         "low": LOW,
+        "lead": LEAD,
+        "lead_gain": LEAD_GAIN,
+        "least_pace": LEAST_PACE,
+        "pace_gain": PACE_GAIN,
         "there": THERE,
         "nearby": NEARBY,
     }
@@ -102,9 +114,9 @@ class FetchPushExpert(FetchExpert):
             rise = 0.0 if pushing else GAIN * (SAFE - height)  # while it touches, it would drag the cube along
             return np.array([0.0, 0.0, rise]), STILL
         if pushing:
-            aim = cube - CONTACT * ahead - 2.0 * np.array([*side[:2], 0.0]) + min(0.08, 2.0 * far) * ahead
+            aim = cube - CONTACT * ahead - 2.0 * np.array([*side[:2], 0.0]) + min(LEAD, LEAD_GAIN * far) * ahead
             move = GAIN * (aim - hand)
-            move[:2] *= min(1.0, 0.4 + 8.0 * far)
+            move[:2] *= min(1.0, LEAST_PACE + PACE_GAIN * far)
             return move, STILL
         aim = cube - BEHIND * ahead
         if along < -CLEAR and lateral < BESIDE:  # nothing below: down, and in line with cube and goal

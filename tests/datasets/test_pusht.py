@@ -438,7 +438,7 @@ def test_what_a_mode_observes_in_place_of_actions(small, tmp_path):
 @pytest.mark.parametrize(
     ("key", "transforms", "says"),
     [
-        ("action", ["flip"], r"flip.*, which moves the goal, with actions; .*action_key=corners"),
+        ("action", ["flip"], r"flip.* with actions: it moves the goal; .*action_key=corners"),
         ("corner", [], r"unknown dataset.action_key 'corner' .did you mean 'corners'"),
         ("state", [], r"unknown dataset.action_key 'state'"),
     ],

@@ -86,16 +86,16 @@ class PushT(DemonstrationSource):
     def observed(self, recorded: ReplayBuffer) -> ReplayBuffer:
         """Return `obs` (N, D), or `agent` (N, 2) beside images, and `action` (N, 2), float32.
 
-        With `dataset.action_key` the name of a mode, what that observes (N, 2·K + 2) stands for the actions, for an
-        estimator to learn.
+        Where `dataset.action_key` names a mode, its vector (N, 2·K + 2) stands for the actions, for an estimator to
+        learn.
         """
         key, seen = self.dataset.action_key, observe(recorded, str(self.mode))
         check(
             "dataset.action_key", key, ("action", *(mode for mode in self.modes if mode in ("keypoints", "corners")))
         )
         cure = "leave it out, or take dataset.action_key=corners"
-        does = "dataset.transforms=[flip], which moves the goal, with actions"
-        require(key != "action" or "flip" not in self.dataset.transforms, does, cure=cure)
+        moves = "dataset.transforms=[flip] with actions: it moves the goal"
+        require(key != "action" or "flip" not in self.dataset.transforms, moves, cure=cure)
         acts = recorded["action"] if key == "action" else observe(recorded, key)["obs"]
         return recorded.with_arrays({**seen, key: acts})
 
@@ -308,6 +308,7 @@ class Flip(_Reflection):
         return images.flip(-2)
 
 
+@functools.cache
 def _swap(count: int) -> Tensor:
     """Return (K, K) that makes, of K points on a block, those whose places on it are the reflected ones.
 

@@ -12,7 +12,7 @@ import numpy as np
 from diffpolicy.evaluation.check_env.findings import Findings
 from diffpolicy.evaluation.check_env.traces import Instance, Neighbor, difference, kept_globals, run, seed_globals
 from diffpolicy.evaluation.check_env.traces import leaves as parts
-from diffpolicy.evaluation.contract import MakeEnv
+from diffpolicy.evaluation.contract import MakeEnv, factory
 from diffpolicy.evaluation.journal import Journal
 
 
@@ -28,9 +28,9 @@ def check_fitting(
         actions: of the episode, which may end earlier.
         shown: observation space of the environment as it is.
     """
-    found = Findings("with the settings that fit")
+    found, made_by = Findings("with the settings that fit"), factory(make)
     with kept_globals(), closing(Instance(make, journal)) as env, closing(Instance(make, journal)) as other:
-        _say_observed(found, env.env.observation_space, shown)
+        _say_observed(found, env.env.observation_space, shown, None if made_by is None else made_by.config.estimator)
         seed_globals(1)
         first = run(env, seed, actions)
         others = [run(env, seed + k, actions) for k in (1, 2)]
@@ -54,14 +54,16 @@ def check_fitting(
     return found
 
 
-def _say_observed(found: Findings, space: gym.Space[Any], shown: gym.Space[Any]) -> None:
+def _say_observed(found: Findings, space: gym.Space[Any], shown: gym.Space[Any], estimator: str | None) -> None:
     observed = dict(parts(space))
     says = [
         f"{key or 'a vector'} {'camera ' if part.dtype in (np.uint8, np.uint16) else ''}{part.shape}"
         for key, part in observed.items()
     ]
     found.facts.append(f"a policy observes {', '.join(says)}")
-    left_out = [key for key, _ in parts(shown) if key and key not in observed]
+    if estimator is not None:
+        found.facts.append(f"told by {estimator} from {', '.join(key or 'a vector' for key, _ in parts(shown))}")
+    left_out = [key for key, _ in parts(shown) if key and key not in observed and estimator is None]
     if left_out:
         found.facts.append(f"left out: {', '.join(left_out)}")
     found.values |= {"observed": {key: [*part.shape] for key, part in observed.items()}, "left_out": left_out}

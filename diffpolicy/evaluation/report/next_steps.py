@@ -81,7 +81,7 @@ def _env(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_display(env: Mapping[str, Any], task: TaskSpec) -> dict[str, Any]:
     """The same for a policy that may observe something else."""
-    kept = {name: value for name, value in env.items() if name not in ("obs_keys", "image_range")}
+    kept = {name: value for name, value in env.items() if name not in ("obs_keys", "image_range", "estimator")}
     shown = {name: value for name, value in env["kwargs"].items() if name not in task.display_options}
     return {**kept, "kwargs": shown}
 
