@@ -13,7 +13,7 @@ from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.downloads import check_digest
 from diffpolicy.datasets.load import load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.sources import pusht
-from diffpolicy.datasets.sources.pusht import CORNERS, GOAL, PUSHT, Align, Flip, Mirror, block_corners, observe
+from diffpolicy.datasets.sources.pusht import CORNERS, GOAL, PUSHT, Align, LeftRight, Mirror, block_corners, observe
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.datasets.zarr_layout import ZarrArchive
 from diffpolicy.envs import tee
@@ -169,16 +169,16 @@ def test_mirrored_windows_are_mirrored_frames_and_mirror_back():
 
 
 def test_flip_is_the_reflection_of_left_and_right(frames):
-    seen = Flip().apply(frames)
+    seen = LeftRight().apply(frames)
     np.testing.assert_array_equal(seen["action"], frames["action"] * [-1, 1] + [512, 0])
     other_side = [1, 0, 7, 6, 5, 4, 3, 2]
     reflected = block_corners(frames["state"][:, 2:])[:, other_side] * [-1, 1] + [512, 0]
     np.testing.assert_allclose(block_corners(seen["state"][:, 2:]), reflected, atol=1e-9)
     np.testing.assert_allclose(seen["keypoint"], reflected[:, [0, 3, 4]], atol=1e-9)
-    assert_close(Flip().undo(seen), frames)
+    assert_close(LeftRight().undo(seen), frames)
 
 
-@pytest.mark.parametrize("reflection", [Mirror(), Flip()], ids=["mirror", "flip"])
+@pytest.mark.parametrize("reflection", [Mirror(), LeftRight()], ids=["mirror", "left_right"])
 @pytest.mark.parametrize("mode", ["keypoints", "corners"])
 def test_windows_of_what_a_mode_observes_are_reflected_as_episodes_are(frames, reflection, mode):
     """Points keep their places on the block; the episodes' poses say where those are."""
@@ -407,10 +407,10 @@ def test_flipped_windows_show_the_block_where_flipped_states_have_it(small, tmp_
     data, _ = small
     frames = ReplayBuffer({name: data[name] for name in ("state", "action")}, np.array([4, 9]))
     draw = lookup("drawing", "diffpolicy/PushT-v0")
-    flipped = Flip().change(
+    flipped = LeftRight().change(
         {"image": torch.from_numpy(draw(data["state"]))[:, None]}, torch.ones(9, dtype=torch.bool)
     )
-    drawn = draw(Flip().apply(frames)["state"])
+    drawn = draw(LeftRight().apply(frames)["state"])
     green = (drawn[..., 1] > drawn[..., 2].astype(int) + 20) | (
         flipped["image"][:, 0, ..., 1].numpy() > flipped["image"][:, 0, ..., 2].numpy().astype(int) + 20
     )  # the goal's mark, which a state does not move
@@ -427,7 +427,7 @@ def estimating(key, *transforms):
 
 def test_what_a_mode_observes_in_place_of_actions(small, tmp_path):
     data, _ = small
-    run = estimating("corners", "mirror", "flip")
+    run = estimating("corners", "mirror", "left_right")
     run.policy, run.data_root = PolicyConfig(1, 1, 1), str(tmp_path)
     windows = load_windows(run).train
     told = windows.batch(torch.arange(len(windows)))["action"][:, 0].numpy()
@@ -438,7 +438,7 @@ def test_what_a_mode_observes_in_place_of_actions(small, tmp_path):
 @pytest.mark.parametrize(
     ("key", "transforms", "says"),
     [
-        ("action", ["flip"], r"flip.* with actions: it moves the goal; .*action_key=corners"),
+        ("action", ["left_right"], r"left_right.* with actions: it moves the goal; .*action_key=corners"),
         ("corner", [], r"unknown dataset.action_key 'corner' .did you mean 'corners'"),
         ("state", [], r"unknown dataset.action_key 'state'"),
     ],

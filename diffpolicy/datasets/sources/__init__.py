@@ -13,6 +13,6 @@ SOURCES = {
 TRANSFORMS = {
     "align": "diffpolicy.datasets.sources.pusht:Align",
     "mirror": "diffpolicy.datasets.sources.pusht:Mirror",
-    "flip": "diffpolicy.datasets.sources.pusht:Flip",
+    "left_right": "diffpolicy.datasets.sources.pusht:LeftRight",
 }
 """Name in dataset.transforms -> module and class."""

@@ -76,7 +76,7 @@ _DIGEST_FRAMES = 1024  # hashed at a time
 class PushT(DemonstrationSource):
     """Demonstrations of Push-T; what can be observed follows from the recorded states, keypoints and images."""
 
-    transforms = ("align", "mirror", "flip")
+    transforms = ("align", "mirror", "left_right")
     drawn = ("drawn",)
     rate = RATE
     units: ClassVar[dict[str, str]] = {"obs": "px", "agent": "px", "action": "px"}
@@ -94,8 +94,8 @@ class PushT(DemonstrationSource):
             "dataset.action_key", key, ("action", *(mode for mode in self.modes if mode in ("keypoints", "corners")))
         )
         cure = "leave it out, or take dataset.action_key=corners"
-        moves = "dataset.transforms=[flip] with actions: it moves the goal"
-        require(key != "action" or "flip" not in self.dataset.transforms, moves, cure=cure)
+        moves = "dataset.transforms=[left_right] with actions: it moves the goal"
+        require(key != "action" or "left_right" not in self.dataset.transforms, moves, cure=cure)
         acts = recorded["action"] if key == "action" else observe(recorded, key)["obs"]
         return recorded.with_arrays({**seen, key: acts})
 
@@ -290,7 +290,7 @@ class Mirror(_Reflection):
 
 
 @final
-class Flip(_Reflection):
+class LeftRight(_Reflection):
     """Reflects frames in x = 256 px, with the goal's mark: for telling where the block is, and not what to do."""
 
     def reflected(self, points: Any) -> Any:
