@@ -178,16 +178,12 @@ def policy_env(
     why = "" if names_env(config.env) else "this policy was trained without an environment: "
     require(names_env(env), "env.id=null", cure=f"{why}{line} env.id=…")
     env = _without_imports(env, asked, line)
-    told = env.estimator is not None
-    mode = config.observation.mode  # of the policy, which an estimator's pictures are not
-    if told or config.env.estimator is None:
-        mode = config.env.kwargs.get(OBS_MODE, mode)
+    exact = config.env.estimator is not None and env.estimator is None  # the estimator was taken away
+    mode = config.observation.mode if exact else config.env.kwargs.get(OBS_MODE, config.observation.mode)
     factory = make_env(env, render_mode=render_mode)
-    if (
-        mode is not None
-        and not (told and OBS_MODE in asked.kwargs)
-        and (own or (OBS_MODE not in env.kwargs and _takes(factory.source, OBS_MODE)))
-    ):
+    for_estimator = env.estimator is not None and OBS_MODE in asked.kwargs
+    fits = own or (OBS_MODE not in env.kwargs and _takes(factory.source, OBS_MODE))
+    if mode is not None and fits and not for_estimator:
         factory = replace(factory, config=replace(env, kwargs={**env.kwargs, OBS_MODE: mode}))
     return factory
 

@@ -114,6 +114,14 @@ def test_the_pose_moves_points_as_the_data_set_does(published):
     assert (error > 0.2).mean() < 0.003  # a few frames, after quick turns, lag behind by up to two pixels
 
 
+def test_reflected_places_are_found_in_the_recording(published):
+    """The environment has the places of the keypoints by themselves."""
+    mirror = Mirror()
+    mirror.fit(ReplayBuffer.open(published, ["keypoint", "state"]))
+    seen = mirror._swaps[9].numpy() @ tee.KEYPOINTS
+    np.testing.assert_allclose(seen, tee.KEYPOINTS * [-1, 1], atol=0.05)
+
+
 def test_corners_in_their_order():
     still = block_corners(np.array([100.0, 200.0, 0.0]))
     np.testing.assert_allclose(still, CORNERS + np.array([100, 200]))
@@ -184,6 +192,7 @@ def test_windows_of_what_a_mode_observes_are_reflected_as_episodes_are(frames, r
     """Points keep their places on the block; the episodes' poses say where those are."""
     state = frames["state"]
     whole = ReplayBuffer({"state": state, "keypoint": tee.keypoints(state).reshape(-1, 9, 2)}, frames.episode_ends)
+    reflection.fit(whole)
     told = torch.from_numpy(observe(whole, mode)["obs"])[:, None]
     chosen = torch.arange(len(told)) % 2 == 0
     seen = reflection.change({"action": told, "obs": told[..., -2:]}, chosen)
@@ -277,7 +286,6 @@ def test_aligning_leaves_the_time_to_success_weights_alone(published):
 
 def test_the_goal_and_the_corners_are_the_environments():
     np.testing.assert_array_equal(GOAL, tee.GOAL_POSE)
-    np.testing.assert_array_equal(pusht.KEYPOINTS, tee.KEYPOINTS)
     env = gym.make("diffpolicy.envs:diffpolicy/PushT-v0", obs_mode="corners")
     obs, info = env.reset(seed=3)
     np.testing.assert_allclose(obs[:16].reshape(8, 2), block_corners(info["state"][2:]), atol=1e-3)

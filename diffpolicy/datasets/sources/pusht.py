@@ -49,21 +49,6 @@ CORNERS = np.array(
 )
 """The T block's corners in its own frame, px, (8, 2): round the outline, as the environment observes them."""
 
-KEYPOINTS = np.array(
-    [
-        (9.26979, 90.04097),
-        (-60.98347, -1.18673),
-        (60.91276, -1.39336),
-        (-0.27050, 25.54363),
-        (-14.06493, 122.81585),
-        (39.00274, 32.85740),
-        (-39.96641, 32.72966),
-        (-16.82434, 62.86318),
-        (23.54146, -1.70029),
-    ]
-)
-"""The places of the recorded keypoints on the block, px, (9, 2)."""
-
 GOAL = np.array([256.0, 256.0, np.pi / 4])
 """The goal's pose: x, y in px, the angle in rad."""
 
@@ -90,9 +75,8 @@ class PushT(DemonstrationSource):
         learn.
         """
         key, seen = self.dataset.action_key, observe(recorded, str(self.mode))
-        check(
-            "dataset.action_key", key, ("action", *(mode for mode in self.modes if mode in ("keypoints", "corners")))
-        )
+        points = [mode for mode in ("keypoints", "corners") if mode in self.modes]
+        check("dataset.action_key", key, ["action", *points])
         cure = "leave it out, or take dataset.action_key=corners"
         moves = "dataset.transforms=[left_right] with actions: it moves the goal"
         require(key != "action" or "left_right" not in self.dataset.transforms, moves, cure=cure)
@@ -223,6 +207,16 @@ class _Reflection(StreamedAugmentation):
     def pictured(self, images: Tensor) -> Tensor:
         """Return the reflections of square images (..., H, W, C)."""
 
+    def fit(self, buffer: ReplayBuffer) -> None:
+        """Take the places on the block of the points that windows may hold in place of actions."""
+        places = [CORNERS]
+        if "keypoint" in buffer:
+            pose = buffer["state"][:, 2:].astype(np.float64)
+            offsets = buffer["keypoint"] - pose[:, None, :2]
+            turned_back = np.einsum("nij,nkj->nki", _rotation(-pose[:, 2]), offsets)
+            places.append(np.median(turned_back, axis=0))  # some recorded keypoints lag behind
+        self._swaps = {len(points): _swap(points) for points in places}
+
     def apply(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Return the mirror images of the episodes."""
         check("array", "state", buffer.keys())
@@ -259,7 +253,7 @@ class _Reflection(StreamedAugmentation):
             if name in ("obs", "action"):
                 points = self.reflected(values[at].unflatten(-1, (-1, 2)))
                 if points.shape[2] > 1:
-                    block = _swap(points.shape[2] - 1).to(points) @ points[:, :, :-1]
+                    block = self._swaps[points.shape[2] - 1].to(points) @ points[:, :, :-1]
                     points = torch.cat([block, points[:, :, -1:]], dim=2)
                 changed[name] = values.index_copy(0, at, points.flatten(2))
             elif values.ndim == 5:
@@ -308,14 +302,12 @@ class LeftRight(_Reflection):
         return images.flip(-2)
 
 
-@functools.cache
-def _swap(count: int) -> Tensor:
-    """Return (K, K) that makes, of K points on a block, those whose places on it are the reflected ones.
+def _swap(places: np.ndarray) -> Tensor:
+    """Return (K, K) that makes, of points at places (K, 2) on a block, those at the reflected places.
 
     Every point of a rigid body is the same affine combination of others wherever it lies.
     """
-    (places,) = (points for points in (CORNERS, KEYPOINTS) if len(points) == count)
-    whole = np.concatenate([places, np.ones((count, 1))], axis=1)
+    whole = np.concatenate([places, np.ones((len(places), 1))], axis=1)
     return torch.from_numpy((whole * [-1.0, 1.0, 1.0]) @ np.linalg.pinv(whole))
 
 
