@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diffpolicy.api import evaluate_policy, train_policy
     from diffpolicy.datasets import ReplayBuffer
     from diffpolicy.evaluation import make_env, rollout
+    from diffpolicy.improvement import improve_policy
     from diffpolicy.policies import Agent, load_policy
 
 __version__ = "0.2.0"
@@ -20,6 +21,7 @@ __all__ = [
     "ReplayBuffer",
     "__version__",
     "evaluate_policy",
+    "improve_policy",
     "load_policy",
     "make_env",
     "rollout",
@@ -30,6 +32,7 @@ _HOMES = {
     "Agent": "diffpolicy.policies",
     "ReplayBuffer": "diffpolicy.datasets",
     "evaluate_policy": "diffpolicy.api",
+    "improve_policy": "diffpolicy.improvement",
     "load_policy": "diffpolicy.policies",
     "make_env": "diffpolicy.evaluation",
     "rollout": "diffpolicy.evaluation",

@@ -46,6 +46,7 @@ _OWN: dict[str, dict[str, str]] = {
         "regression": "diffpolicy.policies.models.regression:RegressionModel",
         "lstm_gmm": "diffpolicy.policies.models.lstm_gmm:LSTMGMMModel",
         "nearest": "diffpolicy.policies.models.nearest:NearestModel",
+        "best_of": "diffpolicy.policies.models.best_of:BestOfModel",
     },
     "importer": {
         "lerobot": "diffpolicy.datasets.importers.lerobot:LeRobotImporter",
@@ -57,6 +58,11 @@ _OWN: dict[str, dict[str, str]] = {
         "npz": "diffpolicy.datasets.importers.npz:NpzImporter",
         "zarr": "diffpolicy.datasets.importers.replay_buffer:ReplayBufferImporter",
         "unreadable": "diffpolicy.datasets.importers.unreadable:UnreadableImporter",
+    },
+    "improvement": {
+        "filtered": "diffpolicy.improvement.filtered:Filtered",
+        "corrections": "diffpolicy.improvement.corrections:Corrections",
+        "best_of": "diffpolicy.improvement.best_of:BestOf",
     },
     "source": {},
     "transform": {},
@@ -108,8 +114,8 @@ def lookup(kind: str, name: str) -> Any:
     """Return what is called `name` among the things of a kind, usually a class.
 
     Args:
-        kind: "net", "encoder", "classifier", "path", "model", "importer", "transform", "source", "env", "expert"
-            or "drawing".
+        kind: "net", "encoder", "classifier", "path", "model", "importer", "improvement", "transform", "source",
+            "env", "expert" or "drawing".
         name: see `known`.
 
     Raises:

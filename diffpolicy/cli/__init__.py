@@ -12,6 +12,7 @@ from diffpolicy.util.names import unknown
 COMMANDS = (
     "train",
     "evaluate",
+    "improve",
     "check-env",
     "record",
     "convert",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffpolicy.config.schema import MISSING, any_key, as_typed, free, path_to, plain
-from diffpolicy.config.sections import EnvConfig, ExecutionConfig
+from diffpolicy.config.sections import EnvConfig, ExecutionConfig, TrainConfig
 
 REPORT_SEED = 200_000
 """First of the test seeds, which are never used for checkpoint selection."""
@@ -94,6 +94,49 @@ class RecordConfig:
     keep: str = "success"
     executed: bool = False
     instruction: str | None = as_typed(None)
+    env: EnvConfig = field(default_factory=EnvConfig)
+
+
+IMPROVEMENT_SEED = 1_000_000
+"""First seed of the episodes from which policies learn, far from those that judge them."""
+
+
+@dataclass
+class ImproveConfig:
+    """Settings of improving a policy by what it does itself.
+
+    Args:
+        checkpoint: folder of the policy's checkpoint, such as RUN/checkpoints/best.
+        run_dir: folder of the run: rollouts, checkpoints, improvement.json. One that was begun with the same settings
+            is continued.
+        method: how it is improved: "filtered", "corrections", "best_of", or the name that an installed package gives.
+        options: of the method, by name, see `diffpolicy.improvement`.
+        rounds: how often it rolls out and trains, each time with the policy of the round before.
+        episodes: rolled out in each round, at most.
+        first_seed: of the first round's episodes; every round has seeds of its own.
+        seed: of the training.
+        training: the training of each round.
+        device: "auto", "cpu", "cuda", ….
+        speed: see `diffpolicy train`.
+        envs: environments side by side in each process; affects no result.
+        workers: processes that roll out; None chooses by the machine, 0 is this process; affects no result.
+        env: the environment, for a policy that was trained without one or for another one than it was trained for; or
+            settings to change of the one that it was trained for.
+    """
+
+    checkpoint: str = path_to(MISSING)
+    run_dir: str = path_to(MISSING, affects_result=False)
+    method: str = "filtered"
+    options: dict[str, Any] = any_key()
+    rounds: int = 1
+    episodes: int = 1000
+    first_seed: int = IMPROVEMENT_SEED
+    seed: int = 0
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, lr=3e-4, evaluate_every=0))
+    device: str = free("auto")
+    speed: str = free("auto")
+    envs: int = free(64)
+    workers: int | None = free(None)
     env: EnvConfig = field(default_factory=EnvConfig)
 
 

@@ -28,6 +28,9 @@ from diffpolicy.util.names import unknown
 GROUPS = ("task", "method", "net", "encoder")
 """Config groups of `train`, see configs/."""
 
+CONFIGS = "diffpolicy.configs"
+"""The module that holds the groups."""
+
 HYDRA = (
     "hydra/job_logging=disabled",
     "hydra/hydra_logging=disabled",
@@ -54,7 +57,7 @@ def compose(settings: Sequence[str] = (), name: str = "train", schema: type = Ru
     register(name, schema)
     overrides = prepare(name, schema, groups, settings)
     try:
-        with _configs():
+        with _configs(groups):
             return as_settings(hydra.compose(name, overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(f"{' '.join(settings)}: {error}") from None
@@ -87,7 +90,7 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
     multirun = bool({"-m", "--multirun"} & set(settings))
     settings, plugged = _plugged(groups, settings)
     chosen = (one for one in settings if one.partition("=")[0].lstrip("~") in groups and "," not in one)
-    composed = _composed(name, schema, tuple(chosen))
+    composed = _composed(name, schema, tuple(groups), tuple(chosen))
     known, open_, literal = _known(composed, groups), open_maps(schema) | plugged, paths(schema)
     by_array = array_maps(schema)
     # What other choices set below a plugged group, they set for this project's own.
@@ -154,11 +157,11 @@ def _quoted(value: str, multirun: bool) -> str:
 
 
 @functools.lru_cache
-def _composed(name: str, schema: type, chosen: tuple[str, ...]) -> dict[str, Any]:
+def _composed(name: str, schema: type, groups: tuple[str, ...], chosen: tuple[str, ...]) -> dict[str, Any]:
     """The config with the chosen groups and nothing else."""
     register(name, schema)
     try:
-        with _configs():
+        with _configs(groups):
             return OmegaConf.to_container(hydra.compose(name, list(chosen)))
     except HydraException as error:
         raise ValueError(_plain_message(error)) from None
@@ -179,15 +182,23 @@ def _plain_message(error: HydraException) -> str:
 
 
 @contextmanager
-def _configs() -> Iterator[None]:
-    """Our configs to compose from, inside a hydra job or outside."""
+def _configs(groups: Sequence[str]) -> Iterator[None]:
+    """Our configs to compose from, inside a hydra job or outside.
+
+    A command without groups sees none of them: its setting `method` is no choice of a group.
+    """
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
+    opened = hydra.initialize_config_module(CONFIGS, version_base="1.3") if groups else _no_configs()
     try:
-        with hydra.initialize_config_module("diffpolicy.configs", version_base="1.3"):
+        with opened:
             yield
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def _no_configs() -> Any:
+    return hydra.initialize(config_path=None, version_base="1.3")
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

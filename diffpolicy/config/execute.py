@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from diffpolicy.config.compose import HYDRA, as_settings, prepare, register
+from diffpolicy.config.compose import CONFIGS, HYDRA, as_settings, prepare, register
 from diffpolicy.util.errors import Interrupted
 
 MENDABLE = (ValueError, OSError, KeyError, ImportError, RuntimeError, OmegaConfBaseException, HydraException)
@@ -53,7 +53,7 @@ def execute(name: str, command: ModuleType, arguments: Sequence[str]) -> None:
     try:
         overrides = prepare(name, command.SCHEMA, command.GROUPS, _positional(command, arguments))
         register(name, command.SCHEMA)
-        _hydra(name, job, overrides)
+        _hydra(name, job, overrides, f"pkg://{CONFIGS}" if command.GROUPS else None)
     except KeyboardInterrupt:
         print(f"\ndiffpolicy {name}: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -95,14 +95,14 @@ def _positional(command: ModuleType, arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _hydra(name: str, job: Callable[[DictConfig], Any], overrides: Sequence[str]) -> None:
+def _hydra(name: str, job: Callable[[DictConfig], Any], overrides: Sequence[str], configs: str | None) -> None:
     """Hand over to hydra, which reads sys.argv; its own full-error switch leaves errors to us."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     first = next((at for at, one in enumerate(overrides) if "=" in one and not one.startswith("-")), len(overrides))
     sys.argv = [f"diffpolicy {name}", *overrides[:first], *HYDRA, *overrides[first:]]  # the user's own come last
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path="pkg://diffpolicy.configs", config_name=name)(_unset(job, full))()
+        hydra.main(version_base="1.3", config_path=configs, config_name=name)(_unset(job, full))()
     finally:
         sys.argv = argv
         _restore(full)

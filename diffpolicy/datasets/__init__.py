@@ -5,7 +5,8 @@ Nothing here knows of networks, policies or environments.
 
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.downloads import data_root
-from diffpolicy.datasets.load import Windows, load_demonstrations, load_windows, open_batches
+from diffpolicy.datasets.load import Windows, load_windows, open_batches
+from diffpolicy.datasets.load_episodes import load_demonstrations, load_training_episodes
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.samplers import BatchSampler
 from diffpolicy.datasets.selection import select_episodes
@@ -24,6 +25,7 @@ __all__ = [
     "Windows",
     "data_root",
     "load_demonstrations",
+    "load_training_episodes",
     "load_windows",
     "open_batches",
     "select_episodes",

@@ -19,16 +19,15 @@ from diffpolicy.datasets.digest import digest_of
 from diffpolicy.datasets.episode_transforms import transformed, transforms_of
 from diffpolicy.datasets.fitting import fit
 from diffpolicy.datasets.image_windows import ImageWindows
+from diffpolicy.datasets.load_episodes import choose, horizons_of
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.samplers import BatchSampler
-from diffpolicy.datasets.selection import choose_episodes
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.datasets.streaming import WindowStream
 from diffpolicy.datasets.transforms import Batch, StreamedAugmentation
 from diffpolicy.datasets.weights import time_to_success_weights
-from diffpolicy.datasets.window_index import frames_needed
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.util.errors import require
 
@@ -83,10 +82,8 @@ def load_windows(
     source, data, keys = catalog.open_demonstrations(config), config.dataset, config.observation.vectors
     observed = [*keys, *config.observation.images]
     require(observed, "observation.vectors=[] without observation.images", "vectors or images to observe")
-    recorded = source.recorded()
-    horizons = (config.policy.horizon, config.policy.obs_horizon, config.policy.action_horizon)
-    choice = (data.episodes, data.seed, data.validation, frames_needed(*horizons), data.short)
-    chosen, held_out, short = choose_episodes(recorded.episode_lengths, *choice)
+    recorded, horizons = source.recorded(), horizons_of(config)
+    chosen, held_out, short = choose(recorded, config)
     transforms = transforms_of(source, config)
     changed = transformed(recorded, transforms)
     copies = [source.observed(copy) for copy in changed]
@@ -125,19 +122,6 @@ def load_windows(
         notes,
         short,
     )
-
-
-def load_demonstrations(config: RunConfig) -> ReplayBuffer:
-    """Return the vectors and actions of all demonstrations that a config names, as observed, without augmentations.
-
-    Raises:
-        ValueError: names or settings that do not fit the data.
-        OSError: missing data that cannot be downloaded.
-    """
-    source = catalog.open_demonstrations(config)
-    changes = [transform for transform in transforms_of(source, config) if not transform.adds]
-    (relabeled,) = transformed(source.recorded(), changes)
-    return source.observed(relabeled)
 
 
 @contextmanager

@@ -68,14 +68,29 @@ def find_demonstrator(expert: str | None, env: EnvConfig) -> Demonstrator:
     return _policy(expert, env)
 
 
-def _expert(env: EnvConfig, path: str | None) -> Demonstrator:
+def find_expert_agent(path: str | None, make: EnvFactory) -> ExpertAgent:
+    """Return who drives the experts of an environment.
+
+    Args:
+        path: "module:make"; None takes the environment's own.
+        make: makes the environment.
+
+    Raises:
+        ValueError: no such expert, or an environment whose actions are no Box.
+        ImportError: a module that cannot be imported.
+    """
     made = None if path is None else import_named(path, "expert")
     require(made is None or callable(made), f"expert={path} is no function", PROTOCOL)
-    make = make_env(env)
     name = None if path is None else f"expert={path}"
     agent = ExpertAgent(make.id, make.kwargs, made, name=name)  # refuses before anything is made
     with closing(make()) as one:
         agent.action_shape = _box(make.id, one.action_space).shape
+    return agent
+
+
+def _expert(env: EnvConfig, path: str | None) -> Demonstrator:
+    make = make_env(env)
+    agent = find_expert_agent(path, make)
     key = STATE if env.kwargs.get(OBS_MODE, STATE) == STATE and env.estimator is None else OBS
     facts = agent.settings if path is None else {"make": path, **agent.settings}
     return Demonstrator(agent, env, make, facts, key, "the expert")

@@ -22,6 +22,8 @@ STREAMS = {
     "probe signs": 8,
     "variational bound": 9,
     "estimator": 10,
+    "take over": 11,
+    "candidates": 12,
 }
 
 

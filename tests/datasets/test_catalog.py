@@ -8,7 +8,8 @@ from diffpolicy import registry
 from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
 from diffpolicy.datasets import catalog
 from diffpolicy.datasets.inspection import list_sources
-from diffpolicy.datasets.load import load_demonstrations, load_windows
+from diffpolicy.datasets.load import load_windows
+from diffpolicy.datasets.load_episodes import load_demonstrations
 from diffpolicy.datasets.transforms import EpisodeTransform
 
 PACKAGE = '''

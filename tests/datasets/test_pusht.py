@@ -11,7 +11,8 @@ import torch
 from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
 from diffpolicy.datasets.buffer import ReplayBuffer
 from diffpolicy.datasets.downloads import check_digest
-from diffpolicy.datasets.load import load_demonstrations, load_windows, open_batches
+from diffpolicy.datasets.load import load_windows, open_batches
+from diffpolicy.datasets.load_episodes import load_demonstrations
 from diffpolicy.datasets.sources import pusht
 from diffpolicy.datasets.sources.pusht import CORNERS, GOAL, PUSHT, Align, LeftRight, Mirror, block_corners, observe
 from diffpolicy.datasets.windows import WindowDataset

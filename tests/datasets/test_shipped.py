@@ -10,7 +10,7 @@ import pytest
 
 import diffpolicy.data
 from diffpolicy.config import DatasetConfig, ObservationConfig, RunConfig
-from diffpolicy.datasets.load import load_demonstrations
+from diffpolicy.datasets.load_episodes import load_demonstrations
 from diffpolicy.datasets.manifest import digest, verify
 from diffpolicy.datasets.sources import shipped
 from diffpolicy.datasets.sources.pusht import GOAL

@@ -1,0 +1,13 @@
+"""Policies that go on learning where their demonstrations end, from what they do themselves.
+
+A method is a class of one file, see `base.Improvement`. It rolls out by the one rollout loop, trains by the one
+training loop, and what comes out is a checkpoint like any other.
+
+- `filtered`      filtered cloning: learn from one's own successes, beside the demonstrations
+- `corrections`   an expert takes over in states that the policy reached (DAgger)
+- `best_of`       a critic, learned from rollouts, chooses among several sampled chunks
+"""
+
+from diffpolicy.improvement.improve import improve_policy
+
+__all__ = ["improve_policy"]

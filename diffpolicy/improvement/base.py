@@ -1,0 +1,104 @@
+"""What every way of improving a policy has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffpolicy import checkpoint as checkpoints
+from diffpolicy.checkpoint import Checkpoint
+from diffpolicy.config import RunConfig, load_config
+from diffpolicy.config.commands import ImproveConfig
+from diffpolicy.evaluation import INFERENCE_BLOCK
+from diffpolicy.evaluation.adapters import EnvFactory
+from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.policies import Agent, Policy, load_policy
+from diffpolicy.training.log import METRICS
+from diffpolicy.util.errors import require
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a round has to do.
+
+    Args:
+        settings: of the command.
+        start: checkpoint of the policy of the round before.
+        folder: gets what the round leaves.
+        make_env: makes the environment.
+        task: what results there mean.
+        first_seed: of the round's episodes.
+    """
+
+    settings: ImproveConfig
+    start: Checkpoint
+    folder: Path
+    make_env: EnvFactory
+    task: TaskSpec
+    first_seed: int
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's config of the policy of the round before."""
+        return load_config(self.start.config)
+
+    @property
+    def resets(self) -> Sequence[Reset]:
+        """How the round's episodes start."""
+        return [Reset(self.first_seed + number) for number in range(self.settings.episodes)]
+
+    def policy(self) -> Policy:
+        """Return the policy of the round before."""
+        return load_policy(self.start.path, device=self.settings.device, block=INFERENCE_BLOCK)
+
+    def agent(self) -> Agent:
+        """Return who rolls out."""
+        return Agent(self.policy())
+
+
+@dataclass
+class Round:
+    """What a round came to.
+
+    Args:
+        checkpoint: of the improved policy.
+        costs: "episodes", "environment_steps", "network_calls", "rollout_seconds", "training_seconds" and whatever a
+            method counts beside them, such as "expert_steps".
+        found: what the rollouts showed, such as how many succeeded.
+    """
+
+    checkpoint: Path
+    costs: dict[str, float] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
+
+
+class Improvement(ABC):
+    """One way of improving a policy, constructed from its options."""
+
+    @abstractmethod
+    def improve(self, work: Work) -> Round:
+        """Roll out and train for one round; what is there of a round that was cut off is gone on with."""
+
+    def check(self, config: RunConfig, make_env: EnvFactory, task: TaskSpec) -> None:
+        """Refuse, before any work, a policy or an environment that this method cannot work with.
+
+        Raises:
+            ValueError: says why.
+        """
+        images = config.observation.images
+        require(not images, f"a policy that observes {', '.join(images)}", "numbers", "improve a policy of vectors")
+
+
+def finished(folder: Path, steps: int) -> Path | None:
+    """Return the last checkpoint of a training in `folder` that is over, or None."""
+    last = checkpoints.latest(folder / "checkpoints")
+    return last.path if last is not None and last.step >= steps else None
+
+
+def begun(folder: Path) -> bool:
+    """Return whether a training into `folder` was begun, and is to be resumed."""
+    return (folder / "checkpoints").exists() or (folder / METRICS).exists()

@@ -1,0 +1,188 @@
+"""Best of N: a critic is learned from rollouts and chooses among sampled chunks; the policy stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffpolicy import checkpoint as checkpoints
+from diffpolicy.config import RunConfig
+from diffpolicy.datasets import BatchSampler, WindowDataset
+from diffpolicy.improvement.base import Improvement, Round, Work, begun, finished
+from diffpolicy.improvement.experience import DONE, REWARD, Experience, gather
+from diffpolicy.policies import Policy, build_model
+from diffpolicy.training import train
+from diffpolicy.training.log import read_metrics
+from diffpolicy.util import names
+from diffpolicy.util.device import pick_device
+from diffpolicy.util.errors import require
+from diffpolicy.util.stats import wilson
+
+REWARDS = ("success", "environment")
+_NAME = "best_of"
+
+
+@final
+class BestOf(Improvement):
+    """Learn a critic of chunks from the policy's own rollouts, those that failed among them.
+
+    Args:
+        candidates: chunks among which it chooses.
+        reward: "success", which is 1 when the task is done and 0 before, or "environment", its own reward.
+        discount: of a control step, in (0, 1): how much less what comes a step later counts.
+        expectile: see `BestOfModel`.
+        width: see `BestOfModel`.
+        critics: see `BestOfModel`.
+    """
+
+    def __init__(
+        self,
+        candidates: int = 16,
+        reward: str = "success",
+        discount: float = 0.99,
+        expectile: float = 0.7,
+        width: int = 512,
+        critics: int = 2,
+    ) -> None:
+        names.check("options.reward", reward, REWARDS)
+        require(0 < discount < 1, f"options.discount={discount}", "a number in (0, 1)")
+        self.reward, self.discount = reward, discount
+        self.options = {"candidates": candidates, "expectile": expectile, "width": width, "critics": critics}
+
+    def improve(self, work: Work) -> Round:
+        policy, config, settings = work.policy(), work.config, work.settings
+        experience = gather(work, work.agent())
+        succeeded, tried = int(experience.succeeded.sum()), experience.buffer.n_episodes
+        found = {"success_before": wilson(succeeded, tried)}
+        base = config.method["base"] if config.method["name"] == _NAME else config.method
+        method = {"name": _NAME, "base": base, "actions": policy.action_horizon, **self.options}
+        run = replace(config, run_dir=str(work.folder), seed=settings.seed, method=method, training=settings.training)
+        run = replace(run, init_from=str(work.start.path), env=work.make_env.config)
+        last = finished(work.folder, settings.training.steps) or self._train(work, policy, run, experience)
+        seconds = max((entry.get("seconds", 0.0) for entry in read_metrics(work.folder / "metrics.jsonl")), default=0)
+        return Round(last, {**experience.costs, "training_seconds": float(seconds)}, found)
+
+    def _train(self, work: Work, policy: Policy, run: RunConfig, experience: Experience) -> Path:
+        device = pick_device(work.settings.device)
+        torch.manual_seed(run.seed)
+        model = build_model(run, policy.observation, policy.action_dim)
+        before = policy.model.state_dict()
+        before = {name: value for name, value in before.items() if not name.startswith(("value.", "critics."))}
+        own = {name if name.startswith("base.") else f"base.{name}": value for name, value in before.items()}
+        model.load_state_dict({**model.state_dict(), **own})
+        transitions = Transitions(experience, policy, self.reward, self.discount, device)
+        batches = BatchSampler(len(transitions), run.training.batch_size, run.seed, device)
+        return train(
+            model,
+            lambda step: transitions.batch(batches[step]),
+            run.training,
+            work.folder,
+            seed=run.seed,
+            record=run,
+            extras={"normalizer": checkpoints.read(work.start.path).tensors("normalizer")},
+            device=device,
+            speed="float32",
+            resume=begun(work.folder),
+        )
+
+
+@final
+class Transitions:
+    """What was done in every frame of rollouts, and what came of it T_a steps later.
+
+    Args:
+        experience: the rollouts.
+        policy: says how frames are observed and normalized, and T_o and T_a.
+        reward: see `BestOf`.
+        discount: see `BestOf`.
+        device: where batches are wanted.
+
+    Raises:
+        ValueError: a reward that is the same in every step, from which nothing can be learned.
+    """
+
+    def __init__(
+        self, experience: Experience, policy: Policy, reward: str, discount: float, device: torch.device
+    ) -> None:
+        buffer = experience.buffer
+        t_o, t_a = policy.obs_horizon, policy.action_horizon
+        keys, horizon = list(policy.observation.vectors), t_o - 1 + t_a
+        self._windows = WindowDataset(buffer, keys, "action", horizon, t_o, t_a, device)  # one for every frame
+        self._policy = policy
+        rewards = buffer[DONE] if reward == "success" else buffer[REWARD]
+        constant = f"a reward of {rewards.flat[0]:g} in each of {len(rewards)} steps"
+        cure = "roll out more by episodes=…, or take options.reward=environment"
+        require(bool(np.ptp(rewards)), constant, "some that differ", cure)
+        sums, factors, following = (
+            np.concatenate(parts)
+            for parts in zip(
+                *(
+                    chunked(rewards[frames], buffer[DONE][frames], t_a, discount, frames.start)
+                    for frames in buffer.episode_slices()
+                ),
+                strict=True,
+            )
+        )
+        self._sums = torch.from_numpy(sums.astype(np.float32)).to(device)
+        self._factors = torch.from_numpy(factors.astype(np.float32)).to(device)
+        self._following = torch.from_numpy(following).to(device)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def batch(self, frames: Tensor) -> dict[str, Tensor]:
+        """Return a batch for `BestOfModel.loss`.
+
+        Args:
+            frames: (B,) int64.
+        """
+        now, after = self._windows.batch(frames), self._windows.batch(self._following[frames])
+        seen, next_seen = (self._seen(part["obs"]) for part in (now, after))
+        return {
+            "obs": seen,
+            "action": self._policy.normalized(now["action"], now["obs"]),
+            "reward": self._sums[frames],
+            "discount": self._factors[frames],
+            "next_obs": next_seen,
+        }
+
+    def _seen(self, obs: Tensor) -> Tensor:
+        policy = self._policy
+        return policy.normalizer.apply(policy.representations.apply({"obs": obs}))["obs"]
+
+
+def chunked(
+    rewards: np.ndarray, done: np.ndarray, actions: int, discount: float, first: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of every step what the chunk that starts there brings: three arrays (L,).
+
+    Args:
+        rewards: (L,) of an episode's steps.
+        done: (L,) whether the task was done after each.
+        actions: n, of a chunk.
+        discount: γ, of a step.
+        first: frame of the first step.
+
+    Returns:
+        sums: Σ γ^k·reward over the chunk's steps k = 0 … n - 1, up to the first that does the task.
+        factors: γ^n, or 0 where the task was done or the episode over before the chunk was.
+        following: the frame in which the next chunk starts, n steps later; the last one where the episode is over.
+    """
+    length = len(rewards)
+    sums, factors = np.zeros(length), np.full(length, discount**actions)
+    running = np.ones(length, bool)
+    for k in range(actions):
+        here = np.arange(length) + k
+        inside = here < length
+        running &= inside
+        at = np.minimum(here, length - 1)
+        sums += np.where(running, discount**k * rewards[at], 0.0)
+        running &= ~(done[at].astype(bool))
+    ahead = np.arange(length) + actions
+    factors[~running | (ahead >= length)] = 0.0
+    return sums, factors, first + np.minimum(ahead, length - 1)

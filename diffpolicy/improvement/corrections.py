@@ -1,0 +1,156 @@
+"""Corrections: an expert takes over in states that the policy reached, and its actions join the data.
+
+DAgger (Ross et al. 2011) asks the expert in states of the learner. Here, as in HG-DAgger (Kelly et al. 2019), the
+expert takes the robot over and keeps it to the end of the episode, since an answer that is not carried out says
+nothing of what comes after it. When it does is drawn by the episode's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from diffpolicy.config import RunConfig
+from diffpolicy.datasets import ReplayBuffer
+from diffpolicy.datasets.spec import Observation
+from diffpolicy.evaluation.adapters import EnvFactory
+from diffpolicy.evaluation.demonstrators import find_expert_agent
+from diffpolicy.evaluation.experts import ExpertAgent
+from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.improvement.base import Improvement, Round, Work
+from diffpolicy.improvement.cloning import train_on
+from diffpolicy.improvement.experience import Experience, gather
+from diffpolicy.policies.controller import Batch, Controller, EnvIds
+from diffpolicy.util.errors import require
+from diffpolicy.util.seeds import seed_of
+from diffpolicy.util.stats import wilson
+
+
+@final
+class Corrections(Improvement):
+    """Clone what an expert does after it has taken over from the policy.
+
+    Args:
+        expert_steps: budget, control steps of the expert in a round; rollouts stop once it is used up.
+        latest: the expert takes over at a step drawn evenly from 0 to this one.
+        expert: "module:make", see `diffpolicy record`; None takes the environment's own.
+        demonstrations: go on cloning the demonstrations too.
+        from_scratch: start with new weights rather than with the policy's.
+    """
+
+    def __init__(
+        self,
+        expert_steps: int = 20_000,
+        latest: int = 200,
+        expert: str | None = None,
+        demonstrations: bool = True,
+        from_scratch: bool = False,
+    ) -> None:
+        given = f"options.expert_steps={expert_steps}, options.latest={latest}"
+        require(expert_steps >= 1 and latest >= 0, given, "a budget of at least 1, and a step from 0 on")
+        self.expert_steps, self.latest, self.expert = expert_steps, latest, expert
+        self.demonstrations, self.from_scratch = demonstrations, from_scratch
+
+    def check(self, config: RunConfig, make_env: EnvFactory, task: TaskSpec) -> None:
+        super().check(config, make_env, task)
+        self._agent(make_env)
+
+    def improve(self, work: Work) -> Round:
+        together = TakeOver(work.agent(), self._agent(work.make_env), self.latest)
+        experience = gather(work, together, lambda seeds, lengths: self._used(seeds, lengths) >= self.expert_steps)
+        corrected, corrections = self._corrections(experience)
+        require(corrections, "no episode in which the expert took over succeeded", cure="take another options.latest")
+        last, seconds = train_on(
+            work, ReplayBuffer.from_episodes(corrections), self.demonstrations, self.from_scratch
+        )
+        seeds, lengths = experience.buffer.meta["seeds"], experience.buffer.episode_lengths
+        costs = {**experience.costs, "expert_steps": self._used(seeds, lengths), "training_seconds": seconds}
+        found = {"success_of_expert": wilson(len(corrections), corrected), "episodes_kept": len(corrections)}
+        return Round(last, costs, found)
+
+    def _agent(self, make_env: EnvFactory) -> ExpertAgent:
+        return find_expert_agent(self.expert, make_env)
+
+    def _used(self, seeds: Sequence[int], lengths: Sequence[int]) -> int:
+        """Steps of the expert in episodes with these seeds and lengths."""
+        pairs = zip(map(int, seeds), map(int, lengths), strict=True)
+        return sum(max(0, length - step_of(seed, self.latest)) for seed, length in pairs)
+
+    def _corrections(self, experience: Experience) -> tuple[int, list[dict[str, np.ndarray]]]:
+        """How many episodes the expert took over, and its part of those that ended in success."""
+        buffer, corrected, kept = experience.buffer, 0, list[dict[str, np.ndarray]]()
+        for seed, succeeded, frames in zip(
+            buffer.meta["seeds"], experience.succeeded, buffer.episode_slices(), strict=True
+        ):
+            first = frames.start + step_of(int(seed), self.latest)
+            if first < frames.stop:
+                corrected += 1
+                if succeeded:
+                    kept.append({name: buffer[name][first : frames.stop] for name in buffer.keys()})  # noqa: SIM118
+        return corrected, kept
+
+
+def step_of(seed: int, latest: int) -> int:
+    """Return the step of an episode at which the expert takes over, from 0 to `latest`."""
+    return seed_of("take over", seed) % (latest + 1)
+
+
+@final
+class TakeOver(Controller):
+    """A policy's agent, from which an expert takes over within each episode and keeps the robot to its end.
+
+    Args:
+        agent: acts first.
+        expert: acts from the step `step_of(seed, latest)` on.
+        latest: see `step_of`.
+    """
+
+    def __init__(self, agent: Controller, expert: Controller, latest: int) -> None:
+        self.agent, self.expert, self.latest = agent, expert, latest
+        self.replan_every = agent.replan_every
+        self._left: dict[int, int] = {}  # by environment: steps until the expert takes over
+
+    @property
+    def device(self) -> Any:
+        return self.agent.device
+
+    @property
+    def calls(self) -> int:
+        """Network calls of the policy's last chunk."""
+        return self.agent.calls
+
+    @calls.setter
+    def calls(self, value: int) -> None:
+        self.agent.calls = value
+
+    def reset(self, env_ids: EnvIds | None = None, seeds: Sequence[int] | None = None) -> None:
+        """Start new episodes; seeds are needed, but for the first call of a rollout, which names no environment."""
+        self.agent.reset(env_ids, seeds)
+        if env_ids is None or seeds is None:
+            return
+        self.expert.reset(env_ids, seeds)
+        self._left |= {int(env): step_of(int(seed), self.latest) for env, seed in zip(env_ids, seeds, strict=True)}
+
+    def act(
+        self, obs: Batch, env_ids: EnvIds | None = None, infos: Sequence[Mapping[str, Any]] | None = None
+    ) -> np.ndarray:
+        """Return the next action of each environment; see `Controller.act`. Infos are needed."""
+        infos, envs = infos or [], list(range(len(infos or []))) if env_ids is None else [int(env) for env in env_ids]
+        actions: dict[int, np.ndarray] = {}
+        theirs = [i for i, env in enumerate(envs) if self._left[env] == 0]
+        ours = [i for i in range(len(envs)) if i not in set(theirs)]
+        for who, places in ((self.agent, ours), (self.expert, theirs)):
+            if places:
+                given = who.act(_some(obs, places), [envs[i] for i in places], [infos[i] for i in places])
+                actions |= dict(zip(places, given, strict=True))
+        for i in ours:
+            self._left[envs[i]] -= 1
+        return np.stack([actions[i] for i in range(len(envs))])
+
+
+def _some(obs: Batch, places: Sequence[int]) -> Observation:
+    if isinstance(obs, Mapping):
+        return {key: values[list(places)] for key, values in obs.items()}
+    return np.asarray(obs)[list(places)]

@@ -1,0 +1,141 @@
+"""Improving a policy: rounds of rolling out and training, and what each cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffpolicy import checkpoint as checkpoints
+from diffpolicy import registry
+from diffpolicy.config import load_config, plain, typed
+from diffpolicy.config.commands import REPORT_SEED, ImproveConfig
+from diffpolicy.config.schema import effective, note_named
+from diffpolicy.evaluation import policy_env
+from diffpolicy.evaluation.evaluate import check_policy
+from diffpolicy.evaluation.report import provenance
+from diffpolicy.improvement.base import Improvement, Work
+from diffpolicy.policies import load_policy
+from diffpolicy.util import files
+from diffpolicy.util.errors import explain, require
+
+RESULT = "improvement.json"
+_TESTS = 100_000  # seeds from REPORT_SEED on that are kept for tests
+
+
+def improve_policy(checkpoint: str | Path, run_dir: str | Path, **settings: Any) -> Path:
+    """Improve the policy of a checkpoint, and return the path of the new one.
+
+    Args:
+        checkpoint: folder of the policy's checkpoint.
+        run_dir: folder of the run.
+        settings: those of `diffpolicy.config.commands.ImproveConfig`, sections as mappings.
+
+    Raises:
+        ValueError: settings that are unknown or do not fit the policy, no environment, one that does not fit the
+            policy, or rollouts of which nothing can be learned.
+        FileExistsError: `run_dir` holds a run with other settings.
+        BrokenEnvironment: the environment broke off all of many episodes.
+    """
+    env = settings.get("env", {})
+    config = typed(ImproveConfig, {"checkpoint": str(checkpoint), "run_dir": str(run_dir), **settings})
+    if isinstance(env, Mapping):
+        note_named(config.env, env)
+    return Path(improve(config)["checkpoint"])
+
+
+def improve(config: ImproveConfig) -> dict[str, Any]:
+    """Improve a policy and return the contents of improvement.json; see `improve_policy`."""
+    method = _method(config)
+    saved = checkpoints.read(config.checkpoint)
+    run = load_config(saved.config)
+    policy = load_policy(saved.path)
+    make_env = policy_env(run, given=config.env, line=f"diffpolicy improve checkpoint={config.checkpoint}")
+    task = check_policy(policy, make_env)
+    method.check(run, make_env, task)
+    folder = Path(config.run_dir)
+    settings = {**effective(config), "checkpoint": dict(saved.sha256), "env": plain(make_env.config)}
+    settings = json.loads(json.dumps(settings, default=str))
+    rounds: list[dict[str, Any]] = []
+    with files.lock(_prepared(folder, settings) / ".lock", f"another process improves into {folder}"):
+        current = saved
+        for number in range(1, config.rounds + 1):
+            first_seed = config.first_seed + (number - 1) * config.episodes
+            work = Work(config, current, folder / f"round_{number}", make_env, task, first_seed)
+            work.folder.mkdir(exist_ok=True)
+            done = method.improve(work)
+            rounds.append({"costs": done.costs, **done.found})
+            current = checkpoints.read(done.checkpoint)
+        result = {"settings": settings, "rounds": rounds, "total": _total(rounds), **provenance()}
+        groups = {name: current.tensors(name) for name in ("ema", "normalizer")}
+        written = checkpoints.write(folder / "checkpoints", current.step, groups, current.config, current.state)
+        files.write_json(folder / RESULT, result)
+    return {**result, "checkpoint": str(written)}
+
+
+def describe(result: Mapping[str, Any], run_dir: str | Path) -> str:
+    """Return what to say about an improvement.
+
+    Args:
+        result: as `improve` returns it.
+        run_dir: folder of the run.
+    """
+    total, lines = result["total"], []
+    for number, one in enumerate(result["rounds"], 1):
+        for name in ("success_before", "success_of_expert"):
+            if name in one:
+                rate, who = (
+                    one[name],
+                    {"success_before": "the policy before", "success_of_expert": "the expert"}[name],
+                )
+                lines.append(
+                    f"round {number}: {who} succeeded in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+                )
+    minutes = (total["rollout_seconds"] + total["training_seconds"]) / 60
+    lines.append(
+        f"{total['environment_steps']:.0f} environment steps, {total['network_calls']:.0f} network calls, "
+        f"{minutes:.1f} minutes"
+    )
+    lines.append(f"improved: {result['checkpoint']}")
+    return "\n".join(
+        [*lines, "", "evaluate it:", f"  diffpolicy evaluate checkpoint={run_dir} out={run_dir}/evaluation"]
+    )
+
+
+def _method(config: ImproveConfig) -> Improvement:
+    counts = {"rounds": config.rounds, "episodes": config.episodes, "envs": config.envs}
+    given = ", ".join(f"{name}={value}" for name, value in counts.items())
+    require(min(counts.values()) >= 1, given, "at least 1 of each")
+    last = config.first_seed + config.rounds * config.episodes
+    apart = config.first_seed >= REPORT_SEED + _TESTS or last <= REPORT_SEED
+    given = f"first_seed={config.first_seed}: episodes up to {last}"
+    require(config.first_seed >= 0 and apart, given, f"none of {REPORT_SEED} to {REPORT_SEED + _TESTS}, which test")
+    return registry.build("improvement", {"name": config.method, **config.options})
+
+
+def _prepared(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """The folder of a run, claimed for these settings.
+
+    Raises:
+        FileExistsError: it holds something else.
+    """
+    noted = folder / "settings.json"
+    if folder.exists() and any(folder.iterdir()):
+        there = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else None
+        says = f"{folder} holds something else than this improvement"
+        if there is not None:
+            other = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
+            says += f": other {', '.join(other)}"
+            require(not other, says, cure="choose another run_dir", error=FileExistsError)
+        else:
+            raise FileExistsError(explain(says, cure="choose another run_dir"))
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(noted, settings)
+    return folder
+
+
+def _total(rounds: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        name: sum(one["costs"].get(name, 0) for one in rounds) for name in {k: 0 for r in rounds for k in r["costs"]}
+    }

@@ -1,0 +1,130 @@
+"""The best of several chunks: a critic chooses among samples of a policy that stays as it is.
+
+The critic is implicit Q-learning (Kostrikov et al. 2022) over chunks (Li et al. 2025, "Reinforcement learning with
+action chunking"): Q(o, c) is fitted to R + γ^n·V(o'), where R is the discounted reward of the n actions that are
+executed, and V(o) to an expectile of Q(o, c) over the chunks c that were executed in o (their equations 5 and 6).
+Hansen-Estruch et al. 2023 (IDQL) choose so among samples of a diffusion policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.config import SamplerConfig
+from diffpolicy.generative.shapes import Generators
+from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
+from diffpolicy.policies.models.base import ChunkModel, ModelSpec, Sample
+from diffpolicy.registry import build
+from diffpolicy.util.condition import Condition
+from diffpolicy.util.errors import require
+from diffpolicy.util.seeds import generator as keyed
+
+
+@final
+class BestOfModel(ChunkModel):
+    """Draws `candidates` chunks and takes the one of which its critics expect most.
+
+    Args:
+        spec: what it is built for.
+        base: the method that draws chunks, {"name": …, options}; its weights stay as they are.
+        actions: T_a, actions of a chunk that the critics see: those that are executed.
+        candidates: how many chunks are drawn; 1 is the base.
+        width: units of the critics' two hidden layers.
+        critics: how many there are; the lowest counts.
+        expectile: of Q that V is fitted to, in [0.5, 1): 0.5 is the mean over what was done, more comes nearer to the
+            best that was done.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        base: Mapping[str, Any],
+        actions: int,
+        candidates: int = 16,
+        width: int = 512,
+        critics: int = 2,
+        expectile: float = 0.7,
+    ) -> None:
+        super().__init__(spec)
+        self.start = spec.obs_horizon - 1
+        given = f"actions={actions} of a chunk of {spec.horizon} after {self.start} in the past"
+        require(1 <= actions <= spec.horizon - self.start, given, "those that are executed")
+        given = f"candidates={candidates}, width={width}, critics={critics}"
+        require(min(candidates, width, critics) >= 1, given, "at least 1 of each")
+        require(0.5 <= expectile < 1, f"expectile={expectile}", "a number in [0.5, 1)")
+        self.actions, self.candidates, self.expectile = actions, candidates, expectile
+        self.base: ChunkModel = build("model", base, spec=spec)
+        self.base.requires_grad_(False)
+        self.supported_execution = self.base.supported_execution
+        self.half_precisions, self.bound = self.base.half_precisions, self.base.bound
+        told, chosen = spec.features or spec.cond_dim, actions * spec.action_dim
+        self.value = _perceptron(told, width)
+        self.critics = nn.ModuleList(_perceptron(told + chosen, width) for _ in range(critics))
+
+    def networks(self) -> list[nn.Module]:
+        return self.base.networks()
+
+    def condition(self, observed: Mapping[str, Tensor], generator: Generators = None) -> Condition:
+        return self.base.condition(observed, generator)
+
+    def told(self, vector: Tensor) -> Condition:
+        return self.base.told(vector)
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        return {**self.base.sampler, "candidates": self.candidates}
+
+    def configure(self, config: SamplerConfig) -> None:
+        self.base.configure(config)
+
+    def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
+        raise NotImplementedError("its critics are fitted to transitions, by diffpolicy improve method=best_of")
+
+    def loss(self, batch: Mapping[str, Any], generator: Generators) -> Tensor:
+        """Return the losses of V and of every Q together, (B,).
+
+        Args:
+            batch: normalized, "obs" (B, T_o, D), "action" (B, T_o - 1 + T_a, A), "next_obs" (B, T_o, D); "reward"
+                (B,), the discounted sum over the chunk; "discount" (B,), of the value after it, 0 at an end.
+            generator: unused.
+        """
+        now = self.condition({"obs": batch["obs"]}).vector
+        chunk = batch["action"][:, self.start :].flatten(1)
+        with torch.no_grad():
+            after = self.value(self.condition({"obs": batch["next_obs"]}).vector)[:, 0]
+            target = batch["reward"] + batch["discount"] * after
+        qs = self._qs(now, chunk)
+        beyond = qs.detach().min(0).values - self.value(now)[:, 0]
+        weight = torch.where(beyond > 0, self.expectile, 1 - self.expectile)
+        return weight * beyond.square() + (qs - target).square().sum(0)
+
+    def sample(
+        self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
+    ) -> Sample:
+        count, n = len(generators), self.candidates
+        # The first candidate is what the base would draw; the noise of the others has keys of their own.
+        draws = [
+            one if k == 0 else keyed("candidates", one.initial_seed(), k) for one in generators for k in range(n)
+        ]
+        vector = cond.vector.repeat_interleave(n, dim=0)
+        each = {"expected": context.expected, "held": context.held}
+        repeated = {name: None if one is None else one.repeat_interleave(n, dim=0) for name, one in each.items()}
+        chunks, calls = self.base.sample(Condition(vector), draws, replace(context, **repeated))
+        scores = self._qs(vector, chunks[:, self.start : self.start + self.actions].flatten(1)).min(0).values
+        best = scores.view(count, n).argmax(1)
+        return Sample(chunks.unflatten(0, (count, n))[torch.arange(count, device=best.device), best], calls * n)
+
+    def _qs(self, told: Tensor, chunk: Tensor) -> Tensor:
+        """(critics, B)."""
+        seen = torch.cat([told, chunk], dim=1).to(next(self.value.parameters()).dtype)
+        return torch.stack([critic(seen)[:, 0] for critic in self.critics])
+
+
+def _perceptron(size: int, width: int) -> nn.Sequential:
+    hidden = (nn.Linear(width, width), nn.LayerNorm(width), nn.Mish())
+    return nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width), nn.Mish(), *hidden, nn.Linear(width, 1))

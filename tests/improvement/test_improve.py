@@ -1,0 +1,381 @@
+"""Policies that learn from what they do: whose episodes are kept, what is trained on, and what it costs."""
+
+import importlib
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import tiny_policy
+import torch
+
+from diffpolicy import checkpoint, evaluate_policy, load_policy, train_policy
+from diffpolicy.cli import main
+from diffpolicy.config import SamplerConfig, load_config
+from diffpolicy.datasets import ReplayBuffer
+from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.experts import ExpertAgent
+from diffpolicy.evaluation.observers import Recorder
+from diffpolicy.evaluation.rollout import rollout
+from diffpolicy.improvement import improve_policy
+from diffpolicy.improvement.best_of import chunked
+from diffpolicy.improvement.corrections import TakeOver, step_of
+from diffpolicy.policies import PlanRequest, build_model
+
+ENV = {"env.id": tiny.ENV_ID}
+TRAINING = {"steps": 3, "batch_size": 8, "evaluate_every": 0, "checkpoint_every": 2}
+HOW = {"episodes": 30, "first_seed": 0, "workers": 0, "speed": "float32", "training": TRAINING}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A policy of the tiny environment that succeeds now and then, and its demonstrations."""
+    folder = tmp_path_factory.mktemp("improve")
+    main(["record", f"env.id={tiny.ENV_ID}", "expert=tiny:LineExpert", "episodes=8", f"out={folder / 'demos'}"])
+    return train_policy(
+        [
+            "task=own",
+            "method=flow",
+            f"dataset.path={folder / 'demos'}",
+            "observation.vectors=[state]",
+            f"env.id={tiny.ENV_ID}",
+            "policy.horizon=4",
+            "policy.action_horizon=2",
+            "net.widths=[16]",
+            "net.groups=4",
+            "net.time_features=8",
+            "training.steps=150",
+            "training.batch_size=16",
+            "training.evaluate_every=0",
+            "evaluation_episodes=2",
+            "evaluation_workers=0",
+            "speed=float32",
+            f"run_dir={folder / 'start'}",
+        ]
+    )
+
+
+def bytes_of(folder):
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and (file.suffix == ".safetensors" or "rollouts/data" in str(file) or "data.zarr" in str(file))
+    }
+
+
+def interrupt_second(patched, place):
+    """Interrupt the second call of what stands at `place`."""
+    module, _, name = place.rpartition(".")
+    real, calls = getattr(importlib.import_module(module), name), []
+
+    def broken(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    patched.setattr(place, broken)
+
+
+def test_filtered_cloning_keeps_the_successes_beside_the_demonstrations(start, tmp_path):
+    improved = improve_policy(start, tmp_path / "run", method="filtered", **HOW)
+    rolled_out = evaluate_policy(start, episodes=30, seeds=0, workers=0, videos=0)["episodes"]
+    succeeded = [one["success"] for one in rolled_out]
+    assert 0 < sum(succeeded) < 30, "a policy of which something can be learned"
+    rollouts = ReplayBuffer.open(tmp_path / "run" / "round_1" / "rollouts")
+    assert rollouts.meta["success"].tolist() == [int(one) for one in succeeded]
+    assert rollouts.episode_lengths.tolist() == [one["steps"] for one in rolled_out]
+    data = ReplayBuffer.open(tmp_path / "run" / "round_1" / "data.zarr")
+    demos = ReplayBuffer.open(start.parents[2] / "demos")
+    chosen = [part for part, good in zip(rollouts.episode_slices(), succeeded, strict=True) if good]
+    held_out = demos.n_episodes + len(chosen) - data.n_episodes
+    assert held_out == 1, "the validation episode of the first training stays out"
+    for name in ("state", "action"):
+        assert np.array_equal(
+            data[name][-sum(p.stop - p.start for p in chosen) :], np.concatenate([rollouts[name][p] for p in chosen])
+        )
+    before, after = checkpoint.read(start), checkpoint.read(improved)
+    assert all(torch.equal(before.tensors("normalizer")[k], v) for k, v in after.tensors("normalizer").items())
+    assert load_config(after.config).env.id == tiny.ENV_ID
+    result = json.loads((tmp_path / "run" / "improvement.json").read_text())
+    (only,) = result["rounds"]
+    assert only["success_before"]["mean"] == sum(succeeded) / 30 and only["episodes_kept"] == sum(succeeded)
+    assert only["costs"]["environment_steps"] == sum(one["steps"] for one in rolled_out)
+    chunks = sum(math.ceil(one["steps"] / 2) for one in rolled_out)
+    assert only["costs"]["network_calls"] == chunks * 10 and result["total"] == only["costs"]
+    again = evaluate_policy(tmp_path / "run", episodes=2, workers=0, videos=0)
+    assert len(again["episodes"]) == 2, "the run's folder stands for its policy"
+
+
+def test_the_fastest_successes_alone(start, tmp_path):
+    options = {"fastest": 0.5, "demonstrations": False, "from_scratch": True}
+    improve_policy(start, tmp_path / "run", method="filtered", options=options, **HOW)
+    rollouts = ReplayBuffer.open(tmp_path / "run" / "round_1" / "rollouts")
+    lengths = np.sort(rollouts.episode_lengths[rollouts.meta["success"] == 1])
+    data = ReplayBuffer.open(tmp_path / "run" / "round_1" / "data.zarr")
+    assert sorted(data.episode_lengths) == lengths[: round(len(lengths) / 2)].tolist()
+
+
+@pytest.mark.parametrize("method", ["filtered", "best_of"])
+def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method, monkeypatch):
+    how = {**HOW, "rounds": 2, "episodes": 20}
+    improve_policy(start, tmp_path / "whole", method=method, **how)
+    monkeypatch.setattr("diffpolicy.improvement.experience._AT_ONCE", 8)
+    for place in ("experience.rollout", "cloning.train_policy" if method == "filtered" else "best_of.train"):
+        with monkeypatch.context() as patched:
+            interrupt_second(patched, f"diffpolicy.improvement.{place}")
+            with pytest.raises(KeyboardInterrupt):
+                improve_policy(start, tmp_path / "cut", method=method, **how)
+    improve_policy(start, tmp_path / "cut", method=method, **how)
+    whole, cut = (bytes_of(tmp_path / name / "checkpoints") for name in ("whole", "cut"))
+    assert whole == cut and whole
+
+
+def test_other_settings_and_other_folders_are_refused(start, tmp_path):
+    improve_policy(start, tmp_path / "run", method="filtered", **HOW)
+    with pytest.raises(FileExistsError, match=r"holds something else than this improvement: other episodes; choose"):
+        improve_policy(start, tmp_path / "run", method="filtered", **{**HOW, "episodes": 31})
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("…")
+    with pytest.raises(FileExistsError, match="choose another run_dir"):
+        improve_policy(start, tmp_path / "foreign", method="filtered", **HOW)
+    assert [file.name for file in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"method": "filterd"}, r"filterd.*filtered"),
+        ({"options": {"fastst": 1}}, r"has no option 'fastst'.*fastest"),
+        ({"options": {"fastest": 0}}, r"fastest=0; expected a part"),
+        ({"rounds": 0}, r"rounds=0, .*expected at least 1"),
+        ({"first_seed": 199_990}, r"first_seed=199990: episodes up to 200020; expected none of 200000 to 300000"),
+        ({"env": {"id": None, "factory": "nowhere:make"}}, r"nowhere"),
+        ({"env": {"id": "diffpolicy/Detour-v0"}}, r"as the policy has"),
+        ({"method": "corrections"}, r"no expert for env.id='tiny/Line-v0'"),
+        ({"method": "corrections", "options": {"expert": "tiny:LIMIT"}}, r"no function"),
+        ({"method": "best_of", "options": {"reward": "fame"}}, r"fame.*success"),
+        ({"method": "best_of", "options": {"discount": 1.0}}, r"discount=1.0; expected a number in \(0, 1\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(start, tmp_path, changes, says):
+    with pytest.raises((ValueError, ImportError), match=says):
+        improve_policy(start, tmp_path / "run", **{**HOW, **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_of_pictures_is_refused(tmp_path):
+    run = tiny_policy.config(cameras=tiny_policy.CAMERAS)
+    made = tiny_policy.save(tmp_path / "checkpoints", run)
+    with pytest.raises(ValueError, match=r"env.id=null|observes"):
+        improve_policy(made, tmp_path / "run", **HOW)
+
+
+def test_rollouts_that_teach_nothing_say_so(start, tmp_path):
+    never = {"width": 2.0}
+    with pytest.raises(ValueError, match="none of 30 episodes ended in success"):
+        improve_policy(start, tmp_path / "filtered", method="filtered", env={"kwargs": never}, **HOW)
+    with pytest.raises(ValueError, match=r"a reward of 0 in each of 360 steps; expected some that differ"):
+        improve_policy(start, tmp_path / "best", method="best_of", env={"kwargs": never}, **HOW)
+
+
+def test_an_expert_takes_over_at_a_step_of_its_own_in_every_episode(start):
+    policy = load_policy(start, block=8)
+    from diffpolicy.policies import Agent
+
+    def make():
+        return __import__("gymnasium").make(tiny.ENV_ID)
+
+    resets = [Reset(seed) for seed in range(40)]
+    expert = ExpertAgent(tiny.ENV_ID, {}, tiny.LineExpert)
+    seen = [Recorder("state")]
+    both = rollout(TakeOver(Agent(policy), expert, 6), make, resets, seen, envs=8)
+    alone = rollout(Agent(policy), make, resets, seen, envs=8)
+    steps = [step_of(seed, 6) for seed in range(40)]
+    assert set(steps) == set(range(7)), "every step may be drawn"
+    for seed, first, mixed, ours in zip(range(40), steps, both, alone, strict=True):
+        given, own = (one.observed["recording"]["action"] for one in (mixed, ours))
+        assert np.array_equal(given[:first], own[:first][: len(given)])
+        side = tiny.LineExpert(seed)._side
+        assert (given[first:, 0] == side).all()
+        if len(given) > first:
+            place = mixed.observed["recording"]["state"][first, 0]
+            assert given[first, 1] == np.float32(place), "it starts where the policy has come to"
+
+
+def test_corrections_stop_at_their_budget_and_keep_what_the_expert_did(start, tmp_path):
+    options = {"expert": "tiny:LineExpert", "expert_steps": 30, "latest": 3}
+    how = {**HOW, "episodes": 600}
+    improve_policy(start, tmp_path / "run", method="corrections", options=options, **how)
+    rollouts = ReplayBuffer.open(tmp_path / "run" / "round_1" / "rollouts")
+    assert rollouts.n_episodes == 256, "no more than the first batch"
+    (only,) = json.loads((tmp_path / "run" / "improvement.json").read_text())["rounds"]
+    firsts = [step_of(int(seed), 3) for seed in rollouts.meta["seeds"]]
+    taken = np.maximum(rollouts.episode_lengths - firsts, 0)
+    assert only["costs"]["expert_steps"] == taken.sum() >= 30
+    data = ReplayBuffer.open(tmp_path / "run" / "round_1" / "data.zarr")
+    kept = taken[(rollouts.meta["success"] == 1) & (taken > 0)]
+    assert data.episode_lengths[-len(kept) :].tolist() == kept.tolist()
+
+
+def by_hand(rewards, done, n, discount):
+    sums, factors = [], []
+    for t in range(len(rewards)):
+        total, k = 0.0, 0
+        while k < n and t + k < len(rewards):
+            total += discount**k * rewards[t + k]
+            k += 1
+            if done[t + k - 1]:
+                break
+        over = done[t : t + k].any() or t + n >= len(rewards)
+        sums.append(total)
+        factors.append(0.0 if over else discount**n)
+    return sums, factors
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_chunk_brings_equals_a_loop(seed):
+    draw = np.random.default_rng(seed)
+    length, n = int(draw.integers(1, 12)), int(draw.integers(1, 6))
+    rewards, done = draw.normal(size=length), (draw.random(length) < 0.2).astype(np.uint8)
+    sums, factors, following = chunked(rewards, done, n, 0.9, first=100)
+    expected = by_hand(rewards, done, n, 0.9)
+    np.testing.assert_allclose(sums, expected[0])
+    np.testing.assert_allclose(factors, expected[1])
+    assert following.tolist() == [100 + min(t + n, length - 1) for t in range(length)]
+
+
+BEST_OF = {"name": "best_of", "base": tiny_policy.METHODS["flow"], "actions": 8, "width": 32}
+
+
+def best_of(candidates, seed=0, **options):
+    return tiny_policy.policy({**BEST_OF, "candidates": candidates, **options})
+
+
+def test_one_candidate_is_the_policy_itself():
+    base, one = tiny_policy.policy("flow"), best_of(1)
+    one.model.base.load_state_dict(base.model.state_dict())
+    obs = tiny_policy.observations(5)
+    expected = base.plan(PlanRequest(obs, 3))
+    given = one.plan(PlanRequest(obs, 3))
+    assert np.array_equal(given.trajectory, expected.trajectory) and given.calls.tolist() == expected.calls.tolist()
+
+
+def test_the_candidate_of_the_highest_lowest_q_is_taken():
+    policy, count = best_of(6), 6
+    model, source = policy.model, [torch.Generator().manual_seed(9 + i) for i in range(4)]
+    condition = model.condition(tiny_policy.windows(4))
+    with torch.no_grad():
+        chosen, calls = model.sample(condition, source)
+        again = []
+        for i in range(4):
+            from diffpolicy.util.seeds import generator
+
+            draws = [
+                torch.Generator().manual_seed(9 + i),
+                *(generator("candidates", 9 + i, k) for k in range(1, count)),
+            ]
+            again.append(
+                model.base.sample(type(condition)(condition.vector[i : i + 1].repeat(count, 1)), draws).chunks
+            )
+        for mine, all_ in zip(chosen, again, strict=True):
+            at = int((all_ - mine).flatten(1).norm(dim=1).argmin())
+            torch.testing.assert_close(all_[at], mine)
+    assert calls == 3 * count
+    told = condition.vector.repeat_interleave(count, 0)
+    scores = model._qs(told, torch.cat(again)[:, 1:9].flatten(1)).min(0).values.view(4, count).argmax(1)
+    for i, best in enumerate(scores):
+        torch.testing.assert_close(again[i][best], chosen[i])
+
+
+def test_a_plan_does_not_depend_on_its_neighbors():
+    policy = best_of(4)
+    policy.block = 8
+    obs = tiny_policy.observations(6)
+    together = policy.plan(PlanRequest(obs, 3)).trajectory
+    alone = policy.plan(PlanRequest(obs[2:3], 5)).trajectory
+    assert np.array_equal(together[2:3], alone)
+
+
+def test_critics_find_the_values_of_a_known_decision():
+    """Chunks whose first action is positive bring 1 at once, others lead to a state worth 0.5."""
+    torch.manual_seed(0)
+    run = tiny_policy.config({**BEST_OF, "candidates": 8, "expectile": 0.5, "width": 64})
+    model = tiny_policy.model(run).train()
+    assert not any(parameter.requires_grad for parameter in model.base.parameters())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.0)
+    for step in range(400):
+        source = torch.Generator().manual_seed(step)
+        batch = tiny_policy.windows(128, seed=step)
+        later = torch.rand(128, generator=source) < 0.5  # in the later state every chunk brings 0.5
+        batch["obs"] = torch.where(later[:, None, None], 1.0, -1.0).expand_as(batch["obs"]).clone()
+        good = batch["action"][:, 1, 0] > 0
+        batch["reward"] = torch.where(later, 0.5, torch.where(good, 1.0, 0.0))
+        batch["discount"] = torch.where(later | good, 0.0, 0.9)
+        batch["next_obs"] = torch.ones_like(batch["obs"])
+        batch["action"] = batch["action"][:, :9]
+        optimizer.zero_grad()
+        model.loss(batch, None).mean().backward()
+        optimizer.step()
+    batch = tiny_policy.windows(64, seed=1000)
+    first = torch.full_like(batch["obs"], -1.0)
+    told = model.condition({"obs": first}).vector
+    chunk = batch["action"][:, 1:9].flatten(1)
+    clear = batch["action"][:, 1, 0].abs() > 0.2
+    found = model._qs(told, chunk).min(0).values.detach()
+    expected = torch.where(batch["action"][:, 1, 0] > 0, 1.0, 0.9 * 0.5)
+    assert (found - expected)[clear].abs().mean() < 0.1
+    assert abs(float(model.value(told).detach().mean()) - (1.0 + 0.45) / 2) < 0.1  # the mean over what was done
+
+
+def test_an_expectile_lies_above_the_mean():
+    """For Q uniform on [0, 1] the expectile τ is 1/(1 + √((1 - τ)/τ))."""
+    model = best_of(2, expectile=0.9).model
+    source = torch.Generator().manual_seed(0)
+    qs = torch.rand(200_000, generator=source)
+    value = torch.tensor(0.5, requires_grad=True)
+    optimizer = torch.optim.SGD([value], lr=0.5)
+    model._qs = lambda told, chunk: qs[None]
+    model.value = torch.nn.Module()
+    model.value.forward = lambda told: value.expand(len(qs), 1)
+    batch = {
+        "obs": torch.zeros(len(qs), 2, 5),
+        "action": torch.zeros(len(qs), 9, 2),
+        "next_obs": torch.zeros(len(qs), 2, 5),
+    }
+    batch |= {"reward": qs, "discount": torch.zeros(len(qs))}
+    model.condition = lambda observed, generator=None: type("C", (), {"vector": observed["obs"].flatten(1)})()
+    for _ in range(200):
+        optimizer.zero_grad()
+        model.loss(batch, None).mean().backward()
+        optimizer.step()
+    expected = 1 / (1 + math.sqrt(0.1 / 0.9))
+    assert abs(float(value.detach()) - expected) < 2e-3
+
+
+def test_best_of_is_a_policy_like_others(start, tmp_path):
+    improved = improve_policy(start, tmp_path / "run", method="best_of", options={"candidates": 4}, **HOW)
+    before, after = checkpoint.read(start).tensors("ema"), checkpoint.read(improved).tensors("ema")
+    assert all(torch.allclose(after[f"base.{name}"], value, atol=1e-6) for name, value in before.items())
+    result = evaluate_policy(improved, tmp_path / "evaluation", episodes=4, workers=0, videos=0)
+    assert result["network_calls"] == 4 * 10
+    fewer = load_policy(improved, SamplerConfig(steps=2))
+    assert fewer.plan(PlanRequest(np.zeros((1, 2, 2), np.float32), 0)).calls.tolist() == [8]
+    with pytest.raises(NotImplementedError, match="diffpolicy improve"):
+        build_model(load_config(checkpoint.read(improved).config), fewer.observation, 2).chunk_loss(None, None, None)
+
+
+def test_the_command_says_what_it_did(start, tmp_path, capsys):
+    settings = [f"training.{name}={value}" for name, value in TRAINING.items()]
+    settings += ["episodes=30", "first_seed=0", "workers=0", "speed=float32"]
+    main(["improve", f"checkpoint={start}", f"run_dir={tmp_path / 'run'}", "method=filtered", *settings])
+    said = capsys.readouterr().out
+    assert "round 1: the policy before succeeded in" in said and "environment steps" in said
+    assert f"diffpolicy evaluate checkpoint={tmp_path / 'run'}" in said
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(SystemExit):
+        main(["improve", f"checkpoint={start}", f"run_dir={tmp_path / 'run'}", "method=nothing", *settings])
+    assert "nothing" in capsys.readouterr().err
