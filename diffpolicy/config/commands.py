@@ -114,6 +114,8 @@ class ImproveConfig:
         rounds: how often it rolls out and trains, each time with the policy of the round before.
         episodes: rolled out in each round, at most.
         first_seed: of the first round's episodes; every round has seeds of its own.
+        rollouts: run_dir of another improvement of the same policy, whose first rollouts are taken rather than made
+            again.
         seed: of the training.
         training: the training of each round.
         device: "auto", "cpu", "cuda", ….
@@ -131,6 +133,7 @@ class ImproveConfig:
     rounds: int = 1
     episodes: int = 1000
     first_seed: int = IMPROVEMENT_SEED
+    rollouts: str | None = path_to(None, affects_result=False)
     seed: int = 0
     training: TrainConfig = field(default_factory=lambda: TrainConfig(steps=2000, lr=3e-4, evaluate_every=0))
     device: str = free("auto")

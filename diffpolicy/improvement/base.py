@@ -27,6 +27,7 @@ class Work:
 
     Args:
         settings: of the command.
+        number: of the round, from 1 on.
         start: checkpoint of the policy of the round before.
         folder: gets what the round leaves.
         make_env: makes the environment.
@@ -35,6 +36,7 @@ class Work:
     """
 
     settings: ImproveConfig
+    number: int
     start: Checkpoint
     folder: Path
     make_env: EnvFactory

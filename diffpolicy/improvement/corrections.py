@@ -59,7 +59,8 @@ class Corrections(Improvement):
 
     def improve(self, work: Work) -> Round:
         together = TakeOver(work.agent(), self._agent(work.make_env), self.latest)
-        experience = gather(work, together, lambda seeds, lengths: self._used(seeds, lengths) >= self.expert_steps)
+        by = f"the policy, and from a step up to {self.latest} on the expert {self.expert or ''}".rstrip()
+        experience = gather(work, together, lambda *so_far: self._used(*so_far) >= self.expert_steps, by)
         corrected, corrections = self._corrections(experience)
         require(corrections, "no episode in which the expert took over succeeded", cure="take another options.latest")
         last, seconds = train_on(

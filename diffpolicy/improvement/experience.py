@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -20,6 +22,7 @@ from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.rollout import require_whole, rollout
 from diffpolicy.improvement.base import Work
 from diffpolicy.policies.controller import Controller
+from diffpolicy.util import files
 from diffpolicy.util.errors import require
 
 REWARD, DONE = "reward", "done"
@@ -63,7 +66,10 @@ class Experience:
 
 
 def gather(
-    work: Work, agent: Controller, enough: Callable[[Sequence[int], Sequence[int]], bool] | None = None
+    work: Work,
+    agent: Controller,
+    enough: Callable[[Sequence[int], Sequence[int]], bool] | None = None,
+    by: str = "the policy",
 ) -> Experience:
     """Roll out the episodes of a round, or those that are missing of one that was cut off.
 
@@ -71,6 +77,7 @@ def gather(
         work: the round; its folder gets "rollouts".
         agent: acts.
         enough: says from the seeds and the lengths of the episodes so far whether to stop early.
+        by: who acts, in words: what else than the policy rollouts depend on.
 
     Raises:
         BrokenEnvironment: the environment broke off all of many episodes.
@@ -79,12 +86,15 @@ def gather(
     path, settings = work.folder / "rollouts", work.settings
     keys = list(work.config.observation.vectors)
     attrs = {
+        "by": by,
         "fps": work.task.fps,
         "policy": dict(work.start.sha256),
         "first_seed": work.first_seed,
         "env": {"id": work.make_env.id, "options": dict(work.make_env.kwargs)},
     }
     observers = [Recorder(keys[0]), Outcomes()]
+    if settings.rollouts is not None and work.number == 1 and not path.exists():
+        _take(Path(settings.rollouts) / work.folder.name / path.name, path)
     with alone(path):
         writer = EpisodeWriter(path, attrs)
         seeds, lengths = list(writer.meta.get(SEEDS, [])), list(writer.meta.get("lengths", []))
@@ -116,6 +126,20 @@ def gather(
                         lengths.append(episode.steps)
                 bar.update(len(some))
     return Experience(ReplayBuffer.open(path), costs)
+
+
+def _take(theirs: Path, mine: Path) -> None:
+    """Copy the rollouts of another improvement; whether they are what is wanted, their attributes say."""
+    cure = "give the run_dir of an improvement, or leave it out"
+    require(
+        theirs.is_dir(),
+        f"rollouts={theirs.parents[1]}: no folder {theirs.parent.name}/{theirs.name} there",
+        cure=cure,
+    )
+    partial = mine.with_name(f".{mine.name}{files.PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(theirs, partial)
+    files.rename(partial, mine)
 
 
 def _add(writer: EpisodeWriter, episode: Episode, keys: Sequence[str]) -> None:

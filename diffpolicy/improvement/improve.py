@@ -62,7 +62,7 @@ def improve(config: ImproveConfig) -> dict[str, Any]:
         current = saved
         for number in range(1, config.rounds + 1):
             first_seed = config.first_seed + (number - 1) * config.episodes
-            work = Work(config, current, folder / f"round_{number}", make_env, task, first_seed)
+            work = Work(config, number, current, folder / f"round_{number}", make_env, task, first_seed)
             work.folder.mkdir(exist_ok=True)
             done = method.improve(work)
             rounds.append({"costs": done.costs, **done.found})

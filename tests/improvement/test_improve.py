@@ -134,6 +134,25 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method
     assert whole == cut and whole
 
 
+def test_rollouts_of_another_improvement_are_taken(start, tmp_path, monkeypatch):
+    improve_policy(start, tmp_path / "first", method="filtered", **HOW)
+    anew = improve_policy(start, tmp_path / "anew", method="best_of", **HOW)
+    monkeypatch.delattr("diffpolicy.improvement.experience.rollout")
+    taken = improve_policy(start, tmp_path / "taken", method="best_of", rollouts=str(tmp_path / "first"), **HOW)
+    assert bytes_of(taken) == bytes_of(anew)
+    costs = [json.loads((tmp_path / name / "improvement.json").read_text())["total"] for name in ("first", "taken")]
+    assert all(costs[0][name] == costs[1][name] for name in ("rollout_seconds", "environment_steps", "network_calls"))
+    with pytest.raises(ValueError, match=r"records something else \(first_seed: 0 there, 7 now\)"):
+        improve_policy(start, tmp_path / "other", rollouts=str(tmp_path / "first"), **{**HOW, "first_seed": 7})
+    with pytest.raises(ValueError, match=r"rollouts=.*nowhere: no folder round_1/rollouts there; give the run_dir"):
+        improve_policy(start, tmp_path / "none", rollouts=str(tmp_path / "nowhere"), **HOW)
+    options = {"expert": "tiny:LineExpert"}
+    with pytest.raises(ValueError, match=r"records something else \(by: 'the policy' there"):
+        improve_policy(
+            start, tmp_path / "c", method="corrections", rollouts=str(tmp_path / "first"), options=options, **HOW
+        )
+
+
 def test_other_settings_and_other_folders_are_refused(start, tmp_path):
     improve_policy(start, tmp_path / "run", method="filtered", **HOW)
     with pytest.raises(FileExistsError, match=r"holds something else than this improvement: other episodes; choose"):

@@ -1,0 +1,113 @@
+"""What each way of improving a policy is worth: success before and after, and what it cost.
+
+python scripts/lab/study_improvement.py runs/pusht_s0 runs/pusht_s1 --variants filtered best_of_16
+python scripts/lab/study_improvement.py runs/pusht_s0 --variants filtered --settings episodes=2000
+
+Every run is evaluated, improved by every variant, and evaluated again, on seeds from which nothing learned. Variants
+of a run share their rollouts, where they roll out the same episodes; each counts what these cost. What is measured is
+kept in --out, and is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffpolicy import checkpoint, evaluate_policy
+from diffpolicy.config.commands import ImproveConfig
+from diffpolicy.config.compose import compose
+from diffpolicy.evaluation import compare
+from diffpolicy.evaluation.report import provenance
+from diffpolicy.improvement.improve import improve
+from diffpolicy.util import files, names
+from diffpolicy.util.errors import require
+
+OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "improvement.json"
+FIRST_SEED = 400_000
+KEPT = ("score", "final_coverage", "success", "second_difference")
+FILTERED, BEST_OF, CORRECTIONS = "method=filtered", "method=best_of", "method=corrections"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "filtered": (FILTERED,),
+    "filtered_fastest": (FILTERED, "options.fastest=0.5"),
+    "best_of_4": (BEST_OF, "options.candidates=4"),
+    "best_of_16": (BEST_OF,),
+    "best_of_16_reward": (BEST_OF, "options.reward=environment"),
+    "corrections": (CORRECTIONS,),
+}
+"""Name -> settings of `diffpolicy improve`."""
+
+
+def evaluated(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the results of a checkpoint on seeds from which nothing learned."""
+    how = {"episodes": arguments.episodes, "seeds": FIRST_SEED, "workers": arguments.workers, "videos": 0}
+    return evaluate_policy(path, **how)
+
+
+def kept(result: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is stored of an evaluation, with the paired difference to the one before."""
+    found = {name: result[name] for name in KEPT} | {"network_calls": result["network_calls"]}
+    found["episodes"] = [{"seed": one["seed"], **{k: one[k] for k in KEPT}} for one in result["episodes"]]
+    if before is not None:
+        found["difference"] = {name: value for name, value in compare(result, before).items() if name in KEPT}
+    return found
+
+
+def improved(run: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the contents of a variant's improvement.json, made with the rollouts of a variant that has the same."""
+    folder, settings = arguments.runs_dir / run.name, [*VARIANTS[name], *arguments.settings]
+    alike = [other for other, given in VARIANTS.items() if rolls_out_alike(VARIANTS[name], given)]
+    there = next((folder / other for other in alike if (folder / other / "round_1" / "rollouts").is_dir()), None)
+    shared = [] if there is None else [f"rollouts={there}"]
+    given = [*settings, *shared, f"checkpoint={run}", f"run_dir={folder / name}"]
+    given += [] if arguments.workers is None else [f"workers={arguments.workers}"]
+    return improve(compose(given, "improve", ImproveConfig))
+
+
+def rolls_out_alike(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Return whether two variants roll out the same episodes in their first rounds."""
+    return (CORRECTIONS in first) == (CORRECTIONS in second) and (CORRECTIONS not in first or first == second)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--settings", nargs="*", default=[], help="of diffpolicy improve, for all variants")
+    parser.add_argument("--episodes", type=int, default=500)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/improvement"))
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    for name in arguments.variants:
+        names.check("variant", name, VARIANTS)
+    stored = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for run in arguments.runs:
+        saved = checkpoint.read(run)
+        of = {"policy": saved.sha256["ema.safetensors"], "episodes": arguments.episodes, "first_seed": FIRST_SEED}
+        found = stored.setdefault("runs", {}).setdefault(run.name, {"of": of, "config": saved.config, "variants": {}})
+        given = f"{arguments.out} has {run.name} with {found['of']}"
+        require(found["of"] == of, given, str(of), "rename the run, or take another --out")
+        missing = [name for name in arguments.variants if name not in found["variants"]]
+        before = evaluated(run, arguments) if missing or "before" not in found else {}
+        if before:
+            found["before"] = kept(before, None)
+        for name in missing:
+            result = improved(run, name, arguments)
+            after = evaluated(Path(result["checkpoint"]), arguments)
+            one = {
+                "settings": [*VARIANTS[name], *arguments.settings],
+                "rounds": result["rounds"],
+                "total": result["total"],
+            }
+            found["variants"][name] = {**one, **kept(after, before)}
+            stored |= provenance()
+            files.write_text(arguments.out, json.dumps(stored) + "\n")
+            gain = "{mean:+.1%} [{low:+.1%}, {high:+.1%}]".format(**found["variants"][name]["difference"]["success"])
+            print(f"{run.name}: {name} {after['success']['mean']:.1%}, {gain}")
+
+
+if __name__ == "__main__":
+    main()
