@@ -131,12 +131,16 @@ class PolicyConfig:
         horizon: T_p, actions that it predicts, the first T_o - 1 of which lie in the past.
         action_horizon: T_a, actions that are executed before it is asked again.
         features: numbers that a perceptron makes of the observations, for the network; 0 hands them over as they are.
+        temperature: standard deviation of the noise that sampling starts from, 1 in training. Below 1, samples keep
+            to where data are densest (as for Glow; Kingma and Dhariwal 2018, section 6). Methods that start from no
+            noise ignore it. A trained policy may be given another one, see `ExecutionConfig`.
     """
 
     obs_horizon: int = 2
     horizon: int = 16
     action_horizon: int = 8
     features: int = 0
+    temperature: float = 1.0
 
 
 @dataclass
@@ -164,12 +168,14 @@ class ExecutionConfig:
     Args:
         noise: what sampling starts from: "random" noise for each chunk, the same for all chunks of an "episode", or
             "zero".
+        temperature: standard deviation of that noise; None is the policy's own, see `PolicyConfig`.
         ensemble: temporal ensembling: a decay rate, or weights by age, newest first; None executes the newest chunk.
         warm_start: time in (0, 1) at which sampling starts, from the last chunk; None starts from noise.
         inpaint: number of coming steps at which a new chunk is held to the last one; None holds nothing.
     """
 
     noise: str = "random"
+    temperature: float | None = None
     ensemble: float | Sequence[float] | None = None
     warm_start: float | None = None
     inpaint: int | None = None

@@ -6,6 +6,8 @@ combined:
 
     noise       "random": new noise for each chunk; "episode": the same for all chunks of an episode, so that a map
                 from noise to chunks keeps its side; "zero": none, so that a deterministic sampler ignores the seed.
+    temperature the standard deviation of that noise. Below 1, chunks keep to where demonstrations are densest:
+                steadier actions, and less of what is rare.
     ensemble    temporal ensembling (Zhao et al. 2023, section 4.2): the action of a step is the weighted mean of what
                 all chunks so far predict for it. A number m: weights proportional to exp(-m·i), where i = 0 is the
                 oldest chunk. A list: the weights by age, newest first; where fewer chunks reach a step, these are
@@ -48,13 +50,13 @@ class SamplingContext:
     """What is known about chunks before they are sampled.
 
     Args:
-        zero_noise: whether sampling starts from zero instead of noise.
+        temperature: standard deviation of the noise that sampling starts from; 0 draws none.
         expected: (B, T_p, A), the chunks as the last ones planned them, and as executed where that is past.
         start: the time at which sampling starts, from `expected`; None starts from noise.
         held: (B, T_p, 1) boolean, where a chunk must agree with `expected`; None holds nothing.
     """
 
-    zero_noise: bool = False
+    temperature: float = 1.0
     expected: Tensor | None = None
     start: float | None = None
     held: Tensor | None = None
@@ -72,7 +74,8 @@ class SamplingContext:
             like: a tensor of the data type and on the device that x shall have.
         """
         kind = {"dtype": like.dtype, "device": like.device}
-        noise = torch.zeros(tuple(shape), **kind) if self.zero_noise else randn(shape, generators, **kind)
+        noise = randn(shape, generators, **kind) if self.temperature else torch.zeros(tuple(shape), **kind)
+        noise = noise if self.temperature == 1 else self.temperature * noise
         if self.start is None:
             return noise, times
         inner = times[:-1]
@@ -118,8 +121,11 @@ class Chunker:
     def __init__(self, execution: ExecutionConfig, supported: frozenset[str], horizons: PolicyConfig) -> None:
         self.execution = execution
         self._t_o, self._t_p, self._t_a = horizons.obs_horizon, horizons.horizon, horizons.action_horizon
+        asked = horizons.temperature if execution.temperature is None else execution.temperature
+        self.temperature = 0.0 if execution.noise == "zero" else asked
         overlapping = (self._t_p - self._t_o) // self._t_a + 1
         check_execution(execution)
+        check_temperature("policy.temperature", horizons.temperature)
         _check_supported(execution, supported)
         _check_fit(execution, horizons, overlapping)
         ensemble = execution.ensemble
@@ -150,17 +156,17 @@ class Chunker:
 
     def context(self, pasts: Sequence[Past | None]) -> SamplingContext:
         """Return what is known about the next chunks of episodes with these pasts, which are of one group."""
-        zero, warm, d = self.execution.noise == "zero", self.execution.warm_start, self.execution.inpaint
+        noise, warm, d = self.temperature, self.execution.warm_start, self.execution.inpaint
         example = next((past.chunks[0] for past in pasts if past), None) if self._looks_back else None
         if example is None:
-            return SamplingContext(zero)
+            return SamplingContext(noise)
         expected = torch.stack([self._expected(past) if past else torch.zeros_like(example) for past in pasts])
         if d is None:
-            return SamplingContext(zero, expected, warm)
+            return SamplingContext(noise, expected, warm)
         step = torch.arange(self._t_p) - (self._t_o - 1)
         known = [(-len(past.executed), d) if past else (0, 0) for past in pasts]  # from where to where
         held = torch.stack([(step >= start) & (step < end) for start, end in known])
-        return SamplingContext(zero, expected, warm, held[..., None].to(expected.device))
+        return SamplingContext(noise, expected, warm, held[..., None].to(expected.device))
 
     def _expected(self, past: Past) -> Tensor:
         last, now = past.chunks[0], self._t_o - 1
@@ -193,6 +199,7 @@ class Chunker:
 def check_execution(execution: ExecutionConfig) -> None:
     """Raise ValueError for settings that mean nothing to any policy."""
     check("noise", execution.noise, NOISES)
+    check_temperature("temperature", execution.temperature)
     ensemble, warm, d = execution.ensemble, execution.warm_start, execution.inpaint
     if isinstance(ensemble, Sequence) and not isinstance(ensemble, str):
         usable = ensemble and all(_is_number(w) and w >= 0 for w in ensemble) and ensemble[0] > 0
@@ -209,10 +216,17 @@ def check_execution(execution: ExecutionConfig) -> None:
     require(fits, f"inpaint={d!r}", "None or a number of control steps >= 0")
 
 
+def check_temperature(name: str, temperature: object) -> None:
+    """Raise ValueError unless a temperature is None or a number above 0."""
+    fits = temperature is None or (_is_number(temperature) and temperature > 0)
+    require(fits, f"{name}={temperature!r}", "a number above 0", 'take execution.noise="zero" for none')
+
+
 def _check_supported(execution: ExecutionConfig, supported: frozenset[str]) -> None:
     default = asdict(ExecutionConfig())
     changed = {name: value for name, value in asdict(execution).items() if value != default[name]}
     able = {*supported, "ensemble"}  # which needs nothing of the model
+    able |= {"temperature"} if "noise" in able else set()
     refused = [f"{name}={value}" for name, value in changed.items() if name not in able]
     given = f"{', '.join(refused)} is not supported by the policy's method"
     require(not refused, given, f"settings of {', '.join(sorted(able))}")

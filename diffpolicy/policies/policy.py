@@ -117,6 +117,11 @@ class Policy:
         """A, numbers per action, as recorded and executed."""
         return self.representations.recorded_action_dim
 
+    @property
+    def temperature(self) -> float:
+        """Standard deviation of the noise that sampling starts from, where the model starts from noise."""
+        return self._chunker.temperature
+
     def predict(self, obs: Observation, seed: int = 0) -> np.ndarray:
         """Return the actions (B, T_a, A) of first chunks, sample i of which is keyed by `seed` + i; see `plan`."""
         return self.plan(PlanRequest(obs, seed)).actions

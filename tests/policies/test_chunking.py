@@ -1,5 +1,6 @@
 """What binds chunks to those before them: ensembles, noise, warm starts, held entries; and what is refused."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from diffpolicy import load_policy
 from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath
-from diffpolicy.policies import build_policy
+from diffpolicy.policies import PlanRequest, build_policy
 from diffpolicy.policies.chunking import SamplingContext, check_execution
 
 T_O = 2
@@ -103,6 +104,57 @@ def test_zero_noise_depends_on_nothing_but_the_observation():
     np.testing.assert_array_equal(chunks[0], chunks[1])
     np.testing.assert_array_equal(chunks[0], chunks[2])
     assert not np.allclose(episode.next(_stream(1, seed=1)[0]).trajectory, chunks[0])
+
+
+def test_the_temperature_is_the_deviation_of_the_noise():
+    """On a network that answers 0 a chunk of flow is its noise."""
+    obs, seeds = np.repeat(_stream(1)[0], 200, 0), list(range(200))
+
+    def noise(temperature, **how):
+        policy = _policy(temperature=temperature, **how)
+        policy.model.process.field = lambda net, hold=None: lambda x, t, cond: torch.zeros_like(x)
+        policy.model.process.draw = lambda field, x, cond, generators, times: (x, 1)
+        return policy.plan(PlanRequest(obs, [(seed, 0) for seed in seeds])).trajectory
+
+    one, part = (policy_units(noise(value)) for value in (1.0, 0.7))
+    np.testing.assert_allclose(part, 0.7 * one, atol=1e-5)
+    assert abs(one.std() - 1) < 0.02
+    assert not policy_units(noise(0.7, noise="zero")).any()
+
+
+def policy_units(trajectory):
+    normalizer = tiny.normalizer()
+    return normalizer.normalize("action", torch.from_numpy(trajectory)).numpy()
+
+
+def test_the_policys_own_temperature_counts_unless_another_is_asked_for():
+    obs = tiny.observations(3)
+
+    def planned(own, **execution):
+        run = tiny.config("flow")
+        run.policy.temperature = own
+        execution = ExecutionConfig(**execution)
+        policy = build_policy(run, tiny.spec(), tiny.model(run), tiny.normalizer(), execution=execution)
+        return policy.plan(PlanRequest(obs, 3)).trajectory
+
+    plain, cool = planned(1.0), planned(0.5)
+    assert not np.allclose(plain, cool)
+    np.testing.assert_array_equal(planned(1.0, temperature=0.5), cool)
+    np.testing.assert_array_equal(planned(0.5, temperature=1.0), plain)
+    np.testing.assert_array_equal(planned(0.5, noise="zero"), planned(1.0, noise="zero"))
+
+
+def test_temperatures_that_mean_nothing():
+    for bad in (0, -1.0, math.nan, math.inf, "warm", True):
+        with pytest.raises(ValueError, match=r"temperature=.*; expected a number above 0; take execution.noise"):
+            _policy(temperature=bad)
+    with pytest.raises(ValueError, match=r"temperature=0.5 is not supported by the policy's method"):
+        tiny.policy("regression", execution=ExecutionConfig(temperature=0.5))
+    run = tiny.config("regression")
+    run.policy.temperature = 0.5  # of the recipe: ignored by a method that starts from no noise
+    cool = build_policy(run, tiny.spec(), tiny.model(run), tiny.normalizer())
+    obs = tiny.observations(2)
+    np.testing.assert_array_equal(cool.predict(obs), tiny.policy("regression").predict(obs))
 
 
 def test_an_episodes_noise_is_that_of_its_first_chunk():
@@ -223,7 +275,7 @@ def test_settings_that_mean_nothing_are_refused(settings, says):
         (4, {"t_o": 1}, {"inpaint": 0}, "T_o=1"),
         (4, {"method": REGRESSION}, {"noise": "zero", "inpaint": 1}, "noise=zero, inpaint=1 .*settings of ensemble"),
         (4, {"method": REGRESSION}, {"warm_start": 0.5, "ensemble": 0.1}, "warm_start=0.5 is not supported"),
-        (4, {"method": METHODS["mean_flow"]}, {"inpaint": 0}, "inpaint=0 .*of ensemble, noise, warm_start"),
+        (4, {"method": METHODS["mean_flow"]}, {"inpaint": 0}, "inpaint=0 .*of ensemble, noise, temperature, warm_start"),
     ],
 )
 def test_settings_that_do_not_fit_the_policy_are_refused(t_a, how, settings, says):

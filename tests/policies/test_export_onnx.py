@@ -11,7 +11,7 @@ import torch
 from tiny_policy import T_A, T_O, A, D
 
 from diffpolicy import load_policy
-from diffpolicy.config import SamplerConfig
+from diffpolicy.config import ExecutionConfig, SamplerConfig
 from diffpolicy.generative.shapes import randn
 from diffpolicy.policies import PlanRequest
 from diffpolicy.policies.export_onnx import ExportError, export_onnx
@@ -98,6 +98,21 @@ def test_chunk_is_what_the_policy_predicts_from_the_same_noise(saved, tmp_path, 
         trajectory, policy.plan(PlanRequest(obs)).trajectory, atol=0.05, rtol=0
     )  # of 300: 3e-4 normalized
     np.testing.assert_array_equal(actions, trajectory[:, T_O - 1 : T_O - 1 + 5])
+
+
+def test_the_policys_temperature_is_in_the_file(tmp_path):
+    run = tiny.config("flow")
+    run.policy.temperature = 0.5
+    path, file = tiny.save(tmp_path / "checkpoints", run), tmp_path / "chunk.onnx"
+    assert export_onnx(path, file) < 1e-3  # compared with the policy
+    session, meta = _session(file)
+    assert meta["temperature"] == 0.5
+    policy = load_policy(path)
+    obs, noise = _draws(policy, 3)
+    (cool,) = session.run(["trajectory"], {"noise": noise, "obs": obs})
+    warm = load_policy(path, execution=ExecutionConfig(temperature=1.0)).plan(PlanRequest(obs)).trajectory
+    np.testing.assert_allclose(cool, policy.plan(PlanRequest(obs)).trajectory, atol=0.05, rtol=0)
+    assert np.abs(cool - warm).max() > 1
 
 
 def test_the_file_says_all_that_a_sampler_needs(saved, tmp_path):
