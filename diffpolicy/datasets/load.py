@@ -135,6 +135,8 @@ def open_batches(
 ) -> Iterator[BatchAt]:
     """Yield a function from the step number to the training batch, see `BatchSampler` and `WindowStream`.
 
+    Windows in memory are drawn by their weights; windows that stream come once an epoch, each with its "weight".
+
     Args:
         windows: all windows.
         batch_size: of all processes together.
@@ -158,8 +160,14 @@ def open_batches(
             batches = opened.enter_context(WindowStream(windows.train, batch_size, seed, *reading, shard))
             yield functools.partial(_augmented, batches, windows.streamed, seed, batch_size, mine)
     else:
-        train, sampler = windows.train, BatchSampler(len(windows.train), batch_size, seed, device)
-        yield lambda step: train.batch(sampler[step][mine])
+        train = windows.train
+        sampler = BatchSampler(len(train), batch_size, seed, device, train.window_weights())
+        yield lambda step: _unweighted(train.batch(sampler[step][mine]))
+
+
+def _unweighted(batch: Batch) -> Batch:
+    """A batch drawn by weight, whose losses count alike."""
+    return {name: values for name, values in batch.items() if name != "weight"}
 
 
 def _augmented(

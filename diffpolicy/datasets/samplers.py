@@ -3,7 +3,8 @@
 The permutations of the epochs 0, 1, 2 … follow one another in an endless sequence, and step k takes the places
 k·batch_size … (k + 1)·batch_size − 1 of it. So every batch is full and nothing is dropped: a batch may start in one
 epoch and end in the next, every sample comes exactly once an epoch, and `batch_size` may exceed the number of
-samples. Several processes draw the same sequence and take their shard of every batch.
+samples. Where samples have weights, they come as often as these say instead. Several processes draw the same sequence
+and take their shard of every batch.
 """
 
 from __future__ import annotations
@@ -18,11 +19,30 @@ from torch import Tensor
 
 from diffpolicy.util.errors import require
 
+_OFFSET = 1  # keeps an epoch's offset apart from its permutation
+
 
 def epoch_permutation(n: int, seed: int, epoch: int) -> Tensor:
     """Return the order of n samples in an epoch, (n,) int64: a function of its arguments alone."""
     require(n >= 1 and seed >= 0 and epoch >= 0, f"n={n}, seed={seed}, epoch={epoch}", "n ≥ 1, seed ≥ 0, epoch ≥ 0")
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(n))
+
+
+def times_drawn(weights: Tensor, offset: float) -> Tensor:
+    """Return how often each of n samples comes in an epoch of n draws, (n,) int64, by systematic resampling.
+
+    A sample of weight w comes n·w/Σw times on average over offsets, rounded down or up (Kitagawa 1996, appendix). To
+    draw in proportion to weights and leave the loss alone has the same mean gradient as to multiply losses by them,
+    and less noise: of a batch with weights, (Σw)²/Σw² samples count.
+
+    Args:
+        weights: (n,), at least 0 and not all 0.
+        offset: in [0, 1).
+    """
+    ends = weights.double().cumsum(0)
+    ends = (ends * (len(weights) / ends[-1]) + offset).floor()
+    ends[-1] = len(weights)  # whatever was rounded
+    return ends.diff(prepend=ends.new_zeros(1)).long()
 
 
 def _pieces(step: int, batch_size: int, n: int) -> Iterator[tuple[int, int, int]]:
@@ -45,15 +65,24 @@ class BatchSampler:
         batch_size: of all processes together.
         seed: of the order.
         device: where the indices are wanted; an epoch's go there at once.
+        weights: (n,) how often each sample comes, in proportion, see `times_drawn`; None draws each once an epoch.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        device: str | torch.device = "cpu",
+        weights: Tensor | None = None,
+    ) -> None:
         holds = n >= 1 and batch_size >= 1 and seed >= 0
         require(holds, f"n={n}, {batch_size=}, {seed=}", "n ≥ 1, batch_size ≥ 1, seed ≥ 0")
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
         self.device = device
+        self.weights = weights
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -65,7 +94,12 @@ class BatchSampler:
     def _permutation(self, epoch: int) -> Tensor:
         # A cache, not a state: drawing the order of a large data set anew in every step would cost.
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, epoch_permutation(self.n, self.seed, epoch).to(self.device)
+            order = epoch_permutation(self.n, self.seed, epoch)
+            if self.weights is not None:
+                offset = np.random.default_rng([self.seed, epoch, _OFFSET]).random()
+                drawn = torch.arange(self.n).repeat_interleave(times_drawn(self.weights.cpu(), offset))
+                order = drawn[order]
+            self._epoch, self._order = epoch, order.to(self.device)
         return self._order
 
 

@@ -102,6 +102,12 @@ class WindowDataset:
             batch["weight"] = self._weights[frames[:, self.obs_horizon - 1]]
         return batch
 
+    def window_weights(self) -> Tensor | None:
+        """Return the weight of every window, (len,), or None where there are none."""
+        if self._weights is None:
+            return None
+        return self._weights[self._index.frames(torch.arange(len(self)), self.obs_horizon)[:, -1]]
+
     def all_obs(self) -> Tensor:
         """Return every frame's observation once, (N, D) float32, without padding, to fit a normalizer on."""
         return self._obs

@@ -18,9 +18,10 @@ from diffpolicy.evaluation.report import provenance
 from diffpolicy.improvement.base import Improvement, Work
 from diffpolicy.policies import load_policy
 from diffpolicy.util import files
-from diffpolicy.util.errors import explain, require
+from diffpolicy.util.errors import require
 
 RESULT = "improvement.json"
+_WHO = {"success_before": "the policy before", "success_of_expert": "the expert"}
 _TESTS = 100_000  # seeds from REPORT_SEED on that are kept for tests
 
 
@@ -83,24 +84,19 @@ def describe(result: Mapping[str, Any], run_dir: str | Path) -> str:
     """
     total, lines = result["total"], []
     for number, one in enumerate(result["rounds"], 1):
-        for name in ("success_before", "success_of_expert"):
-            if name in one:
-                rate, who = (
-                    one[name],
-                    {"success_before": "the policy before", "success_of_expert": "the expert"}[name],
-                )
-                lines.append(
-                    f"round {number}: {who} succeeded in {rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
-                )
+        for name in one.keys() & _WHO.keys():
+            rate = "{mean:.1%} [{low:.1%}, {high:.1%}]".format(**one[name])
+            lines.append(f"round {number}: {_WHO[name]} succeeded in {rate}")
     minutes = (total["rollout_seconds"] + total["training_seconds"]) / 60
-    lines.append(
-        f"{total['environment_steps']:.0f} environment steps, {total['network_calls']:.0f} network calls, "
-        f"{minutes:.1f} minutes"
-    )
-    lines.append(f"improved: {result['checkpoint']}")
-    return "\n".join(
-        [*lines, "", "evaluate it:", f"  diffpolicy evaluate checkpoint={run_dir} out={run_dir}/evaluation"]
-    )
+    steps, calls = total["environment_steps"], total["network_calls"]
+    lines += [
+        f"{steps:.0f} environment steps, {calls:.0f} network calls, {minutes:.1f} minutes",
+        f"improved: {result['checkpoint']}",
+        "",
+        "evaluate it:",
+        f"  diffpolicy evaluate checkpoint={run_dir} out={run_dir}/evaluation",
+    ]
+    return "\n".join(lines)
 
 
 def _method(config: ImproveConfig) -> Improvement:
@@ -122,20 +118,16 @@ def _prepared(folder: Path, settings: Mapping[str, Any]) -> Path:
     """
     noted = folder / "settings.json"
     if folder.exists() and any(folder.iterdir()):
-        there = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else None
-        says = f"{folder} holds something else than this improvement"
-        if there is not None:
-            other = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
-            says += f": other {', '.join(other)}"
-            require(not other, says, cure="choose another run_dir", error=FileExistsError)
-        else:
-            raise FileExistsError(explain(says, cure="choose another run_dir"))
+        there = json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else {}
+        other = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
+        why = f": other {', '.join(other)}" if there else ""
+        says = f"{folder} holds something else than this improvement{why}"
+        require(not other, says, cure="choose another run_dir", error=FileExistsError)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(noted, settings)
     return folder
 
 
 def _total(rounds: list[dict[str, Any]]) -> dict[str, float]:
-    return {
-        name: sum(one["costs"].get(name, 0) for one in rounds) for name in {k: 0 for r in rounds for k in r["costs"]}
-    }
+    names = dict.fromkeys(name for one in rounds for name in one["costs"])
+    return {name: sum(one["costs"].get(name, 0) for one in rounds) for name in names}

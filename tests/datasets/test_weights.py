@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig
+from diffpolicy.config import DatasetConfig, ObservationConfig, PolicyConfig, RunConfig, StreamConfig
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.datasets.load import load_windows
+from diffpolicy.datasets.load import load_windows, open_batches
 from diffpolicy.datasets.sources.pusht import PUSHT
 from diffpolicy.datasets.weights import time_to_success_weights
 
@@ -110,6 +110,23 @@ def test_mirror_images_have_the_weights_of_what_they_mirror():
     first, second = (windows.train.batch(torch.arange(half) + start)["weight"] for start in (0, half))
     torch.testing.assert_close(first, second)
     assert first.std() > 0.1
+
+
+def test_windows_in_memory_are_drawn_by_their_weights(recording):
+    windows = load_windows(own(recording, validation=0.0, time_to_success=0.5))
+    everything = windows.train.batch(torch.arange(len(windows.train)))
+    torch.testing.assert_close(windows.train.window_weights(), everything["weight"])
+    counts, epochs = {}, 60
+    with open_batches(windows, len(windows.train), 3, StreamConfig()) as batch_at:
+        for epoch in range(epochs):
+            batch = batch_at(epoch)
+            assert "weight" not in batch, "its losses count alike"
+            for row in map(tuple, batch["obs"][:, -1].tolist()):
+                counts[row] = counts.get(row, 0) + 1
+    found = torch.tensor([counts.get(tuple(row), 0) / epochs for row in everything["obs"][:, -1].tolist()])
+    expected = everything["weight"] / everything["weight"].mean()
+    assert (found - expected).abs().max() < 0.5 and (found - expected).abs().mean() < 0.06
+    assert load_windows(own(recording, validation=0.0)).train.window_weights() is None
 
 
 def test_windows_with_images_carry_the_same_weights(recording):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.datasets.samplers import BatchSampler, epoch_permutation
+from diffpolicy.datasets.samplers import BatchSampler, epoch_permutation, times_drawn
 from diffpolicy.datasets.windows import WindowDataset
 
 
@@ -158,6 +158,34 @@ def test_resuming_at_any_step_gives_the_same_batches():
     resumed = BatchSampler(50, 8, seed=3)
     for step in [17, 39, 0, 18, 6, 5]:  # also backwards, over epochs
         assert torch.equal(resumed[step], batches[step])
+
+
+def test_samples_come_as_often_as_their_weights_say():
+    weights = torch.tensor([0.1, 5.0, 1.0, 0.7, 2.2, 0.0, 1.0, 0.4])
+    expected = (8 * weights / weights.sum()).double()
+    for offset in np.linspace(0, 0.999, 50):
+        times = times_drawn(weights, offset)
+        assert times.sum() == 8 and ((times - expected).abs() < 1).all(), "rounded down or up"
+    mean = torch.stack([times_drawn(weights, (i + 0.5) / 5000) for i in range(5000)]).double().mean(0)
+    torch.testing.assert_close(mean, expected, atol=2e-4, rtol=0)
+    assert times_drawn(torch.ones(1000), 0.3).tolist() == [1] * 1000
+    torch.manual_seed(0)
+    many = torch.rand(100_003) ** 4
+    assert times_drawn(many, 0.999).sum() == 100_003 and (times_drawn(many, 0.0) >= 0).all()
+
+
+def test_batches_by_weight_have_the_gradient_of_weighted_losses_and_less_noise():
+    torch.manual_seed(0)
+    n, losses, weights = 400, torch.randn(400, dtype=torch.float64), torch.rand(400, dtype=torch.float64) ** 3
+    weights = weights / weights.mean()
+    drawn, plain = BatchSampler(n, 40, 5, weights=weights), BatchSampler(n, 40, 5)
+    by_weight = torch.stack([losses[drawn[step]].mean() for step in range(4000)])
+    weighted = torch.stack([(losses * weights)[plain[step]].mean() for step in range(4000)])
+    exact = (losses * weights).mean()
+    assert abs(by_weight.mean() - exact) < 0.01 and abs(weighted.mean() - exact) < 1e-6
+    assert by_weight.var() < 0.6 * weighted.var(), "as of more samples"
+    resumed = BatchSampler(n, 40, 5, weights=weights)
+    assert all(torch.equal(resumed[step], drawn[step]) for step in (17, 39, 0, 18, 3999))
 
 
 def test_the_caches_are_not_handed_out():
