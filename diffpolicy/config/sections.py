@@ -168,17 +168,18 @@ class ExecutionConfig:
     Args:
         noise: what sampling starts from: "random" noise for each chunk, the same for all chunks of an "episode", or
             "zero".
-        temperature: standard deviation of that noise; None is the policy's own, see `PolicyConfig`.
         ensemble: temporal ensembling: a decay rate, or weights by age, newest first; None executes the newest chunk.
         warm_start: time in (0, 1) at which sampling starts, from the last chunk; None starts from noise.
         inpaint: number of coming steps at which a new chunk is held to the last one; None holds nothing.
+        temperature: standard deviation of the noise that sampling starts from; None is the policy's own, see
+            `PolicyConfig`.
     """
 
     noise: str = "random"
-    temperature: float | None = None
     ensemble: float | Sequence[float] | None = None
     warm_start: float | None = None
     inpaint: int | None = None
+    temperature: float | None = None
 
 
 @dataclass
