@@ -104,14 +104,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def typed(schema: type[Schema], values: Mapping[str, Any], where: str = "") -> Schema:
+def typed(schema: type[Schema], values: Mapping[str, Any], where: str = "", usual: Schema | None = None) -> Schema:
     """Return the dataclass `schema` filled with `values`; what is not given keeps its default.
+
+    Args:
+        schema: of a section, or of all settings.
+        values: by name, sections as mappings.
+        where: the section's dotted name, for messages.
+        usual: what keeps what is not given; None takes the schema's defaults.
 
     Raises:
         ValueError: a name that the schema does not have, with the close ones, or a section that is no mapping.
     """
     hints = typing.get_type_hints(schema)
-    known = {field.name for field in dataclasses.fields(schema)}
+    known = {field.name: field for field in dataclasses.fields(schema)}
     given = {}
     for name, value in values.items():
         path = f"{where}.{name}" if where else str(name)
@@ -120,9 +126,11 @@ def typed(schema: type[Schema], values: Mapping[str, Any], where: str = "") -> S
         section = _section(hints[name])
         if section is not None and value is not None:
             require(isinstance(value, Mapping), f"{path}={value!r}", "a mapping of settings")
-            value = typed(section, value, path)
+            default = known[name].default_factory if usual is None else None
+            own = vars(usual)[name] if usual is not None else NO_DEFAULT if default is NO_DEFAULT else default()
+            value = typed(section, value, path, own if isinstance(own, section) else None)
         given[name] = value
-    return schema(**given)
+    return schema(**given) if usual is None else dataclasses.replace(usual, **given)
 
 
 def note_named(section: Any, names: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from diffpolicy.config.commands import ImproveConfig
 from diffpolicy.evaluation import INFERENCE_BLOCK
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.episode import Reset
-from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.evaluation.task import NO_SUCCESS, TaskSpec
 from diffpolicy.policies import Agent, Policy, load_policy
-from diffpolicy.training.log import METRICS
+from diffpolicy.training.log import METRICS, read_metrics
 from diffpolicy.util.errors import require
 
 
@@ -83,22 +83,37 @@ class Improvement(ABC):
 
     @abstractmethod
     def improve(self, work: Work) -> Round:
-        """Roll out and train for one round; what is there of a round that was cut off is gone on with."""
+        """Roll out and train for one round, or go on with a round that was cut off."""
 
-    def check(self, config: RunConfig, make_env: EnvFactory, task: TaskSpec) -> None:
+    def check(self, policy: Policy, make_env: EnvFactory, task: TaskSpec) -> None:
         """Refuse, before any work, a policy or an environment that this method cannot work with.
 
         Raises:
             ValueError: says why.
         """
-        images = config.observation.images
-        require(not images, f"a policy that observes {', '.join(images)}", "numbers", "improve a policy of vectors")
+        images = policy.observation.images
+        given = f"a policy that observes images, {', '.join(images)}"
+        require(not images, given, "one of numbers", "let an estimator tell the numbers (env.estimator)")
+        silent = task.success_key == NO_SUCCESS
+        require(not silent, f"{make_env.id} has no success", cure="name what says so by env.success=KEY")
 
 
-def finished(folder: Path, steps: int) -> Path | None:
-    """Return the last checkpoint of a training in `folder` that is over, or None."""
+def trained(folder: Path, steps: int, train: Callable[[], object]) -> tuple[Path, float]:
+    """Return the last checkpoint of the training in `folder`, which `train` makes or goes on with, and its seconds.
+
+    Args:
+        folder: of the run.
+        steps: of the training.
+        train: called unless the training is over.
+    """
     last = checkpoints.latest(folder / "checkpoints")
-    return last.path if last is not None and last.step >= steps else None
+    if last is None or last.step < steps:
+        train()
+        last = checkpoints.latest(folder / "checkpoints")
+    whole = last is not None and last.step >= steps
+    require(whole, f"the training in {folder} stopped before its last step", cure="give the same command again")
+    seconds = max((entry.get("seconds", 0.0) for entry in read_metrics(folder / METRICS)), default=0.0)
+    return last.path, float(seconds)
 
 
 def begun(folder: Path) -> bool:

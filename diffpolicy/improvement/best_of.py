@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -13,17 +14,17 @@ from torch import Tensor
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy.config import RunConfig
 from diffpolicy.datasets import BatchSampler, WindowDataset
-from diffpolicy.improvement.base import Improvement, Round, Work, begun, finished
-from diffpolicy.improvement.experience import DONE, REWARD, Experience, gather
+from diffpolicy.evaluation.adapters import EnvFactory
+from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.improvement.base import Improvement, Round, Work, begun, trained
+from diffpolicy.improvement.experience import DONE, Experience, gather
 from diffpolicy.policies import Policy, build_model
+from diffpolicy.policies.models.best_of import BestOfModel
 from diffpolicy.training import train
-from diffpolicy.training.log import read_metrics
-from diffpolicy.util import names
 from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
 
-REWARDS = ("success", "environment")
 _NAME = "best_of"
 
 
@@ -33,7 +34,6 @@ class BestOf(Improvement):
 
     Args:
         candidates: chunks among which it chooses.
-        reward: "success", which is 1 when the task is done and 0 before, or "environment", its own reward.
         discount: of a control step, in (0, 1): how much less what comes a step later counts.
         expectile: see `BestOfModel`.
         width: see `BestOfModel`.
@@ -43,16 +43,21 @@ class BestOf(Improvement):
     def __init__(
         self,
         candidates: int = 16,
-        reward: str = "success",
         discount: float = 0.99,
         expectile: float = 0.7,
         width: int = 512,
         critics: int = 2,
     ) -> None:
-        names.check("options.reward", reward, REWARDS)
         require(0 < discount < 1, f"options.discount={discount}", "a number in (0, 1)")
-        self.reward, self.discount = reward, discount
+        self.discount = discount
         self.options = {"candidates": candidates, "expectile": expectile, "width": width, "critics": critics}
+
+    def check(self, policy: Policy, make_env: EnvFactory, task: TaskSpec) -> None:
+        super().check(policy, make_env, task)
+        model = policy.model
+        draws = isinstance(model, BestOfModel) or "noise" in model.supported_execution
+        given = f"{type(model).__name__} does not start from noise"
+        require(draws, given, "a method that does, such as flow", "take method=filtered")
 
     def improve(self, work: Work) -> Round:
         policy, config, settings = work.policy(), work.config, work.settings
@@ -63,19 +68,19 @@ class BestOf(Improvement):
         method = {"name": _NAME, "base": base, "actions": policy.action_horizon, **self.options}
         run = replace(config, run_dir=str(work.folder), seed=settings.seed, method=method, training=settings.training)
         run = replace(run, init_from=str(work.start.path), env=work.make_env.config)
-        last = finished(work.folder, settings.training.steps) or self._train(work, policy, run, experience)
-        seconds = max((entry.get("seconds", 0.0) for entry in read_metrics(work.folder / "metrics.jsonl")), default=0)
-        return Round(last, {**experience.costs, "training_seconds": float(seconds)}, found)
+        train_it = functools.partial(self._train, work, policy, run, experience)
+        last, seconds = trained(work.folder, settings.training.steps, train_it)
+        return Round(last, {**experience.costs, "training_seconds": seconds}, found)
 
     def _train(self, work: Work, policy: Policy, run: RunConfig, experience: Experience) -> Path:
         device = pick_device(work.settings.device)
         torch.manual_seed(run.seed)
         model = build_model(run, policy.observation, policy.action_dim)
-        before = policy.model.state_dict()
-        before = {name: value for name, value in before.items() if not name.startswith(("value.", "critics."))}
-        own = {name if name.startswith("base.") else f"base.{name}": value for name, value in before.items()}
-        model.load_state_dict({**model.state_dict(), **own})
-        transitions = Transitions(experience, policy, self.reward, self.discount, device)
+        before = policy.model
+        model.base.load_state_dict((before.base if isinstance(before, BestOfModel) else before).state_dict())
+        if isinstance(before, BestOfModel):
+            model.load_state_dict(before.state_dict())  # its critics too
+        transitions = Transitions(experience, policy, self.discount, device)
         batches = BatchSampler(len(transitions), run.training.batch_size, run.seed, device)
         return train(
             model,
@@ -98,26 +103,22 @@ class Transitions:
     Args:
         experience: the rollouts.
         policy: says how frames are observed and normalized, and T_o and T_a.
-        reward: see `BestOf`.
         discount: see `BestOf`.
         device: where batches are wanted.
 
     Raises:
-        ValueError: a reward that is the same in every step, from which nothing can be learned.
+        ValueError: no success, of which something could be learned.
     """
 
-    def __init__(
-        self, experience: Experience, policy: Policy, reward: str, discount: float, device: torch.device
-    ) -> None:
+    def __init__(self, experience: Experience, policy: Policy, discount: float, device: torch.device) -> None:
         buffer = experience.buffer
         t_o, t_a = policy.obs_horizon, policy.action_horizon
         keys, horizon = list(policy.observation.vectors), t_o - 1 + t_a
         self._windows = WindowDataset(buffer, keys, "action", horizon, t_o, t_a, device)  # one for every frame
         self._policy = policy
-        rewards = buffer[DONE] if reward == "success" else buffer[REWARD]
-        constant = f"a reward of {rewards.flat[0]:g} in each of {len(rewards)} steps"
-        cure = "roll out more by episodes=…, or take options.reward=environment"
-        require(bool(np.ptp(rewards)), constant, "some that differ", cure)
+        rewards = buffer[DONE]
+        given = f"no success in {buffer.n_episodes} episodes, and there is nothing to learn from them"
+        require(bool(rewards.any()), given, cure="roll out more of them into another run_dir")
         sums, factors, following = (
             np.concatenate(parts)
             for parts in zip(

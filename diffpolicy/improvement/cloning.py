@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 from diffpolicy.api import train_policy
 from diffpolicy.config import DatasetConfig, FoundInData, ObservationConfig
 from diffpolicy.datasets import ReplayBuffer, load_training_episodes
-from diffpolicy.improvement.base import Work, begun, finished
+from diffpolicy.evaluation.observers import ACTION
+from diffpolicy.improvement.base import Work, begun, trained
 from diffpolicy.policies import Policy
-from diffpolicy.training.log import read_metrics
+from diffpolicy.policies.models.best_of import BestOfModel
 from diffpolicy.util.errors import require
 
 
@@ -46,6 +48,7 @@ def train_on(work: Work, more: ReplayBuffer | None, demonstrations: bool, from_s
         name=DatasetConfig().name,
         path=str(path),
         episodes=None,
+        action_key=ACTION,
         short="skip",
         validation=0.0,
         transforms=[],
@@ -55,6 +58,7 @@ def train_on(work: Work, more: ReplayBuffer | None, demonstrations: bool, from_s
         run_dir=str(work.folder),
         seed=settings.seed,
         resume=begun(work.folder),
+        max_minutes=None,
         init_from=None if from_scratch else str(work.start.path),
         device=settings.device,
         speed=settings.speed,
@@ -65,16 +69,25 @@ def train_on(work: Work, more: ReplayBuffer | None, demonstrations: bool, from_s
         training=settings.training,
         found=FoundInData(),
     )
-    last = finished(work.folder, settings.training.steps) or train_policy(run)
-    seconds = max((entry.get("seconds", 0.0) for entry in read_metrics(work.folder / "metrics.jsonl")), default=0.0)
-    return Path(str(last)), float(seconds)
+    return trained(work.folder, settings.training.steps, functools.partial(train_policy, run))
+
+
+def check_clonable(policy: Policy) -> None:
+    """Refuse a policy that is not changed by cloning more episodes.
+
+    Raises:
+        ValueError: says why.
+    """
+    model = policy.model
+    given = f"{type(model).__name__} is not trained on demonstrations"
+    cure = "improve the policy that it was made of"
+    require(model.learns and not isinstance(model, BestOfModel), given, cure=cure)
 
 
 def _joined(parts: list[ReplayBuffer], work: Work, policy: Policy) -> ReplayBuffer:
-    """All episodes of the policy's arrays, in the dtypes of the first part."""
-    names = [*work.config.observation.vectors, work.config.dataset.action_key]
-    first = parts[0]
-    data = {name: np.concatenate([part[name].astype(first[name].dtype) for part in parts]) for name in names}
+    """All episodes of the policy's arrays, the actions under their usual name."""
+    names = {name: name for name in work.config.observation.vectors} | {ACTION: work.config.dataset.action_key}
+    data = {new: np.concatenate([part[old if old in part else new] for part in parts]) for new, old in names.items()}
     offsets = np.cumsum([0, *(part.n_steps for part in parts[:-1])])
     ends = np.concatenate([part.episode_ends + offset for part, offset in zip(parts, offsets, strict=True)])
     units = {name: unit for name, one in policy.observation.items() if (unit := one.unit) is not None}

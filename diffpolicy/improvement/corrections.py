@@ -7,12 +7,12 @@ nothing of what comes after it. When it does is drawn by the episode's seed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 
-from diffpolicy.config import RunConfig
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.spec import Observation
 from diffpolicy.evaluation.adapters import EnvFactory
@@ -20,12 +20,15 @@ from diffpolicy.evaluation.demonstrators import find_expert_agent
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.improvement.base import Improvement, Round, Work
-from diffpolicy.improvement.cloning import train_on
+from diffpolicy.improvement.cloning import check_clonable, train_on
 from diffpolicy.improvement.experience import Experience, gather
+from diffpolicy.policies import Policy
 from diffpolicy.policies.controller import Batch, Controller, EnvIds
 from diffpolicy.util.errors import require
 from diffpolicy.util.seeds import seed_of
 from diffpolicy.util.stats import wilson
+
+_AT_ONCE = 32  # episodes, so that little more is rolled out than the budget asks for
 
 
 @final
@@ -33,7 +36,8 @@ class Corrections(Improvement):
     """Clone what an expert does after it has taken over from the policy.
 
     Args:
-        expert_steps: budget, control steps of the expert in a round; rollouts stop once it is used up.
+        expert_steps: budget, control steps of the expert in a round; episodes beyond the one that uses it up are
+            left out.
         latest: the expert takes over at a step drawn evenly from 0 to this one.
         expert: "module:make", see `diffpolicy record`; None takes the environment's own.
         demonstrations: go on cloning the demonstrations too.
@@ -53,31 +57,27 @@ class Corrections(Improvement):
         self.expert_steps, self.latest, self.expert = expert_steps, latest, expert
         self.demonstrations, self.from_scratch = demonstrations, from_scratch
 
-    def check(self, config: RunConfig, make_env: EnvFactory, task: TaskSpec) -> None:
-        super().check(config, make_env, task)
+    def check(self, policy: Policy, make_env: EnvFactory, task: TaskSpec) -> None:
+        super().check(policy, make_env, task)
+        check_clonable(policy)
         self._agent(make_env)
 
     def improve(self, work: Work) -> Round:
         together = TakeOver(work.agent(), self._agent(work.make_env), self.latest)
         by = f"the policy, and from a step up to {self.latest} on the expert {self.expert or ''}".rstrip()
-        experience = gather(work, together, lambda *so_far: self._used(*so_far) >= self.expert_steps, by)
+        asked = functools.partial(_asked, self.latest)
+        experience = gather(work, together, by=by, asked=asked, budget=self.expert_steps, at_once=_AT_ONCE)
         corrected, corrections = self._corrections(experience)
         require(corrections, "no episode in which the expert took over succeeded", cure="take another options.latest")
         last, seconds = train_on(
             work, ReplayBuffer.from_episodes(corrections), self.demonstrations, self.from_scratch
         )
-        seeds, lengths = experience.buffer.meta["seeds"], experience.buffer.episode_lengths
-        costs = {**experience.costs, "expert_steps": self._used(seeds, lengths), "training_seconds": seconds}
+        costs = {**experience.costs, "training_seconds": seconds}
         found = {"success_of_expert": wilson(len(corrections), corrected), "episodes_kept": len(corrections)}
         return Round(last, costs, found)
 
     def _agent(self, make_env: EnvFactory) -> ExpertAgent:
         return find_expert_agent(self.expert, make_env)
-
-    def _used(self, seeds: Sequence[int], lengths: Sequence[int]) -> int:
-        """Steps of the expert in episodes with these seeds and lengths."""
-        pairs = zip(map(int, seeds), map(int, lengths), strict=True)
-        return sum(max(0, length - step_of(seed, self.latest)) for seed, length in pairs)
 
     def _corrections(self, experience: Experience) -> tuple[int, list[dict[str, np.ndarray]]]:
         """How many episodes the expert took over, and its part of those that ended in success."""
@@ -91,6 +91,10 @@ class Corrections(Improvement):
                 if succeeded:
                     kept.append({name: buffer[name][first : frames.stop] for name in buffer.keys()})  # noqa: SIM118
         return corrected, kept
+
+
+def _asked(latest: int, seed: int, steps: int) -> int:
+    return min(steps, step_of(seed, latest))
 
 
 def step_of(seed: int, latest: int) -> int:

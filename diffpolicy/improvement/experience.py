@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from tqdm import tqdm
 
+from diffpolicy.config import plain
 from diffpolicy.datasets import EpisodeWriter, ReplayBuffer
 from diffpolicy.datasets.convert import SUCCESS
 from diffpolicy.datasets.writer import alone
 from diffpolicy.evaluation.episode import Episode, Step
 from diffpolicy.evaluation.observers import ACTION, Observer, Recorder
 from diffpolicy.evaluation.recorded import SEEDS
-from diffpolicy.evaluation.rollout import require_whole, rollout
+from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.improvement.base import Work
 from diffpolicy.policies.controller import Controller
 from diffpolicy.util import files
@@ -27,6 +28,9 @@ from diffpolicy.util.errors import require
 
 REWARD, DONE = "reward", "done"
 """Names of arrays in a recording of rollouts: of each step its reward, and whether the task was done after it."""
+
+LENGTHS = "lengths"
+"""Name of the steps of each episode there."""
 
 _AT_ONCE = 256  # episodes between two writes: a kill loses as many at most
 _COSTS = "costs"  # the attribute that counts them
@@ -65,23 +69,32 @@ class Experience:
         return self.buffer.meta[SUCCESS] == 1
 
 
+Share = Callable[[int, int], int]
+"""From an episode's seed and length to how many of its steps somebody took."""
+
+
 def gather(
     work: Work,
     agent: Controller,
-    enough: Callable[[Sequence[int], Sequence[int]], bool] | None = None,
+    *,
     by: str = "the policy",
+    asked: Share = lambda seed, steps: steps,
+    budget: int | None = None,
+    at_once: int | None = None,
 ) -> Experience:
     """Roll out the episodes of a round, or those that are missing of one that was cut off.
 
     Args:
         work: the round; its folder gets "rollouts".
         agent: acts.
-        enough: says from the seeds and the lengths of the episodes so far whether to stop early.
         by: who acts, in words: what else than the policy rollouts depend on.
+        asked: how many steps of an episode the policy took; the others are the expert's.
+        budget: of the expert's steps: episodes beyond the one that uses it up are left out; None has no such end.
+        at_once: episodes between two writes; None takes a few hundred.
 
     Raises:
         BrokenEnvironment: the environment broke off all of many episodes.
-        ValueError: the folder holds rollouts of something else.
+        ValueError: the folder, or that of `settings.rollouts`, holds rollouts of something else.
     """
     path, settings = work.folder / "rollouts", work.settings
     keys = list(work.config.observation.vectors)
@@ -90,55 +103,55 @@ def gather(
         "fps": work.task.fps,
         "policy": dict(work.start.sha256),
         "first_seed": work.first_seed,
-        "env": {"id": work.make_env.id, "options": dict(work.make_env.kwargs)},
+        "env": plain(work.make_env.config),
     }
-    observers = [Recorder(keys[0]), Outcomes()]
     if settings.rollouts is not None and work.number == 1 and not path.exists():
-        _take(Path(settings.rollouts) / work.folder.name / path.name, path)
+        _take(Path(settings.rollouts) / work.folder.name / path.name, path, attrs)
+    how = {"envs": settings.envs, "workers": settings.workers, "task": work.task}
     with alone(path):
-        writer = EpisodeWriter(path, attrs)
-        seeds, lengths = list(writer.meta.get(SEEDS, [])), list(writer.meta.get("lengths", []))
+        writer, last = EpisodeWriter(path, attrs), work.resets[-1].seed
+        episodes = list(zip(writer.meta.get(SEEDS, []), writer.meta.get(LENGTHS, []), strict=True))
         costs = dict(writer.noted.get(_COSTS, {}))
-        left = [how for how in work.resets if not seeds or how.seed > seeds[-1]]
-        with tqdm(
-            total=len(work.resets), initial=len(work.resets) - len(left), desc="rollouts", unit="episode"
-        ) as bar:
-            while left and not (enough is not None and enough(seeds, lengths)):
-                some, left = left[:_AT_ONCE], left[_AT_ONCE:]
+        left = [one for one in work.resets if not episodes or one.seed > episodes[-1][0]]
+        done = len(work.resets) - len(left)
+        with tqdm(total=len(work.resets), initial=done, desc="rollouts", unit="episode") as bar:
+            while left and _within(episodes, asked, budget) == len(episodes):
+                count = at_once or _AT_ONCE
+                some, left = left[:count], left[count:]
                 began = time.monotonic()
-                episodes = rollout(
-                    agent,
-                    work.make_env,
-                    some,
-                    observers,
-                    envs=settings.envs,
-                    workers=settings.workers,
-                    task=work.task,
-                )
-                require_whole(episodes)
-                for name, value in _costs(agent, episodes, time.monotonic() - began).items():
+                rolled_out = rollout(agent, work.make_env, some, [Recorder(keys[0]), Outcomes()], **how)
+                for name, value in _costs(agent, rolled_out, asked, time.monotonic() - began).items():
                     costs[name] = costs.get(name, 0) + value
                 writer.note({_COSTS: costs})
-                for episode in episodes:
+                for episode in rolled_out:
                     if episode.error is None:
                         _add(writer, episode, keys)
-                        seeds.append(episode.seed)
-                        lengths.append(episode.steps)
+                        episodes.append((episode.seed, episode.steps))
                 bar.update(len(some))
-    return Experience(ReplayBuffer.open(path), costs)
+    wanted = [one for one in episodes if one[0] <= last]
+    return Experience(ReplayBuffer.open(path).subset(range(_within(wanted, asked, budget))), costs)
 
 
-def _take(theirs: Path, mine: Path) -> None:
-    """Copy the rollouts of another improvement; whether they are what is wanted, their attributes say."""
-    cure = "give the run_dir of an improvement, or leave it out"
-    require(
-        theirs.is_dir(),
-        f"rollouts={theirs.parents[1]}: no folder {theirs.parent.name}/{theirs.name} there",
-        cure=cure,
+def _within(episodes: Sequence[tuple[int, int]], asked: Share, budget: int | None) -> int:
+    """How many of these episodes, the first ones, there are up to the one that uses the expert's budget up."""
+    if budget is None:
+        return len(episodes)
+    used = np.cumsum([steps - asked(seed, steps) for seed, steps in episodes])
+    return (
+        min(len(episodes), int(np.searchsorted(used, budget)) + 1) if len(used) and used[-1] >= budget else len(used)
     )
+
+
+def _take(theirs: Path, mine: Path, attrs: Mapping[str, Any]) -> None:
+    """Copy the rollouts of another improvement, if they are what is wanted."""
+    cure = "give the run_dir of an improvement, or leave it out"
+    says = f"rollouts={theirs.parents[1]}: no folder {theirs.parent.name}/{theirs.name} there"
+    require(theirs.is_dir(), says, cure=cure)
     partial = mine.with_name(f".{mine.name}{files.PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(theirs, partial)
+    with alone(theirs):
+        EpisodeWriter(theirs, attrs)  # refuses those of something else
+        shutil.copytree(theirs, partial)
     files.rename(partial, mine)
 
 
@@ -147,15 +160,17 @@ def _add(writer: EpisodeWriter, episode: Episode, keys: Sequence[str]) -> None:
     given = "the environment does not say whether an episode succeeded"
     require(episode.success is not None, given, cure="name what says so by env.success=KEY")
     arrays = {name: recorded[name] for name in (*keys, ACTION)}
-    numbers = {SEEDS: episode.seed, SUCCESS: int(bool(episode.success_at_end)), "lengths": episode.steps}
+    numbers = {SEEDS: episode.seed, SUCCESS: int(bool(episode.success_at_end)), LENGTHS: episode.steps}
     writer.add({**arrays, **outcomes}, **numbers)
 
 
-def _costs(agent: Controller, episodes: Sequence[Episode], seconds: float) -> dict[str, float]:
-    chunks = sum(math.ceil(episode.steps / agent.replan_every) for episode in episodes)
+def _costs(agent: Controller, episodes: Sequence[Episode], asked: Share, seconds: float) -> dict[str, float]:
+    mine = [asked(episode.seed, episode.steps) for episode in episodes]
+    steps = sum(episode.steps for episode in episodes)
     return {
         "episodes": len(episodes),
-        "environment_steps": sum(episode.steps for episode in episodes),
-        "network_calls": chunks * agent.calls,
+        "environment_steps": steps,
+        "expert_steps": steps - sum(mine),
+        "network_calls": sum(math.ceil(count / agent.replan_every) for count in mine) * agent.calls,
         "rollout_seconds": seconds,
     }

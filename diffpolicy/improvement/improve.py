@@ -9,7 +9,7 @@ from typing import Any
 
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy import registry
-from diffpolicy.config import load_config, plain, typed
+from diffpolicy.config import LAST, load_config, plain, typed
 from diffpolicy.config.commands import REPORT_SEED, ImproveConfig
 from diffpolicy.config.schema import effective, note_named
 from diffpolicy.evaluation import policy_env
@@ -18,7 +18,7 @@ from diffpolicy.evaluation.report import provenance
 from diffpolicy.improvement.base import Improvement, Work
 from diffpolicy.policies import load_policy
 from diffpolicy.util import files
-from diffpolicy.util.errors import require
+from diffpolicy.util.errors import Interrupted, require
 
 RESULT = "improvement.json"
 _WHO = {"success_before": "the policy before", "success_of_expert": "the expert"}
@@ -54,7 +54,7 @@ def improve(config: ImproveConfig) -> dict[str, Any]:
     policy = load_policy(saved.path)
     make_env = policy_env(run, given=config.env, line=f"diffpolicy improve checkpoint={config.checkpoint}")
     task = check_policy(policy, make_env)
-    method.check(run, make_env, task)
+    method.check(policy, make_env, task)
     folder = Path(config.run_dir)
     settings = {**effective(config), "checkpoint": dict(saved.sha256), "env": plain(make_env.config)}
     settings = json.loads(json.dumps(settings, default=str))
@@ -65,7 +65,11 @@ def improve(config: ImproveConfig) -> dict[str, Any]:
             first_seed = config.first_seed + (number - 1) * config.episodes
             work = Work(config, number, current, folder / f"round_{number}", make_env, task, first_seed)
             work.folder.mkdir(exist_ok=True)
-            done = method.improve(work)
+            try:
+                done = method.improve(work)
+            except Interrupted as stopped:
+                says = f"stopped in round {number}; the same command continues"
+                raise Interrupted(says, stopped.code) from stopped
             rounds.append({"costs": done.costs, **done.found})
             current = checkpoints.read(done.checkpoint)
         result = {"settings": settings, "rounds": rounds, "total": _total(rounds), **provenance()}
@@ -103,6 +107,8 @@ def _method(config: ImproveConfig) -> Improvement:
     counts = {"rounds": config.rounds, "episodes": config.episodes, "envs": config.envs}
     given = ", ".join(f"{name}={value}" for name, value in counts.items())
     require(min(counts.values()) >= 1, given, "at least 1 of each")
+    chosen = f"training.choose={config.training.choose}"
+    require(config.training.choose == LAST, chosen, LAST, "evaluate the improved policy on seeds of your own")
     last = config.first_seed + config.rounds * config.episodes
     apart = config.first_seed >= REPORT_SEED + _TESTS or last <= REPORT_SEED
     given = f"first_seed={config.first_seed}: episodes up to {last}"

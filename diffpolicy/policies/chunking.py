@@ -200,6 +200,8 @@ def check_execution(execution: ExecutionConfig) -> None:
     """Raise ValueError for settings that mean nothing to any policy."""
     check("noise", execution.noise, NOISES)
     check_temperature("temperature", execution.temperature)
+    both = execution.noise == "zero" and execution.temperature is not None
+    require(not both, f"temperature={execution.temperature} of noise=zero", cure="take one of the two")
     ensemble, warm, d = execution.ensemble, execution.warm_start, execution.inpaint
     if isinstance(ensemble, Sequence) and not isinstance(ensemble, str):
         usable = ensemble and all(_is_number(w) and w >= 0 for w in ensemble) and ensemble[0] > 0

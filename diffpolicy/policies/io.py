@@ -15,6 +15,7 @@ from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig, load_co
 from diffpolicy.datasets.normalizer import Normalizer, modes_of
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import ObservationSpec
+from diffpolicy.policies.chunking import check_temperature
 from diffpolicy.policies.encoders import EncodedModel, build_encoders
 from diffpolicy.policies.models.base import ChunkModel, ModelSpec
 from diffpolicy.policies.policy import Policy
@@ -52,6 +53,7 @@ def build_model(
     steps, drawn = config.policy.obs_horizon, represented.dim("action")
     sizes, found = (drawn, steps * numbers, config.policy.horizon, steps), config.found.windows
     require(config.policy.features >= 0, f"policy.features={config.policy.features}", "at least 0")
+    check_temperature("policy.temperature", config.policy.temperature)
     spec = ModelSpec(*sizes, config.net, found, config.policy.features)
     model: ChunkModel = build("model", config.method, spec=spec)
     if for_training:

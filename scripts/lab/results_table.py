@@ -77,6 +77,36 @@ def time_table(found: Mapping[str, Any]) -> str:
     return markdown("training seed | seconds, everything | speed | score, 200 fresh seeds | success", lines)
 
 
+def improvement_table(found: Mapping[str, Any]) -> str:
+    """Return the Markdown table of what improvements are worth and cost."""
+    lines = []
+    for run, one in found["runs"].items():
+        nothing = ["—"] * 3
+        lines.append([f"`{run}`", "before", *_judged(one["before"]), *nothing])
+        for name, variant in one["variants"].items():
+            total, gain = variant["total"], interval(variant["difference"]["success"], "{:+.1%}")
+            minutes = f"{total['rollout_seconds'] / 60:.0f} + {total['training_seconds'] / 60:.0f}"
+            steps = f"{total['environment_steps'] / 1000:.0f}"
+            lines.append([f"`{run}`", f"`{name}`", *_judged(variant), gain, steps, minutes])
+    heading = "policy | method | success | score | calls | success, paired difference | thousand environment steps | "
+    return markdown(heading + "minutes, rollouts + training", lines)
+
+
+def temperature_table() -> str:
+    """Return the Markdown table of a policy at several temperatures of the noise that sampling starts from."""
+    lines = []
+    for file in sorted((RESULTS / "temperature").glob("*.json"), key=lambda one: -float(one.stem)):
+        found = json.loads(file.read_text())
+        gain = interval(found["difference"]["success"], "{:+.1%}") if "difference" in found else "—"
+        steadiness = interval(found["second_difference"], "{:.1f}")
+        lines.append([file.stem, interval(found["success"], PERCENT), gain, interval(found["score"]), steadiness])
+    return markdown("temperature | success | paired difference | score | second difference of actions, px", lines)
+
+
+def _judged(result: Mapping[str, Any]) -> list[str]:
+    return [interval(result["success"], PERCENT), interval(result["score"]), str(result["network_calls"])]
+
+
 def likelihood_table() -> str:
     """Return the Markdown table of bits per dimension, of the recipes that were measured."""
     stored = {run: RESULTS / "images" / f"likelihood_{run}.json" for run in image_tables.RECIPES}
@@ -129,6 +159,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "suites": _from(suites_table, "suites.json"),
     "speed": _from(speed_table, "environments.json"),
     "time": _from(time_table, "time_to_score.json"),
+    "temperature": temperature_table,
+    "improvement": _from(improvement_table, "improvement.json"),
     "conversion": _from(benchmark_tables.conversion, "recordings/conversion.json"),
     "reading": reading_table,
     "images": _from(image_tables.recipes, "images/benchmark.json"),

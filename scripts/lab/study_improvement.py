@@ -34,7 +34,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "filtered_fastest": (FILTERED, "options.fastest=0.5"),
     "best_of_4": (BEST_OF, "options.candidates=4"),
     "best_of_16": (BEST_OF,),
-    "best_of_16_reward": (BEST_OF, "options.reward=environment"),
     "corrections": (CORRECTIONS,),
 }
 """Name -> settings of `diffpolicy improve`."""
@@ -90,8 +89,12 @@ def main() -> None:
         found = stored.setdefault("runs", {}).setdefault(run.name, {"of": of, "config": saved.config, "variants": {}})
         given = f"{arguments.out} has {run.name} with {found['of']}"
         require(found["of"] == of, given, str(of), "rename the run, or take another --out")
+        for name, one in found["variants"].items():
+            other = name in arguments.variants and one["settings"] != [*VARIANTS[name], *arguments.settings]
+            given = f"{arguments.out} has {name} of {run.name} with {one['settings']}"
+            require(not other, given, cure="take another --out and --runs-dir")
         missing = [name for name in arguments.variants if name not in found["variants"]]
-        before = evaluated(run, arguments) if missing or "before" not in found else {}
+        before = evaluated(run, arguments) if missing else {}
         if before:
             found["before"] = kept(before, None)
         for name in missing:

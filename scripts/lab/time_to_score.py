@@ -44,6 +44,7 @@ def measure(seed: int, steps: int, episodes: int, folder: Path) -> dict[str, Any
         "task=pusht",
         "dataset.time_to_success=null",
         "dataset.transforms=[mirror]",
+        "policy.temperature=1.0",
         *training,
         TORCHINDUCTOR_CACHE_DIR=str(folder / f"cache_{seed}"),
     )

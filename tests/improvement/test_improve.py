@@ -13,8 +13,10 @@ import torch
 
 from diffpolicy import checkpoint, evaluate_policy, load_policy, train_policy
 from diffpolicy.cli import main
-from diffpolicy.config import SamplerConfig, load_config
-from diffpolicy.datasets import ReplayBuffer
+from diffpolicy.config import SamplerConfig, load_config, plain, typed
+from diffpolicy.config.commands import ImproveConfig
+from diffpolicy.config.compose import compose
+from diffpolicy.datasets import EpisodeWriter, ReplayBuffer
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.observers import Recorder
@@ -134,6 +136,10 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method
     assert whole == cut and whole
 
 
+def first_successes(run):
+    return ReplayBuffer.open(run / "round_1" / "rollouts").meta["success"].tolist()
+
+
 def test_rollouts_of_another_improvement_are_taken(start, tmp_path, monkeypatch):
     improve_policy(start, tmp_path / "first", method="filtered", **HOW)
     anew = improve_policy(start, tmp_path / "anew", method="best_of", **HOW)
@@ -144,6 +150,12 @@ def test_rollouts_of_another_improvement_are_taken(start, tmp_path, monkeypatch)
     assert all(costs[0][name] == costs[1][name] for name in ("rollout_seconds", "environment_steps", "network_calls"))
     with pytest.raises(ValueError, match=r"records something else \(first_seed: 0 there, 7 now\)"):
         improve_policy(start, tmp_path / "other", rollouts=str(tmp_path / "first"), **{**HOW, "first_seed": 7})
+    fewer = {**HOW, "episodes": 12}
+    improve_policy(start, tmp_path / "fewer", method="filtered", rollouts=str(tmp_path / "first"), **fewer)
+    (part,) = json.loads((tmp_path / "fewer" / "improvement.json").read_text())["rounds"]
+    assert part["success_before"]["mean"] * 12 == pytest.approx(sum(first_successes(tmp_path / "first")[:12]))
+    with pytest.raises(ValueError, match=r"records something else \(env.max_steps: None there, 5 now"):
+        improve_policy(start, tmp_path / "env", rollouts=str(tmp_path / "first"), env={"max_steps": 5}, **HOW)
     with pytest.raises(ValueError, match=r"rollouts=.*nowhere: no folder round_1/rollouts there; give the run_dir"):
         improve_policy(start, tmp_path / "none", rollouts=str(tmp_path / "nowhere"), **HOW)
     options = {"expert": "tiny:LineExpert"}
@@ -176,7 +188,8 @@ def test_other_settings_and_other_folders_are_refused(start, tmp_path):
         ({"env": {"id": "diffpolicy/Detour-v0"}}, r"as the policy has"),
         ({"method": "corrections"}, r"no expert for env.id='tiny/Line-v0'"),
         ({"method": "corrections", "options": {"expert": "tiny:LIMIT"}}, r"no function"),
-        ({"method": "best_of", "options": {"reward": "fame"}}, r"fame.*success"),
+        ({"training": {**TRAINING, "choose": "success"}}, r"training.choose=success; expected last"),
+        ({"env": {"id": tiny.ENV_ID, "success": "none"}}, r"has no success; name what says so by env.success=KEY"),
         ({"method": "best_of", "options": {"discount": 1.0}}, r"discount=1.0; expected a number in \(0, 1\)"),
     ],
 )
@@ -187,17 +200,61 @@ def test_what_does_not_fit_is_refused_before_any_work(start, tmp_path, changes, 
 
 
 def test_a_policy_of_pictures_is_refused(tmp_path):
-    run = tiny_policy.config(cameras=tiny_policy.CAMERAS)
-    made = tiny_policy.save(tmp_path / "checkpoints", run)
-    with pytest.raises(ValueError, match=r"env.id=null|observes"):
-        improve_policy(made, tmp_path / "run", **HOW)
+    made = train_policy(
+        [
+            "task=pusht_expert",
+            "observation.mode=drawn",
+            "observation.vectors=[agent]",
+            "observation.images=[image]",
+            "env.kwargs.obs_mode=pixels",
+            "dataset.episodes=2",
+            "dataset.validation=0",
+            "encoder.widths=[8]",
+            "encoder.keypoints=4",
+            "net.widths=[16]",
+            "net.groups=4",
+            "training.steps=1",
+            "training.batch_size=2",
+            "training.evaluate_every=0",
+            "evaluation_episodes=1",
+            "env.max_steps=2",
+            "evaluation_workers=0",
+            "speed=float32",
+            f"run_dir={tmp_path / 'pictures'}",
+        ]
+    )
+    for method in ("filtered", "best_of", "corrections"):
+        with pytest.raises(ValueError, match=r"a policy that observes images, image; expected one of numbers"):
+            improve_policy(made, tmp_path / "run", **{**HOW, "method": method})
+
+
+def test_a_policy_of_another_kind_is_refused(start, tmp_path):
+    best = improve_policy(start, tmp_path / "best", method="best_of", **HOW)
+    for method, options in (("filtered", {}), ("corrections", {"expert": "tiny:LineExpert"})):
+        with pytest.raises(ValueError, match="BestOfModel is not trained on demonstrations; improve the policy"):
+            improve_policy(best, tmp_path / "run", method=method, options=options, **HOW)
+    config = load_config(checkpoint.read(start).config)
+    config.run_dir, config.method = str(tmp_path / "mean"), {"name": "regression"}
+    mean = train_policy(config)
+    with pytest.raises(ValueError, match="RegressionModel does not start from noise; expected a method that does"):
+        improve_policy(mean, tmp_path / "run", method="best_of", **HOW)
+    assert not (tmp_path / "run").exists()
+    again = improve_policy(best, tmp_path / "again", method="best_of", **HOW)
+    assert load_config(checkpoint.read(again).config).method["base"]["name"] == "generative", "not nested"
+
+
+def test_sections_keep_the_commands_defaults():
+    """From Python as from the command line."""
+    typed_in = compose(["checkpoint=c", "run_dir=r", "training.batch_size=8"], "improve", ImproveConfig)
+    given = typed(ImproveConfig, {"checkpoint": "c", "run_dir": "r", "training": {"batch_size": 8}})
+    assert plain(given) == plain(typed_in) and given.training.lr == 3e-4 and given.training.steps == 2000
 
 
 def test_rollouts_that_teach_nothing_say_so(start, tmp_path):
     never = {"width": 2.0}
     with pytest.raises(ValueError, match="none of 30 episodes ended in success"):
         improve_policy(start, tmp_path / "filtered", method="filtered", env={"kwargs": never}, **HOW)
-    with pytest.raises(ValueError, match=r"a reward of 0 in each of 360 steps; expected some that differ"):
+    with pytest.raises(ValueError, match="no success in 30 episodes, and there is nothing to learn"):
         improve_policy(start, tmp_path / "best", method="best_of", env={"kwargs": never}, **HOW)
 
 
@@ -230,14 +287,40 @@ def test_corrections_stop_at_their_budget_and_keep_what_the_expert_did(start, tm
     how = {**HOW, "episodes": 600}
     improve_policy(start, tmp_path / "run", method="corrections", options=options, **how)
     rollouts = ReplayBuffer.open(tmp_path / "run" / "round_1" / "rollouts")
-    assert rollouts.n_episodes == 256, "no more than the first batch"
+    assert rollouts.n_episodes == 32, "no more than the first of the batches"
     (only,) = json.loads((tmp_path / "run" / "improvement.json").read_text())["rounds"]
-    firsts = [step_of(int(seed), 3) for seed in rollouts.meta["seeds"]]
+    firsts = np.array([step_of(int(seed), 3) for seed in rollouts.meta["seeds"]])
     taken = np.maximum(rollouts.episode_lengths - firsts, 0)
-    assert only["costs"]["expert_steps"] == taken.sum() >= 30
+    assert only["costs"]["expert_steps"] == taken.sum() > 30
+    mine = rollouts.episode_lengths - taken
+    assert only["costs"]["network_calls"] == 10 * np.ceil(mine / 2).sum(), "none that the expert spared"
+    count = int(np.searchsorted(taken.cumsum(), 30)) + 1
+    assert taken[:count].sum() >= 30 > taken[: count - 1].sum()
     data = ReplayBuffer.open(tmp_path / "run" / "round_1" / "data.zarr")
-    kept = taken[(rollouts.meta["success"] == 1) & (taken > 0)]
+    kept = taken[:count][(rollouts.meta["success"] == 1)[:count] & (taken > 0)[:count]]
     assert data.episode_lengths[-len(kept) :].tolist() == kept.tolist()
+    assert data.n_episodes == 7 + len(kept)
+
+
+def test_corrections_that_were_cut_off_between_two_episodes_end_with_the_same_bytes(start, tmp_path):
+    how = {**HOW, "method": "corrections", "episodes": 90}
+    how["options"] = {"expert": "tiny:LineExpert", "expert_steps": 150, "latest": 3}
+    improve_policy(start, tmp_path / "whole", **how)
+    real, added = EpisodeWriter.add, []
+
+    def broken(self, episode, **meta):
+        if len(added) == 20:
+            raise KeyboardInterrupt
+        added.append(meta)
+        real(self, episode, **meta)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(EpisodeWriter, "add", broken)
+        with pytest.raises(KeyboardInterrupt):
+            improve_policy(start, tmp_path / "cut", **how)
+    improve_policy(start, tmp_path / "cut", **how)
+    whole, cut = (bytes_of(tmp_path / name / "checkpoints") for name in ("whole", "cut"))
+    assert whole == cut and whole
 
 
 def by_hand(rewards, done, n, discount):
@@ -378,7 +461,7 @@ def test_an_expectile_lies_above_the_mean():
 def test_best_of_is_a_policy_like_others(start, tmp_path):
     improved = improve_policy(start, tmp_path / "run", method="best_of", options={"candidates": 4}, **HOW)
     before, after = checkpoint.read(start).tensors("ema"), checkpoint.read(improved).tensors("ema")
-    assert all(torch.allclose(after[f"base.{name}"], value, atol=1e-6) for name, value in before.items())
+    assert all(torch.equal(after[f"base.{name}"], value) for name, value in before.items())
     result = evaluate_policy(improved, tmp_path / "evaluation", episodes=4, workers=0, videos=0)
     assert result["network_calls"] == 4 * 10
     fewer = load_policy(improved, SamplerConfig(steps=2))

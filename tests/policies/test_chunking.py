@@ -119,7 +119,7 @@ def test_the_temperature_is_the_deviation_of_the_noise():
     one, part = (policy_units(noise(value)) for value in (1.0, 0.7))
     np.testing.assert_allclose(part, 0.7 * one, atol=1e-5)
     assert abs(one.std() - 1) < 0.02
-    assert not policy_units(noise(0.7, noise="zero")).any()
+    assert not policy_units(noise(None, noise="zero")).any()
 
 
 def policy_units(trajectory):
@@ -150,6 +150,12 @@ def test_temperatures_that_mean_nothing():
             _policy(temperature=bad)
     with pytest.raises(ValueError, match=r"temperature=0.5 is not supported by the policy's method"):
         tiny.policy("regression", execution=ExecutionConfig(temperature=0.5))
+    with pytest.raises(ValueError, match=r"temperature=0.5 of noise=zero; take one of the two"):
+        _policy(temperature=0.5, noise="zero")
+    run = tiny.config()
+    run.policy.temperature = 0
+    with pytest.raises(ValueError, match=r"policy.temperature=0; expected a number above 0"):
+        tiny.model(run)  # before any training
     run = tiny.config("regression")
     run.policy.temperature = 0.5  # of the recipe: ignored by a method that starts from no noise
     cool = build_policy(run, tiny.spec(), tiny.model(run), tiny.normalizer())
@@ -275,7 +281,12 @@ def test_settings_that_mean_nothing_are_refused(settings, says):
         (4, {"t_o": 1}, {"inpaint": 0}, "T_o=1"),
         (4, {"method": REGRESSION}, {"noise": "zero", "inpaint": 1}, "noise=zero, inpaint=1 .*settings of ensemble"),
         (4, {"method": REGRESSION}, {"warm_start": 0.5, "ensemble": 0.1}, "warm_start=0.5 is not supported"),
-        (4, {"method": METHODS["mean_flow"]}, {"inpaint": 0}, "inpaint=0 .*of ensemble, noise, temperature, warm_start"),
+        (
+            4,
+            {"method": METHODS["mean_flow"]},
+            {"inpaint": 0},
+            "inpaint=0 .*of ensemble, noise, temperature, warm",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_the_policy_are_refused(t_a, how, settings, says):
