@@ -9,10 +9,9 @@ import diffpolicy.envs  # registers the environments with gymnasium
 from diffpolicy.registry import register as _register
 
 if TYPE_CHECKING:
-    from diffpolicy.api import evaluate_policy, train_policy
+    from diffpolicy.api import evaluate_policy, improve_policy, train_policy
     from diffpolicy.datasets import ReplayBuffer
     from diffpolicy.evaluation import make_env, rollout
-    from diffpolicy.improvement import improve_policy
     from diffpolicy.policies import Agent, load_policy
 
 __version__ = "0.2.0"
@@ -32,7 +31,7 @@ _HOMES = {
     "Agent": "diffpolicy.policies",
     "ReplayBuffer": "diffpolicy.datasets",
     "evaluate_policy": "diffpolicy.api",
-    "improve_policy": "diffpolicy.improvement",
+    "improve_policy": "diffpolicy.api",
     "load_policy": "diffpolicy.policies",
     "make_env": "diffpolicy.evaluation",
     "rollout": "diffpolicy.evaluation",

@@ -28,7 +28,7 @@ from diffpolicy.config import (
     plain,
     typed,
 )
-from diffpolicy.config.commands import REPORT_SEED
+from diffpolicy.config.commands import REPORT_SEED, ImproveConfig
 from diffpolicy.config.schema import note_named
 from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.catalog import ImageSource, open_source
@@ -54,6 +54,7 @@ from diffpolicy.evaluation.measure_modes import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import finished_episodes
 from diffpolicy.images import build_generator, found_in
+from diffpolicy.improvement.improve import improve
 from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, load_policy
 from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models import Remembers
@@ -188,6 +189,27 @@ def evaluate_policy(
         write_json(folder / "evaluation.json", result)
         write_report(folder, result, checkpoint, agent, make_env, resets, rolled_out, task, videos)
     return result
+
+
+def improve_policy(checkpoint: str | Path, run_dir: str | Path, **settings: Any) -> Path:
+    """Improve the policy of a checkpoint by what it does itself, and return the path of the new one.
+
+    Args:
+        checkpoint: folder of the policy's checkpoint.
+        run_dir: folder of the run.
+        settings: the others of `diffpolicy.config.commands.ImproveConfig`, sections as mappings; `env` may also be an
+            id.
+
+    Raises:
+        ValueError: settings that are unknown or do not fit the policy, no environment, one that does not fit the
+            policy, or rollouts of which nothing can be learned.
+        FileExistsError: `run_dir` holds a run with other settings.
+        BrokenEnvironment: the environment broke off all of many episodes.
+    """
+    env = _env(settings.pop("env", None))
+    config = typed(ImproveConfig, {"checkpoint": str(checkpoint), "run_dir": str(run_dir), **settings})
+    config.env = env
+    return Path(improve(config, train_policy)["checkpoint"])
 
 
 def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionConfig:

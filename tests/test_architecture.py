@@ -26,10 +26,10 @@ MAY_IMPORT = {
     "training": {*BASE, "generative", "nets", "datasets", "checkpoint"},
     "evaluation": {*BASE, "generative", "nets", "datasets", "checkpoint", "policies", "training"},
 }
-MAY_IMPORT["images"] = {*MAY_IMPORT["evaluation"], "evaluation"}
-MAY_IMPORT["api"] = {*MAY_IMPORT["images"], "images"}
-MAY_IMPORT["gallery"] = MAY_IMPORT["improvement"] = {*MAY_IMPORT["api"], "api"}
-MAY_IMPORT["cli"] = {*MAY_IMPORT["gallery"], "gallery", "improvement"}
+MAY_IMPORT["images"] = MAY_IMPORT["improvement"] = {*MAY_IMPORT["evaluation"], "evaluation"}
+MAY_IMPORT["api"] = {*MAY_IMPORT["images"], "images", "improvement"}
+MAY_IMPORT["gallery"] = {*MAY_IMPORT["api"], "api"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT["gallery"], "gallery"}
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["lab"] = {*MAY_IMPORT["cli"], "cli", "envs"}
 MAY_IMPORT["envs"] = MAY_IMPORT["configs"] = MAY_IMPORT["data"] = set()

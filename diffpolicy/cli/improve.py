@@ -11,6 +11,7 @@ SCHEMA, GROUPS, POSITIONAL = ImproveConfig, (), ()
 
 
 def run(config: ImproveConfig) -> None:
+    from diffpolicy.api import train_policy
     from diffpolicy.improvement.improve import describe, improve
 
-    print(describe(improve(config), config.run_dir))
+    print(describe(improve(config, train_policy), config.run_dir))

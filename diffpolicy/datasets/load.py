@@ -27,7 +27,7 @@ from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.datasets.streaming import WindowStream
 from diffpolicy.datasets.transforms import Batch, StreamedAugmentation
-from diffpolicy.datasets.weights import time_to_success_weights
+from diffpolicy.datasets.weights import time_to_success_weights, unweighted
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.util.errors import require
 
@@ -162,12 +162,7 @@ def open_batches(
     else:
         train = windows.train
         sampler = BatchSampler(len(train), batch_size, seed, device, train.window_weights())
-        yield lambda step: _unweighted(train.batch(sampler[step][mine]))
-
-
-def _unweighted(batch: Batch) -> Batch:
-    """A batch drawn by weight, whose losses count alike."""
-    return {name: values for name, values in batch.items() if name != "weight"}
+        yield lambda step: unweighted(train.batch(sampler[step][mine]))
 
 
 def _augmented(

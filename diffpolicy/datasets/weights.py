@@ -7,6 +7,8 @@ beside how long others took from as far away, says how good its actions were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,6 +53,11 @@ def time_to_success_weights(obs: Tensor, lengths: np.ndarray, temperature: float
         advantages[frames] = (left[frames].mean() - left[frames]) / max(left[frames].std(), 1.0)
     weights = np.exp(advantages / temperature).clip(_LIGHTEST, _HEAVIEST)
     return torch.from_numpy((weights / weights.mean()).astype(np.float32))
+
+
+def unweighted(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch of windows that were drawn by their weights, so that its losses count alike."""
+    return {name: values for name, values in batch.items() if name != "weight"}
 
 
 def _bins(frames: int) -> int:

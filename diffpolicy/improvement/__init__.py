@@ -7,7 +7,3 @@ training loop, and what comes out is a checkpoint like any other.
 - `corrections`   an expert takes over in states that the policy reached (DAgger)
 - `best_of`       a critic, learned from rollouts, chooses among several sampled chunks
 """
-
-from diffpolicy.improvement.improve import improve_policy
-
-__all__ = ["improve_policy"]

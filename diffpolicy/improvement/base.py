@@ -20,6 +20,8 @@ from diffpolicy.policies import Agent, Policy, load_policy
 from diffpolicy.training.log import METRICS, read_metrics
 from diffpolicy.util.errors import require
 
+Train = Callable[[RunConfig], Path | None]
+
 
 @dataclass(frozen=True)
 class Work:
@@ -33,6 +35,7 @@ class Work:
         make_env: makes the environment.
         task: what results there mean.
         first_seed: of the round's episodes.
+        train: trains what a run's config describes, as `api.train_policy` does.
     """
 
     settings: ImproveConfig
@@ -42,6 +45,7 @@ class Work:
     make_env: EnvFactory
     task: TaskSpec
     first_seed: int
+    train: Train
 
     @property
     def config(self) -> RunConfig:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from diffpolicy.api import train_policy
 from diffpolicy.config import DatasetConfig, FoundInData, ObservationConfig
 from diffpolicy.datasets import ReplayBuffer, load_training_episodes
 from diffpolicy.evaluation.observers import ACTION
@@ -69,7 +68,7 @@ def train_on(work: Work, more: ReplayBuffer | None, demonstrations: bool, from_s
         training=settings.training,
         found=FoundInData(),
     )
-    return trained(work.folder, settings.training.steps, functools.partial(train_policy, run))
+    return trained(work.folder, settings.training.steps, functools.partial(work.train, run))
 
 
 def check_clonable(policy: Policy) -> None:

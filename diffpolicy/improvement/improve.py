@@ -9,13 +9,13 @@ from typing import Any
 
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy import registry
-from diffpolicy.config import LAST, load_config, plain, typed
+from diffpolicy.config import LAST, load_config, plain
 from diffpolicy.config.commands import REPORT_SEED, ImproveConfig
-from diffpolicy.config.schema import effective, note_named
+from diffpolicy.config.schema import effective
 from diffpolicy.evaluation import policy_env
 from diffpolicy.evaluation.evaluate import check_policy
 from diffpolicy.evaluation.report import provenance
-from diffpolicy.improvement.base import Improvement, Work
+from diffpolicy.improvement.base import Improvement, Train, Work
 from diffpolicy.policies import load_policy
 from diffpolicy.util import files
 from diffpolicy.util.errors import Interrupted, require
@@ -25,29 +25,19 @@ _WHO = {"success_before": "the policy before", "success_of_expert": "the expert"
 _TESTS = 100_000  # seeds from REPORT_SEED on that are kept for tests
 
 
-def improve_policy(checkpoint: str | Path, run_dir: str | Path, **settings: Any) -> Path:
-    """Improve the policy of a checkpoint, and return the path of the new one.
+def improve(config: ImproveConfig, train: Train) -> dict[str, Any]:
+    """Improve a policy and return the contents of improvement.json, and "checkpoint", the path of the new one.
 
     Args:
-        checkpoint: folder of the policy's checkpoint.
-        run_dir: folder of the run.
-        settings: those of `diffpolicy.config.commands.ImproveConfig`, sections as mappings.
+        config: of the command.
+        train: trains what a run's config describes.
 
     Raises:
         ValueError: settings that are unknown or do not fit the policy, no environment, one that does not fit the
             policy, or rollouts of which nothing can be learned.
-        FileExistsError: `run_dir` holds a run with other settings.
+        FileExistsError: `config.run_dir` holds a run with other settings.
         BrokenEnvironment: the environment broke off all of many episodes.
     """
-    env = settings.get("env", {})
-    config = typed(ImproveConfig, {"checkpoint": str(checkpoint), "run_dir": str(run_dir), **settings})
-    if isinstance(env, Mapping):
-        note_named(config.env, env)
-    return Path(improve(config)["checkpoint"])
-
-
-def improve(config: ImproveConfig) -> dict[str, Any]:
-    """Improve a policy and return the contents of improvement.json; see `improve_policy`."""
     method = _method(config)
     saved = checkpoints.read(config.checkpoint)
     run = load_config(saved.config)
@@ -63,7 +53,7 @@ def improve(config: ImproveConfig) -> dict[str, Any]:
         current = saved
         for number in range(1, config.rounds + 1):
             first_seed = config.first_seed + (number - 1) * config.episodes
-            work = Work(config, number, current, folder / f"round_{number}", make_env, task, first_seed)
+            work = Work(config, number, current, folder / f"round_{number}", make_env, task, first_seed, train)
             work.folder.mkdir(exist_ok=True)
             try:
                 done = method.improve(work)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffpolicy import checkpoint, evaluate_policy
+from diffpolicy import checkpoint, evaluate_policy, train_policy
 from diffpolicy.config.commands import ImproveConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import compare
@@ -62,7 +62,7 @@ def improved(run: Path, name: str, arguments: argparse.Namespace) -> dict[str, A
     shared = [] if there is None else [f"rollouts={there}"]
     given = [*settings, *shared, f"checkpoint={run}", f"run_dir={folder / name}"]
     given += [] if arguments.workers is None else [f"workers={arguments.workers}"]
-    return improve(compose(given, "improve", ImproveConfig))
+    return improve(compose(given, "improve", ImproveConfig), train_policy)
 
 
 def rolls_out_alike(first: Sequence[str], second: Sequence[str]) -> bool:

@@ -101,7 +101,7 @@ def test_how_chunks_are_executed(trained):
         cwd=trained,
     )  # fmt: skip
     assert "1 episode, 2 network calls per chunk" in out
-    expected = {"noise": "zero", "ensemble": [0.7, 0.3], "warm_start": 0.5, "inpaint": None}
+    expected = {"noise": "zero", "ensemble": [0.7, 0.3], "warm_start": 0.5, "inpaint": None, "temperature": None}
     assert json.loads((trained / "F" / "evaluation.json").read_text())["settings"]["execution"] == expected
     for setting, says in (
         ("execution.nois=zero", "'execution.noise'"),

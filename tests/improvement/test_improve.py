@@ -11,7 +11,7 @@ import tiny
 import tiny_policy
 import torch
 
-from diffpolicy import checkpoint, evaluate_policy, load_policy, train_policy
+from diffpolicy import checkpoint, evaluate_policy, improve_policy, load_policy, train_policy
 from diffpolicy.cli import main
 from diffpolicy.config import SamplerConfig, load_config, plain, typed
 from diffpolicy.config.commands import ImproveConfig
@@ -21,7 +21,6 @@ from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.observers import Recorder
 from diffpolicy.evaluation.rollout import rollout
-from diffpolicy.improvement import improve_policy
 from diffpolicy.improvement.best_of import chunked
 from diffpolicy.improvement.corrections import TakeOver, step_of
 from diffpolicy.policies import PlanRequest, build_model
@@ -126,9 +125,12 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method
     how = {**HOW, "rounds": 2, "episodes": 20}
     improve_policy(start, tmp_path / "whole", method=method, **how)
     monkeypatch.setattr("diffpolicy.improvement.experience._AT_ONCE", 8)
-    for place in ("experience.rollout", "cloning.train_policy" if method == "filtered" else "best_of.train"):
+    for place in (
+        "improvement.experience.rollout",
+        "api.train_policy" if method == "filtered" else "improvement.best_of.train",
+    ):
         with monkeypatch.context() as patched:
-            interrupt_second(patched, f"diffpolicy.improvement.{place}")
+            interrupt_second(patched, f"diffpolicy.{place}")
             with pytest.raises(KeyboardInterrupt):
                 improve_policy(start, tmp_path / "cut", method=method, **how)
     improve_policy(start, tmp_path / "cut", method=method, **how)
