@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+from typed import typed
 
 from diffpolicy import checkpoint, evaluate_policy, load_policy, make_env, train_policy
 from diffpolicy.checkpoint import CheckpointError
-from diffpolicy.cli import main
 from diffpolicy.config import EnvConfig, load_config
 from diffpolicy.config.schema import note_named
 from diffpolicy.datasets.buffer import ReplayBuffer
@@ -73,15 +73,14 @@ def test_a_policy_of_numbers_acts_on_pictures(runs, tmp_path):
     assert exact["episodes"] != found["episodes"] and "difference" in exact  # two steps of training tell nothing
 
 
-def test_recorded_and_checked_by_the_commands(runs, tmp_path, capsys):
+def test_recorded_and_checked_by_the_commands(runs, tmp_path):
     block, policy = runs
     env = [f"env.estimator={block}", "env.kwargs.obs_mode=pixels", "env.max_steps=6"]
-    main(["record", f"expert={policy}", *env, "episodes=2", "keep=all", f"out={tmp_path / 'told'}"])
+    typed("record", f"expert={policy}", *env, "episodes=2", "keep=all", "out=told", cwd=tmp_path)
     told = ReplayBuffer.open(tmp_path / "told", ["obs"])["obs"]
     first = make_env(estimated(block))().reset(seed=0)[0]
     np.testing.assert_array_equal(told[0], first)
-    main(["check-env", f"env.id={PUSHT}", *env])
-    said = capsys.readouterr().out
+    said = typed("check-env", f"env.id={PUSHT}", *env, cwd=tmp_path)
     assert "a policy observes a vector (18,)" in said and "from agent, image" in said and "left out" not in said
 
 

@@ -3,17 +3,16 @@
 import importlib
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
 import tiny
 import tiny_policy
 import torch
+from typed import typed
 
 from diffpolicy import checkpoint, evaluate_policy, improve_policy, load_policy, train_policy
-from diffpolicy.cli import main
-from diffpolicy.config import SamplerConfig, load_config, plain, typed
+from diffpolicy.config import SamplerConfig, load_config, plain, schema
 from diffpolicy.config.commands import ImproveConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.datasets import EpisodeWriter, ReplayBuffer
@@ -34,7 +33,8 @@ HOW = {"episodes": 30, "first_seed": 0, "workers": 0, "speed": "float32", "train
 def start(tmp_path_factory):
     """A policy of the tiny environment that succeeds now and then, and its demonstrations."""
     folder = tmp_path_factory.mktemp("improve")
-    main(["record", f"env.id={tiny.ENV_ID}", "expert=tiny:LineExpert", "episodes=8", f"out={folder / 'demos'}"])
+    record = [f"env.id={tiny.ENV_ID}", "expert=tiny:LineExpert", "episodes=8"]
+    typed("record", *record, f"out={folder / 'demos'}", cwd=folder)
     return train_policy(
         [
             "task=own",
@@ -248,7 +248,7 @@ def test_a_policy_of_another_kind_is_refused(start, tmp_path):
 def test_sections_keep_the_commands_defaults():
     """From Python as from the command line."""
     typed_in = compose(["checkpoint=c", "run_dir=r", "training.batch_size=8"], "improve", ImproveConfig)
-    given = typed(ImproveConfig, {"checkpoint": "c", "run_dir": "r", "training": {"batch_size": 8}})
+    given = schema.typed(ImproveConfig, {"checkpoint": "c", "run_dir": "r", "training": {"batch_size": 8}})
     assert plain(given) == plain(typed_in) and given.training.lr == 3e-4 and given.training.steps == 2000
 
 
@@ -472,14 +472,11 @@ def test_best_of_is_a_policy_like_others(start, tmp_path):
         build_model(load_config(checkpoint.read(improved).config), fewer.observation, 2).chunk_loss(None, None, None)
 
 
-def test_the_command_says_what_it_did(start, tmp_path, capsys):
+def test_the_command_says_what_it_did(start, tmp_path):
     settings = [f"training.{name}={value}" for name, value in TRAINING.items()]
-    settings += ["episodes=30", "first_seed=0", "workers=0", "speed=float32"]
-    main(["improve", f"checkpoint={start}", f"run_dir={tmp_path / 'run'}", "method=filtered", *settings])
-    said = capsys.readouterr().out
+    settings += ["episodes=30", "first_seed=0", "workers=0", "speed=float32", f"checkpoint={start}"]
+    said = typed("improve", "run_dir=run", "method=filtered", *settings, cwd=tmp_path)
     assert "round 1: the policy before succeeded in" in said and "environment steps" in said
-    assert f"diffpolicy evaluate checkpoint={tmp_path / 'run'}" in said
-    shutil.rmtree(tmp_path / "run")
-    with pytest.raises(SystemExit):
-        main(["improve", f"checkpoint={start}", f"run_dir={tmp_path / 'run'}", "method=nothing", *settings])
-    assert "nothing" in capsys.readouterr().err
+    assert "diffpolicy evaluate checkpoint=run out=run/evaluation" in said
+    assert "nothing" in typed("improve", "run_dir=other", "method=nothing", *settings, cwd=tmp_path, ok=False)
+    assert not (tmp_path / "other").exists()
