@@ -118,8 +118,3 @@ def trained(folder: Path, steps: int, train: Callable[[], object]) -> tuple[Path
     require(whole, f"the training in {folder} stopped before its last step", cure="give the same command again")
     seconds = max((entry.get("seconds", 0.0) for entry in read_metrics(folder / METRICS)), default=0.0)
     return last.path, float(seconds)
-
-
-def begun(folder: Path) -> bool:
-    """Return whether a training into `folder` was begun, and is to be resumed."""
-    return (folder / "checkpoints").exists() or (folder / METRICS).exists()

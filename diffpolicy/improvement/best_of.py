@@ -16,7 +16,7 @@ from diffpolicy.config import RunConfig
 from diffpolicy.datasets import BatchSampler, WindowDataset
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.improvement.base import Improvement, Round, Work, begun, trained
+from diffpolicy.improvement.base import Improvement, Round, Work, trained
 from diffpolicy.improvement.experience import DONE, Experience, gather
 from diffpolicy.policies import Policy, build_model
 from diffpolicy.policies.models.best_of import BestOfModel
@@ -92,7 +92,7 @@ class BestOf(Improvement):
             extras={"normalizer": checkpoints.read(work.start.path).tensors("normalizer")},
             device=device,
             speed="float32",
-            resume=begun(work.folder),
+            resume=True,
         )
 
 
@@ -116,16 +116,12 @@ class Transitions:
         keys, horizon = list(policy.observation.vectors), t_o - 1 + t_a
         self._windows = WindowDataset(buffer, keys, "action", horizon, t_o, t_a, device)  # one for every frame
         self._policy = policy
-        rewards = buffer[DONE]
         given = f"no success in {buffer.n_episodes} episodes, and there is nothing to learn from them"
-        require(bool(rewards.any()), given, cure="roll out more of them into another run_dir")
+        require(bool(buffer[DONE].any()), given, cure="roll out more of them into another run_dir")
         sums, factors, following = (
             np.concatenate(parts)
             for parts in zip(
-                *(
-                    chunked(rewards[frames], buffer[DONE][frames], t_a, discount, frames.start)
-                    for frames in buffer.episode_slices()
-                ),
+                *(chunked(buffer[DONE][frames], t_a, discount, frames.start) for frames in buffer.episode_slices()),
                 strict=True,
             )
         )
@@ -158,32 +154,24 @@ class Transitions:
 
 
 def chunked(
-    rewards: np.ndarray, done: np.ndarray, actions: int, discount: float, first: int = 0
+    done: np.ndarray, actions: int, discount: float, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of every step what the chunk that starts there brings: three arrays (L,).
+    """Return of every step what the chunk that starts there brings, if doing the task brings 1: three arrays (L,).
 
     Args:
-        rewards: (L,) of an episode's steps.
-        done: (L,) whether the task was done after each.
+        done: (L,) whether the task was done after each of an episode's steps.
         actions: n, of a chunk.
         discount: γ, of a step.
         first: frame of the first step.
 
     Returns:
-        sums: Σ γ^k·reward over the chunk's steps k = 0 … n - 1, up to the first that does the task.
+        sums: γ^k where the chunk's step k < n is the first that does the task, else 0.
         factors: γ^n, or 0 where the task was done or the episode over before the chunk was.
         following: the frame in which the next chunk starts, n steps later; the last one where the episode is over.
     """
-    length = len(rewards)
-    sums, factors = np.zeros(length), np.full(length, discount**actions)
-    running = np.ones(length, bool)
-    for k in range(actions):
-        here = np.arange(length) + k
-        inside = here < length
-        running &= inside
-        at = np.minimum(here, length - 1)
-        sums += np.where(running, discount**k * rewards[at], 0.0)
-        running &= ~(done[at].astype(bool))
-    ahead = np.arange(length) + actions
-    factors[~running | (ahead >= length)] = 0.0
-    return sums, factors, first + np.minimum(ahead, length - 1)
+    steps, length = np.arange(len(done)), len(done)
+    doing = np.append(np.flatnonzero(done), length + actions)  # the last one: never
+    left = doing[np.searchsorted(doing, steps)] - steps  # steps until the task is done
+    sums = np.where(left < actions, discount ** left.astype(float), 0.0)
+    goes_on = (left >= actions) & (steps + actions < length)
+    return sums, np.where(goes_on, discount**actions, 0.0), first + np.minimum(steps + actions, length - 1)

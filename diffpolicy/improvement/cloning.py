@@ -6,18 +6,16 @@ import functools
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from diffpolicy.config import DatasetConfig, FoundInData, ObservationConfig
 from diffpolicy.datasets import ReplayBuffer, load_training_episodes
 from diffpolicy.evaluation.observers import ACTION
-from diffpolicy.improvement.base import Work, begun, trained
+from diffpolicy.improvement.base import Work, trained
 from diffpolicy.policies import Policy
 from diffpolicy.policies.models.best_of import BestOfModel
 from diffpolicy.util.errors import require
 
 
-def train_on(work: Work, more: ReplayBuffer | None, demonstrations: bool, from_scratch: bool) -> tuple[Path, float]:
+def train_on(work: Work, more: ReplayBuffer, demonstrations: bool, from_scratch: bool) -> tuple[Path, float]:
     """Clone the demonstrations and more episodes, and return the checkpoint and the seconds of training.
 
     The demonstrations are those that the policy was trained on, with their mirror images and what else was made of
@@ -26,20 +24,14 @@ def train_on(work: Work, more: ReplayBuffer | None, demonstrations: bool, from_s
 
     Args:
         work: the round.
-        more: further episodes with the policy's observations and "action"; None adds none.
+        more: further episodes with the policy's observations and "action".
         demonstrations: whether to go on cloning what was cloned before.
         from_scratch: start with new weights, and a normalizer of all the data, rather than with the policy's.
-
-    Raises:
-        ValueError: nothing to train on.
     """
     settings, policy = work.settings, work.policy()
     path = work.folder / "data.zarr"
     if not path.exists():
-        before = load_training_episodes(work.config) if demonstrations else None
-        parts = [part for part in (before, more) if part is not None]
-        require(parts, "no demonstrations, and no other episodes", cure="roll out more of them by episodes=…")
-        _joined(parts, work, policy).save(path)
+        _data(work, policy, more, demonstrations).save(path)
     config = work.config
     observed = ObservationConfig(vectors=list(config.observation.vectors), ranges=config.observation.ranges)
     data = replace(
@@ -56,7 +48,7 @@ def train_on(work: Work, more: ReplayBuffer | None, demonstrations: bool, from_s
         config,
         run_dir=str(work.folder),
         seed=settings.seed,
-        resume=begun(work.folder),
+        resume=True,
         max_minutes=None,
         init_from=None if from_scratch else str(work.start.path),
         device=settings.device,
@@ -83,11 +75,14 @@ def check_clonable(policy: Policy) -> None:
     require(model.learns and not isinstance(model, BestOfModel), given, cure=cure)
 
 
-def _joined(parts: list[ReplayBuffer], work: Work, policy: Policy) -> ReplayBuffer:
-    """All episodes of the policy's arrays, the actions under their usual name."""
-    names = {name: name for name in work.config.observation.vectors} | {ACTION: work.config.dataset.action_key}
-    data = {new: np.concatenate([part[old if old in part else new] for part in parts]) for new, old in names.items()}
-    offsets = np.cumsum([0, *(part.n_steps for part in parts[:-1])])
-    ends = np.concatenate([part.episode_ends + offset for part, offset in zip(parts, offsets, strict=True)])
+def _data(work: Work, policy: Policy, more: ReplayBuffer, demonstrations: bool) -> ReplayBuffer:
+    """All episodes to clone: the policy's arrays, with the actions under their usual name."""
+    keys = work.config.observation.vectors
+    whole = more.with_arrays({name: more[name] for name in (*keys, ACTION)})
+    if demonstrations:
+        before = load_training_episodes(work.config)
+        actions = before[work.config.dataset.action_key]
+        whole = before.with_arrays({**{name: before[name] for name in keys}, ACTION: actions}).joined(whole)
     units = {name: unit for name, one in policy.observation.items() if (unit := one.unit) is not None}
-    return ReplayBuffer(data, ends, {"fps": work.task.fps, **({"units": units} if units else {})})
+    attrs = {"fps": work.task.fps, **({"units": units} if units else {})}
+    return ReplayBuffer({name: whole[name] for name in whole.keys()}, whole.episode_ends, attrs)  # noqa: SIM118

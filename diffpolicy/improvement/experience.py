@@ -1,4 +1,4 @@
-"""What a policy did: whole episodes with their rewards, as a recording that a killed run goes on with."""
+"""What a policy did: whole episodes, and when the task was done, as a recording that a killed run goes on with."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from diffpolicy.policies.controller import Controller
 from diffpolicy.util import files
 from diffpolicy.util.errors import require
 
-REWARD, DONE = "reward", "done"
-"""Names of arrays in a recording of rollouts: of each step its reward, and whether the task was done after it."""
+DONE = "done"
+"""Name of an array in a recording of rollouts: of each step whether the task was done after it."""
 
 LENGTHS = "lengths"
 """Name of the steps of each episode there."""
@@ -38,16 +38,15 @@ _COSTS = "costs"  # the attribute that counts them
 
 @final
 class Outcomes(Observer):
-    """Keeps of every step its reward, and whether the task was done after it: arrays (L,) by name."""
+    """Keeps of every step whether the task was done after it, as an array (L,)."""
 
     name = "outcomes"
 
     def on_step(self, step: Step) -> None:
-        step.episode.observed[self.name].append((float(step.reward), bool(step.episode.success_at_end)))
+        step.episode.observed[self.name].append(bool(step.episode.success_at_end))
 
     def on_end(self, episode: Episode) -> None:
-        rewards, done = zip(*episode.observed[self.name], strict=True)
-        episode.observed[self.name] = {REWARD: np.array(rewards, np.float32), DONE: np.array(done, np.uint8)}
+        episode.observed[self.name] = np.array(episode.observed[self.name], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Experience:
     """Rolled-out episodes.
 
     Args:
-        buffer: the observations under the keys that the policy reads, "action", "reward" and "done"; and of each
+        buffer: the observations under the keys that the policy reads, "action" and "done"; and of each
             episode "seeds", and "success", which is whether the task was done at its last step.
         costs: see `Round.costs`.
     """
@@ -137,9 +136,7 @@ def _within(episodes: Sequence[tuple[int, int]], asked: Share, budget: int | Non
     if budget is None:
         return len(episodes)
     used = np.cumsum([steps - asked(seed, steps) for seed, steps in episodes])
-    return (
-        min(len(episodes), int(np.searchsorted(used, budget)) + 1) if len(used) and used[-1] >= budget else len(used)
-    )
+    return min(len(episodes), int(np.searchsorted(used, budget)) + 1)
 
 
 def _take(theirs: Path, mine: Path, attrs: Mapping[str, Any]) -> None:
@@ -156,12 +153,12 @@ def _take(theirs: Path, mine: Path, attrs: Mapping[str, Any]) -> None:
 
 
 def _add(writer: EpisodeWriter, episode: Episode, keys: Sequence[str]) -> None:
-    recorded, outcomes = episode.observed[Recorder.name], episode.observed[Outcomes.name]
+    recorded, done = episode.observed[Recorder.name], episode.observed[Outcomes.name]
     given = "the environment does not say whether an episode succeeded"
     require(episode.success is not None, given, cure="name what says so by env.success=KEY")
     arrays = {name: recorded[name] for name in (*keys, ACTION)}
     numbers = {SEEDS: episode.seed, SUCCESS: int(bool(episode.success_at_end)), LENGTHS: episode.steps}
-    writer.add({**arrays, **outcomes}, **numbers)
+    writer.add({**arrays, DONE: done}, **numbers)
 
 
 def _costs(agent: Controller, episodes: Sequence[Episode], asked: Share, seconds: float) -> dict[str, float]:
