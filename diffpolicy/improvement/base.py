@@ -10,7 +10,7 @@ from typing import Any
 
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy.checkpoint import Checkpoint
-from diffpolicy.config import RunConfig, load_config
+from diffpolicy.config import ExecutionConfig, RunConfig, load_config
 from diffpolicy.config.commands import ImproveConfig
 from diffpolicy.evaluation import INFERENCE_BLOCK
 from diffpolicy.evaluation.adapters import EnvFactory
@@ -57,13 +57,14 @@ class Work:
         """How the round's episodes start."""
         return [Reset(self.first_seed + number) for number in range(self.settings.episodes)]
 
-    def policy(self) -> Policy:
-        """Return the policy of the round before."""
-        return load_policy(self.start.path, device=self.settings.device, block=INFERENCE_BLOCK)
+    def policy(self, temperature: float | None = None) -> Policy:
+        """Return the policy of the round before, with its own temperature or another one."""
+        execution = ExecutionConfig(temperature=temperature)
+        return load_policy(self.start.path, device=self.settings.device, block=INFERENCE_BLOCK, execution=execution)
 
-    def agent(self) -> Agent:
+    def agent(self, temperature: float | None = None) -> Agent:
         """Return who rolls out."""
-        return Agent(self.policy())
+        return Agent(self.policy(temperature))
 
 
 @dataclass

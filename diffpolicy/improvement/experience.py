@@ -17,7 +17,7 @@ from diffpolicy.config import plain
 from diffpolicy.datasets import EpisodeWriter, ReplayBuffer
 from diffpolicy.datasets.convert import SUCCESS
 from diffpolicy.datasets.writer import alone
-from diffpolicy.evaluation.episode import Episode, Step
+from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import ACTION, Observer, Recorder
 from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.rollout import rollout
@@ -77,6 +77,8 @@ def gather(
     agent: Controller,
     *,
     by: str = "the policy",
+    resets: Sequence[Reset] | None = None,
+    name: str = "rollouts",
     asked: Share = lambda seed, steps: steps,
     budget: int | None = None,
     at_once: int | None = None,
@@ -84,8 +86,10 @@ def gather(
     """Roll out the episodes of a round, or those that are missing of one that was cut off.
 
     Args:
-        work: the round; its folder gets "rollouts".
+        work: the round.
         agent: acts.
+        resets: how the episodes start, by rising seeds; None takes those of the round.
+        name: of the recording in the round's folder.
         by: who acts, in words: what else than the policy rollouts depend on.
         asked: how many steps of an episode the policy took; the others are the expert's.
         budget: of the expert's steps: episodes beyond the one that uses it up are left out; None has no such end.
@@ -95,7 +99,8 @@ def gather(
         BrokenEnvironment: the environment broke off all of many episodes.
         ValueError: the folder, or that of `settings.rollouts`, holds rollouts of something else.
     """
-    path, settings = work.folder / "rollouts", work.settings
+    path, settings = work.folder / name, work.settings
+    resets = work.resets if resets is None else resets
     keys = list(work.config.observation.vectors)
     attrs = {
         "by": by,
@@ -108,12 +113,11 @@ def gather(
         _take(Path(settings.rollouts) / work.folder.name / path.name, path, attrs)
     how = {"envs": settings.envs, "workers": settings.workers, "task": work.task}
     with alone(path):
-        writer, last = EpisodeWriter(path, attrs), work.resets[-1].seed
+        writer, last = EpisodeWriter(path, attrs), resets[-1].seed
         episodes = list(zip(writer.meta.get(SEEDS, []), writer.meta.get(LENGTHS, []), strict=True))
         costs = dict(writer.noted.get(_COSTS, {}))
-        left = [one for one in work.resets if not episodes or one.seed > episodes[-1][0]]
-        done = len(work.resets) - len(left)
-        with tqdm(total=len(work.resets), initial=done, desc="rollouts", unit="episode") as bar:
+        left = [one for one in resets if not episodes or one.seed > episodes[-1][0]]
+        with tqdm(total=len(resets), initial=len(resets) - len(left), desc=name, unit="episode") as bar:
             while left and _within(episodes, asked, budget) == len(episodes):
                 count = at_once or _AT_ONCE
                 some, left = left[:count], left[count:]

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import tiny
@@ -12,17 +13,18 @@ import torch
 from typed import typed
 
 from diffpolicy import checkpoint, evaluate_policy, improve_policy, load_policy, train_policy
-from diffpolicy.config import SamplerConfig, load_config, plain, schema
+from diffpolicy.config import ExecutionConfig, SamplerConfig, load_config, plain, schema
 from diffpolicy.config.commands import ImproveConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.datasets import EpisodeWriter, ReplayBuffer
+from diffpolicy.evaluation import INFERENCE_BLOCK
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.observers import Recorder
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.improvement.best_of import chunked
 from diffpolicy.improvement.corrections import TakeOver, step_of
-from diffpolicy.policies import PlanRequest, build_model
+from diffpolicy.policies import Agent, PlanRequest, build_model
 
 ENV = {"env.id": tiny.ENV_ID}
 TRAINING = {"steps": 3, "batch_size": 8, "evaluate_every": 0, "checkpoint_every": 2}
@@ -120,9 +122,35 @@ def test_the_fastest_successes_alone(start, tmp_path):
     assert sorted(data.episode_lengths) == lengths[: round(len(lengths) / 2)].tolist()
 
 
-@pytest.mark.parametrize("method", ["filtered", "best_of"])
-def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method, monkeypatch):
-    how = {**HOW, "rounds": 2, "episodes": 20}
+def test_starts_that_failed_are_tried_again_with_other_noise(start, tmp_path):
+    options = {"retries": 2, "retry_temperature": 2.0}
+    improve_policy(start, tmp_path / "run", method="filtered", options=options, **HOW)
+    folder = tmp_path / "run" / "round_1"
+    first, again = (ReplayBuffer.open(folder / name) for name in ("rollouts", "retries"))
+    failed = first.meta["seeds"][first.meta["success"] == 0]
+    assert again.meta["seeds"].tolist() == [seed + n * 10**9 for n in (1, 2) for seed in failed]
+    begun = {
+        int(seed): first["state"][end - n]
+        for seed, end, n in zip(first.meta["seeds"], first.episode_ends, first.episode_lengths, strict=True)
+    }
+    for seed, part in zip(again.meta["seeds"], again.episode_slices(), strict=True):
+        assert np.array_equal(again["state"][part.start], begun[seed % 10**9]), "the start is the one that failed"
+    hot = load_policy(start, execution=ExecutionConfig(temperature=2.0), block=INFERENCE_BLOCK)
+    resets = [Reset(int(seed), env_seed=int(seed) % 10**9) for seed in again.meta["seeds"]]
+    alike = rollout(Agent(hot), lambda: gym.make(tiny.ENV_ID), resets, envs=64)
+    assert [one.success_at_end for one in alike] == (again.meta["success"] == 1).tolist()
+    assert 0 < again.meta["success"].sum() < len(again.meta["success"])
+    (only,) = json.loads((tmp_path / "run" / "improvement.json").read_text())["rounds"]
+    assert only["episodes_kept"] == first.meta["success"].sum() + again.meta["success"].sum()
+    assert only["success_of_retries"]["mean"] == again.meta["success"].mean()
+    assert only["success_before"]["mean"] == first.meta["success"].mean()
+    assert only["costs"]["environment_steps"] == first.n_steps + again.n_steps
+    assert only["costs"]["episodes"] == first.n_episodes + again.n_episodes
+
+
+@pytest.mark.parametrize(("method", "options"), [("filtered", {}), ("filtered", {"retries": 2}), ("best_of", {})])
+def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method, options, monkeypatch):
+    how = {**HOW, "rounds": 2, "episodes": 20, "options": options}
     improve_policy(start, tmp_path / "whole", method=method, **how)
     monkeypatch.setattr("diffpolicy.improvement.experience._AT_ONCE", 8)
     for place in (
@@ -184,6 +212,9 @@ def test_other_settings_and_other_folders_are_refused(start, tmp_path):
         ({"method": "filterd"}, r"filterd.*filtered"),
         ({"options": {"fastst": 1}}, r"has no option 'fastst'.*fastest"),
         ({"options": {"fastest": 0}}, r"fastest=0; expected a part"),
+        ({"options": {"retries": -1}}, r"retries=-1; expected a number from 0 on"),
+        ({"options": {"retries": 1, "retry_temperature": 0}}, r"retry_temperature=0; expected a number above 0"),
+        ({"options": {"retry_temperature": 1.0}}, r"retry_temperature=1.0 without retries; name options.retries"),
         ({"rounds": 0}, r"rounds=0, .*expected at least 1"),
         ({"first_seed": 199_990}, r"first_seed=199990: episodes up to 200020; expected none of 200000 to 300000"),
         ({"env": {"id": None, "factory": "nowhere:make"}}, r"nowhere"),
@@ -240,6 +271,8 @@ def test_a_policy_of_another_kind_is_refused(start, tmp_path):
     mean = train_policy(config)
     with pytest.raises(ValueError, match="RegressionModel does not start from noise; expected a method that does"):
         improve_policy(mean, tmp_path / "run", method="best_of", **HOW)
+    with pytest.raises(ValueError, match=r"retries=1 of a policy whose chunks follow from what it sees; leave"):
+        improve_policy(mean, tmp_path / "run", method="filtered", options={"retries": 1}, **HOW)
     assert not (tmp_path / "run").exists()
     again = improve_policy(best, tmp_path / "again", method="best_of", **HOW)
     assert load_config(checkpoint.read(again).config).method["base"]["name"] == "generative", "not nested"
@@ -262,10 +295,9 @@ def test_rollouts_that_teach_nothing_say_so(start, tmp_path):
 
 def test_an_expert_takes_over_at_a_step_of_its_own_in_every_episode(start):
     policy = load_policy(start, block=8)
-    from diffpolicy.policies import Agent
 
     def make():
-        return __import__("gymnasium").make(tiny.ENV_ID)
+        return gym.make(tiny.ENV_ID)
 
     resets = [Reset(seed) for seed in range(40)]
     expert = ExpertAgent(tiny.ENV_ID, {}, tiny.LineExpert)
