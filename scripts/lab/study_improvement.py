@@ -32,6 +32,7 @@ FILTERED, BEST_OF, CORRECTIONS = "method=filtered", "method=best_of", "method=co
 VARIANTS: dict[str, tuple[str, ...]] = {
     "filtered": (FILTERED,),
     "filtered_fastest": (FILTERED, "options.fastest=0.5"),
+    "filtered_retries": (FILTERED, "options.retries=4", "options.retry_temperature=1.0"),
     "best_of_4": (BEST_OF, "options.candidates=4"),
     "best_of_16": (BEST_OF,),
     "corrections": (CORRECTIONS,),
