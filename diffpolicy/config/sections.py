@@ -134,6 +134,9 @@ class PolicyConfig:
         temperature: standard deviation of the noise that sampling starts from, 1 in training. Below 1, samples keep
             to where data are densest (as for Glow; Kingma and Dhariwal 2018, section 6). Methods that start from no
             noise ignore it. A trained policy may be given another one, see `ExecutionConfig`.
+        history_dropout: share of the training windows whose older observations are replaced by the newest one, so
+            that a policy does not stand still because it stood still (ChauffeurNet's "past motion dropout"; Bansal
+            et al. 2018). Methods that learn an action after every observation (lstm_gmm) or nothing ignore it.
     """
 
     obs_horizon: int = 2
@@ -141,6 +144,7 @@ class PolicyConfig:
     action_horizon: int = 8
     features: int = 0
     temperature: float = 1.0
+    history_dropout: float = 0.0
 
 
 @dataclass

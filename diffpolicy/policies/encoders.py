@@ -50,7 +50,7 @@ class EncodedModel(ChunkModel):
         }
         self.encoders = nn.ModuleDict({name: encoder for encoder, name in first.items()})
         self.supported_execution, self.bound = actor.supported_execution, actor.bound
-        self.half_precisions = actor.half_precisions
+        self.half_precisions, self.drops_history = actor.half_precisions, actor.drops_history
 
     def networks(self) -> list[nn.Module]:
         return [*self.encoders.values(), *self.actor.networks()]

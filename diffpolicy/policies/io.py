@@ -54,7 +54,9 @@ def build_model(
     sizes, found = (drawn, steps * numbers, config.policy.horizon, steps), config.found.windows
     require(config.policy.features >= 0, f"policy.features={config.policy.features}", "at least 0")
     check_temperature("policy.temperature", config.policy.temperature)
-    spec = ModelSpec(*sizes, config.net, found, config.policy.features)
+    share = config.policy.history_dropout
+    require(0 <= share < 1, f"policy.history_dropout={share}", "a share of the windows in [0, 1)")
+    spec = ModelSpec(*sizes, config.net, found, config.policy.features, share)
     model: ChunkModel = build("model", config.method, spec=spec)
     if for_training:
         _check_bound(model, config, drawn)

@@ -67,6 +67,47 @@ def test_a_perceptron_reads_what_is_observed_before_the_network(cameras):
     assert all(p.grad is not None for name, p in model.named_parameters() if "null_cond" not in name)
 
 
+@pytest.mark.parametrize("cameras", [None, tiny.CAMERAS])
+def test_some_windows_are_trained_on_without_their_history(cameras, monkeypatch):
+    """In training alone, vectors and pictures of the same windows, and the actions stay as they are."""
+    run = tiny.config("flow", cameras)
+    run.policy.history_dropout = 0.25
+    model = tiny.model(run)
+    batch = windows(400, D if cameras is None else 3)
+    for name, shape in (cameras or {}).items():
+        batch[name] = torch.randint(0, 256, (400, T_O, *shape), dtype=torch.uint8)
+    given, seen, real = {name: values.clone() for name, values in batch.items()}, [], model.condition
+
+    def watched(observed, generator=None):
+        seen.append(observed)
+        return real(observed, generator)
+
+    monkeypatch.setattr(model, "condition", watched)
+    with torch.no_grad():
+        model.train().loss(batch, torch.Generator().manual_seed(0))
+        model.eval().loss(batch, torch.Generator().manual_seed(0))
+    trained, judged = seen
+    lost = (trained["obs"][:, 0] == batch["obs"][:, -1]).all(1)
+    assert 0.15 < lost.float().mean() < 0.35
+    for name, values in batch.items():
+        assert torch.equal(values, given[name]) and torch.equal(judged[name], values)
+        if name == "action":
+            assert torch.equal(trained[name], values)
+        else:
+            expected = values[:, -1:].expand_as(values)
+            assert torch.equal(trained[name][lost], expected[lost])
+            assert torch.equal(trained[name][~lost], values[~lost])
+    lstm = tiny.config("lstm_gmm")
+    lstm.policy.history_dropout = 0.25
+    steps = {"obs": torch.rand(8, 10, D), "action": torch.rand(8, 10, A)}
+    sequences = tiny.model(lstm).train()
+    kept = [sequences.loss(steps, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    assert torch.equal(*kept), "it learns from every step"
+    run.policy.history_dropout = 1.0
+    with pytest.raises(ValueError, match=r"policy.history_dropout=1.0; expected a share of the windows in \[0, 1\)"):
+        tiny.model(run)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_sample_does_not_depend_on_the_others(method):
     model = _model(method, **({"k": 3} if method == "nearest" else {}))

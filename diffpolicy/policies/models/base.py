@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.config import SamplerConfig
-from diffpolicy.generative.shapes import Generators
+from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.nets.base import Freezable, Model
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
 from diffpolicy.util.condition import Condition
@@ -40,6 +40,7 @@ class ModelSpec:
         net: the network for the registry, {"name": …, options}.
         windows: number of training windows, for methods that remember them; None if it is not known.
         features: see `models.network`.
+        history_dropout: see `PolicyConfig`.
     """
 
     action_dim: int
@@ -49,6 +50,7 @@ class ModelSpec:
     net: Mapping[str, Any] = field(default_factory=dict)
     windows: int | None = None
     features: int = 0
+    history_dropout: float = 0.0
 
 
 class Sample(NamedTuple):
@@ -71,6 +73,8 @@ class ChunkModel(Model):
     """The types beside float32 that its weights may have when it samples."""
     bound: float = math.inf
     """The largest normalized action that it can draw."""
+    drops_history: bool = True
+    """Whether `PolicyConfig.history_dropout` makes sense for it."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -107,7 +111,20 @@ class ChunkModel(Model):
 
     def loss(self, batch: Mapping[str, Any], generator: Generators) -> Tensor:
         """Return the loss (B,) of a normalized batch: "action" (B, T_p, A), and what `condition` reads."""
-        return self.chunk_loss(batch["action"], self.condition(batch, generator), generator)
+        observed = self._without_history(batch, generator) if self.training else batch
+        return self.chunk_loss(batch["action"], self.condition(observed, generator), generator)
+
+    def _without_history(self, batch: Mapping[str, Any], generator: Generators) -> Mapping[str, Any]:
+        """The batch, of some of whose windows every observation is the newest one."""
+        share, vectors = self.spec.history_dropout, batch["obs"]
+        if not share or not self.drops_history:
+            return batch
+        kind = {"dtype": torch.float32, "device": vectors.device}
+        dropped = rand((len(vectors),), generator, **kind) < share
+        return {
+            name: values if name == "action" or values.ndim < 3 else _newest_only(values, dropped)
+            for name, values in batch.items()
+        }
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -158,3 +175,9 @@ class ChunkModel(Model):
         for net in freezable:
             net.freeze(None if compile_batch is None else (compile_batch, *self.shape))
         return bool(freezable)
+
+
+def _newest_only(observed: Tensor, chosen: Tensor) -> Tensor:
+    """Return observations (B, T_o, ...), of the `chosen` windows, (B,) bool, the newest one T_o times."""
+    chosen = chosen.view(-1, *[1] * (observed.ndim - 1))
+    return torch.where(chosen, observed[:, -1:], observed)
