@@ -103,6 +103,19 @@ def temperature_table() -> str:
     return markdown("temperature | success | paired difference | score | second difference of actions, px", lines)
 
 
+def history_table(found: Mapping[str, Any]) -> str:
+    """Return the Markdown table of policies that were trained with and without dropping the history."""
+    lines = []
+    for row in found["rows"]:
+        gain = interval(row["difference"]["success"], "{:+.1%}") if "difference" in row else "—"
+        lines.append(
+            [str(row["seed"]), row["name"], interval(row["success"], PERCENT), gain, interval(row["score"])]
+            + [f"{row['stuck']} of {len(row['episodes']['score'])}"]
+        )
+    heading = "training seed | `policy.history_dropout` | success | paired difference | score | stuck"
+    return markdown(heading, lines)
+
+
 def _judged(result: Mapping[str, Any]) -> list[str]:
     return [interval(result["success"], PERCENT), interval(result["score"]), str(result["network_calls"])]
 
@@ -160,6 +173,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": _from(speed_table, "environments.json"),
     "time": _from(time_table, "time_to_score.json"),
     "temperature": temperature_table,
+    "history": _from(history_table, "trials/pusht_history.json"),
     "improvement": _from(improvement_table, "improvement.json"),
     "conversion": _from(benchmark_tables.conversion, "recordings/conversion.json"),
     "reading": reading_table,
