@@ -108,10 +108,8 @@ def history_table(found: Mapping[str, Any]) -> str:
     lines = []
     for row in found["rows"]:
         gain = interval(row["difference"]["success"], "{:+.1%}") if "difference" in row else "—"
-        lines.append(
-            [str(row["seed"]), row["name"], interval(row["success"], PERCENT), gain, interval(row["score"])]
-            + [f"{row['stuck']} of {len(row['episodes']['score'])}"]
-        )
+        judged = [interval(row["success"], PERCENT), gain, interval(row["score"])]
+        lines.append([str(row["seed"]), row["name"], *judged, f"{row['stuck']} of {len(row['episodes']['score'])}"])
     heading = "training seed | `policy.history_dropout` | success | paired difference | score | stuck"
     return markdown(heading, lines)
 
