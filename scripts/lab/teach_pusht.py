@@ -28,6 +28,7 @@ from diffpolicy.util.errors import require
 
 KEPT = ("state", "action")
 AT_ONCE = 32
+LEAST = 16  # steps of a correction: shorter ones do not fill a policy's window
 CORRECTED = "corrected"
 """An attribute of the recording: the policies that were corrected, and how."""
 
@@ -59,7 +60,7 @@ def corrections(policy: Path, expert_steps: int, latest: int, first_seed: int) -
                     continue
                 used += steps
                 bar.update(steps)
-                if episode.success_at_end:
+                if episode.success_at_end and steps >= LEAST:
                     recorded = episode.observed[Recorder.name]
                     taken = {"state": state_of(recorded["obs"][begin:]), "action": recorded[ACTION][begin:]}
                     yield episode.seed, {name: values.astype(np.float32) for name, values in taken.items()}
