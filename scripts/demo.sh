@@ -11,6 +11,6 @@ source scripts/setup.sh
 make_venv .venv .
 run=${RUN:-runs/demo${*:+-$(echo "$*" | cksum | cut -d' ' -f1)}} # other settings, another run
 .venv/bin/diffpolicy train task=pusht_expert method=flow run_dir="$run" resume=true \
-  training.steps=2400 training.evaluate_every=400 training.evaluate_from=1600 "$@"
+  training.steps=2700 training.evaluate_every=0 "$@"
 .venv/bin/diffpolicy evaluate checkpoint="$run/checkpoints/best" episodes=50 out="$run/evaluation" overwrite=true
 case $run in /*) echo "$run/evaluation/report.html" ;; *) echo "$PWD/$run/evaluation/report.html" ;; esac

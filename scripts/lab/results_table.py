@@ -114,6 +114,15 @@ def history_table(found: Mapping[str, Any]) -> str:
     return markdown(heading, lines)
 
 
+def teaching_table(found: Mapping[str, Any]) -> str:
+    """Return the Markdown table of policies by what taught them."""
+    lines = [
+        [row["name"], f"{row['temperature']:g}", interval(row["success"], PERCENT), interval(row["score"])]
+        for row in found["rows"]
+    ]
+    return markdown("taught by | temperature | success | score", lines)
+
+
 def _judged(result: Mapping[str, Any]) -> list[str]:
     return [interval(result["success"], PERCENT), interval(result["score"]), str(result["network_calls"])]
 
@@ -171,6 +180,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": _from(speed_table, "environments.json"),
     "time": _from(time_table, "time_to_score.json"),
     "temperature": temperature_table,
+    "teaching": _from(teaching_table, "trials/pusht_teaching.json"),
     "history": _from(history_table, "trials/pusht_history.json"),
     "improvement": _from(improvement_table, "improvement.json"),
     "conversion": _from(benchmark_tables.conversion, "recordings/conversion.json"),

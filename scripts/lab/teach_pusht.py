@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffpolicy import Agent, ReplayBuffer, checkpoint, load_policy, make_env, rollout
+from diffpolicy.config import ExecutionConfig
 from diffpolicy.config.commands import IMPROVEMENT_SEED
 from diffpolicy.datasets import EpisodeWriter
 from diffpolicy.datasets.manifest import digest
@@ -45,10 +46,13 @@ def state_of(obs: np.ndarray) -> np.ndarray:
     return np.concatenate([obs[:, 16:], (first + second) / 2, angle[:, None]], axis=1).astype(np.float32)
 
 
-def corrections(policy: Path, expert_steps: int, latest: int, first_seed: int) -> Iterator[tuple[int, dict]]:
+def corrections(
+    path: Path, expert_steps: int, latest: int, first_seed: int, temperature: float
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yield the expert's parts of successful episodes, with their seeds, until it has taken `expert_steps`."""
     make = make_env("diffpolicy/PushT-v0", {"obs_mode": "corners"})
-    agent = TakeOver(Agent(load_policy(policy, block=INFERENCE_BLOCK)), find_expert_agent(None, make), latest)
+    policy = load_policy(path, block=INFERENCE_BLOCK, execution=ExecutionConfig(temperature=temperature))
+    agent = TakeOver(Agent(policy), find_expert_agent(None, make), latest)
     used, seed = 0, first_seed
     with tqdm(total=expert_steps, desc="corrections", unit="step") as bar:
         while used < expert_steps:
@@ -74,15 +78,17 @@ def main() -> None:
     parser.add_argument("--expert-steps", type=int, default=25_000)
     parser.add_argument("--latest", type=int, default=200, help="the last step at which the expert takes over")
     parser.add_argument("--first-seed", type=int, default=IMPROVEMENT_SEED)
+    parser.add_argument("--temperature", type=float, default=1.0, help="at which the policy acts")
+    parser.add_argument("--episodes", type=int, help="how many of the demonstrations to keep, from the first one on")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     require(not arguments.out.exists(), f"--out {arguments.out} exists", cure="choose another one")
     before = ReplayBuffer.open(arguments.demonstrations, list(KEPT))
-    how = {name: vars(arguments)[name] for name in ("expert_steps", "latest", "first_seed")}
+    how = {name: vars(arguments)[name] for name in ("expert_steps", "latest", "first_seed", "temperature")}
     of = {"policy": checkpoint.read(arguments.policy).sha256["ema.safetensors"], **how}
     writer = EpisodeWriter(arguments.out, {**before.attrs, CORRECTED: [*before.attrs.get(CORRECTED, []), of]})
-    for seed, part in zip(before.meta[SEEDS], before.episode_slices(), strict=True):
-        writer.add({name: before[name][part] for name in KEPT}, **{SEEDS: int(seed)})
+    for number, part in enumerate(before.episode_slices()[: arguments.episodes]):
+        writer.add({name: before[name][part] for name in KEPT}, **{SEEDS: int(before.meta[SEEDS][number])})
     for seed, episode in corrections(arguments.policy, **how):
         writer.add(episode, **{SEEDS: seed})
     whole = ReplayBuffer.open(arguments.out)
