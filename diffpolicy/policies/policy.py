@@ -106,6 +106,7 @@ class Policy:
         given = f"execution.{' and execution.'.join(uses)} with delta actions, which no earlier chunk can give"
         require(not uses or not self.representations.chains, given, cure="set them to null")
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
+        self.temperature = self._chunker.temperature  # of the noise that sampling starts from
 
     @property
     def obs_dim(self) -> int:
@@ -116,11 +117,6 @@ class Policy:
     def action_dim(self) -> int:
         """A, numbers per action, as recorded and executed."""
         return self.representations.recorded_action_dim
-
-    @property
-    def temperature(self) -> float:
-        """Standard deviation of the noise that sampling starts from, where the model starts from noise."""
-        return self._chunker.temperature
 
     def predict(self, obs: Observation, seed: int = 0) -> np.ndarray:
         """Return the actions (B, T_a, A) of first chunks, sample i of which is keyed by `seed` + i; see `plan`."""

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from diffpolicy.config import SamplerConfig
-from diffpolicy.generative.shapes import Generators, rand
+from diffpolicy.generative.shapes import Generators
 from diffpolicy.nets.base import Freezable, Model
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
+from diffpolicy.policies.history import without_history
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 
@@ -73,8 +74,7 @@ class ChunkModel(Model):
     """The types beside float32 that its weights may have when it samples."""
     bound: float = math.inf
     """The largest normalized action that it can draw."""
-    drops_history: bool = True
-    """Whether `PolicyConfig.history_dropout` makes sense for it."""
+    drops_history: bool = True  # whether `PolicyConfig.history_dropout` makes sense for it
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -111,20 +111,9 @@ class ChunkModel(Model):
 
     def loss(self, batch: Mapping[str, Any], generator: Generators) -> Tensor:
         """Return the loss (B,) of a normalized batch: "action" (B, T_p, A), and what `condition` reads."""
-        observed = self._without_history(batch, generator) if self.training else batch
-        return self.chunk_loss(batch["action"], self.condition(observed, generator), generator)
-
-    def _without_history(self, batch: Mapping[str, Any], generator: Generators) -> Mapping[str, Any]:
-        """The batch, of some of whose windows every observation is the newest one."""
-        share, vectors = self.spec.history_dropout, batch["obs"]
-        if not share or not self.drops_history:
-            return batch
-        kind = {"dtype": torch.float32, "device": vectors.device}
-        dropped = rand((len(vectors),), generator, **kind) < share
-        return {
-            name: values if name == "action" or values.ndim < 3 else _newest_only(values, dropped)
-            for name, values in batch.items()
-        }
+        if self.drops_history and self.training:
+            batch = without_history(batch, self.spec.history_dropout, generator)
+        return self.chunk_loss(batch["action"], self.condition(batch, generator), generator)
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -175,9 +164,3 @@ class ChunkModel(Model):
         for net in freezable:
             net.freeze(None if compile_batch is None else (compile_batch, *self.shape))
         return bool(freezable)
-
-
-def _newest_only(observed: Tensor, chosen: Tensor) -> Tensor:
-    """Return observations (B, T_o, ...), of the `chosen` windows, (B,) bool, the newest one T_o times."""
-    chosen = chosen.view(-1, *[1] * (observed.ndim - 1))
-    return torch.where(chosen, observed[:, -1:], observed)
