@@ -114,6 +114,21 @@ def history_table(found: Mapping[str, Any]) -> str:
     return markdown(heading, lines)
 
 
+def choosing_table(found: Mapping[str, Any]) -> str:
+    """Return the Markdown table of what each way of choosing a checkpoint comes to."""
+    runs = [run["criteria"] for run in found["runs"].values()]
+    lines = [
+        [
+            f"`{name}`",
+            *(f"{run[name]['success']:.1%}" for run in runs),
+            f"{max(run[name]['regret'] for run in runs):.1%}",
+        ]
+        for name in runs[0]
+    ]
+    seeds = " | ".join(f"success, training seed {number}" for number in range(len(runs)))
+    return markdown(f"chosen by | {seeds} | at most behind the best by", lines)
+
+
 def teaching_table(found: Mapping[str, Any]) -> str:
     """Return the Markdown table of policies by what taught them."""
     lines = [
@@ -180,6 +195,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": _from(speed_table, "environments.json"),
     "time": _from(time_table, "time_to_score.json"),
     "temperature": temperature_table,
+    "choosing": _from(choosing_table, "choosing.json"),
     "teaching": _from(teaching_table, "trials/pusht_teaching.json"),
     "history": _from(history_table, "trials/pusht_history.json"),
     "improvement": _from(improvement_table, "improvement.json"),
