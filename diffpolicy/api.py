@@ -2,7 +2,7 @@
 
 from diffpolicy import evaluate_policy, train_policy
 
-best = train_policy(["task=pusht_expert", "training.steps=2400", "run_dir=runs/demo"])
+best = train_policy(["task=pusht_expert", "training.steps=2700", "run_dir=runs/demo"])
 result = evaluate_policy(best, "runs/demo/evaluation", episodes=50)
 """
 

@@ -104,8 +104,9 @@ class WindowDataset:
 
     def window_weights(self) -> Tensor | None:
         """Return the weight of every window, (len,), or None where there are none."""
-        now = self._index.frames(torch.arange(len(self)), self.obs_horizon)[:, -1]
-        return None if self._weights is None else self._weights[now]
+        if self._weights is None:
+            return None
+        return self._weights[self._index.frames(torch.arange(len(self)), self.obs_horizon)[:, -1]]
 
     def all_obs(self) -> Tensor:
         """Return every frame's observation once, (N, D) float32, without padding, to fit a normalizer on."""

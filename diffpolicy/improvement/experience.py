@@ -32,6 +32,9 @@ DONE = "done"
 LENGTHS = "lengths"
 """Name of the steps of each episode there."""
 
+ROLLOUTS = "rollouts"
+"""Name of the recording of a round's episodes."""
+
 _AT_ONCE = 256  # episodes between two writes: a kill loses as many at most
 _COSTS = "costs"  # the attribute that counts them
 
@@ -78,7 +81,7 @@ def gather(
     *,
     by: str = "the policy",
     resets: Sequence[Reset] | None = None,
-    name: str = "rollouts",
+    name: str = ROLLOUTS,
     asked: Share = lambda seed, steps: steps,
     budget: int | None = None,
     at_once: int | None = None,
@@ -88,9 +91,9 @@ def gather(
     Args:
         work: the round.
         agent: acts.
-        resets: how the episodes start, by rising seeds; None takes those of the round.
-        name: of the recording in the round's folder.
         by: who acts, in words: what else than the policy rollouts depend on.
+        resets: how the episodes start, by rising seeds; None takes those of the round.
+        name: of the recording in the round's folder; only those of the round are taken from `settings.rollouts`.
         asked: how many steps of an episode the policy took; the others are the expert's.
         budget: of the expert's steps: episodes beyond the one that uses it up are left out; None has no such end.
         at_once: episodes between two writes; None takes a few hundred.
@@ -109,7 +112,8 @@ def gather(
         "first_seed": work.first_seed,
         "env": plain(work.make_env.config),
     }
-    if settings.rollouts is not None and work.number == 1 and not path.exists():
+    given = settings.rollouts is not None and name == ROLLOUTS
+    if given and work.number == 1 and not path.exists():
         _take(Path(settings.rollouts) / work.folder.name / path.name, path, attrs)
     how = {"envs": settings.envs, "workers": settings.workers, "task": work.task}
     with alone(path):
@@ -123,8 +127,8 @@ def gather(
                 some, left = left[:count], left[count:]
                 began = time.monotonic()
                 rolled_out = rollout(agent, work.make_env, some, [Recorder(keys[0]), Outcomes()], **how)
-                for name, value in _costs(agent, rolled_out, asked, time.monotonic() - began).items():
-                    costs[name] = costs.get(name, 0) + value
+                for kind, value in _costs(agent, rolled_out, asked, time.monotonic() - began).items():
+                    costs[kind] = costs.get(kind, 0) + value
                 writer.note({_COSTS: costs})
                 for episode in rolled_out:
                     if episode.error is None:

@@ -63,8 +63,8 @@ class Filtered(Improvement):
         super().check(policy, make_env, task)
         check_clonable(policy)
         varies = not self.retries or "noise" in policy.model.supported_execution
-        given = f"options.retries={self.retries} of a policy whose chunks follow from what it sees"
-        require(varies, given, cure="leave it out: it would fail again")
+        given = f"options.retries={self.retries}, and {type(policy.model).__name__} does not start from noise"
+        require(varies, given, "a method that does", "leave it out")
 
     def improve(self, work: Work) -> Round:
         experience = gather(work, work.agent())

@@ -21,7 +21,11 @@ from diffpolicy.util import files
 from diffpolicy.util.errors import Interrupted, require
 
 RESULT = "improvement.json"
-_WHO = {"success_before": "the policy before", "success_of_expert": "the expert"}
+_WHO = {
+    "success_before": "the policy before",
+    "success_of_retries": "a retry of what had failed",
+    "success_of_expert": "the expert",
+}
 _TESTS = 100_000  # seeds from REPORT_SEED on that are kept for tests
 
 

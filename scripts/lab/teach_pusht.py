@@ -9,6 +9,7 @@ there on. Recorded is what the expert did, if the episode ended in success (diff
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def corrections(
         while used < expert_steps:
             resets = [Reset(seed + number) for number in range(AT_ONCE)]
             for episode in rollout(agent, make, resets, [Recorder("obs")]):
+                if episode.error is not None:
+                    continue
                 begin = step_of(episode.seed, latest)
                 steps = max(episode.steps - begin, 0)
                 if used >= expert_steps or not steps:
@@ -86,13 +89,20 @@ def main() -> None:
     before = ReplayBuffer.open(arguments.demonstrations, list(KEPT))
     how = {name: vars(arguments)[name] for name in ("expert_steps", "latest", "first_seed", "temperature")}
     of = {"policy": checkpoint.read(arguments.policy).sha256["ema.safetensors"], **how}
-    writer = EpisodeWriter(arguments.out, {**before.attrs, CORRECTED: [*before.attrs.get(CORRECTED, []), of]})
+    earlier = before.attrs.get(CORRECTED, [])
+    whole = arguments.episodes is None or not earlier
+    given = f"--episodes {arguments.episodes} of a recording that holds corrections"
+    require(whole, given, "all of them, or a recording by the expert alone")
+    partial = arguments.out.with_name(f".{arguments.out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    writer = EpisodeWriter(partial, {**before.attrs, CORRECTED: [*earlier, of]})
     for number, part in enumerate(before.episode_slices()[: arguments.episodes]):
         writer.add({name: before[name][part] for name in KEPT}, **{SEEDS: int(before.meta[SEEDS][number])})
     for seed, episode in corrections(arguments.policy, **how):
         writer.add(episode, **{SEEDS: seed})
-    whole = ReplayBuffer.open(arguments.out)
-    print(f"{whole.n_episodes} episodes, {whole.n_steps} frames, SHA-256 {digest(arguments.out)}: {arguments.out}")
+    partial.rename(arguments.out)
+    made = ReplayBuffer.open(arguments.out)
+    print(f"{made.n_episodes} episodes, {made.n_steps} frames, SHA-256 {digest(arguments.out)}: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def measure(seed: int, steps: int, episodes: int, folder: Path) -> dict[str, Any
         "dataset.time_to_success=null",
         "dataset.transforms=[mirror]",
         "policy.temperature=1.0",
+        "policy.history_dropout=0.0",
         *training,
         TORCHINDUCTOR_CACHE_DIR=str(folder / f"cache_{seed}"),
     )

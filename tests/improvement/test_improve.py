@@ -146,6 +146,10 @@ def test_starts_that_failed_are_tried_again_with_other_noise(start, tmp_path):
     assert only["success_before"]["mean"] == first.meta["success"].mean()
     assert only["costs"]["environment_steps"] == first.n_steps + again.n_steps
     assert only["costs"]["episodes"] == first.n_episodes + again.n_episodes
+    improve_policy(start, tmp_path / "plain", method="filtered", **HOW)
+    shared = {"rollouts": str(tmp_path / "plain"), "options": options}
+    improve_policy(start, tmp_path / "shared", method="filtered", **HOW, **shared)
+    assert bytes_of(tmp_path / "shared" / "checkpoints") == bytes_of(tmp_path / "run" / "checkpoints")
 
 
 @pytest.mark.parametrize(("method", "options"), [("filtered", {}), ("filtered", {"retries": 2}), ("best_of", {})])
@@ -271,7 +275,7 @@ def test_a_policy_of_another_kind_is_refused(start, tmp_path):
     mean = train_policy(config)
     with pytest.raises(ValueError, match="RegressionModel does not start from noise; expected a method that does"):
         improve_policy(mean, tmp_path / "run", method="best_of", **HOW)
-    with pytest.raises(ValueError, match=r"retries=1 of a policy whose chunks follow from what it sees; leave"):
+    with pytest.raises(ValueError, match=r"retries=1, and RegressionModel does not start from noise"):
         improve_policy(mean, tmp_path / "run", method="filtered", options={"retries": 1}, **HOW)
     assert not (tmp_path / "run").exists()
     again = improve_policy(best, tmp_path / "again", method="best_of", **HOW)

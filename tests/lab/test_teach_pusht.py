@@ -40,9 +40,13 @@ def test_the_experts_part_of_successes_is_added(tmp_path, monkeypatch, capsys):
     assert whole.meta["seeds"].tolist() == [*before.meta["seeds"], 7]
     for name in teach_pusht.KEPT:
         assert np.array_equal(whole[name][: before.n_steps], before[name])
-    (corrected,) = whole.attrs["corrected"]
+    *earlier, corrected = whole.attrs["corrected"]
+    assert earlier == before.attrs["corrected"]
     assert corrected["expert_steps"] == 20 and len(corrected["policy"]) == 64
     last = whole["state"][-1]
     assert np.hypot(*(last[2:4] - 256)) < 10, "the expert brought the block to its goal"
     with pytest.raises(ValueError, match="exists; choose another one"):
+        teach_pusht.main()
+    sys.argv[-1:] = ["7", "--episodes", "1", "--out", str(tmp_path / "cut.zarr")]
+    with pytest.raises(ValueError, match="--episodes 1 of a recording that holds corrections; expected all of them"):
         teach_pusht.main()
