@@ -78,5 +78,5 @@ def test_recorded_trained_evaluated_exported_by_command_and_from_python(installe
         "every file is as it was written" in done.stdout and "largest difference between onnxruntime" in done.stdout
     )
     numbers, where = done.stdout.splitlines()[-2:]
-    assert numbers == "2 2 (5,) 400 800 800" and where == str(installed / "diffpolicy" / "__init__.py")
+    assert numbers == "2 2 (5,) 849 800 800" and where == str(installed / "diffpolicy" / "__init__.py")
     assert (tmp_path / "OUT/report.html").exists() and (tmp_path / "policy.onnx").exists()
