@@ -78,10 +78,9 @@ class BatchSampler:
     ) -> None:
         holds = n >= 1 and batch_size >= 1 and seed >= 0
         require(holds, f"n={n}, {batch_size=}, {seed=}", "n ≥ 1, batch_size ≥ 1, seed ≥ 0")
-        fits = weights is None or weights.shape == (n,)
-        require(
-            fits, f"weights of shape {() if weights is None else tuple(weights.shape)}", f"({n},), one per sample"
-        )
+        if weights is not None:
+            given = f"weights of shape {tuple(weights.shape)}"
+            require(weights.shape == (n,), given, f"({n},), one per sample")
         self.n = n
         self.batch_size = batch_size
         self.seed = seed

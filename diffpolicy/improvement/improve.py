@@ -82,7 +82,7 @@ def describe(result: Mapping[str, Any], run_dir: str | Path) -> str:
     """
     total, lines = result["total"], []
     for number, one in enumerate(result["rounds"], 1):
-        for name in one.keys() & _WHO.keys():
+        for name in (name for name in _WHO if name in one):
             rate = "{mean:.1%} [{low:.1%}, {high:.1%}]".format(**one[name])
             lines.append(f"round {number}: {_WHO[name]} succeeded in {rate}")
     minutes = (total["rollout_seconds"] + total["training_seconds"]) / 60

@@ -12,9 +12,8 @@
 Which models can be exported is declared by `Exportable`. All tensors are float32; the axis B is dynamic and called
 "batch". The file's metadata are JSON texts: `what`, `version` (of this package), `checkpoint_step`, `prediction`,
 `path`, `clip` and `sampler` as in the run's config, `temperature` of the noise, which a chunk applies itself, `times`
-of the sampler with the path's `alpha` and `sigma` there,
-`horizons` (T_o, T_p, T_a), `representations`, which a chunk undoes, and `normalizer` (y = (x - center) / scale; where
-scale is 0, y = x - center, and back always the center).
+of the sampler with the path's `alpha` and `sigma` there, `horizons` (T_o, T_p, T_a), `representations`, which a chunk
+undoes, and `normalizer` (y = (x - center) / scale; where scale is 0, y = x - center, and back always the center).
 """
 
 from __future__ import annotations
