@@ -15,7 +15,7 @@ import yaml
 from comparing import TINY, Bench
 
 import compare
-from comparison import fan, page, plan, results, store, timing, work
+from comparison import fan, page, plan, results, store, tables, timing, work
 from comparison.checks import check
 from diffpolicy import checkpoint
 from diffpolicy.cli import evaluate
@@ -310,6 +310,64 @@ def test_bad_plans_are_refused_before_any_work(tmp_path, where, value, says):
     assert not (tmp_path / "runs").exists() and not (tmp_path / "results").exists()
 
 
+EYES = ["task=pusht_block", "dataset.name=expert_pusht", "observation.mode=drawn", "dataset.action_key=corners"]
+SEEN = {
+    "demonstrations": {"few": 2},
+    "trainings": {
+        "flow": {
+            "settings": ["task=pusht_expert", *TINY],
+            "demonstrations": ["few"],
+            "seeds": [0, 1],
+            "evaluations": ["fresh", "seen"],
+        },
+        "eyes": {
+            "settings": [*EYES, "encoder.widths=[8]", "encoder.keypoints=4", *TINY, "net.groups=4"],
+            "demonstrations": ["few"],
+        },
+    },
+    "evaluations": {
+        "fresh": {"settings": ["episodes=2"]},
+        "seen": {
+            "settings": ["episodes=2", "env.kwargs.obs_mode=pixels"],
+            "estimator": "eyes",
+            "against": ["fresh"],
+        },
+    },
+}
+
+
+def test_a_policy_observes_by_another_training(tmp_path):
+    """The estimator is trained first, and its run is named in the row; without such a run there is no row."""
+    bench = Bench(tmp_path, SEEN)
+    comparison = bench.make("flow_few_s0/seen")
+    assert "eyes_few_s0: train, an estimator" in comparison.agenda(comparison.to_do())
+    assert "flow_few_s1/seen" not in comparison.every
+    assert bench.go("flow_few_s0") == 0
+    assert [name for name, _ in bench.ran].count("train") == 2
+    found, exact = bench.stored["flow_few_s0/seen"], bench.stored["flow_few_s0/fresh"]
+    saved = checkpoint.read(tmp_path / "runs/eyes_few_s0/checkpoints/best")
+    told_by = found["estimator"]
+    assert (told_by["training"], told_by["sha256"]) == ("eyes", saved.sha256["ema.safetensors"])
+    assert found["checkpoint"] == exact["checkpoint"] and found["episodes"] != exact["episodes"]
+    assert tables.changed(found) == {"estimator": "eyes"} and "estimator" not in exact
+    assert "env.estimator=runs/eyes_few_s0/checkpoints/best" in found["commands"]["evaluate"]
+    assert found["commands"]["estimator"].startswith("diffpolicy train task=pusht_block")
+    assert str(tmp_path) not in (bench.results / "comparison.json").read_text()
+    assert bench.go("flow_few_s0") == 0 and bench.ran == []
+    assert bench.go("flow_few_s0/seen", again=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"estimator": "ears"}, "unknown name 'ears'"), ({"estimator": None}, "env.kwargs.obs_mode=pixels.*leave it")],
+)
+def test_estimators_that_the_plan_does_not_have_are_refused(tmp_path, changes, says):
+    contents = json.loads(json.dumps(SEEN))
+    contents["evaluations"]["seen"].update(changes)
+    with pytest.raises(ValueError, match=says):
+        Bench(tmp_path, contents).make().to_do()
+
+
 def test_unknown_names_are_refused_with_the_close_ones(tmp_path):
     with pytest.raises(ValueError, match="'flow_few_s9'.*'flow_few_s0'"):
         Bench(tmp_path, PLAN).make("flow_few_s9").to_do()
@@ -321,7 +379,7 @@ def test_the_plan_that_ships_is_sound():
     first = [one.run.name for one in every.values() if one.run.seed == 0]
     assert [one.run.name for one in every.values()][: len(first)] == first
     chosen = plan.select(every, ["flow_206_s0/*", "regression_*/fresh", "mean_flow_90_s0"])
-    assert len(chosen) == 12 + 2 + 5
+    assert len(chosen) == 14 + 2 + 5
     one_of_each = {one.evaluation: one for one in every.values() if one.run.name.startswith("flow_206_s0")}
     one_of_each |= {one.run.training: one for one in every.values() if one.run.seed == 0}
     check(one_of_each.values(), every)

@@ -47,7 +47,9 @@ def check(chosen: Iterable[Measurement], every: Mapping[str, Measurement]) -> No
         with located(one.name):
             trained, settings = one.run.config, one.config
             if one.run.recording is not None:
-                vars(one.run.recording.config)  # composed here, so that unknown settings are refused
+                vars(one.run.recording.config)  # composed here, so that unknown settings are refused; so below
+            if one.estimator is not None:
+                vars(one.estimator.config)
             task = known.task(trained)
             require(task.modes or not settings.modes, f"{trained.env.id} has no known modes", cure="modes=false")
             seeds = _seeds(settings, task)
@@ -145,6 +147,7 @@ def evaluation_changes(recorded: Mapping[str, Any], one: Measurement) -> list[st
     settings = {key: value for key, value in recorded.items() if key in known}
     now = one.config
     before = dataclasses.replace(typed(EvaluateConfig, settings), checkpoint=now.checkpoint, out=now.out)
+    before.env.estimator = now.env.estimator  # told by its digest
     if now.modes and "modes" not in recorded:  # earlier releases recorded the horizon in use
         before.modes = now.modes
         before.action_horizon = now.action_horizon

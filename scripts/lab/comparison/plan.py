@@ -29,6 +29,8 @@ GIVEN_TO_TRAINING = ("run_dir", "seed", "dataset.episodes", "resume", "evaluatio
 GIVEN_TO_EVALUATION = ("checkpoint", "out", "workers", "videos", "compare_to", "overwrite", "env")
 GIVEN_TO_RECORDING = ("out", "workers")
 """Settings that the comparison passes itself, so that no plan may; an evaluation's environment is its training's."""
+_SHOWN = "env.kwargs"
+"""What an estimator is shown, which a plan may set."""
 
 
 @dataclass
@@ -59,10 +61,14 @@ class EvaluationPlan:
     Args:
         settings: of `diffpolicy evaluate`.
         against: evaluations of the same run that it is compared with.
+        estimator: a training whose run, on the same demonstrations with the same seed, tells what the policy observes
+            (`env.estimator`); where the plan has no such run, nothing is evaluated. Settings may then say by
+            env.kwargs what the environment shows.
     """
 
     settings: list[str] = field(default_factory=list)
     against: list[str] = field(default_factory=list)
+    estimator: str | None = None
 
 
 @dataclass
@@ -156,12 +162,14 @@ class Measurement:
         evaluation: name of the evaluation in the plan.
         settings: of `diffpolicy evaluate`.
         against: names of the measurements that it is compared with.
+        estimator: the run whose policy tells what is observed; None observes the environment.
     """
 
     run: Run
     evaluation: str
     settings: tuple[str, ...]
     against: tuple[str, ...]
+    estimator: Run | None = None
 
     @property
     def name(self) -> str:
@@ -237,7 +245,13 @@ def _of_run(plan: Plan, run: Run, chosen: Sequence[str]) -> Iterator[Measurement
             _run_name(run.task, other, run.demonstrations, run.seed) for other in plan.trainings[run.training].against
         )
         against += [f"{other}/{key}" for other in others]
-        yield Measurement(run, key, tuple(evaluation.settings), tuple(against))
+        estimator = None
+        if evaluation.estimator is not None:
+            told = plan.trainings[evaluation.estimator]
+            if run.demonstrations not in told.demonstrations or run.seed not in told.seeds:
+                continue
+            estimator = _run(plan, run.task, evaluation.estimator, run.demonstrations, run.seed)
+        yield Measurement(run, key, tuple(evaluation.settings), tuple(against), estimator)
 
 
 def select(every: Mapping[str, Measurement], patterns: Sequence[str]) -> dict[str, Measurement]:
@@ -262,7 +276,10 @@ def _check(plan: Plan) -> None:
         require(re.fullmatch(r"\w+", name), f"a plan names {name!r}", "letters, digits and _")
     for name, evaluation in plan.evaluations.items():
         _check_known(f"evaluation {name!r}: against", evaluation.against, plan.evaluations)
-        _check_own(f"evaluation {name!r}", evaluation.settings, GIVEN_TO_EVALUATION)
+        told = [] if evaluation.estimator is None else [evaluation.estimator]
+        _check_known(f"evaluation {name!r}: estimator", told, plan.trainings)
+        given = [one for one in evaluation.settings if not (told and one.startswith(f"{_SHOWN}."))]
+        _check_own(f"evaluation {name!r}", given, GIVEN_TO_EVALUATION)
     given = (*GIVEN_TO_TRAINING, *(() if plan.recording is None else ("dataset.path",)))
     _check_own("settings", plan.settings, given)
     for name, training in plan.trainings.items():

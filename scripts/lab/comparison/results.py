@@ -33,6 +33,7 @@ def make_result(
     commands: Mapping[str, str],
     data_root: str | None,
     recording: Mapping[str, Any] | None = None,
+    estimator_dir: Path | None = None,
 ) -> Result:
     """Return the result of the evaluation in `out`, of the run in `run_dir`; times its chunks on this machine.
 
@@ -43,6 +44,7 @@ def make_result(
         commands: by which it was made, as they are typed.
         data_root: folder of the downloaded data sets.
         recording: what is noted of the demonstrations, where the comparison made them.
+        estimator_dir: folder of the estimator's run, where there is one.
 
     Raises:
         ValueError: it is of another checkpoint than the run's best one, or the environment broke episodes off.
@@ -54,6 +56,9 @@ def make_result(
         f"{out} evaluates another checkpoint than {best.path}",
         cure=f"delete {out} to evaluate anew",
     )
+    told_by = None if one.estimator is None else _estimator(one.estimator, estimator_dir)
+    same = told_by is None or evaluated["estimator"]["sha256"]["ema.safetensors"] == told_by["sha256"]
+    require(same, f"{out} observes by another estimator than {estimator_dir}", cure=f"delete {out} to evaluate anew")
     errors, cure = evaluated.get("errors"), f"delete {out} to evaluate anew"
     require(not errors, f"{out}: {len(errors or ())} episodes broken off by the environment", cure=cure)
     config = dataclasses.replace(load_config(best.config), data_root=data_root)
@@ -77,6 +82,7 @@ def make_result(
         "latency": chunk_seconds(best.path, one.config, config),
         "parameters": sum(weights.numel() for weights in best.tensors("ema").values()),
         "train": _training(run_dir, best),
+        **({} if told_by is None else {"estimator": told_by}),
         "checkpoint": {"step": best.step, "sha256": best.sha256["ema.safetensors"]},
         "config": stored_config(config),
         "settings": stored_settings(one.config),
@@ -140,6 +146,14 @@ def _training(run_dir: Path, best: checkpoint.Checkpoint) -> dict[str, Any]:
             ],
         },
     }
+
+
+def _estimator(run: Run, run_dir: Path) -> dict[str, Any]:
+    """What told a policy its observations, and how long it was trained."""
+    best = checkpoint.read(run_dir / "checkpoints" / "best")
+    minutes = max(entry["seconds"] for entry in read_metrics(run_dir / "metrics.jsonl")) / 60
+    told_by = {"training": run.training, "run": run.name, "minutes": minutes}
+    return {**told_by, "step": best.step, "sha256": best.sha256["ema.safetensors"]}
 
 
 def is_finished(saved: checkpoint.Checkpoint | None, run: Run) -> bool:

@@ -96,7 +96,8 @@ def changed(result: Result) -> dict[str, Any]:
     now, before = ({name: vars(one)[name] for name in names} for one in (settings, default))
     now |= {**settings.solver_options, **settings.execution}
     before |= default.execution
-    return {name: value for name, value in now.items() if value != before.get(name)}
+    told = {"estimator": result["estimator"]["training"]} if "estimator" in result else {}
+    return told | {name: value for name, value in now.items() if value != before.get(name)}
 
 
 def _as_typed(settings: Mapping[str, Any]) -> list[str]:
@@ -255,7 +256,8 @@ def _training(one: Result) -> list[str]:
 
 
 def _minutes(group: Sequence[Result]) -> float:
-    return fmean(one["train"]["minutes"] for one in group)
+    """Of training, the estimator's included."""
+    return fmean(one["train"]["minutes"] + one.get("estimator", {}).get("minutes", 0) for one in group)
 
 
 def _mean(group: Sequence[Result]) -> Line:

@@ -115,22 +115,32 @@ class Comparison:
 
     def do(self, run: Run, missing: Sequence[Measurement]) -> None:
         """Train the run, unless it is trained, and make its missing measurements."""
-        folder = self.run_dir(run)
         if run.recording is not None:
             self._demonstrate(run.recording)
-        if not is_finished(self.saved(run), run):
-            resume = ["resume=true"] if folder.exists() else []
-            self._command("train", [*_train(run, self.runs_dir), *resume], self._workers("evaluation_workers"))
-            if not is_finished(self.saved(run), run):
-                raise StepFailed(f"the training of {run.name} stopped before its last step")
+        for wanted in dict.fromkeys([run, *(one.estimator for one in missing if one.estimator is not None)]):
+            self._train(wanted)
         for one in missing:
             again = self.settings.again
             if again:
                 self.evaluation(one, again).unlink(missing_ok=True)
             if not self.evaluation(one, again).exists():
-                self._command("evaluate", [*_evaluate(one, folder, again), "videos=0"], self._workers("workers"))
+                self._command(
+                    "evaluate", [*_evaluate(one, self.runs_dir, again), "videos=0"], self._workers("workers")
+                )
             if not again:
                 self._store(one)
+
+    def _train(self, run: Run) -> None:
+        """Train a run, unless it is trained; another comparison may be about to."""
+        folder = self.run_dir(run)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.lock(folder.with_suffix(".lock"), f"another comparison trains {folder}", wait=True):
+            if is_finished(self.saved(run), run):
+                return
+            resume = ["resume=true"] if folder.exists() else []
+            self._command("train", [*_train(run, self.runs_dir), *resume], self._workers("evaluation_workers"))
+            if not is_finished(self.saved(run), run):
+                raise StepFailed(f"the training of {run.name} stopped before its last step")
 
     def agenda(self, jobs: Mapping[Run, Sequence[Measurement]]) -> str:
         """Return in words what there is to do."""
@@ -140,6 +150,11 @@ class Comparison:
             if self._recorded(recording) is None:
                 minutes.append(recording_minutes(self.stored))
                 lines.append(f"{recording.name}: record {recording.config.episodes} episodes")
+        estimators = [one.estimator for missing in jobs.values() for one in missing if one.estimator is not None]
+        for run in dict.fromkeys(estimators):
+            if not is_finished(self.saved(run), run):
+                minutes.append(training_minutes(run, self.stored))
+                lines.append(f"{run.name}: train, an estimator")
         for run, missing in jobs.items():
             saved = self.saved(run)
             trained = is_finished(saved, run)
@@ -288,13 +303,19 @@ class Comparison:
     def _store(self, one: Measurement) -> None:
         """Add a result, and write the file, the plots and the page anew."""
         run, shown = one.run, Path(self.runs_dir.name if self.runs_dir.is_absolute() else self.runs_dir)
-        commands = {"train": _train(run, shown), "evaluate": _evaluate(one, shown / run.name)}
+        commands = {"train": _train(run, shown), "evaluate": _evaluate(one, shown)}
+        if one.estimator is not None:
+            commands = {"estimator": _train(one.estimator, shown), **commands}
         if run.recording is not None:
             commands = {"record": _record(run.recording, shown), **commands}
-        typed = {name: shlex.join(["diffpolicy", name, *arguments]) for name, arguments in commands.items()}
+        typed = {
+            name: shlex.join(["diffpolicy", "train" if name == "estimator" else name, *arguments])
+            for name, arguments in commands.items()
+        }
         note = None if run.recording is None else self._recorded(run.recording)
         out = self.evaluation(one).parent
-        result = make_result(one, self.run_dir(run), out, typed, self.settings.data_root, note)
+        told_by = None if one.estimator is None else self.run_dir(one.estimator)
+        result = make_result(one, self.run_dir(run), out, typed, self.settings.data_root, note, told_by)
         with changing(self.folder, self._against) as results:
             results[one.name] = result
         page.write(self.folder)
@@ -333,8 +354,14 @@ def _train(run: Run, runs_dir: Path) -> list[str]:
     return [*run.settings, *data, f"run_dir={runs_dir / run.name}"]
 
 
-def _evaluate(one: Measurement, folder: Path, again: bool = False) -> list[str]:
-    return [f"checkpoint={folder / 'checkpoints' / 'best'}", *one.settings, f"out={_out(folder, one, again)}"]
+def _evaluate(one: Measurement, runs_dir: Path, again: bool = False) -> list[str]:
+    told = [] if one.estimator is None else [f"env.estimator={_best(runs_dir, one.estimator)}"]
+    out = _out(runs_dir / one.run.name, one, again)
+    return [f"checkpoint={_best(runs_dir, one.run)}", *one.settings, *told, f"out={out}"]
+
+
+def _best(runs_dir: Path, run: Run) -> Path:
+    return runs_dir / run.name / "checkpoints" / "best"
 
 
 @contextmanager
