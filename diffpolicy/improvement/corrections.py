@@ -3,6 +3,9 @@
 DAgger (Ross et al. 2011) asks the expert in states of the learner. Here, as in HG-DAgger (Kelly et al. 2019), the
 expert takes the robot over and keeps it to the end of the episode, since an answer that is not carried out says
 nothing of what comes after it. When it does is drawn by the episode's seed.
+
+The better a policy is, the fewer of its states need a correction. So the policy can be rolled out first, and the
+expert be asked in the episodes that failed alone, in each of them again and again, from other steps on.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from diffpolicy.datasets.spec import Observation
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.demonstrators import find_expert_agent
 from diffpolicy.evaluation.experts import ExpertAgent
+from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.improvement.base import Improvement, Round, Work
 from diffpolicy.improvement.cloning import check_clonable, train_on
-from diffpolicy.improvement.experience import Experience, gather
+from diffpolicy.improvement.experience import Experience, again, gather, original
 from diffpolicy.policies import Policy
 from diffpolicy.policies.controller import Batch, Controller, EnvIds
 from diffpolicy.util.errors import require
@@ -39,6 +43,8 @@ class Corrections(Improvement):
         expert_steps: budget, control steps of the expert in a round; episodes beyond the one that uses it up are
             left out.
         latest: the expert takes over at a step drawn evenly from 0 to this one.
+        of_failures: correct the episodes in which the policy failed alone, up to this many times each; 0 corrects
+            every episode once, whatever would have come of it.
         expert: "module:make", see `diffpolicy record`; None takes the environment's own.
         demonstrations: go on cloning the demonstrations too.
         from_scratch: start with new weights rather than with the policy's.
@@ -48,13 +54,17 @@ class Corrections(Improvement):
         self,
         expert_steps: int = 20_000,
         latest: int = 200,
+        of_failures: int = 0,
         expert: str | None = None,
         demonstrations: bool = True,
         from_scratch: bool = False,
     ) -> None:
         given = f"options.expert_steps={expert_steps}, options.latest={latest}"
         require(expert_steps >= 1 and latest >= 0, given, "a budget of at least 1, and a step from 0 on")
+        counts = type(of_failures) is int and of_failures >= 0
+        require(counts, f"options.of_failures={of_failures!r}", "a number from 0 on")
         self.expert_steps, self.latest, self.expert = expert_steps, latest, expert
+        self.of_failures = of_failures
         self.demonstrations, self.from_scratch = demonstrations, from_scratch
 
     def check(self, policy: Policy, make_env: EnvFactory, task: TaskSpec) -> None:
@@ -65,16 +75,24 @@ class Corrections(Improvement):
     def improve(self, work: Work) -> Round:
         together = TakeOver(work.agent(), self._agent(work.make_env), self.latest)
         by = f"the policy, and from a step up to {self.latest} on the expert {self.expert or ''}".rstrip()
-        asked = functools.partial(_asked, self.latest)
-        experience = gather(work, together, by=by, asked=asked, budget=self.expert_steps, at_once=_AT_ONCE)
+        how = {"asked": functools.partial(_asked, self.latest), "budget": self.expert_steps, "at_once": _AT_ONCE}
+        found, costs = dict[str, Any](), dict[str, float]()
+        if self.of_failures:
+            alone = gather(work, work.agent())
+            found["success_before"] = wilson(int(alone.succeeded.sum()), alone.buffer.n_episodes)
+            failed, costs = alone.buffer.meta[SEEDS][~alone.succeeded], alone.costs
+            given = f"all {alone.buffer.n_episodes} episodes ended in success, and there is nothing to correct"
+            require(len(failed) > 0, given, cure="roll out more of them, or take options.of_failures=0")
+            how |= {"resets": again(failed, self.of_failures), "name": "corrections"}
+        experience = gather(work, together, by=by, **how)
+        costs = {name: cost + costs.get(name, 0) for name, cost in experience.costs.items()}
         corrected, corrections = self._corrections(experience)
         require(corrections, "no episode in which the expert took over succeeded", cure="take another options.latest")
         last, seconds = train_on(
             work, ReplayBuffer.from_episodes(corrections), self.demonstrations, self.from_scratch
         )
-        costs = {**experience.costs, "training_seconds": seconds}
-        found = {"success_of_expert": wilson(len(corrections), corrected), "episodes_kept": len(corrections)}
-        return Round(last, costs, found)
+        found |= {"success_of_expert": wilson(len(corrections), corrected), "episodes_kept": len(corrections)}
+        return Round(last, {**costs, "training_seconds": seconds}, found)
 
     def _agent(self, make_env: EnvFactory) -> ExpertAgent:
         return find_expert_agent(self.expert, make_env)
@@ -83,7 +101,7 @@ class Corrections(Improvement):
         """How many episodes the expert took over, and its part of those that ended in success."""
         buffer, corrected, kept = experience.buffer, 0, list[dict[str, np.ndarray]]()
         for seed, succeeded, frames in zip(
-            buffer.meta["seeds"], experience.succeeded, buffer.episode_slices(), strict=True
+            buffer.meta[SEEDS], experience.succeeded, buffer.episode_slices(), strict=True
         ):
             first = frames.start + step_of(int(seed), self.latest)
             if first < frames.stop:
@@ -131,8 +149,12 @@ class TakeOver(Controller):
         self.agent.calls = value
 
     def reset(self, env_ids: EnvIds | None = None, seeds: Sequence[int] | None = None) -> None:
-        """Start new episodes; seeds are needed, but for the first call of a rollout, which names no environment."""
-        self.agent.reset(env_ids, seeds)
+        """Start new episodes; seeds are needed, but for the first call of a rollout, which names no environment.
+
+        Where an episode is repeated (`experience.again`), the policy goes the same way, and the expert takes over at
+        another step.
+        """
+        self.agent.reset(env_ids, None if seeds is None else [original(int(seed)) for seed in seeds])
         if env_ids is None or seeds is None:
             return
         self.expert.reset(env_ids, seeds)

@@ -35,6 +35,7 @@ LENGTHS = "lengths"
 ROLLOUTS = "rollouts"
 """Name of the recording of a round's episodes."""
 
+_APART = 10**9  # between the seeds of an episode and of those that repeat its start
 _AT_ONCE = 256  # episodes between two writes: a kill loses as many at most
 _COSTS = "costs"  # the attribute that counts them
 
@@ -137,6 +138,16 @@ def gather(
                 bar.update(len(some))
     wanted = [one for one in episodes if one[0] <= last]
     return Experience(ReplayBuffer.open(path).subset(range(_within(wanted, asked, budget))), costs)
+
+
+def again(seeds: Sequence[int], times: int) -> list[Reset]:
+    """Return resets that repeat the starts of these episodes, all of them once before any twice; see `original`."""
+    return [Reset(int(seed) + n * _APART, env_seed=int(seed)) for n in range(1, times + 1) for seed in seeds]
+
+
+def original(seed: int) -> int:
+    """Return the seed of the episode whose start one of `again` repeats, and of any other its own."""
+    return seed % _APART
 
 
 def _within(episodes: Sequence[tuple[int, int]], asked: Share, budget: int | None) -> int:

@@ -17,18 +17,15 @@ import numpy as np
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.convert import SUCCESS
 from diffpolicy.evaluation.adapters import EnvFactory
-from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.improvement.base import Improvement, Round, Work
 from diffpolicy.improvement.cloning import check_clonable, train_on
-from diffpolicy.improvement.experience import DONE, Experience, gather
+from diffpolicy.improvement.experience import DONE, Experience, again, gather
 from diffpolicy.policies import Policy
 from diffpolicy.policies.chunking import check_temperature
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
-
-_APART = 10**9  # between the seeds of an episode and of its retries
 
 
 @final
@@ -72,23 +69,20 @@ class Filtered(Improvement):
         found: dict[str, Any] = {"success_before": wilson(int(experience.succeeded.sum()), episodes.n_episodes)}
         failed = episodes.meta[SEEDS][~experience.succeeded]
         if self.retries and len(failed):
-            again = self._again(work, failed)
-            found["success_of_retries"] = wilson(int(again.succeeded.sum()), again.buffer.n_episodes)
-            episodes = episodes.joined(again.buffer)
-            costs = {name: cost + again.costs[name] for name, cost in costs.items()}
+            retried = self._retried(work, failed)
+            found["success_of_retries"] = wilson(int(retried.succeeded.sum()), retried.buffer.n_episodes)
+            episodes = episodes.joined(retried.buffer)
+            costs = {name: cost + retried.costs[name] for name, cost in costs.items()}
         kept = self._kept(episodes)
         last, seconds = train_on(work, episodes.subset(kept), self.demonstrations, self.from_scratch)
         return Round(last, {**costs, "training_seconds": seconds}, {**found, "episodes_kept": len(kept)})
 
-    def _again(self, work: Work, failed: np.ndarray) -> Experience:
+    def _retried(self, work: Work, failed: np.ndarray) -> Experience:
         """The episodes that failed, tried again with other noise."""
-        resets = [
-            Reset(int(seed) + number * _APART, env_seed=int(seed))
-            for number in range(1, self.retries + 1)
-            for seed in failed
-        ]
         by = f"the policy, at temperature {self.retry_temperature}" if self.retry_temperature else "the policy"
-        return gather(work, work.agent(self.retry_temperature), by=by, resets=resets, name="retries")
+        return gather(
+            work, work.agent(self.retry_temperature), by=by, resets=again(failed, self.retries), name="retries"
+        )
 
     def _kept(self, episodes: ReplayBuffer) -> np.ndarray:
         """The numbers of the episodes to clone."""

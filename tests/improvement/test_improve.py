@@ -225,6 +225,7 @@ def test_other_settings_and_other_folders_are_refused(start, tmp_path):
         ({"env": {"id": "diffpolicy/Detour-v0"}}, r"as the policy has"),
         ({"method": "corrections"}, r"no expert for env.id='tiny/Line-v0'"),
         ({"method": "corrections", "options": {"expert": "tiny:LIMIT"}}, r"no function"),
+        ({"method": "corrections", "options": {"of_failures": -1}}, r"of_failures=-1; expected a number from 0 on"),
         ({"training": {**TRAINING, "choose": "success"}}, r"training.choose=success; expected last"),
         ({"env": {"id": tiny.ENV_ID, "success": "none"}}, r"has no success; name what says so by env.success=KEY"),
         ({"method": "best_of", "options": {"discount": 1.0}}, r"discount=1.0; expected a number in \(0, 1\)"),
@@ -359,6 +360,38 @@ def test_corrections_that_were_cut_off_between_two_episodes_end_with_the_same_by
     improve_policy(start, tmp_path / "cut", **how)
     whole, cut = (bytes_of(tmp_path / name / "checkpoints") for name in ("whole", "cut"))
     assert whole == cut and whole
+
+
+def test_failures_are_gone_through_again_until_an_expert_takes_over(start, tmp_path):
+    options = {"expert": "tiny:LineExpert", "expert_steps": 40, "latest": 3, "of_failures": 5}
+    how = {**HOW, "method": "corrections"}
+    improve_policy(start, tmp_path / "run", **how, options=options)
+    folder = tmp_path / "run" / "round_1"
+    first, again = (ReplayBuffer.open(folder / name) for name in ("rollouts", "corrections"))
+    failed = [int(seed) for seed in first.meta["seeds"][first.meta["success"] == 0]]
+    seeds = [int(seed) for seed in again.meta["seeds"]]
+    assert seeds == [seed + n * 10**9 for n in range(1, 6) for seed in failed][: len(seeds)]
+    parts = dict(zip(first.meta["seeds"], first.episode_slices(), strict=True))
+    steps = [step_of(seed, 3) for seed in seeds]
+    assert len({(seed % 10**9, step) for seed, step in zip(seeds, steps, strict=True)}) > len(failed)
+    for seed, step, frames in zip(seeds, steps, again.episode_slices(), strict=True):
+        frame, own = frames.start, parts[seed % 10**9].start
+        assert np.array_equal(again["action"][frame : frame + step], first["action"][own : own + step])
+        assert np.array_equal(again["state"][frame : frame + step + 1], first["state"][own : own + step + 1])
+    (only,) = json.loads((tmp_path / "run" / "improvement.json").read_text())["rounds"]
+    assert only["success_before"]["mean"] == first.meta["success"].mean()
+    assert only["costs"]["environment_steps"] == first.n_steps + again.n_steps
+    assert only["costs"]["expert_steps"] == sum(again.episode_lengths - steps) >= 40
+    improve_policy(start, tmp_path / "plain", **{**HOW, "method": "filtered"})
+    improve_policy(start, tmp_path / "shared", **how, options=options, rollouts=str(tmp_path / "plain"))
+    assert bytes_of(tmp_path / "shared" / "checkpoints") == bytes_of(tmp_path / "run" / "checkpoints")
+
+
+def test_a_policy_that_never_fails_has_nothing_to_correct(start, tmp_path):
+    options = {"expert": "tiny:LineExpert", "of_failures": 2}
+    how = {**HOW, "method": "corrections", "env": {"kwargs": {"width": 1e-9}}}
+    with pytest.raises(ValueError, match=r"all 30 episodes ended in success.*take options.of_failures=0"):
+        improve_policy(start, tmp_path / "run", options=options, **how)
 
 
 def by_hand(rewards, done, n, discount):
