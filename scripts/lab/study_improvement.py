@@ -13,14 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffpolicy import checkpoint, evaluate_policy, train_policy
+from diffpolicy.config import load_config
 from diffpolicy.config.commands import ImproveConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import compare
 from diffpolicy.evaluation.report import provenance
+from diffpolicy.improvement.base import trained
 from diffpolicy.improvement.improve import improve
 from diffpolicy.util import files, names
 from diffpolicy.util.errors import require
@@ -36,8 +39,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "best_of_4": (BEST_OF, "options.candidates=4"),
     "best_of_16": (BEST_OF,),
     "corrections": (CORRECTIONS,),
+    "corrections_of_failures": (CORRECTIONS, "options.of_failures=8"),
 }
 """Name -> settings of `diffpolicy improve`."""
+LONGER = "longer"
+"""The variant that trains on for as many steps, with the demonstrations alone."""
 
 
 def evaluated(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -57,6 +63,8 @@ def kept(result: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[st
 
 def improved(run: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the contents of a variant's improvement.json, made with the rollouts of a variant that has the same."""
+    if name == LONGER:
+        return trained_longer(run, arguments)
     folder, settings = arguments.runs_dir / run.name, [*VARIANTS[name], *arguments.settings]
     alike = [other for other, given in VARIANTS.items() if rolls_out_alike(VARIANTS[name], given)]
     there = next((folder / other for other in alike if (folder / other / "round_1" / "rollouts").is_dir()), None)
@@ -66,15 +74,28 @@ def improved(run: Path, name: str, arguments: argparse.Namespace) -> dict[str, A
     return improve(compose(given, "improve", ImproveConfig), train_policy)
 
 
+def trained_longer(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what improving returns, of a policy that was trained on without any rollouts."""
+    asked = compose([*arguments.settings, f"checkpoint={run}", f"run_dir={run}"], "improve", ImproveConfig)
+    folder, of = arguments.runs_dir / run.name / LONGER, load_config(checkpoint.read(run).config)
+    how = {"seed": asked.seed, "resume": True, "init_from": str(run), "training": asked.training}
+    config = replace(of, run_dir=str(folder), evaluation_workers=arguments.workers, **how)
+    path, seconds = trained(folder, asked.training.steps, lambda: train_policy(config))
+    costs = {"environment_steps": 0, "rollout_seconds": 0.0, "training_seconds": seconds}
+    return {"rounds": [], "total": costs, "checkpoint": path}
+
+
 def rolls_out_alike(first: Sequence[str], second: Sequence[str]) -> bool:
     """Return whether two variants roll out the same episodes in their first rounds."""
-    return (CORRECTIONS in first) == (CORRECTIONS in second) and (CORRECTIONS not in first or first == second)
+    mixed = [CORRECTIONS in one and not any("of_failures" in setting for setting in one) for one in (first, second)]
+    return not any(mixed) or first == second
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    known = (LONGER, *VARIANTS)
+    parser.add_argument("--variants", nargs="+", default=list(known))
     parser.add_argument("--settings", nargs="*", default=[], help="of diffpolicy improve, for all variants")
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--workers", type=int)
@@ -82,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     for name in arguments.variants:
-        names.check("variant", name, VARIANTS)
+        names.check("variant", name, known)
     stored = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for run in arguments.runs:
         saved = checkpoint.read(run)
@@ -91,7 +112,7 @@ def main() -> None:
         given = f"{arguments.out} has {run.name} with {found['of']}"
         require(found["of"] == of, given, str(of), "rename the run, or take another --out")
         for name, one in found["variants"].items():
-            other = name in arguments.variants and one["settings"] != [*VARIANTS[name], *arguments.settings]
+            other = name in arguments.variants and one["settings"] != [*VARIANTS.get(name, ()), *arguments.settings]
             given = f"{arguments.out} has {name} of {run.name} with {one['settings']}"
             require(not other, given, cure="take another --out and --runs-dir")
         missing = [name for name in arguments.variants if name not in found["variants"]]
@@ -102,7 +123,7 @@ def main() -> None:
             result = improved(run, name, arguments)
             after = evaluated(Path(result["checkpoint"]), arguments)
             one = {
-                "settings": [*VARIANTS[name], *arguments.settings],
+                "settings": [*VARIANTS.get(name, ()), *arguments.settings],
                 "rounds": result["rounds"],
                 "total": result["total"],
             }
