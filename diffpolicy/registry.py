@@ -47,6 +47,7 @@ _OWN: dict[str, dict[str, str]] = {
         "lstm_gmm": "diffpolicy.policies.models.lstm_gmm:LSTMGMMModel",
         "nearest": "diffpolicy.policies.models.nearest:NearestModel",
         "best_of": "diffpolicy.policies.models.best_of:BestOfModel",
+        "residual": "diffpolicy.policies.models.residual:ResidualModel",
     },
     "importer": {
         "lerobot": "diffpolicy.datasets.importers.lerobot:LeRobotImporter",
@@ -63,6 +64,8 @@ _OWN: dict[str, dict[str, str]] = {
         "filtered": "diffpolicy.improvement.filtered:Filtered",
         "corrections": "diffpolicy.improvement.corrections:Corrections",
         "best_of": "diffpolicy.improvement.best_of:BestOf",
+        "residual": "diffpolicy.improvement.residual:Residual",
+        "steering": "diffpolicy.improvement.residual:Steering",
     },
     "source": {},
     "transform": {},

@@ -5,5 +5,7 @@ training loop, and what comes out is a checkpoint like any other.
 
 - `filtered`      filtered cloning: learn from one's own successes, beside the demonstrations
 - `corrections`   an expert takes over in states that the policy reached (DAgger)
+- `residual`      a small network changes the actions within bounds, learned off-policy
+- `steering`      a small network changes the noise that the policy starts from, learned off-policy
 - `best_of`       a critic, learned from rollouts, chooses among several sampled chunks
 """

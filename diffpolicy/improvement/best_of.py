@@ -18,6 +18,7 @@ from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.improvement.base import Improvement, Round, Work, trained
 from diffpolicy.improvement.experience import DONE, Experience, gather
+from diffpolicy.improvement.replay import chunked
 from diffpolicy.policies import Policy, build_model
 from diffpolicy.policies.models.best_of import BestOfModel
 from diffpolicy.training import train
@@ -151,27 +152,3 @@ class Transitions:
     def _seen(self, obs: Tensor) -> Tensor:
         policy = self._policy
         return policy.normalizer.apply(policy.representations.apply({"obs": obs}))["obs"]
-
-
-def chunked(
-    done: np.ndarray, actions: int, discount: float, first: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of every step what the chunk that starts there brings, if doing the task brings 1: three arrays (L,).
-
-    Args:
-        done: (L,) whether the task was done after each of an episode's steps.
-        actions: n, of a chunk.
-        discount: γ, of a step.
-        first: frame of the first step.
-
-    Returns:
-        sums: γ^k where the chunk's step k < n is the first that does the task, else 0.
-        factors: γ^n, or 0 where the task was done or the episode over before the chunk was.
-        following: the frame in which the next chunk starts, n steps later; the last one where the episode is over.
-    """
-    steps, length = np.arange(len(done)), len(done)
-    doing = np.append(np.flatnonzero(done), length + actions)  # the last one: never
-    left = doing[np.searchsorted(doing, steps)] - steps  # steps until the task is done
-    sums = np.where(left < actions, discount ** left.astype(float), 0.0)
-    goes_on = (left >= actions) & (steps + actions < length)
-    return sums, np.where(goes_on, discount**actions, 0.0), first + np.minimum(steps + actions, length - 1)

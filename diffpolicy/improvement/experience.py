@@ -29,6 +29,9 @@ from diffpolicy.util.errors import require
 DONE = "done"
 """Name of an array in a recording of rollouts: of each step whether the task was done after it."""
 
+REWARD = "reward"
+"""Name of an array there: the reward of each step."""
+
 LENGTHS = "lengths"
 """Name of the steps of each episode there."""
 
@@ -42,15 +45,16 @@ _COSTS = "costs"  # the attribute that counts them
 
 @final
 class Outcomes(Observer):
-    """Keeps of every step whether the task was done after it, as an array (L,)."""
+    """Keeps of every step whether the task was done after it, and its reward, as two arrays (L,)."""
 
     name = "outcomes"
 
     def on_step(self, step: Step) -> None:
-        step.episode.observed[self.name].append(bool(step.episode.success_at_end))
+        step.episode.observed[self.name].append((bool(step.episode.success_at_end), float(step.reward)))
 
     def on_end(self, episode: Episode) -> None:
-        episode.observed[self.name] = np.array(episode.observed[self.name], np.uint8)
+        done, rewards = zip(*episode.observed[self.name], strict=True)
+        episode.observed[self.name] = {DONE: np.array(done, np.uint8), REWARD: np.array(rewards, np.float32)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Experience:
     """Rolled-out episodes.
 
     Args:
-        buffer: the observations under the keys that the policy reads, "action" and "done"; and of each
+        buffer: the observations under the keys that the policy reads, "action", "done" and "reward"; and of each
             episode "seeds", and "success", which is whether the task was done at its last step.
         costs: see `Round.costs`.
     """
@@ -172,12 +176,12 @@ def _take(theirs: Path, mine: Path, attrs: Mapping[str, Any]) -> None:
 
 
 def _add(writer: EpisodeWriter, episode: Episode, keys: Sequence[str]) -> None:
-    recorded, done = episode.observed[Recorder.name], episode.observed[Outcomes.name]
+    recorded, outcomes = episode.observed[Recorder.name], episode.observed[Outcomes.name]
     given = "the environment does not say whether an episode succeeded"
     require(episode.success is not None, given, cure="name what says so by env.success=KEY")
     arrays = {name: recorded[name] for name in (*keys, ACTION)}
     numbers = {SEEDS: episode.seed, SUCCESS: int(bool(episode.success_at_end)), LENGTHS: episode.steps}
-    writer.add({**arrays, DONE: done}, **numbers)
+    writer.add({**arrays, **outcomes}, **numbers)
 
 
 def _costs(agent: Controller, episodes: Sequence[Episode], asked: Share, seconds: float) -> dict[str, float]:

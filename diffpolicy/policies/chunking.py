@@ -54,12 +54,14 @@ class SamplingContext:
         expected: (B, T_p, A), the chunks as the last ones planned them, and as executed where that is past.
         start: the time at which sampling starts, from `expected`; None starts from noise.
         held: (B, T_p, 1) boolean, where a chunk must agree with `expected`; None holds nothing.
+        noise: (B, T_p, A) that sampling starts from; None draws it.
     """
 
     temperature: float = 1.0
     expected: Tensor | None = None
     start: float | None = None
     held: Tensor | None = None
+    noise: Tensor | None = None
 
     def begin(
         self, shape: Sequence[int], times: Tensor, path: Path, generators: Sequence[torch.Generator], like: Tensor
@@ -74,8 +76,11 @@ class SamplingContext:
             like: a tensor of the data type and on the device that x shall have.
         """
         kind = {"dtype": like.dtype, "device": like.device}
-        noise = randn(shape, generators, **kind) if self.temperature else torch.zeros(tuple(shape), **kind)
-        noise = noise if self.temperature == 1 else self.temperature * noise
+        if self.noise is not None:
+            noise = self.noise
+        else:
+            noise = randn(shape, generators, **kind) if self.temperature else torch.zeros(tuple(shape), **kind)
+            noise = noise if self.temperature == 1 else self.temperature * noise
         if self.start is None:
             return noise, times
         inner = times[:-1]

@@ -24,6 +24,7 @@ STREAMS = {
     "estimator": 10,
     "take over": 11,
     "candidates": 12,
+    "explore": 13,
 }
 
 

@@ -22,8 +22,8 @@ from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.experts import ExpertAgent
 from diffpolicy.evaluation.observers import Recorder
 from diffpolicy.evaluation.rollout import rollout
-from diffpolicy.improvement.best_of import chunked
 from diffpolicy.improvement.corrections import TakeOver, step_of
+from diffpolicy.improvement.replay import chunked
 from diffpolicy.policies import Agent, PlanRequest, build_model
 
 ENV = {"env.id": tiny.ENV_ID}

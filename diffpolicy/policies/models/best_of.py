@@ -15,18 +15,17 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from diffpolicy.config import SamplerConfig
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
-from diffpolicy.policies.models.base import ChunkModel, ModelSpec, Sample
-from diffpolicy.registry import build
+from diffpolicy.policies.models.around import AroundModel, perceptron
+from diffpolicy.policies.models.base import ModelSpec, Sample
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 from diffpolicy.util.seeds import generator as keyed
 
 
 @final
-class BestOfModel(ChunkModel):
+class BestOfModel(AroundModel):
     """Draws `candidates` chunks and takes the one of which its critics expect most.
 
     Args:
@@ -40,6 +39,8 @@ class BestOfModel(ChunkModel):
             best that was done.
     """
 
+    command = "diffpolicy improve method=best_of"
+
     def __init__(
         self,
         spec: ModelSpec,
@@ -50,40 +51,18 @@ class BestOfModel(ChunkModel):
         critics: int = 2,
         expectile: float = 0.7,
     ) -> None:
-        super().__init__(spec)
-        self.start = spec.obs_horizon - 1
-        given = f"actions={actions} of a chunk of {spec.horizon} after {self.start} in the past"
-        require(1 <= actions <= spec.horizon - self.start, given, "those that are executed")
+        super().__init__(spec, base, actions)
         given = f"candidates={candidates}, width={width}, critics={critics}"
         require(min(candidates, width, critics) >= 1, given, "at least 1 of each")
         require(0.5 <= expectile < 1, f"expectile={expectile}", "a number in [0.5, 1)")
-        self.actions, self.candidates, self.expectile = actions, candidates, expectile
-        self.base: ChunkModel = build("model", base, spec=spec)
-        self.base.requires_grad_(False)
-        self.supported_execution = self.base.supported_execution
-        self.half_precisions, self.bound = self.base.half_precisions, self.base.bound
-        told, chosen = spec.features or spec.cond_dim, actions * spec.action_dim
-        self.value = _perceptron(told, width)
-        self.critics = nn.ModuleList(_perceptron(told + chosen, width) for _ in range(critics))
-
-    def networks(self) -> list[nn.Module]:
-        return self.base.networks()
-
-    def condition(self, observed: Mapping[str, Tensor], generator: Generators = None) -> Condition:
-        return self.base.condition(observed, generator)
-
-    def told(self, vector: Tensor) -> Condition:
-        return self.base.told(vector)
+        self.candidates, self.expectile = candidates, expectile
+        told = self.told_dim
+        self.value = perceptron(told, width)
+        self.critics = nn.ModuleList(perceptron(told + actions * spec.action_dim, width) for _ in range(critics))
 
     @property
     def sampler(self) -> dict[str, Any]:
         return {**self.base.sampler, "candidates": self.candidates}
-
-    def configure(self, config: SamplerConfig) -> None:
-        self.base.configure(config)
-
-    def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
-        raise NotImplementedError("its critics are fitted to transitions, by diffpolicy improve method=best_of")
 
     def loss(self, batch: Mapping[str, Any], generator: Generators) -> Tensor:
         """Return the losses of V and of every Q together, (B,).
@@ -94,7 +73,7 @@ class BestOfModel(ChunkModel):
             generator: unused.
         """
         now = self.condition({"obs": batch["obs"]}).vector
-        chunk = batch["action"][:, self.start :].flatten(1)
+        chunk = self.executed(batch["action"])
         with torch.no_grad():
             after = self.value(self.condition({"obs": batch["next_obs"]}).vector)[:, 0]
             target = batch["reward"] + batch["discount"] * after
@@ -115,7 +94,7 @@ class BestOfModel(ChunkModel):
         each = {"expected": context.expected, "held": context.held}
         repeated = {name: None if one is None else one.repeat_interleave(n, dim=0) for name, one in each.items()}
         chunks, calls = self.base.sample(Condition(vector), draws, replace(context, **repeated))
-        scores = self._qs(vector, chunks[:, self.start : self.start + self.actions].flatten(1)).min(0).values
+        scores = self._qs(vector, self.executed(chunks)).min(0).values
         best = scores.view(count, n).argmax(1)
         return Sample(chunks.unflatten(0, (count, n))[torch.arange(count, device=best.device), best], calls * n)
 
@@ -123,8 +102,3 @@ class BestOfModel(ChunkModel):
         """(critics, B)."""
         seen = torch.cat([told, chunk], dim=1).to(next(self.value.parameters()).dtype)
         return torch.stack([critic(seen)[:, 0] for critic in self.critics])
-
-
-def _perceptron(size: int, width: int) -> nn.Sequential:
-    hidden = (nn.Linear(width, width), nn.LayerNorm(width), nn.Mish())
-    return nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width), nn.Mish(), *hidden, nn.Linear(width, 1))
