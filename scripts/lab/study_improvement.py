@@ -32,6 +32,7 @@ OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "improvement.js
 FIRST_SEED = 400_000
 KEPT = ("score", "final_coverage", "success", "second_difference")
 FILTERED, BEST_OF, CORRECTIONS = "method=filtered", "method=best_of", "method=corrections"
+OFF_POLICY = ("rounds=6", "episodes=250", "training.steps=5000", "training.lr=3e-4")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "filtered": (FILTERED,),
     "filtered_fastest": (FILTERED, "options.fastest=0.5"),
@@ -40,6 +41,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "best_of_16": (BEST_OF,),
     "corrections": (CORRECTIONS,),
     "corrections_of_failures": (CORRECTIONS, "options.of_failures=8"),
+    "residual": ("method=residual", *OFF_POLICY),
+    "steering": ("method=steering", *OFF_POLICY),
 }
 """Name -> settings of `diffpolicy improve`."""
 LONGER = "longer"
@@ -87,6 +90,8 @@ def trained_longer(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def rolls_out_alike(first: Sequence[str], second: Sequence[str]) -> bool:
     """Return whether two variants roll out the same episodes in their first rounds."""
+    if any(OFF_POLICY[0] in one for one in (first, second)):
+        return first == second
     mixed = [CORRECTIONS in one and not any("of_failures" in setting for setting in one) for one in (first, second)]
     return not any(mixed) or first == second
 
