@@ -43,6 +43,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "corrections_of_failures": (CORRECTIONS, "options.of_failures=8"),
     "residual": ("method=residual", *OFF_POLICY),
     "steering": ("method=steering", *OFF_POLICY),
+    "policy_gradient": (
+        "method=policy_gradient",
+        "rounds=8",
+        "episodes=256",
+        "training.steps=300",
+        "training.lr=3e-5",
+    ),
 }
 """Name -> settings of `diffpolicy improve`."""
 LONGER = "longer"
@@ -90,7 +97,7 @@ def trained_longer(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def rolls_out_alike(first: Sequence[str], second: Sequence[str]) -> bool:
     """Return whether two variants roll out the same episodes in their first rounds."""
-    if any(OFF_POLICY[0] in one for one in (first, second)):
+    if any(setting.startswith("rounds=") for one in (first, second) for setting in one):
         return first == second
     mixed = [CORRECTIONS in one and not any("of_failures" in setting for setting in one) for one in (first, second)]
     return not any(mixed) or first == second
