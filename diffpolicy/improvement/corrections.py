@@ -25,7 +25,7 @@ from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.improvement.base import Improvement, Round, Work
 from diffpolicy.improvement.cloning import check_clonable, train_on
-from diffpolicy.improvement.experience import Experience, again, gather, original
+from diffpolicy.improvement.experience import Experience, again, check_beyond, gather, original
 from diffpolicy.policies import Policy
 from diffpolicy.policies.controller import Batch, Controller, EnvIds
 from diffpolicy.util.errors import require
@@ -46,6 +46,7 @@ class Corrections(Improvement):
         of_failures: correct the episodes in which the policy failed alone, up to this many times each; 0 corrects
             every episode once, whatever would have come of it.
         expert: "module:make", see `diffpolicy record`; None takes the environment's own.
+        steps_after_success: for which successful episodes go on, see `Filtered`.
         demonstrations: go on cloning the demonstrations too.
         from_scratch: start with new weights rather than with the policy's.
     """
@@ -56,6 +57,7 @@ class Corrections(Improvement):
         latest: int = 200,
         of_failures: int = 0,
         expert: str | None = None,
+        steps_after_success: int = 0,
         demonstrations: bool = True,
         from_scratch: bool = False,
     ) -> None:
@@ -64,7 +66,8 @@ class Corrections(Improvement):
         counts = type(of_failures) is int and of_failures >= 0
         require(counts, f"options.of_failures={of_failures!r}", "a number from 0 on")
         self.expert_steps, self.latest, self.expert = expert_steps, latest, expert
-        self.of_failures = of_failures
+        check_beyond(steps_after_success)
+        self.of_failures, self.beyond = of_failures, steps_after_success
         self.demonstrations, self.from_scratch = demonstrations, from_scratch
 
     def check(self, policy: Policy, make_env: EnvFactory, task: TaskSpec) -> None:
@@ -76,9 +79,10 @@ class Corrections(Improvement):
         together = TakeOver(work.agent(), self._agent(work.make_env), self.latest)
         by = f"the policy, and from a step up to {self.latest} on the expert {self.expert or ''}".rstrip()
         how = {"asked": functools.partial(_asked, self.latest), "budget": self.expert_steps, "at_once": _AT_ONCE}
+        how |= {"beyond": self.beyond}
         found, costs = dict[str, Any](), dict[str, float]()
         if self.of_failures:
-            alone = gather(work, work.agent())
+            alone = gather(work, work.agent(), beyond=self.beyond)
             found["success_before"] = wilson(int(alone.succeeded.sum()), alone.buffer.n_episodes)
             failed, costs = alone.buffer.meta[SEEDS][~alone.succeeded], alone.costs
             given = f"all {alone.buffer.n_episodes} episodes ended in success, and there is nothing to correct"

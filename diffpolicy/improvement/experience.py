@@ -19,6 +19,7 @@ from diffpolicy.datasets.convert import SUCCESS
 from diffpolicy.datasets.writer import alone
 from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import ACTION, Observer, Recorder
+from diffpolicy.evaluation.record import demonstration_env
 from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.improvement.base import Work
@@ -90,6 +91,7 @@ def gather(
     asked: Share = lambda seed, steps: steps,
     budget: int | None = None,
     at_once: int | None = None,
+    beyond: int = 0,
 ) -> Experience:
     """Roll out the episodes of a round, or those that are missing of one that was cut off.
 
@@ -102,6 +104,7 @@ def gather(
         asked: how many steps of an episode the policy took; the others are the expert's.
         budget: of the expert's steps: episodes beyond the one that uses it up are left out; None has no such end.
         at_once: episodes between two writes; None takes a few hundred.
+        beyond: steps for which an episode that ends in success goes on, so that it does not end on the threshold.
 
     Raises:
         BrokenEnvironment: the environment broke off all of many episodes.
@@ -111,7 +114,7 @@ def gather(
     resets = work.resets if resets is None else resets
     keys = list(work.config.observation.vectors)
     attrs = {
-        "by": by,
+        "by": f"{by}, {beyond} steps beyond success" if beyond else by,
         "fps": work.task.fps,
         "policy": dict(work.start.sha256),
         "first_seed": work.first_seed,
@@ -121,6 +124,7 @@ def gather(
     if given and work.number == 1 and not path.exists():
         _take(Path(settings.rollouts) / work.folder.name / path.name, path, attrs)
     how = {"envs": settings.envs, "workers": settings.workers, "task": work.task}
+    make_env = demonstration_env(work.make_env, steps_after_success=beyond) if beyond else work.make_env
     with alone(path):
         writer, last = EpisodeWriter(path, attrs), resets[-1].seed
         episodes = list(zip(writer.meta.get(SEEDS, []), writer.meta.get(LENGTHS, []), strict=True))
@@ -131,7 +135,7 @@ def gather(
                 count = at_once or _AT_ONCE
                 some, left = left[:count], left[count:]
                 began = time.monotonic()
-                rolled_out = rollout(agent, work.make_env, some, [Recorder(keys[0]), Outcomes()], **how)
+                rolled_out = rollout(agent, make_env, some, [Recorder(keys[0]), Outcomes()], **how)
                 for kind, value in _costs(agent, rolled_out, asked, time.monotonic() - began).items():
                     costs[kind] = costs.get(kind, 0) + value
                 writer.note({_COSTS: costs})
@@ -142,6 +146,12 @@ def gather(
                 bar.update(len(some))
     wanted = [one for one in episodes if one[0] <= last]
     return Experience(ReplayBuffer.open(path).subset(range(_within(wanted, asked, budget))), costs)
+
+
+def check_beyond(steps: int) -> None:
+    """Raise ValueError unless options.steps_after_success is a number from 0 on."""
+    fits = type(steps) is int and steps >= 0
+    require(fits, f"options.steps_after_success={steps!r}", "a number from 0 on")
 
 
 def again(seeds: Sequence[int], times: int) -> list[Reset]:

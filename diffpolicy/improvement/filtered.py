@@ -21,7 +21,7 @@ from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.task import TaskSpec
 from diffpolicy.improvement.base import Improvement, Round, Work
 from diffpolicy.improvement.cloning import check_clonable, train_on
-from diffpolicy.improvement.experience import DONE, Experience, again, gather
+from diffpolicy.improvement.experience import DONE, Experience, again, check_beyond, gather
 from diffpolicy.policies import Policy
 from diffpolicy.policies.chunking import check_temperature
 from diffpolicy.util.errors import require
@@ -35,6 +35,8 @@ class Filtered(Improvement):
     Args:
         retries: how often each start that failed is tried again.
         retry_temperature: of the noise that sampling then starts from; None is the policy's own.
+        steps_after_success: for which successful episodes go on, so that what is cloned does not end on the
+            threshold: the last action of an episode is taught to be repeated.
         fastest: part of the successes that is kept, those that were done soonest.
         demonstrations: go on cloning the demonstrations too.
         from_scratch: start with new weights rather than with the policy's.
@@ -44,6 +46,7 @@ class Filtered(Improvement):
         self,
         retries: int = 0,
         retry_temperature: float | None = None,
+        steps_after_success: int = 0,
         fastest: float = 1.0,
         demonstrations: bool = True,
         from_scratch: bool = False,
@@ -52,8 +55,10 @@ class Filtered(Improvement):
         check_temperature("options.retry_temperature", retry_temperature)
         lone = f"options.retry_temperature={retry_temperature} without retries"
         require(retries or retry_temperature is None, lone, cure="name options.retries too")
+        check_beyond(steps_after_success)
         require(0 < fastest <= 1, f"options.fastest={fastest}", "a part of the successes in (0, 1]")
         self.retries, self.retry_temperature = retries, retry_temperature
+        self.beyond = steps_after_success
         self.fastest, self.demonstrations, self.from_scratch = fastest, demonstrations, from_scratch
 
     def check(self, policy: Policy, make_env: EnvFactory, task: TaskSpec) -> None:
@@ -64,7 +69,7 @@ class Filtered(Improvement):
         require(varies, given, "a method that does", "leave it out")
 
     def improve(self, work: Work) -> Round:
-        experience = gather(work, work.agent())
+        experience = gather(work, work.agent(), beyond=self.beyond)
         episodes, costs = experience.buffer, dict(experience.costs)
         found: dict[str, Any] = {"success_before": wilson(int(experience.succeeded.sum()), episodes.n_episodes)}
         failed = episodes.meta[SEEDS][~experience.succeeded]
@@ -80,9 +85,8 @@ class Filtered(Improvement):
     def _retried(self, work: Work, failed: np.ndarray) -> Experience:
         """The episodes that failed, tried again with other noise."""
         by = f"the policy, at temperature {self.retry_temperature}" if self.retry_temperature else "the policy"
-        return gather(
-            work, work.agent(self.retry_temperature), by=by, resets=again(failed, self.retries), name="retries"
-        )
+        agent, resets = work.agent(self.retry_temperature), again(failed, self.retries)
+        return gather(work, agent, by=by, resets=resets, name="retries", beyond=self.beyond)
 
     def _kept(self, episodes: ReplayBuffer) -> np.ndarray:
         """The numbers of the episodes to clone."""

@@ -33,14 +33,18 @@ FIRST_SEED = 400_000
 KEPT = ("score", "final_coverage", "success", "second_difference")
 FILTERED, BEST_OF, CORRECTIONS = "method=filtered", "method=best_of", "method=corrections"
 OFF_POLICY = ("rounds=6", "episodes=250", "training.steps=5000", "training.lr=3e-4")
+BEYOND = "options.steps_after_success=16"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "filtered": (FILTERED,),
     "filtered_fastest": (FILTERED, "options.fastest=0.5"),
     "filtered_retries": (FILTERED, "options.retries=4", "options.retry_temperature=1.0"),
+    "filtered_beyond": (FILTERED, BEYOND),
+    "filtered_retries_beyond": (FILTERED, "options.retries=4", BEYOND),
     "best_of_4": (BEST_OF, "options.candidates=4"),
     "best_of_16": (BEST_OF,),
     "corrections": (CORRECTIONS,),
     "corrections_of_failures": (CORRECTIONS, "options.of_failures=8"),
+    "corrections_of_failures_beyond": (CORRECTIONS, "options.of_failures=8", BEYOND),
     "residual": ("method=residual", *OFF_POLICY),
     "steering": ("method=steering", *OFF_POLICY),
     "policy_gradient": (
@@ -99,6 +103,8 @@ def rolls_out_alike(first: Sequence[str], second: Sequence[str]) -> bool:
     """Return whether two variants roll out the same episodes in their first rounds."""
     if any(setting.startswith("rounds=") for one in (first, second) for setting in one):
         return first == second
+    if (BEYOND in first) != (BEYOND in second):
+        return False
     mixed = [CORRECTIONS in one and not any("of_failures" in setting for setting in one) for one in (first, second)]
     return not any(mixed) or first == second
 

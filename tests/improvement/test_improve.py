@@ -113,6 +113,27 @@ def test_filtered_cloning_keeps_the_successes_beside_the_demonstrations(start, t
     assert len(again["episodes"]) == 2, "the run's folder stands for its policy"
 
 
+def test_what_is_cloned_goes_on_beyond_success(start, tmp_path):
+    improve_policy(start, tmp_path / "plain", method="filtered", **HOW)
+    options = {"steps_after_success": 3}
+    for method, more in (
+        ("filtered", {}),
+        ("corrections", {"expert": "tiny:LineExpert", "latest": 3, "of_failures": 1}),
+    ):
+        improve_policy(start, tmp_path / method, method=method, options={**options, **more}, **HOW)
+    plain, longer, shared = (
+        ReplayBuffer.open(tmp_path / name / "round_1" / "rollouts") for name in ("plain", "filtered", "corrections")
+    )
+    succeeded = plain.meta["success"] == 1
+    expected = np.minimum(plain.episode_lengths + np.where(succeeded, 3, 0), tiny.LIMIT)
+    assert np.array_equal(longer.episode_lengths, expected) and (expected > plain.episode_lengths).any()
+    for one, own in zip(plain.episode_slices(), longer.episode_slices(), strict=True):
+        assert np.array_equal(longer["action"][own][: one.stop - one.start], plain["action"][one])
+    assert np.array_equal(longer["action"], shared["action"]), "so that corrections can take filtered rollouts"
+    with pytest.raises(ValueError, match="records something else .by: 'the policy' there, 'the policy, 3 steps"):
+        improve_policy(start, tmp_path / "x", rollouts=str(tmp_path / "plain"), options=options, **HOW)
+
+
 def test_the_fastest_successes_alone(start, tmp_path):
     options = {"fastest": 0.5, "demonstrations": False, "from_scratch": True}
     improve_policy(start, tmp_path / "run", method="filtered", options=options, **HOW)
@@ -216,6 +237,7 @@ def test_other_settings_and_other_folders_are_refused(start, tmp_path):
         ({"method": "filterd"}, r"filterd.*filtered"),
         ({"options": {"fastst": 1}}, r"has no option 'fastst'.*fastest"),
         ({"options": {"fastest": 0}}, r"fastest=0; expected a part"),
+        ({"options": {"steps_after_success": -1}}, r"steps_after_success=-1; expected a number from 0 on"),
         ({"options": {"retries": -1}}, r"retries=-1; expected a number from 0 on"),
         ({"options": {"retries": 1, "retry_temperature": 0}}, r"retry_temperature=0; expected a number above 0"),
         ({"options": {"retry_temperature": 1.0}}, r"retry_temperature=1.0 without retries; name options.retries"),
