@@ -158,6 +158,7 @@ def evaluate_policy(
     config = load_config(saved.config)
     make_env = policy_env(config, given=asked, line=f"diffpolicy evaluate checkpoint={checkpoint}")
     agent, task = Agent(policy), check_policy(policy, make_env)
+    policy.follows = tuple(task.follows) or None
     used = {**plain(make_env.config), "given_by_hand": names_env(asked)}
     if modes:
         check_modes(task, make_env.id)

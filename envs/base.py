@@ -72,6 +72,9 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         else:
             low, high = np.array(bounds, dtype=np.float32).T
             self.observation_space = spaces.Box(low, high, dtype=np.float32)
+        if "task" in self.metadata:  # a subclass's
+            task = {**self.metadata["task"], "follows": self._agent_columns()}
+            self.metadata = {**self.metadata, "task": task}  # type: ignore[misc]
         self._obstacles = tuple(obstacles)
         self._goal_pieces: tuple[Polygon, ...] = ()
         self._camera: ObservationCamera | None = None
@@ -79,6 +82,10 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
         self._window: Window | None = None
         self._table: Table | None = None
         self._target: Point | None = None
+
+    def _agent_columns(self) -> list[int]:
+        """Return which numbers of the observation's vector are the agent's x and y, which follow the action's."""
+        return [0, 1]
 
     @abc.abstractmethod
     def _layout(self, options: Mapping[str, Any]) -> tuple[Point, Sequence[Pushable]]:

@@ -208,6 +208,10 @@ class PushTEnv(PushingEnv):
         }
         return min(self._coverage / SUCCESS_COVERAGE, 1.0), info
 
+    def _agent_columns(self) -> list[int]:
+        first = 2 * len(self._points) if self.obs_mode in ("keypoints", "corners") else 0
+        return [first, first + 1]
+
     def _numbers(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
         seen = [state] if self.obs_mode == "state" else [block_points(state, self._points), state[:2]]
         if self._goal_drawn:

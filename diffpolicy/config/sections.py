@@ -177,6 +177,14 @@ class ExecutionConfig:
         inpaint: number of coming steps at which a new chunk is held to the last one; None holds nothing.
         temperature: standard deviation of the noise that sampling starts from; None is the policy's own, see
             `PolicyConfig`.
+        guide: schedule of weights by which a new chunk is drawn towards the last one: "exponential", "linear", "ones"
+            or "zeros"; None does not.
+        guide_bound: the most that this may weigh, in velocities.
+        guide_jacobian: differentiate the network for it.
+        candidates: how many chunks are sampled; the one nearest to the last chunk is executed.
+        delay: control steps between a chunk's request and its first action; or a list of the weights of 0, 1, 2, …
+            steps, drawn for each chunk.
+        action_noise: standard deviation of the error with which actions are carried out, in their units.
     """
 
     noise: str = "random"
@@ -184,6 +192,12 @@ class ExecutionConfig:
     warm_start: float | None = None
     inpaint: int | None = None
     temperature: float | None = None
+    guide: str | None = None
+    guide_bound: float = 5.0
+    guide_jacobian: bool = True
+    candidates: int = 1
+    delay: int | Sequence[float] = 0
+    action_noise: float = 0.0
 
 
 @dataclass

@@ -111,6 +111,8 @@ class TaskSpec:
         seed_sets: name -> named initial states.
         display_options: options of the environment that change what is shown, and nothing of what happens.
         clips_actions: whether the environment takes actions of any numbers and clips them itself.
+        follows: which number of the observation's vector follows each number of the action, where actions are places
+            to go to; such an action holds the robot where it is. Empty where they are not.
     """
 
     success_key: str | None = None
@@ -125,6 +127,7 @@ class TaskSpec:
     seed_sets: Mapping[str, SeedSet] = field(default_factory=dict)
     display_options: Sequence[str] = ()
     clips_actions: bool = False
+    follows: Sequence[int] = ()
 
     @classmethod
     def of(cls, env: gym.Env[Any, Any]) -> TaskSpec:

@@ -23,7 +23,7 @@ from diffpolicy.improvement.base import Improvement, Round, Work
 from diffpolicy.improvement.cloning import check_clonable, train_on
 from diffpolicy.improvement.experience import DONE, Experience, again, check_beyond, gather
 from diffpolicy.policies import Policy
-from diffpolicy.policies.chunking import check_temperature
+from diffpolicy.policies.execution import check_temperature
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
 

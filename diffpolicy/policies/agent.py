@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -22,6 +22,7 @@ from diffpolicy.datasets.spec import Observation, ObservationSpec, stack
 from diffpolicy.policies.chunking import Past
 from diffpolicy.policies.controller import Batch, Controller, EnvIds, env_numbers
 from diffpolicy.policies.policy import PlanRequest, Policy
+from diffpolicy.policies.queue import ActionQueue, hold
 from diffpolicy.util.errors import require
 
 
@@ -31,7 +32,7 @@ class _Episode:
 
     key: tuple[int, ...]
     history: deque[Observation]
-    queue: deque[np.ndarray] = field(default_factory=deque)
+    queue: ActionQueue
     chunks: int = 0
     past: Past | None = None
 
@@ -100,28 +101,31 @@ class Agent(Controller):
             episode = self._episodes.get(env) or self._start(env, (env, 0))
             now = _entry(obs, i, self.policy.observation)
             episode.history.extend([now] * (1 if episode.history else self.policy.obs_horizon))
-        empty = [env for env in envs if not self._episodes[env].queue]
-        if empty:
-            self._plan([self._episodes[env] for env in empty])
-        actions = [self._episodes[env].queue.popleft() for env in envs]
+        due = [self._episodes[env] for env in envs if not self._episodes[env].queue.due]
+        if due:
+            self._plan(due)
+        actions = [self._episodes[env].queue.pop() for env in envs]
         return np.array(actions, np.float32).reshape(len(envs), self.policy.action_dim)
 
     def _start(self, env: int, key: tuple[int, ...]) -> _Episode:
-        self._episodes[env] = _Episode(key, deque(maxlen=self.policy.obs_horizon))
+        policy, steps = self.policy, self.policy.obs_horizon
+        queue = ActionQueue(key, policy.execution, policy.action_dim, steps - 1)
+        self._episodes[env] = _Episode(key, deque(maxlen=steps), queue)
         return self._episodes[env]
 
     def _plan(self, episodes: Sequence[_Episode]) -> None:
         """Fill the queues of these episodes."""
         obs = stack([stack(episode.history) for episode in episodes])
         keys = [(*episode.key, episode.chunks) for episode in episodes]
-        chunk = self.policy.plan(PlanRequest(obs, keys, [episode.past for episode in episodes]))
+        decided = [episode.queue.decided(hold(self.policy, episode.history[-1])) for episode in episodes]
+        chunk = self.policy.plan(PlanRequest(obs, keys, [episode.past for episode in episodes], decided))
         warm = self.policy.execution.warm_start is not None
         counted = [n for n, episode in zip(chunk.calls, episodes, strict=True) if episode.chunks or not warm]
         if counted or not self.calls:
             self.calls = int((counted or list(chunk.calls))[-1])
         for episode, actions, past in zip(episodes, chunk.actions, chunk.memory, strict=True):
             episode.chunks, episode.past = episode.chunks + 1, past
-            episode.queue.extend(actions)
+            episode.queue.put(actions, self.replan_every)
 
 
 def _entry(obs: Observation, i: int, spec: ObservationSpec) -> Observation:

@@ -1,4 +1,4 @@
-"""How chunks are executed: which noise each starts from, and what it keeps of the chunks before it.
+"""How chunks are executed: when, from which noise each starts, and what it keeps of the chunks before it.
 
 A policy that plans again every few steps samples chunk after chunk, and where demonstrations part, independent
 chunks may go to different sides. Each setting of `ExecutionConfig` makes successive chunks consistent, and all can be
@@ -18,6 +18,17 @@ combined:
     inpaint     d >= 0: the first T_o - 1 actions, which lie in the past, are held at what was executed, and the next
                 d at what the last chunk planned, as for actions that are under way while the chunk is computed (the
                 hard mask of real-time chunking; Black et al. 2025).
+    guide       softly instead: a chunk is drawn towards the last one, wherever that reaches, by guidance with weights
+                that fall along the chunk (the soft mask there): 1 for what is executed or pending; then, where the
+                last chunk reaches, "exponential", "linear", "ones" or "zeros"; see `prefix_weights` and
+                `guidance.SoftInpaint`.
+    candidates  N > 1: of N sampled chunks the one that agrees best with the last (the backward coherence of
+                bidirectional decoding; Liu et al. 2024), by the distance over their overlap, with weights 0.5^i.
+    delay       d: a chunk that is asked for at step k is executed from step k + d on, and the rest of the last one
+                until then. What is still to be executed is *pending* when a chunk is asked for. At the start of an
+                episode the robot holds where it is, if it is known which numbers of the observation follow the action
+                (`TaskSpec.follows`); else it waits for the first chunk.
+    action_noise an error with which actions are carried out, for judging how a policy recovers.
 
 Everything here is in normalized units. (A policy whose actions are relative to what it observed brings earlier chunks
 to what it observes now.) Entry i of a chunk belongs to the control step i - (T_o - 1) from now, so the chunk sampled
@@ -28,20 +39,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import NamedTuple, final
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from diffpolicy.config import ExecutionConfig, PolicyConfig
+from diffpolicy.generative.guidance import Inpaint, SoftInpaint
 from diffpolicy.generative.paths import Path
+from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import randn
-from diffpolicy.util.errors import require
+from diffpolicy.policies.execution import (
+    SCHEDULES,
+    check_execution,
+    check_fit,
+    check_supported,
+    check_temperature,
+    longest_delay,
+)
 from diffpolicy.util.names import check
+from diffpolicy.util.seeds import generator
 
-NOISES = ("random", "episode", "zero")
 _CLOSE = 1e-4  # in t: a time of the grid that is no further beyond the start of a warm start counts as the start
+
+
+class Guide(NamedTuple):
+    """How chunks are drawn towards what is expected, see `guidance.SoftInpaint`.
+
+    Attributes:
+        weights: (B, T_p, 1).
+        bound: the most that it may weigh.
+        jacobian: whether the network is differentiated.
+    """
+
+    weights: Tensor
+    bound: float
+    jacobian: bool
 
 
 @final
@@ -55,6 +89,7 @@ class SamplingContext:
         start: the time at which sampling starts, from `expected`; None starts from noise.
         held: (B, T_p, 1) boolean, where a chunk must agree with `expected`; None holds nothing.
         noise: (B, T_p, A) that sampling starts from; None draws it.
+        guide: draws the chunks towards `expected`; None does not.
     """
 
     temperature: float = 1.0
@@ -62,6 +97,7 @@ class SamplingContext:
     start: float | None = None
     held: Tensor | None = None
     noise: Tensor | None = None
+    guide: Guide | None = None
 
     def begin(
         self, shape: Sequence[int], times: Tensor, path: Path, generators: Sequence[torch.Generator], like: Tensor
@@ -90,6 +126,12 @@ class SamplingContext:
         alpha, sigma = (of(t).to(like.dtype).to(like.device) for of in (path.alpha, path.sigma))
         return alpha * self.expected + sigma * noise, torch.cat(left)
 
+    def bound(self, field: Field) -> Field:
+        """Return the field of a process with what is known about its chunks."""
+        if self.guide is not None:
+            field = SoftInpaint(field, self.expected, *self.guide)
+        return field if self.held is None else Inpaint(field, self.expected, self.held)
+
 
 FROM_NOISE = SamplingContext()
 
@@ -99,15 +141,58 @@ class Past(NamedTuple):
 
     Attributes:
         chunks: (T_p, A) each, newest first.
-        executed: (n, A) with n <= T_o - 1, the last executed actions, oldest first.
+        executed: (n, A) with n <= T_o - 1, the last executed actions, oldest first, if nothing is delayed.
+        ages: how many control steps ago each chunk was asked for, when the next one is.
     """
 
     chunks: tuple[Tensor, ...]
     executed: Tensor
+    ages: tuple[int, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Past:
         """Return the past with changed actions."""
-        return Past(tuple(change(chunk) for chunk in self.chunks), change(self.executed))
+        return self._replace(chunks=tuple(change(chunk) for chunk in self.chunks), executed=change(self.executed))
+
+
+class Decided(NamedTuple):
+    """What is decided about an episode's actions when a chunk is asked for.
+
+    Attributes:
+        executed: (n, A) with n <= T_o - 1, the last executed actions, oldest first.
+        pending: (m, A), those of the next m steps.
+    """
+
+    executed: Any
+    pending: Any
+
+    def map(self, change: Callable[[Any], Any]) -> Decided:
+        """Return the same with changed actions."""
+        return Decided(*(change(actions) if len(actions) else actions for actions in self))
+
+
+def carried(
+    pasts: Sequence[Past | None], obs: Tensor, change: Callable[[Tensor, Tensor], Tensor]
+) -> list[Past | None]:
+    """Return pasts whose actions are relative to the observations (B, T_o, D) of a plan, in units or back."""
+
+    def of(past: Past, seen: Tensor) -> Past:
+        return past.map(lambda actions: change(actions[None], seen[None])[0])
+
+    return [None if past is None else of(past, seen) for past, seen in zip(pasts, obs, strict=True)]
+
+
+def decided_in(
+    decided: Sequence[Decided | None] | None, obs: Tensor, normalized: Callable[[Tensor, Tensor], Tensor]
+) -> list[Decided | None]:
+    """Return what is decided as a model draws it, of episodes that observed `obs` (B, T_o, D)."""
+
+    def told(one: Decided | None, seen: Tensor) -> Decided | None:
+        if one is None:
+            return None
+        given = Decided(*(torch.as_tensor(part, dtype=torch.float32, device=seen.device) for part in one))
+        return given.map(lambda actions: normalized(actions[None], seen[None])[0])
+
+    return [told(*both) for both in zip([None] * len(obs) if decided is None else decided, obs, strict=True)]
 
 
 @final
@@ -124,15 +209,17 @@ class Chunker:
     """
 
     def __init__(self, execution: ExecutionConfig, supported: frozenset[str], horizons: PolicyConfig) -> None:
+        check_execution(execution)
         self.execution = execution
         self._t_o, self._t_p, self._t_a = horizons.obs_horizon, horizons.horizon, horizons.action_horizon
+        self.delay = longest_delay(execution.delay)
+        self.reach = self._t_a + self.delay  # actions of a chunk that may be executed
         asked = horizons.temperature if execution.temperature is None else execution.temperature
         self.temperature = 0.0 if execution.noise == "zero" else asked
         overlapping = (self._t_p - self._t_o) // self._t_a + 1
-        check_execution(execution)
         check_temperature("policy.temperature", horizons.temperature)
-        _check_supported(execution, supported)
-        _check_fit(execution, horizons, overlapping)
+        check_supported(execution, supported)
+        check_fit(execution, horizons, overlapping)
         ensemble = execution.ensemble
         if ensemble is None:
             weights = torch.zeros(1, dtype=torch.float64)
@@ -140,12 +227,9 @@ class Chunker:
             weights = torch.tensor(ensemble, dtype=torch.float64).log()
         else:  # i counts from the oldest chunk, age from the newest: exp(-m·i) is proportional to exp(m·age)
             weights = ensemble * torch.arange(overlapping, dtype=torch.float64)
-        ages = torch.arange(len(weights))[:, None]
-        entries = self._t_o - 1 + ages * self._t_a + torch.arange(self._t_a)
-        # (ages, T_a): the logarithm of each weight, and the entry of the chunk that belongs to the step
-        self._weights = torch.where(entries < self._t_p, weights[:, None], -math.inf)
-        self._entries = entries.clamp(max=self._t_p - 1)
-        self._looks_back = execution.warm_start is not None or execution.inpaint is not None
+        self._weights = weights  # the logarithm of each, by age
+        needs = (execution.warm_start, execution.inpaint, execution.guide)
+        self._looks_back = any(one is not None for one in needs) or execution.candidates > 1
 
     def groups(self, pasts: Sequence[Past | None]) -> list[list[int]]:
         """Return the indices of the chunks that can share network calls.
@@ -159,100 +243,148 @@ class Chunker:
         later = [i for i in everything if pasts[i] is not None]
         return [group for group in (first, later) if group]
 
-    def context(self, pasts: Sequence[Past | None]) -> SamplingContext:
+    def context(
+        self, pasts: Sequence[Past | None], decided: Sequence[Decided | None] | None = None
+    ) -> SamplingContext:
         """Return what is known about the next chunks of episodes with these pasts, which are of one group."""
         noise, warm, d = self.temperature, self.execution.warm_start, self.execution.inpaint
-        example = next((past.chunks[0] for past in pasts if past), None) if self._looks_back else None
-        if example is None:
+        decided = [None] * len(pasts) if decided is None else decided
+        known = [self._decided(*both) for both in zip(pasts, decided, strict=True)]
+        example = next((past.chunks[0] for past in pasts if past), None)
+        example = next((one.pending for one in known if len(one.pending)), None) if example is None else example
+        if example is None or not self._looks_back:
             return SamplingContext(noise)
-        expected = torch.stack([self._expected(past) if past else torch.zeros_like(example) for past in pasts])
-        if d is None:
-            return SamplingContext(noise, expected, warm)
-        step = torch.arange(self._t_p) - (self._t_o - 1)
-        known = [(-len(past.executed), d) if past else (0, 0) for past in pasts]  # from where to where
-        held = torch.stack([(step >= start) & (step < end) for start, end in known])
-        return SamplingContext(noise, expected, warm, held[..., None].to(expected.device))
+        expected = torch.stack([self._expected(*both, example) for both in zip(pasts, known, strict=True)])
+        warm = warm if any(pasts) else None
+        step, found = torch.arange(self._t_p) - (self._t_o - 1), SamplingContext(noise, expected, warm)
+        if d is not None:
+            until = [d if past else min(d, len(one.pending)) for past, one in zip(pasts, known, strict=True)]
+            spans = [(-len(one.executed), end) for one, end in zip(known, until, strict=True)]
+            held = torch.stack([(step >= start) & (step < end) for start, end in spans])
+            found = replace(found, held=held[..., None].to(expected.device))
+        if self.execution.guide is not None:
+            weights = torch.stack([self._weights_of(*both) for both in zip(pasts, known, strict=True)])
+            how = (self.execution.guide_bound, self.execution.guide_jacobian)
+            found = replace(found, guide=Guide(weights[..., None].to(expected.device), *how))
+        return found
 
-    def _expected(self, past: Past) -> Tensor:
-        last, now = past.chunks[0], self._t_o - 1
-        shifted = torch.cat([last[self._t_a :], last[-1:].expand(self._t_a, -1)])
-        shifted[now - len(past.executed) : now] = past.executed
+    def _decided(self, past: Past | None, decided: Decided | None) -> Decided:
+        if decided is not None:
+            return decided
+        none = torch.empty(0)
+        return Decided(past.executed if past else none, none)
+
+    def _expected(self, past: Past | None, decided: Decided, like: Tensor) -> Tensor:
+        now, shifted = self._t_o - 1, like.new_zeros(self._t_p, like.shape[-1])
+        if past:
+            last, age = past.chunks[0], min(self._ages(past)[0], self._t_p)
+            shifted = torch.cat([last[age:], last[-1:].expand(age, -1)])
+        if count := len(decided.executed):
+            shifted[now - count : now] = decided.executed
+        if count := len(decided.pending):
+            shifted[now : now + count] = decided.pending
         return shifted
 
+    def _weights_of(self, past: Past | None, decided: Decided) -> Tensor:
+        """(T_p,)."""
+        pending, now = len(decided.pending), self._t_o - 1
+        reach = self._t_p - now - self._ages(past)[0] if past else 0  # steps for which the last chunk has actions
+        weights = torch.zeros(self._t_p)
+        weights[now - len(decided.executed) : now] = 1
+        weights[now:] = prefix_weights(self.execution.guide or "zeros", pending, max(reach, pending), self._t_p - now)
+        return weights
+
+    def _ages(self, past: Past) -> tuple[int, ...]:
+        return past.ages or tuple((i + 1) * self._t_a for i in range(len(past.chunks)))
+
+    def draws(self, own: Sequence[torch.Generator], count: int) -> list[torch.Generator]:
+        """Return the generators of `count` samples: of each episode's candidates, and of what pads a block.
+
+        The first candidate is what would be drawn if there were no others.
+        """
+        found = [
+            one if k == 0 else generator("candidates", one.initial_seed(), k)
+            for one in own
+            for k in range(self.execution.candidates)
+        ]
+        return found + [torch.Generator().manual_seed(0) for _ in range(count - len(found))]
+
+    def chosen(self, drawn: Tensor, pasts: Sequence[Past | None], decided: Sequence[Decided | None]) -> Tensor:
+        """Return one chunk for each episode (B, T_p, A), of all its candidates."""
+        each, count = self.execution.candidates, len(pasts)
+        if each == 1:
+            return drawn[:count]
+        groups = drawn[: count * each].unflatten(0, (count, each))
+        nearest = [self._nearest(*one) for one in zip(groups, pasts, decided, strict=True)]
+        return torch.stack([group[i] for group, i in zip(groups, nearest, strict=True)])
+
+    def _nearest(self, candidates: Tensor, past: Past | None, decided: Decided | None) -> int:
+        """Return the number of the candidate (N, T_p, A) that agrees best with what is expected; 0 if nothing is."""
+        known = self._decided(past, decided)
+        if not past and not len(known.pending):
+            return 0
+        now, expected = self._t_o - 1, self._expected(past, known, candidates[0])
+        reach = max(self._t_p - now - self._ages(past)[0] if past else 0, len(known.pending))
+        apart = (candidates - expected)[:, now : now + reach].square().sum(-1).sqrt()
+        return int((apart * 0.5 ** torch.arange(reach, device=apart.device)).sum(1).argmin())
+
     def execute(self, chunks: Tensor, pasts: Sequence[Past | None]) -> tuple[Tensor, list[Past | None]]:
-        """Return the actions to execute (B, T_a, A) of new chunks (B, T_p, A), and the pasts of the next chunks."""
-        actions = chunks[:, self._t_o - 1 :][:, : self._t_a]
+        """Return the actions from now on of new chunks (B, T_p, A), and the pasts of the next chunks.
+
+        They are T_a, and as many more as they may be delayed.
+        """
+        actions = chunks[:, self._t_o - 1 :][:, : self.reach]
         if not self._looks_back and self.execution.ensemble is None:
             return actions, [None] * len(chunks)
         actions, memory = actions.clone(), []
         for i, past in enumerate(pasts):
-            older, executed = past or Past((), chunks[i, :0])
+            older, executed = (past.chunks, past.executed) if past else ((), chunks[i, :0])
+            ages = (0, *(self._ages(past) if past else ()))[: len(self._weights)]
             known = (chunks[i], *older)[: len(self._weights)]
-            actions[i] = self._mean(known)
-            executed = torch.cat([executed, actions[i]])
-            memory.append(Past(known, executed[max(len(executed) - (self._t_o - 1), 0) :]))
+            actions[i] = self._mean(known, ages)
+            executed = torch.cat([executed, actions[i, : self._t_a]])
+            executed = executed[max(len(executed) - (self._t_o - 1), 0) :]
+            memory.append(Past(known, executed, tuple(age + self._t_a for age in ages)))
         return actions, memory
 
-    def _mean(self, chunks: Sequence[Tensor]) -> Tensor:
-        """(T_a, A) of chunks (T_p, A), newest first."""
-        like = chunks[0]
-        weights = torch.softmax(self._weights[: len(chunks)], 0).to(like.dtype).to(like.device)
-        of_steps = torch.stack([chunk[at] for chunk, at in zip(chunks, self._entries, strict=False)])
+    def _mean(self, chunks: Sequence[Tensor], ages: Sequence[int]) -> Tensor:
+        """(reach, A) of chunks (T_p, A), newest first, which were asked for `ages` steps ago."""
+        like, steps = chunks[0], torch.arange(self.reach)
+        entries = self._t_o - 1 + torch.tensor(ages)[:, None] + steps  # of each chunk, for each step
+        logs = torch.where(entries < self._t_p, self._weights[: len(chunks), None], -math.inf)
+        weights = torch.softmax(logs, 0).to(like.dtype).to(like.device)
+        at = entries.clamp(max=self._t_p - 1)
+        of_steps = torch.stack([chunk[entry] for chunk, entry in zip(chunks, at, strict=True)])
         return (weights[..., None] * of_steps).sum(0)
 
 
-def check_execution(execution: ExecutionConfig) -> None:
-    """Raise ValueError for settings that mean nothing to any policy."""
-    check("noise", execution.noise, NOISES)
-    check_temperature("temperature", execution.temperature)
-    both = execution.noise == "zero" and execution.temperature is not None
-    require(not both, f"temperature={execution.temperature} of noise=zero", cure="take one of the two")
-    ensemble, warm, d = execution.ensemble, execution.warm_start, execution.inpaint
-    if isinstance(ensemble, Sequence) and not isinstance(ensemble, str):
-        usable = ensemble and all(_is_number(w) and w >= 0 for w in ensemble) and ensemble[0] > 0
-        given = f"ensemble weights {list(ensemble)}"
-        require(usable, given, "numbers >= 0, newest chunk first, and the newest one's above 0")
-        total = math.fsum(ensemble)
-        require(abs(total - 1) <= 1e-6, f"{given} sum to {total:g}", "1")
-    else:
-        fits = ensemble is None or _is_number(ensemble)
-        require(fits, f"ensemble={ensemble!r}", "a number, a list of weights or None")
-    fits = warm is None or (_is_number(warm) and 0 < warm < 1)
-    require(fits, f"warm_start={warm!r}", "None or a time between 0 (noise) and 1 (data), both excluded")
-    fits = d is None or (type(d) is int and d >= 0)
-    require(fits, f"inpaint={d!r}", "None or a number of control steps >= 0")
+def prefix_weights(schedule: str, pending: int, reach: int, steps: int) -> Tensor:
+    """Return the weights of the soft mask of real-time chunking (Black et al. 2025, equation 5), (steps,).
+
+    They are 1 for the pending steps i < d, 0 from `reach` on, and between them, with c = (reach - i)/(reach - d + 1),
+    c·(e^c - 1)/(e - 1) for "exponential", c for "linear", 1 for "ones" and 0 for "zeros".
+
+    Args:
+        schedule: one of `SCHEDULES`.
+        pending: d, steps whose actions are decided.
+        reach: steps for which the last chunk has actions.
+        steps: of the whole chunk from now on.
+    """
+    check("guide", schedule, SCHEDULES)
+    i = torch.arange(steps, dtype=torch.float32)
+    c = ((reach - i) / (reach - pending + 1)).clamp(0, 1)
+    between = {
+        "exponential": c * torch.expm1(c) / math.expm1(1),
+        "linear": c,
+        "ones": torch.ones_like(c),
+        "zeros": torch.zeros_like(c),
+    }[schedule]
+    return torch.where(i < pending, 1.0, torch.where(i < reach, between, 0.0))
 
 
-def check_temperature(name: str, temperature: object) -> None:
-    """Raise ValueError unless a temperature is None or a number above 0."""
-    fits = temperature is None or (_is_number(temperature) and temperature > 0)
-    require(fits, f"{name}={temperature!r}", "a number above 0", 'take execution.noise="zero" for none')
-
-
-def _check_supported(execution: ExecutionConfig, supported: frozenset[str]) -> None:
-    default = asdict(ExecutionConfig())
-    changed = {name: value for name, value in asdict(execution).items() if value != default[name]}
-    able = {*supported, "ensemble"}  # which needs nothing of the model
-    able |= {"temperature"} if "noise" in able else set()
-    refused = [f"{name}={value}" for name, value in changed.items() if name not in able]
-    given = f"{', '.join(refused)} is not supported by the policy's method"
-    require(not refused, given, f"settings of {', '.join(sorted(able))}")
-
-
-def _check_fit(execution: ExecutionConfig, horizons: PolicyConfig, overlapping: int) -> None:
-    t_o, t_p, t_a = horizons.obs_horizon, horizons.horizon, horizons.action_horizon
-    where = f"with T_o={t_o}, T_p={t_p}, T_a={t_a}"
-    ensemble, d = execution.ensemble, execution.inpaint
-    given = f"ensemble={ensemble} averages nothing, since chunks do not overlap {where}"
-    require(ensemble is None or overlapping > 1, given, cure=f"take T_a <= T_p - T_o = {t_p - t_o}")
-    count = len(ensemble) if isinstance(ensemble, Sequence) else 0
-    require(count <= overlapping, f"{count} ensemble weights, where {overlapping} chunks overlap {where}", "no more")
-    reach = t_p - t_o + 1 - t_a
-    given = f"inpaint={d} reaches beyond the last chunk {where}"
-    require(d is None or d <= reach, given, f"at most T_p - T_o + 1 - T_a = {reach}")
-    given = "inpaint=0 holds the T_o - 1 actions of the past, and T_o=1 has none"
-    require(d != 0 or t_o > 1, given, cure="take inpaint=1 or more")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def delay_of(delay: int | Sequence[float], *key: int) -> int:
+    """Return the delay of a chunk, drawn by its key where there are weights."""
+    if isinstance(delay, int):
+        return delay
+    weights = torch.tensor(delay, dtype=torch.float64)
+    return int(torch.multinomial(weights, 1, generator=generator("delay", *key)))

@@ -15,8 +15,8 @@ from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig, load_co
 from diffpolicy.datasets.normalizer import Normalizer, modes_of
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import ObservationSpec
-from diffpolicy.policies.chunking import check_temperature
 from diffpolicy.policies.encoders import EncodedModel, build_encoders
+from diffpolicy.policies.execution import check_temperature
 from diffpolicy.policies.models.base import ChunkModel, ModelSpec
 from diffpolicy.policies.policy import Policy
 from diffpolicy.policies.pretrained import load_pretrained

@@ -9,7 +9,7 @@ A policy predicts T_p actions, from T_o - 1 steps ago on; the T_a from now on ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -21,7 +21,8 @@ from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import Observation, ObservationSpec
-from diffpolicy.policies.chunking import Chunker, Past
+from diffpolicy.policies.chunking import Chunker, Decided, Past, carried, decided_in
+from diffpolicy.policies.execution import check_chains
 from diffpolicy.policies.models.base import ChunkModel
 from diffpolicy.util.errors import require
 from diffpolicy.util.seeds import generator
@@ -38,11 +39,14 @@ class PlanRequest:
         keys: per episode its noise key: integers >= 0, the last of which is the chunk's number within the episode.
             An integer s stands for the first chunks of episodes with the seeds s, s + 1, …
         previous: per episode the `memory` of its last chunk, or None at its start; None if all start.
+        decided: per episode what was executed and what is pending, in the environment's units, (n, A) float32 each;
+            None where nothing is delayed, and the last chunk was executed as it was planned.
     """
 
     obs: Observation
     keys: Sequence[Sequence[int]] | int = 0
     previous: Sequence[Past | None] | None = None
+    decided: Sequence[Decided | None] | None = None
 
 
 @final
@@ -51,7 +55,8 @@ class Chunk:
     """The next chunk of each of B episodes, in the environment's units.
 
     Args:
-        actions: (B, T_a, A) float32, to be executed before the next request.
+        actions: (B, T_a, A) float32, to be executed before the next request; (B, T_a + d, A) where chunks may be
+            delayed by d steps, from now on as well.
         trajectory: (B, T_p, A) float32, the whole chunk as sampled; its first T_o - 1 actions lie in the past.
         calls: (B,) network calls that each took.
         memory: per episode what the next request needs as `previous`; None where it needs nothing.
@@ -101,12 +106,11 @@ class Policy:
         self.execution = execution or ExecutionConfig()
         as_is = Representations({}, {"obs": observation.vector_dim}, "action", normalizer.dim("action"))
         self.representations = representations or as_is
-        how = self.execution
-        uses = [name for name in ("ensemble", "warm_start", "inpaint") if vars(how)[name] is not None]
-        given = f"execution.{' and execution.'.join(uses)} with delta actions, which no earlier chunk can give"
-        require(not uses or not self.representations.chains, given, cure="set them to null")
+        check_chains(self.execution, self.representations.chains)
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
         self.temperature = self._chunker.temperature  # of the noise that sampling starts from
+        self.follows: tuple[int, ...] | None = None
+        """Which number of the observation follows each number of the action, see `TaskSpec.follows`."""
 
     @property
     def obs_dim(self) -> int:
@@ -137,22 +141,26 @@ class Policy:
         require(len(keys) == len(pasts) == count, given, "one of each per observation")
         seen = {key: torch.from_numpy(values).to(device) for key, values in {"obs": vector, **images}.items()}
         observed = self.normalizer.apply(self.representations.apply(seen))
-        pasts = self._carried(pasts, seen["obs"], self.normalized)
+        moves = self.representations.moves
+        pasts = carried(pasts, seen["obs"], self.normalized) if moves else pasts
+        decided = decided_in(request.decided, seen["obs"], self.normalized)
         whole_episode = self.execution.noise == "episode"
         generators = [generator(*key[:-1], 0 if whole_episode else key[-1]) for key in keys]
         shape, calls = (count, self.horizon, self.normalizer.dim("action")), np.zeros(count, int)
         chunks = torch.empty(shape, device=device)
         for part, padded in self._batches(pasts):
-            spare = [torch.Generator().manual_seed(0) for _ in padded[len(part) :]]
-            context = self._chunker.context([pasts[i] for i in padded])
+            draws = self._chunker.draws([generators[i] for i in part], len(padded))
+            context = self._chunker.context([pasts[i] for i in padded], [decided[i] for i in padded])
             with torch.no_grad(), self.model.precision():
                 condition = self.model.condition({name: values[padded] for name, values in observed.items()})
-                sample = self.model.sample(condition, [generators[i] for i in part] + spare, context)
-            chunks[part], calls[part] = sample.chunks[: len(part)], sample.calls
+                sample = self.model.sample(condition, draws, context)
+            chosen = self._chunker.chosen(sample.chunks, [pasts[i] for i in part], [decided[i] for i in part])
+            chunks[part], calls[part] = chosen, sample.calls * self.execution.candidates
         actions, memory = self._chunker.execute(chunks, pasts)
         now, obs = self.obs_horizon - 1, seen["obs"]
+        memory = carried(memory, obs, self.in_units) if moves else memory
         in_units = (self.in_units(actions, obs, now), self.in_units(chunks, obs))
-        return Chunk(*(x.cpu().numpy() for x in in_units), calls, self._carried(memory, obs, self.in_units))
+        return Chunk(*(x.cpu().numpy() for x in in_units), calls, memory)
 
     def normalized(self, actions: Tensor, obs: Tensor) -> Tensor:
         """Return recorded actions (B, T, A) beside recorded observations (B, T_o, D) as the model draws them."""
@@ -162,22 +170,12 @@ class Policy:
         """Return what `normalized` was given; the first action is that of step `start` of the window."""
         return self.representations.actions_back(self.normalizer.unnormalize("action", actions), obs, start)
 
-    def _carried(
-        self, pasts: list[Past | None], obs: Tensor, change: Callable[[Tensor, Tensor], Tensor]
-    ) -> list[Past | None]:
-        """Pasts whose actions are relative to the observation of a plan, from units to these or back."""
-        if not self.representations.moves:
-            return pasts
-
-        def carried(past: Past, seen: Tensor) -> Past:
-            return past.map(lambda actions: change(actions[None], seen[None])[0])
-
-        return [None if past is None else carried(past, seen) for past, seen in zip(pasts, obs, strict=True)]
-
     def _batches(self, pasts: Sequence[Past | None]) -> Iterator[tuple[list[int], list[int]]]:
-        """The samples of each network call, and these padded to a whole block."""
+        """The episodes of each network call, and the episode of each of its samples, padded to a whole block."""
+        each = self.execution.candidates
         for group in self._chunker.groups(pasts):
-            block = self.block or len(group)
+            block = -(-self.block // each) if self.block else len(group)
             for i in range(0, len(group), block):
                 part = group[i : i + block]
-                yield part, part + part[:1] * (block - len(part))
+                rows = [k for k in part for _ in range(each)]
+                yield part, rows + part[:1] * (block * each - len(rows))

@@ -25,6 +25,8 @@ STREAMS = {
     "take over": 11,
     "candidates": 12,
     "explore": 13,
+    "delay": 14,
+    "action noise": 15,
 }
 
 

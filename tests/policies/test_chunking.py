@@ -14,7 +14,8 @@ from diffpolicy import load_policy
 from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath
 from diffpolicy.policies import PlanRequest, build_policy
-from diffpolicy.policies.chunking import SamplingContext, check_execution
+from diffpolicy.policies.chunking import SamplingContext
+from diffpolicy.policies.execution import check_execution
 
 T_O = 2
 REGRESSION, FLOW, DDPM = METHODS["regression"], {**METHODS["flow"], "steps": 2}, {**METHODS["ddpm"], "steps": 2}
@@ -279,13 +280,18 @@ def test_settings_that_mean_nothing_are_refused(settings, says):
         (15, {}, {"ensemble": 0.1}, "averages nothing.*T_a=15; take T_a <= T_p - T_o = 14"),
         (4, {}, {"inpaint": 12}, "inpaint=12 reaches beyond.*expected at most .* = 11"),
         (4, {"t_o": 1}, {"inpaint": 0}, "T_o=1"),
-        (4, {"method": REGRESSION}, {"noise": "zero", "inpaint": 1}, "noise=zero, inpaint=1 .*settings of ensemble"),
+        (
+            4,
+            {"method": REGRESSION},
+            {"noise": "zero", "inpaint": 1},
+            "noise=zero, inpaint=1 .*settings of action_noise, delay, ensemble",
+        ),
         (4, {"method": REGRESSION}, {"warm_start": 0.5, "ensemble": 0.1}, "warm_start=0.5 is not supported"),
         (
             4,
             {"method": METHODS["mean_flow"]},
             {"inpaint": 0},
-            "inpaint=0 .*of ensemble, noise, temperature, warm",
+            "inpaint=0 .*of action_noise, candidates, delay, ensemble, noise, temperature, warm",
         ),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
-from diffpolicy.generative.guidance import Inpaint
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.process import GenerativeProcess
@@ -41,7 +39,7 @@ class GenerativeModel(NetworkModel, Exportable):
         ValueError: unknown names, or options that do not fit together.
     """
 
-    supported_execution = frozenset({"noise", "warm_start", "inpaint"})
+    supported_execution = frozenset({"noise", "warm_start", "inpaint", "guide"})
 
     def __init__(self, spec: ModelSpec, path: Mapping[str, Any], **process: Any) -> None:
         super().__init__(spec)
@@ -65,8 +63,7 @@ class GenerativeModel(NetworkModel, Exportable):
     ) -> Sample:
         process, shape = self.process, (len(cond.vector), *self.shape)
         x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
-        hold = None if context.held is None else functools.partial(Inpaint, known=context.expected, mask=context.held)
-        return Sample(*process.draw(process.field(self.net, hold), x, cond, generators, times=times))
+        return Sample(*process.draw(process.field(self.net, context.bound), x, cond, generators, times=times))
 
     @property
     def times(self) -> Tensor:
