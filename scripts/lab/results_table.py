@@ -67,14 +67,21 @@ def speed_table(environments: Mapping[str, Any]) -> str:
 
 
 def time_table(found: Mapping[str, Any]) -> str:
-    """Return the Markdown table of the seconds from the command to a policy."""
+    """Return the Markdown table of the seconds from the command to a policy, with ratios to the longest recipe."""
+    runs = found["runs"]
+    longest = max(runs, key=lambda one: one["seconds"])
+    reference = {one["seed"]: one["seconds"] for one in runs if _trial(one) == _trial(longest)}
     lines = []
-    for one in found["runs"]:
-        scores = [interval(one["score"]), interval(one["success"], "{:.0%}")]
-        lines.append([str(one["seed"]), f"{one['seconds']:.0f}", f"`{one['speed']}`", *scores])
-    median = found["median"]
-    lines.append(["median", f"{median['seconds']:.0f}", "", f"{median['score']:.3f}", ""])
-    return markdown("training seed | seconds, everything | speed | score, 200 fresh seeds | success", lines)
+    for one in sorted(runs, key=lambda one: (*_trial(one), one["seed"])):
+        scores = [interval(one["success"], PERCENT), interval(one["score"])]
+        share = f"{one['seconds'] / reference[one['seed']]:.2f}" if one["seed"] in reference else "—"
+        lines.append([*map(str, _trial(one)), str(one["seed"]), f"{one['seconds']:.0f}", share, *scores])
+    heading = "recipe | steps | training seed | seconds, everything | of the longest | "
+    return markdown(f"{heading}success, {found['episodes']} fresh seeds | score", lines)
+
+
+def _trial(one: Mapping[str, Any]) -> tuple[str, int]:
+    return one["recipe"], one["steps"]
 
 
 def improvement_table(found: Mapping[str, Any]) -> str:
