@@ -148,6 +148,7 @@ def evaluation_changes(recorded: Mapping[str, Any], one: Measurement) -> list[st
     now = one.config
     before = dataclasses.replace(typed(EvaluateConfig, settings), checkpoint=now.checkpoint, out=now.out)
     before.env.estimator = now.env.estimator  # told by its digest
+    before.execution = {**EvaluateConfig().execution, **before.execution}  # what earlier releases did not have
     if now.modes and "modes" not in recorded:  # earlier releases recorded the horizon in use
         before.modes = now.modes
         before.action_horizon = now.action_horizon
