@@ -26,8 +26,8 @@ MAY_IMPORT = {
     "training": {*BASE, "generative", "nets", "datasets", "checkpoint"},
     "evaluation": {*BASE, "generative", "nets", "datasets", "checkpoint", "policies", "training"},
 }
-MAY_IMPORT["images"] = MAY_IMPORT["improvement"] = {*MAY_IMPORT["evaluation"], "evaluation"}
-MAY_IMPORT["api"] = {*MAY_IMPORT["images"], "images", "improvement"}
+MAY_IMPORT["images"] = MAY_IMPORT["improvement"] = MAY_IMPORT["control"] = {*MAY_IMPORT["evaluation"], "evaluation"}
+MAY_IMPORT["api"] = {*MAY_IMPORT["images"], "images", "improvement", "control"}
 MAY_IMPORT["gallery"] = {*MAY_IMPORT["api"], "api"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["gallery"], "gallery"}
 MAY_IMPORT["__main__"] = {"cli"}
@@ -55,6 +55,19 @@ def _imports(file):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield from [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+
+
+ON_A_ROBOT = ("planning", "guard", "runner", "wire", "client")  # of diffpolicy/control
+
+
+@pytest.mark.parametrize("name", [one for one in ON_A_ROBOT if (ROOT / f"diffpolicy/control/{one}.py").exists()])
+def test_what_runs_on_a_robot_needs_no_torch(name):
+    code = "import sys; sys.modules.update(torch=None, gymnasium=None, zarr=None, hydra=None)\n"
+    code += f"import diffpolicy.control.{name}; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    ours = {one for one in done.stdout.split() if one.startswith("diffpolicy.")}
+    assert ours <= {"diffpolicy.control", *(f"diffpolicy.control.{one}" for one in ON_A_ROBOT)}
 
 
 @pytest.mark.parametrize("file", list(_files()), ids=lambda file: str(file.relative_to(ROOT)))

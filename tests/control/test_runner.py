@@ -1,0 +1,214 @@
+"""A control loop that does not wait: with a clock of its own, and chunks that come when the test says."""
+
+import threading
+import time
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+import tiny_policy
+
+from diffpolicy.config import ExecutionConfig
+from diffpolicy.control.guard import Guard, Limits
+from diffpolicy.control.local import LocalPlanner
+from diffpolicy.control.planning import Metadata, Plan, Planner
+from diffpolicy.control.runner import RealTimeRunner
+from diffpolicy.policies import Agent
+
+T_O, T_P, T_A, A = 2, 16, 4, 1
+
+
+class Clock:
+    """Time passes when somebody sleeps."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Later:
+    """An executor whose results come after so many steps of the robot."""
+
+    def __init__(self, delays):
+        self.delays, self.waiting = list(delays), []
+
+    def submit(self, function, ask):
+        future = Future()
+        self.waiting.append([self.delays.pop(0) if self.delays else 0, future, function, ask])
+        return future
+
+    def step(self):
+        for one in list(self.waiting):
+            if one[0] <= 0:
+                self.waiting.remove(one)
+                try:
+                    one[1].set_result(one[2](one[3]))
+                except Exception as error:
+                    one[1].set_exception(error)
+            one[0] -= 1
+
+
+class Numbers(Planner):
+    """Its actions say which chunk they are of and for which step they were meant."""
+
+    def __init__(self):
+        self.metadata = Metadata(T_O, T_P, T_A, A)
+        self.asks, self.broken = [], set()
+
+    def plan(self, ask):
+        self.asks.append(ask)
+        if len(self.asks) - 1 in self.broken:
+            raise ConnectionError("nobody there")
+        now = int(ask.obs[-1][0])
+        steps = now + np.arange(T_P) - (T_O - 1)
+        return Plan((100 * ask.key[1] + steps)[:, None].astype(np.float32), 10)
+
+
+class Line:
+    """Observes the number of the step."""
+
+    def __init__(self, executor, clock, slow=()):
+        self.executor, self.clock, self.slow, self.number, self.acted = executor, clock, dict(slow), 0, []
+
+    def observe(self):
+        self.executor.step()
+        return np.array([float(self.number)])
+
+    def act(self, action):
+        self.clock.now += self.slow.get(self.number, 0.001)
+        self.acted.append(float(action[0]))
+        self.number += 1
+
+
+def run(delays, steps=30, broken=(), slow=(), rate=10.0, guard=None, **how):
+    clock, executor, planner = Clock(), Later(delays), Numbers()
+    planner.broken = set(broken)
+    robot = Line(executor, clock, slow)
+    how = {"hold": lambda obs: np.array([-1.0]), **how}
+    runner = RealTimeRunner(robot, planner, rate, guard, executor=executor, clock=clock, **how)
+    return runner.run(steps), robot, planner
+
+
+def test_every_action_is_the_one_that_was_meant_for_its_step():
+    report, robot, planner = run([3] + [2] * 20)
+    for step, value in enumerate(robot.acted):
+        assert value == -1 if step < 4 else value % 100 == step, (step, value)
+    assert report.holds == 4 and report.delays == [4] + [3] * (len(report.delays) - 1)
+    assert report.borders[:3] == [4, 7, 11]
+    asked = [int(ask.obs[-1][0]) for ask in planner.asks]
+    assert asked == list(range(0, 28, T_A)), "every T_a steps; what step 28 asked for would have come later"
+    assert np.allclose(np.diff(report.starts), 0.1)
+    assert report.over_budget == 0 and not report.late
+
+
+def test_a_chunk_is_planned_with_the_largest_recent_delay_and_what_is_pending():
+    report, robot, planner = run([0, 4, 1, 0, 0, 0])
+    assert report.planned[0] == 0 and report.planned[2:5] == [5, 5, 5]
+    for ask in planner.asks[1:]:
+        now = int(ask.obs[-1][0])
+        pending = ask.pending[:, 0] % 100
+        assert pending.tolist() == list(range(now, now + len(pending)))
+        assert ask.executed[0, 0] == robot.acted[now - 1]
+        assert [float(one[0]) for one in ask.obs] == [max(now - 1, 0), now]
+        assert ask.age >= T_A and ask.last is not None
+
+
+def test_where_no_action_is_left_it_holds_and_counts_it():
+    report, robot, _ = run([0, 20, 0])
+    left = T_P - (T_O - 1) - 1  # of the first chunk, which came one step late
+    held = [step for step, value in enumerate(robot.acted) if value == -1]
+    assert held[0] == 0 and held[1] == 1 + left and report.holds == len(held) > 2
+    assert report.late == 1, "the chunk that came after all of its actions' steps"
+    assert robot.acted[-1] % 100 == 29
+
+
+def test_what_fails_is_asked_again_while_the_robot_goes_on():
+    report, robot, planner = run([0] * 30, broken={1, 2})
+    assert report.failures == {"ConnectionError: nobody there": 2}
+    assert report.holds == 1 and all(value % 100 == step for step, value in enumerate(robot.acted) if step)
+    assert len(planner.asks) > 7
+
+
+def test_the_watchdog_stops_the_robot_and_lets_it_go_on():
+    guard = Guard(Limits(np.array([-1000.0]), np.array([1000.0])), watchdog=0.5)
+    report, robot, _ = run([0, 9, 0], guard=guard)
+    assert report.stops == 1
+    held = [step for step, value in enumerate(robot.acted) if value == -1]
+    assert held[0] == 0 and held[1:] and held[1] <= 1 + 6, "half a second after the first chunk"
+    assert robot.acted[-1] % 100 == 29
+
+
+def test_a_slow_step_is_counted_and_not_made_up_for():
+    report, _, _ = run([0] * 20, slow={5: 0.35})
+    periods = np.diff(report.starts)
+    assert report.over_budget == 1 and periods[5] == pytest.approx(0.35)
+    np.testing.assert_allclose(np.delete(periods, 5), 0.1)
+
+
+def test_without_anything_to_hold_by_it_says_so():
+    with pytest.raises(ValueError, match="the first chunk is not there yet.*give hold="):
+        run([5], hold=None)
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan")])
+def test_rates_that_mean_nothing(rate):
+    with pytest.raises(ValueError, match="expected control steps per second"):
+        run([], rate=rate)
+
+
+def test_a_local_policy_plans_as_an_agent_does():
+    """With chunks that are there one step later, beside an agent with a delay of one step."""
+    policy = tiny_policy.policy("flow", t_a=4, execution=ExecutionConfig(delay=1))
+    policy.follows = (3, 4)
+    stream = np.random.default_rng(0).uniform(0, 512, (20, tiny_policy.D)).astype(np.float32)
+    agent = Agent(policy)
+    agent.reset([0], [7])
+    expected = [agent.act(obs[None])[0] for obs in stream]
+    clock, executor = Clock(), Later([0] * 20)
+
+    class Stream(Line):
+        def observe(self):
+            super().observe()
+            return stream[self.number]
+
+        def act(self, action):
+            self.number += 1
+
+    planner = LocalPlanner(policy)
+    runner = RealTimeRunner(Stream(executor, clock), planner, 10.0, executor=executor, clock=clock)
+    report = runner.run(20, seed=7)
+    assert report.delays == [1] * 5 and report.holds == 1
+    np.testing.assert_allclose(report.actions, expected, rtol=1e-4, atol=1e-2)
+    assert planner.metadata.fields["obs"]["shape"] == [tiny_policy.D]
+
+
+def test_a_real_clock_and_thread():
+    class Slow(Numbers):
+        def plan(self, ask):
+            time.sleep(0.03)
+            return super().plan(ask)
+
+    class Robot:
+        def __init__(self):
+            self.number, self.acted, self.threads = 0, [], set()
+
+        def observe(self):
+            return np.array([float(self.number)])
+
+        def act(self, action):
+            self.threads.add(threading.get_ident())
+            self.acted.append(float(action[0]))
+            self.number += 1
+
+    robot = Robot()
+    report = RealTimeRunner(robot, Slow(), 100.0, hold=lambda obs: np.array([-1.0])).run(60)
+    assert robot.threads == {threading.get_ident()}
+    assert report.holds >= 3 and all(
+        value in (-1, step) or value % 100 == step for step, value in enumerate(robot.acted)
+    )
+    assert report.summary()["steps"] == 60 and report.summary()["delay"]["largest"] >= 3
