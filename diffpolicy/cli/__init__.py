@@ -19,6 +19,7 @@ COMMANDS = (
     "export-dataset",
     "inspect",
     "export",
+    "serve",
     "push",
     "sample",
     "gallery",

@@ -154,6 +154,10 @@ def load_policy(
     short = SamplerConfig(solver, steps, grid, None if solver_options is None else dict(solver_options))
     given = f"sampler={sampler} and {short} beside it"
     require(sampler is None or short == SamplerConfig(), given, "one of the two")
+    derived = execution is not None and execution.guide is not None and execution.guide_jacobian
+    given = f"execution.guide={execution.guide if execution else None} of a network frozen for inference"
+    cure = "take guide_jacobian=False, or neither freeze nor compile"
+    require(not (derived and (freeze or compile)), given, "one that can be differentiated", cure)
     with checkpoint.opened(path, "policy") as saved:
         config = load_config(saved.config)
         require(config.found.kind == "policy", f"this is a checkpoint of {config.found.kind}", "one of a policy")

@@ -10,7 +10,7 @@ import tiny_policy
 import torch
 from tiny_policy import METHODS, T_P, A
 
-from diffpolicy import evaluate_policy, make_env
+from diffpolicy import evaluate_policy, load_policy, make_env
 from diffpolicy.config import EnvConfig, ExecutionConfig, PolicyConfig
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.observers import Recorder
@@ -349,6 +349,20 @@ def test_an_evaluation_with_a_delay_holds_first(tmp_path):
         found[delay] = evaluate_policy(path, **how)
         assert found[delay]["settings"]["execution"]["delay"] == delay
     assert found[0]["episodes"] != found[6]["episodes"]
+
+
+def test_a_frozen_network_is_not_differentiated(tmp_path):
+    path = tiny_policy.save(tmp_path, tiny_policy.config("flow", t_a=4))
+    for how in ({"freeze": True}, {"compile": True}):
+        with pytest.raises(
+            ValueError, match="guide=ones of a network frozen for inference.*take guide_jacobian=False"
+        ):
+            load_policy(path, execution=ExecutionConfig(guide="ones"), **how)
+    frozen = load_policy(path, freeze=True, execution=ExecutionConfig(guide="ones", guide_jacobian=False))
+    plain = load_policy(path, execution=ExecutionConfig(guide="ones", guide_jacobian=False))
+    pending = [Decided(np.empty((0, A), np.float32), np.full((2, A), 250.0, np.float32))]
+    ask = PlanRequest(history(3, 0)[None], 5, None, pending)
+    np.testing.assert_allclose(frozen.plan(ask).trajectory, plain.plan(ask).trajectory, rtol=1e-3, atol=0.1)
 
 
 def test_estimates_keep_the_invariant():
