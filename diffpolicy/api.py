@@ -50,6 +50,7 @@ from diffpolicy.evaluation.evaluate import (
     validation_metrics,
     write_report,
 )
+from diffpolicy.evaluation.following import motion_of
 from diffpolicy.evaluation.measure_modes import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import finished_episodes
@@ -158,7 +159,7 @@ def evaluate_policy(
     config = load_config(saved.config)
     make_env = policy_env(config, given=asked, line=f"diffpolicy evaluate checkpoint={checkpoint}")
     agent, task = Agent(policy), check_policy(policy, make_env)
-    policy.follows = tuple(task.follows) or None
+    policy.motion = motion_of(task, config, policy)
     used = {**plain(make_env.config), "given_by_hand": names_env(asked)}
     if modes:
         check_modes(task, make_env.id)

@@ -184,6 +184,8 @@ class ExecutionConfig:
         candidates: how many chunks are sampled; the one nearest to the last chunk is executed.
         delay: control steps between a chunk's request and its first action; or a list of the weights of 0, 1, 2, …
             steps, drawn for each chunk.
+        roll_forward: plan as of the step at which the pending actions have been executed, where it is known how what
+            is observed follows them.
         action_noise: standard deviation of the error with which actions are carried out, in their units.
     """
 
@@ -197,6 +199,7 @@ class ExecutionConfig:
     guide_jacobian: bool = True
     candidates: int = 1
     delay: int | Sequence[float] = 0
+    roll_forward: bool = False
     action_noise: float = 0.0
 
 

@@ -40,7 +40,7 @@ class LocalPlanner(Planner):
             fields,
             fps,
             None if limits is None else limits.to_plain(),
-            policy.follows or (),
+            () if policy.motion is None else policy.motion.columns,
             asdict(policy.execution),
         )
 

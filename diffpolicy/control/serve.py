@@ -12,6 +12,7 @@ from diffpolicy.config.commands import ServeConfig
 from diffpolicy.control.local import LocalPlanner
 from diffpolicy.evaluation import policy_env
 from diffpolicy.evaluation.evaluate import check_policy
+from diffpolicy.evaluation.following import motion_of
 from diffpolicy.policies import load_policy
 from diffpolicy.util.errors import Interrupted, require
 from diffpolicy.util.optional import optional
@@ -43,7 +44,7 @@ def make_planner(config: ServeConfig) -> LocalPlanner:
     trained, fps = load_config(saved.config), None
     if trained.env.id is not None or trained.env.factory is not None:
         task = check_policy(policy, policy_env(trained))
-        policy.follows, fps = tuple(task.follows) or None, task.fps
+        policy.motion, fps = motion_of(task, trained, policy), task.fps
     return LocalPlanner(policy, fps)
 
 

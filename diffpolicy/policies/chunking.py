@@ -28,6 +28,8 @@ combined:
                 until then. What is still to be executed is *pending* when a chunk is asked for. At the start of an
                 episode the robot holds where it is, if it is known which numbers of the observation follow the action
                 (`TaskSpec.follows`); else it waits for the first chunk.
+    roll_forward the policy plans as of the step at which what is pending has been executed: the robot's own numbers
+                are advanced through it (see `motion`), the others stay as they are.
     action_noise an error with which actions are carried out, for judging how a policy recovers.
 
 Everything here is in normalized units. (A policy whose actions are relative to what it observed brings earlier chunks

@@ -49,6 +49,10 @@ def _check_times(execution: ExecutionConfig) -> None:
     bound, count, delay, noise = (
         vars(execution)[name] for name in ("guide_bound", "candidates", "delay", "action_noise")
     )
+    looks = [name for name in ("ensemble", "warm_start", "inpaint", "guide") if vars(execution)[name] is not None]
+    looks += ["candidates"] if count != 1 else []
+    given = f"roll_forward, which plans from later on, and {' and '.join(looks)}, which look at the last chunk"
+    require(not (execution.roll_forward and looks), given, cure="take one of the two")
     require(_is_number(bound) and bound > 0, f"guide_bound={bound!r}", "a number above 0")
     require(type(count) is int and count >= 1, f"candidates={count!r}", "a number of chunks from 1 on")
     require(_is_number(noise) and noise >= 0, f"action_noise={noise!r}", "a standard deviation >= 0, in action units")
@@ -78,7 +82,7 @@ def check_supported(execution: ExecutionConfig, supported: frozenset[str]) -> No
     default = asdict(ExecutionConfig())
     changed = {name: value for name, value in asdict(execution).items() if value != default[name]}
     able = {*supported, "ensemble"}  # which needs nothing of the model
-    able |= {"delay", "action_noise"}
+    able |= {"delay", "roll_forward", "action_noise"}
     able |= {"temperature", "candidates"} if "noise" in able else set()
     able |= {"guide_bound", "guide_jacobian"} if "guide" in able else set()
     refused = [f"{name}={value}" for name, value in changed.items() if name not in able]

@@ -24,6 +24,7 @@ from diffpolicy.datasets.spec import Observation, ObservationSpec
 from diffpolicy.policies.chunking import Chunker, Decided, Past, carried, decided_in
 from diffpolicy.policies.execution import check_chains
 from diffpolicy.policies.models.base import ChunkModel
+from diffpolicy.policies.motion import Motion, after_pending, rolled_forward
 from diffpolicy.util.errors import require
 from diffpolicy.util.seeds import generator
 
@@ -55,8 +56,7 @@ class Chunk:
     """The next chunk of each of B episodes, in the environment's units.
 
     Args:
-        actions: (B, T_a, A) float32, to be executed before the next request; (B, T_a + d, A) where chunks may be
-            delayed by d steps, from now on as well.
+        actions: (B, T_a + d, A) float32 from now on, where d is the longest delay; asked again T_a steps later.
         trajectory: (B, T_p, A) float32, the whole chunk as sampled; its first T_o - 1 actions lie in the past.
         calls: (B,) network calls that each took.
         memory: per episode what the next request needs as `previous`; None where it needs nothing.
@@ -109,8 +109,7 @@ class Policy:
         check_chains(self.execution, self.representations.chains)
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
         self.temperature = self._chunker.temperature  # of the noise that sampling starts from
-        self.follows: tuple[int, ...] | None = None
-        """Which number of the observation follows each number of the action, see `TaskSpec.follows`."""
+        self.motion: Motion | None = None  # how what is observed follows the actions, where that is known
 
     @property
     def obs_dim(self) -> int:
@@ -133,6 +132,7 @@ class Policy:
             ValueError: observations of a wrong shape or with NaN or infinity, or not one key per episode.
             TypeError: images that are not uint8, or no mapping where there are cameras.
         """
+        ahead, request = request, rolled_forward(self, request)
         vector, images = self.observation.split(request.obs, self.obs_horizon)
         count, device = len(vector), self.model.device
         keys = [(request.keys + i, 0) for i in range(count)] if isinstance(request.keys, int) else request.keys
@@ -159,8 +159,9 @@ class Policy:
         actions, memory = self._chunker.execute(chunks, pasts)
         now, obs = self.obs_horizon - 1, seen["obs"]
         memory = carried(memory, obs, self.in_units) if moves else memory
-        in_units = (self.in_units(actions, obs, now), self.in_units(chunks, obs))
-        return Chunk(*(x.cpu().numpy() for x in in_units), calls, memory)
+        actions, chunks = self.in_units(actions, obs, now).cpu().numpy(), self.in_units(chunks, obs).cpu().numpy()
+        actions = actions if request is ahead else after_pending(actions, ahead.decided)
+        return Chunk(actions, chunks, calls, memory)
 
     def normalized(self, actions: Tensor, obs: Tensor) -> Tensor:
         """Return recorded actions (B, T, A) beside recorded observations (B, T_o, D) as the model draws them."""

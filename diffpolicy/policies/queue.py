@@ -19,10 +19,10 @@ from diffpolicy.util.seeds import generator
 
 def hold(policy: Policy, obs: Observation) -> np.ndarray | None:
     """Return the action (A,) that holds a robot where it is, of what it observes now; None if that is not known."""
-    if policy.follows is None:
+    if policy.motion is None:
         return None
     vector, _ = policy.observation.split(stack([obs]), None)
-    return vector.reshape(-1)[list(policy.follows)].astype(np.float32)
+    return vector.reshape(-1)[list(policy.motion.columns)].astype(np.float32)
 
 
 @final

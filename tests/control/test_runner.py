@@ -14,6 +14,7 @@ from diffpolicy.control.local import LocalPlanner
 from diffpolicy.control.planning import Metadata, Plan, Planner
 from diffpolicy.control.runner import RealTimeRunner
 from diffpolicy.policies import Agent
+from diffpolicy.policies.motion import Motion
 
 T_O, T_P, T_A, A = 2, 16, 4, 1
 
@@ -164,7 +165,7 @@ def test_rates_that_mean_nothing(rate):
 def test_a_local_policy_plans_as_an_agent_does():
     """With chunks that are there one step later, beside an agent with a delay of one step."""
     policy = tiny_policy.policy("flow", t_a=4, execution=ExecutionConfig(delay=1))
-    policy.follows = (3, 4)
+    policy.motion = Motion((3, 4))
     stream = np.random.default_rng(0).uniform(0, 512, (20, tiny_policy.D)).astype(np.float32)
     agent = Agent(policy)
     agent.reset([0], [7])

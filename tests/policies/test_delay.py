@@ -12,7 +12,9 @@ from tiny_policy import METHODS, T_P, A
 
 from diffpolicy import evaluate_policy, load_policy, make_env
 from diffpolicy.config import EnvConfig, ExecutionConfig, PolicyConfig
+from diffpolicy.config.compose import compose
 from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.following import motion_of
 from diffpolicy.evaluation.observers import Recorder
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.evaluation.task import TaskSpec
@@ -22,6 +24,7 @@ from diffpolicy.generative.predictions import Estimate, estimate, velocity
 from diffpolicy.policies import Agent, PlanRequest, build_policy
 from diffpolicy.policies.chunking import Decided, Past, delay_of, prefix_weights
 from diffpolicy.policies.execution import check_execution, longest_delay
+from diffpolicy.policies.motion import Motion
 
 T_O, T_A = 2, 4
 OBS = np.random.default_rng(0).uniform(0, 512, (40, 3, tiny_policy.D)).astype(np.float32)
@@ -34,7 +37,7 @@ def policy(method="flow", t_a=T_A, block=None, follows=(3, 4), **settings):
     made = build_policy(
         run, tiny_policy.spec(), tiny_policy.model(run), tiny_policy.normalizer(), block=block, execution=execution
     )
-    made.follows = follows
+    made.motion = None if follows is None else Motion(follows)
     return made
 
 
@@ -116,7 +119,7 @@ def test_an_episode_does_not_depend_on_its_neighbors(settings):
     made = build_policy(
         run, spec, tiny_policy.model(run), tiny_policy.normalizer(2), block=8, execution=ExecutionConfig(**settings)
     )
-    made.follows = (0, 0)
+    made.motion = Motion((0, 0))
     resets = [Reset(seed) for seed in range(10)]
     together, alone = (
         rollout(Agent(made), lambda: gym.make(tiny.ENV_ID), resets, [Recorder("state")], envs=envs) for envs in (8, 3)
@@ -363,6 +366,76 @@ def test_a_frozen_network_is_not_differentiated(tmp_path):
     pending = [Decided(np.empty((0, A), np.float32), np.full((2, A), 250.0, np.float32))]
     ask = PlanRequest(history(3, 0)[None], 5, None, pending)
     np.testing.assert_allclose(frozen.plan(ask).trajectory, plain.plan(ask).trajectory, rtol=1e-3, atol=0.1)
+
+
+def _moved(count, seed=0):
+    """Two numbers that follow random actions as a damped mass does, beside three others."""
+    draw = np.random.default_rng(seed)
+    actions = draw.uniform(100, 400, (count, 2))
+    x = [np.array([200.0, 300.0])] * 2
+    for k in range(count - 1):
+        before = actions[k - 1] if k else x[-1]
+        x.append(0.698 * x[-1] - 0.107 * x[-2] + 0.296 * actions[k] + 0.113 * before)
+    return np.concatenate([draw.uniform(0, 512, (count, 3)), np.stack(x[1:])], axis=1), actions
+
+
+def test_the_motion_is_that_of_the_recording():
+    motion = Motion.fit((3, 4), [_moved(40, seed) for seed in range(3)])
+    np.testing.assert_allclose(motion.response, [[0.698, -0.107, 0.296, 0.113]] * 2, atol=1e-6)
+    assert motion.error.max() < 1e-6
+    obs, actions = _moved(40, seed=9)
+    for steps in (0, 1, 2, 5):
+        for now in (1, 10):
+            decided = Decided(actions[now - 1 : now], actions[now : now + steps])
+            ahead = motion.forward(obs[now - 1 : now + 1], decided)
+            np.testing.assert_allclose(ahead[:, 3:], obs[now - 1 + steps : now + 1 + steps, 3:], atol=1e-6)
+            others = [min(now - 1 + steps, now), now]
+            np.testing.assert_array_equal(ahead[:, :3], obs[others, :3])
+    alone = motion.forward(obs[:1], Decided(np.empty((0, 2)), actions[:3]))
+    np.testing.assert_allclose(alone[0, 3:], obs[3, 3:], atol=1e-6)
+    with pytest.raises(ValueError, match="no episode of at least three steps"):
+        Motion.fit((3, 4), [_moved(2)])
+
+
+def test_a_policy_plans_from_where_it_will_be():
+    made = policy(delay=3, roll_forward=True)
+    made.motion = Motion.fit((3, 4), [_moved(40)])
+    found, plain = acted(made, envs=(0,), seeds=(5,)), policy()
+    hold, executed = OBS[0, 0, [3, 4]], []
+    for n, k in enumerate(range(0, 30, T_A)):
+        pending = np.array([hold] * 3) if not n else found[k : k + 3, 0]
+        seen = made.motion.forward(history(k, 0), Decided(np.array(executed[-1:]).reshape(-1, 2), pending))
+        chunk = plain.plan(PlanRequest(seen[None].astype(np.float32), [(5, n)])).trajectory[0][T_O - 1 :]
+        expected = np.concatenate([pending, chunk])[: min(T_A + 3, 30 - k)]
+        np.testing.assert_allclose(found[k : k + len(expected), 0][:T_A], expected[:T_A], rtol=1e-4, atol=1e-2)
+        executed += list(found[k : k + T_A, 0])
+
+
+def test_what_is_not_known_to_follow_is_not_rolled_forward(tmp_path):
+    made = policy(delay=2, roll_forward=True)
+    with pytest.raises(ValueError, match="roll_forward, and it is not known which numbers follow the action"):
+        acted(made)
+    for other in ({"inpaint": 2}, {"guide": "ones"}, {"candidates": 4}, {"ensemble": 0.1}):
+        with pytest.raises(
+            ValueError, match=f"roll_forward, .* and {next(iter(other))}, which look at the last chunk"
+        ):
+            policy(delay=2, roll_forward=True, **other)
+
+
+def test_pusht_is_rolled_forward_exactly():
+    """Its agent is a mass on a spring, so that the fit to demonstrations leaves nothing."""
+    run = compose(["task=pusht_expert", "run_dir=r"])
+    env = make_env(run.env)()
+    made = policy(roll_forward=True)
+    made.observation = tiny_policy.spec(dim=18)
+    motion = motion_of(TaskSpec.of(env), run, made)
+    assert motion.columns == (16, 17) and np.median(motion.error) < 0.5
+    obs = [env.reset(seed=1)[0]]
+    actions = np.linspace(obs[0][16:], [300.0, 200.0], 8, dtype=np.float32)
+    for action in actions:
+        obs.append(env.step(action)[0])
+    ahead = motion.forward(np.stack(obs[2:4]), Decided(actions[2:3], actions[3:7]))
+    np.testing.assert_allclose(ahead[:, 16:], np.stack(obs)[6:8, 16:], atol=1.0)
 
 
 def test_estimates_keep_the_invariant():
