@@ -2,8 +2,8 @@
 
 python scripts/lab/study_delay.py runs/pusht_s0 --delays 0 1 2 4 6 --episodes 500
 
-All are rolled out on the same fresh seeds, and compared with the policy without any delay. What is measured is kept in
---out, and is not measured again.
+All are rolled out on the same fresh seeds, and compared with the policy without any delay. What is measured is kept
+in --out, and is not measured again.
 """
 
 from __future__ import annotations
