@@ -159,7 +159,7 @@ def evaluate_policy(
     config = load_config(saved.config)
     make_env = policy_env(config, given=asked, line=f"diffpolicy evaluate checkpoint={checkpoint}")
     agent, task = Agent(policy), check_policy(policy, make_env)
-    policy.motion = motion_of(task, config, policy)
+    policy.motion = motion_of(task, make_env.config, config, policy)
     used = {**plain(make_env.config), "given_by_hand": names_env(asked)}
     if modes:
         check_modes(task, make_env.id)

@@ -47,9 +47,7 @@ class RemotePlanner(Planner):
             ConnectionError: the server is away, or did not answer in time.
             WireError: it does not take this observation, or has become another policy's.
         """
-        ask = replace(ask, obs=as_arrays(ask.obs))
-        for obs in ask.obs:
-            check_observation(obs, self.metadata)
+        ask = replace(ask, obs=[check_observation(obs, self.metadata) for obs in as_arrays(ask.obs)])
         if self._socket is None:
             self._reconnect()
         self._number += 1
@@ -77,14 +75,14 @@ class RemotePlanner(Planner):
             time.sleep(min(left, self._timeout))
         try:
             metadata = self._connect()
-        except ConnectionError:
+            if metadata != self.metadata:
+                self.close()
+                raise WireError(f"{self.uri} is another policy's server now; start the robot's program anew")
+        except (ConnectionError, WireError):
             self._next = time.monotonic() + self._wait
             self._wait = min(2 * self._wait, _LONGEST_WAIT)
             raise
         self._wait = _FIRST_WAIT
-        if metadata != self.metadata:
-            self.close()
-            raise WireError(f"{self.uri} is another policy's server now; start the robot's program anew")
 
     def _connect(self) -> Metadata:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -98,6 +96,9 @@ class RemotePlanner(Planner):
             raise ConnectionError(f"no server at {self.uri} ({type(error).__name__}: {error})") from None
         try:
             metadata = metadata_of(unpack(socket.recv(timeout=self._timeout)))
+        except WireError:
+            self.close()
+            raise
         except (WebSocketException, OSError, TimeoutError) as error:
             self.close()
             raise ConnectionError(f"{self.uri} said nothing ({type(error).__name__})") from None

@@ -22,7 +22,7 @@ class Limits:
         low: smallest values.
         high: largest values.
         speed: largest change from one action to the next; None has no such limit.
-        bend: largest change of that change; None has no such limit.
+        bend: largest change of that change, except to stop at what is asked for; None has no such limit.
 
     Raises:
         ValueError: shapes that do not agree, low above high, or limits that are no numbers or below 0.
@@ -75,7 +75,7 @@ class Guard:
 
     Args:
         limits: of actions.
-        watchdog: seconds without a fresh chunk after which the robot is to hold, see `RealTimeRunner`.
+        watchdog: seconds that a chunk may be waited for; then the robot is to hold, see `RealTimeRunner`.
     """
 
     def __init__(self, limits: Limits, watchdog: float = 1.0) -> None:
@@ -106,13 +106,14 @@ class Guard:
         wanted = array
         array = self._noted("value", np.clip(wanted, limits.low, limits.high), wanted)
         if self._last is not None:
-            change = array - self._last
+            asked = change = array - self._last
             if limits.bend is not None and self._change is not None:
                 change = self._noted(
                     "bend", np.clip(change, self._change - limits.bend, self._change + limits.bend), change
                 )
             if limits.speed is not None:
                 change = self._noted("speed", np.clip(change, -limits.speed, limits.speed), change)
+            change = np.clip(change, np.minimum(asked, 0), np.maximum(asked, 0))  # never beyond, never the other way
             array = np.clip(self._last + change, limits.low, limits.high)
             self._change = array - self._last
         self._last = array

@@ -14,6 +14,7 @@ from diffpolicy.control.planning import Ask, Metadata, Plan, Planner
 from diffpolicy.datasets.spec import stack
 from diffpolicy.policies import PlanRequest, Policy
 from diffpolicy.policies.chunking import Decided, Past
+from diffpolicy.util.errors import require
 
 
 @final
@@ -24,9 +25,16 @@ class LocalPlanner(Planner):
         policy: what is asked.
         fps: control steps per second of its recording, where that is known.
         limits: of its actions, where they are known.
+
+    Raises:
+        ValueError: execution settings that are the simulation's: delay, action_noise, ensemble, roll_forward.
     """
 
     def __init__(self, policy: Policy, fps: float | None = None, limits: Limits | None = None) -> None:
+        how = policy.execution
+        unfit = {"delay": 0, "action_noise": 0.0, "ensemble": None, "roll_forward": False}
+        given = [f"execution.{name}={vars(how)[name]}" for name, usual in unfit.items() if vars(how)[name] != usual]
+        require(not given, f"{' and '.join(given)} of a policy that plans for a robot", cure="leave it out")
         self.policy = policy
         fields = {
             key: {"kind": one.kind, "shape": list(one.shape), "unit": one.unit}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
@@ -15,6 +16,7 @@ import numpy as np
 from .guard import Guard
 from .planning import Ask, Observation, Plan, Planner
 
+_LOG = logging.getLogger(__name__)
 _RECENT = 10  # delays, the largest of which the next chunk is planned with
 _SWITCH = 5e-4  # seconds after which another thread may run: the usual 5 ms would be the loop's jitter
 
@@ -96,9 +98,14 @@ class RealTimeRunner:
         planner: computes chunks.
         rate: control steps per second.
         guard: what every action passes; None lets all pass.
-        hold: obs -> the action (A,) for a step without any; None repeats the last one.
+        hold: obs -> the action (A,) with which the robot stays where it is, for a step without any; None takes the
+            numbers of the observation that follow the action, where the policy says which, and else repeats the last
+            action.
         executor: computes chunks; None starts a thread.
         clock: has `monotonic()` and `sleep(seconds)`.
+
+    Raises:
+        ValueError: a rate that is none, or a guard whose watchdog could not stop the robot.
     """
 
     def __init__(
@@ -113,6 +120,8 @@ class RealTimeRunner:
     ) -> None:
         if not (np.isfinite(rate) and rate > 0):
             raise ValueError(f"rate={rate}; expected control steps per second, above 0")
+        if guard is not None and hold is None and not planner.metadata.follows:
+            raise ValueError("a guard, and nothing says how the robot holds; give hold=lambda obs: action")
         self.robot, self.planner, self.rate, self.guard, self.hold = robot, planner, rate, guard, hold
         self._executor, self._clock = executor, clock
 
@@ -123,11 +132,16 @@ class RealTimeRunner:
             steps: at most.
             seed: of the episode, which keys the noise of its chunks.
             over: asked before every step.
+
+        Raises:
+            Exception: what the planner raises before its first chunk, such as for an observation that is another
+                policy's. `ConnectionError`, and whatever comes later, is counted while the robot goes on.
         """
-        executor = self._executor or ThreadPoolExecutor(1, "planner")
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "planner")  # kept, so that no two plans ever overlap
         before = sys.getswitchinterval()
         sys.setswitchinterval(min(before, _SWITCH))
-        episode = _Episode(self, seed, executor)
+        episode = _Episode(self, seed, self._executor)
         try:
             for _ in range(steps):
                 if over():
@@ -135,8 +149,6 @@ class RealTimeRunner:
                 episode.step()
         finally:
             sys.setswitchinterval(before)
-            if self._executor is None:
-                executor.shutdown(wait=False, cancel_futures=True)
         return episode.report
 
 
@@ -155,7 +167,8 @@ class _Episode:
         self.action: np.ndarray | None = None
         self.asked = self.last_asked = -meta.action_horizon
         self.chunks = self.number = 0
-        self.began = self.tick = self.fresh = runner._clock.monotonic()
+        self.began = self.tick = runner._clock.monotonic()
+        self.waiting_since: float | None = None  # for the chunk that is due
         self.stopped = False
 
     def step(self) -> None:
@@ -164,10 +177,12 @@ class _Episode:
             clock.sleep(left)
         now = clock.monotonic()
         report.starts.append(now - self.began)
-        obs = self.of.robot.observe()
+        obs = _copied(self.of.robot.observe())  # a driver may fill the same buffer again
+        if not self.number and self.of.guard is not None:
+            self.of.guard.reset(self._holding(obs))
         self.history.extend([obs] * (1 if self.history else self.meta.obs_horizon))
-        self._receive(now)
-        self._ask()
+        self._receive()
+        self._ask(now)
         self._watch(now)
         self.of.robot.act(self._next(obs))
         self.number += 1
@@ -177,32 +192,36 @@ class _Episode:
         # A step that took too long is not made up for: the next one follows at once, and then the rate holds again.
         self.tick = max(self.tick + self.period, clock.monotonic())
 
-    def _receive(self, now: float) -> None:
+    def _receive(self) -> None:
         """Take over a chunk that is there."""
         if self.future is None or not self.future.done():
             return
         future, self.future = self.future, None
         try:
             plan = future.result()
-        except Exception as error:  # whatever it was, the robot goes on
+        except Exception as error:
+            if not self.chunks and not isinstance(error, ConnectionError):
+                raise  # a wrong robot, at its first message
             says = f"{type(error).__name__}: {error}"
             self.report.failures[says] = self.report.failures.get(says, 0) + 1
+            _LOG.warning("no chunk: %s", says)
             self.asked = self.number - self.meta.action_horizon  # ask again now
             return
         consumed = self.number - self.asked
         actions = np.asarray(plan.trajectory)[self.meta.obs_horizon - 1 + consumed :]
         self.report.delays.append(consumed)
         self.last, self.last_asked, self.chunks = plan.trajectory, self.asked, self.chunks + 1
-        self.fresh, self.stopped = now, False
+        self.waiting_since, self.stopped = None, False
         if len(actions):
             self.queue = deque(actions)
             self.report.borders.append(self.number)
         else:
             self.report.late += 1
 
-    def _ask(self) -> None:
+    def _ask(self, now: float) -> None:
         if self.future is not None or self.number - self.asked < self.meta.action_horizon:
             return
+        self.waiting_since = now if self.waiting_since is None else self.waiting_since
         planned = max(self.report.delays[-_RECENT:], default=0)
         self.report.planned.append(planned)
         count, none = self.meta.obs_horizon - 1, np.empty((0, self.meta.action_dim), np.float32)
@@ -219,7 +238,8 @@ class _Episode:
 
     def _watch(self, now: float) -> None:
         guard = self.of.guard
-        if guard is not None and not self.stopped and self.chunks and now - self.fresh > guard.watchdog:
+        waited = 0.0 if self.waiting_since is None else now - self.waiting_since
+        if guard is not None and not self.stopped and self.chunks and waited > guard.watchdog:
             self.stopped = True
             self.report.stops += 1
             self.queue.clear()
@@ -237,13 +257,25 @@ class _Episode:
         return action
 
     def _held(self, obs: Observation) -> np.ndarray:
+        held = self._holding(obs)
+        held = self.action if held is None else held
+        if held is None:
+            says = "the first chunk is not there yet, and nothing says how the robot holds where it is"
+            raise ValueError(f"{says}; give hold=lambda obs: action")
+        return held
+
+    def _holding(self, obs: Observation) -> np.ndarray | None:
+        """The action with which the robot stays where it is; None if nothing says so."""
         if self.of.hold is not None:
-            return self.of.hold(obs)
-        if self.action is not None:
-            return self.action
-        if self.meta.follows and not isinstance(obs, dict):
-            return np.asarray(obs).reshape(-1)[list(self.meta.follows)]
-        raise ValueError(
-            "the first chunk is not there yet, and nothing says how the robot holds where it is; "
-            "give hold=lambda obs: action, or call planner.plan once before"
-        )
+            return np.asarray(self.of.hold(obs), np.float32)
+        if not self.meta.follows:
+            return None
+        vectors = [key for key, one in self.meta.fields.items() if one["kind"] == "vector"]
+        parts = [obs[key] for key in vectors] if isinstance(obs, Mapping) else [obs]
+        return np.concatenate([np.ravel(part) for part in parts])[list(self.meta.follows)].astype(np.float32)
+
+
+def _copied(obs: Observation) -> Observation:
+    if isinstance(obs, Mapping):
+        return {key: np.array(values) for key, values in obs.items()}
+    return np.array(obs)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from typing import Any
 
 from diffpolicy import checkpoint as checkpoints
-from diffpolicy.config import ExecutionConfig, SamplerConfig, load_config, typed
+from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig, load_config, typed
 from diffpolicy.config.commands import ServeConfig
+from diffpolicy.control.guard import Limits
 from diffpolicy.control.local import LocalPlanner
+from diffpolicy.datasets import load_demonstrations
 from diffpolicy.evaluation import policy_env
 from diffpolicy.evaluation.evaluate import check_policy
 from diffpolicy.evaluation.following import motion_of
 from diffpolicy.policies import load_policy
-from diffpolicy.util.errors import Interrupted, require
+from diffpolicy.util.errors import Interrupted
 from diffpolicy.util.optional import optional
 
 TOKEN = "DIFFPOLICY_TOKEN"
@@ -25,12 +28,10 @@ def make_planner(config: ServeConfig) -> LocalPlanner:
     """Return the planner of a checkpoint.
 
     Raises:
-        ValueError: settings that the policy cannot use, or a delay, which is the robot's own.
+        ValueError: settings that the policy cannot use, or that a planner does not take, see `LocalPlanner`.
         CheckpointError: a missing or damaged checkpoint.
     """
     execution = typed(ExecutionConfig, config.execution, "execution")
-    given = f"execution.delay={execution.delay}, execution.action_noise={execution.action_noise} of a server"
-    require(not execution.delay and not execution.action_noise, given, cure="leave both to the simulation")
     saved = checkpoints.read(config.checkpoint)
     policy = load_policy(
         saved.path,
@@ -43,9 +44,22 @@ def make_planner(config: ServeConfig) -> LocalPlanner:
     )
     trained, fps = load_config(saved.config), None
     if trained.env.id is not None or trained.env.factory is not None:
-        task = check_policy(policy, policy_env(trained))
-        policy.motion, fps = motion_of(task, trained, policy), task.fps
-    return LocalPlanner(policy, fps)
+        make_env = policy_env(trained)
+        task = check_policy(policy, make_env)
+        policy.motion, fps = motion_of(task, make_env.config, trained, policy), task.fps
+    return LocalPlanner(policy, fps, _limits(trained))
+
+
+def _limits(trained: RunConfig) -> Limits | None:
+    """The ranges of the recording that the policy learned from, if it is here."""
+    try:
+        recorded = load_demonstrations(trained)
+    except (OSError, ValueError) as error:
+        why = f"since the recording is not here ({type(error).__name__})"
+        print(f"no limits of actions for robots, {why}", file=sys.stderr)
+        return None
+    actions = recorded[trained.dataset.action_key]
+    return Limits.of([actions[part] for part in recorded.episode_slices()])
 
 
 def serve(config: ServeConfig) -> None:

@@ -93,10 +93,13 @@ class PolicyServer:
     async def start(self) -> Server:
         """Listen, and return the server of websockets; `port` is then the one that it listens on."""
         limit = message_limit(self.planner.metadata)
-        how = {"ping_interval": _SILENT, "ping_timeout": _SILENT, "process_request": self._http, "max_queue": 1}
-        server = await serve(self._robot, self.host, self.port, max_size=limit, compression=None, **how)
-        self.port = next(iter(server.sockets)).getsockname()[1]
         self._task = asyncio.create_task(self._work())
+        how = {"ping_interval": _SILENT, "ping_timeout": _SILENT, "process_request": self._http, "max_queue": 1}
+        # No page in somebody's browser may ask: only what names no origin, as programs do.
+        server = await serve(
+            self._robot, self.host, self.port, max_size=limit, compression=None, origins=[None], **how
+        )
+        self.port = next(iter(server.sockets)).getsockname()[1]
         return server
 
     async def run(self, ready: asyncio.Event | None = None) -> None:
@@ -104,15 +107,21 @@ class PolicyServer:
         async with await self.start() as server:
             if ready is not None:
                 ready.set()
+            listening = asyncio.create_task(server.serve_forever())
             try:
-                await server.serve_forever()
+                done, _ = await asyncio.wait({listening, self._task}, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    one.result()  # neither ends by itself
             finally:
+                listening.cancel()
                 self._task.cancel()
 
     def _http(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer what is no WebSocket, and refuse who may not come in."""
         path = request.path.partition("?")[0]
         if path == "/health":
+            if self._task.done():
+                return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "planning has ended\n")
             return connection.respond(http.HTTPStatus.OK, "ok\n")
         if not self._may(request):
             self.counts.refused["token"] += 1
@@ -178,6 +187,7 @@ class PolicyServer:
     ) -> None:
         try:
             plans = await loop.run_in_executor(executor, self.planner.plan_all, [one.ask for one in batch])
+            answers = list(zip(batch, plans, strict=True))
         except Exception as error:
             if len(batch) == 1:
                 with contextlib.suppress(asyncio.InvalidStateError):
@@ -188,6 +198,6 @@ class PolicyServer:
             return
         self.counts.batches += 1
         self.counts.chunks += len(plans)
-        for one, plan in zip(batch, plans, strict=True):
+        for one, plan in answers:
             if not one.future.done():
                 one.future.set_result(plan)

@@ -62,7 +62,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.name not in DTYPES:
             raise WireError(f"an array of {value.dtype}; expected one of {', '.join(DTYPES)}")
-        return {_ARRAY: [value.dtype.name, list(value.shape), np.ascontiguousarray(value).tobytes()]}
+        little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
+        return {_ARRAY: [value.dtype.name, list(value.shape), little.tobytes()]}
     raise WireError(f"a {type(value).__name__}; expected numbers, text, lists, mappings and arrays")
 
 
@@ -79,7 +80,7 @@ def _array(found: dict[Any, Any]) -> Any:
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     if needed != len(data):
         raise WireError(f"an array of shape {shape} with {len(data)} bytes; expected {needed}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
 
 
 def hello(metadata: Metadata) -> dict[str, Any]:
@@ -119,8 +120,7 @@ def asked(message: Mapping[str, Any], metadata: Metadata) -> Ask:
     if not isinstance(obs, list) or len(obs) != metadata.obs_horizon:
         given = f"{len(obs)} observations" if isinstance(obs, list) else "no list of observations"
         raise WireError(f"{given}; expected the last {metadata.obs_horizon}")
-    for one in obs:
-        check_observation(one, metadata)
+    obs = [check_observation(one, metadata) for one in obs]
     if not isinstance(key, (list, tuple)) or len(key) != 2 or not all(type(n) is int and 0 <= n < 2**63 for n in key):
         raise WireError(f"key={str(key)[:60]}; expected the episode's seed and the chunk's number")
     if type(age) is not int or age < 0:
@@ -136,14 +136,20 @@ def _actions(message: Mapping[str, Any], name: str, most: int, of: Metadata, exa
     array = message.get(name)
     shape = array.shape if isinstance(array, np.ndarray) else None
     fits = shape is not None and len(shape) == 2 and shape[1] == of.action_dim and shape[0] <= most
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32) if fits else array
     if not fits or (exactly and shape[0] != most) or not np.isfinite(array).all():
         wanted = f"{'' if exactly else 'at most '}({most}, {of.action_dim}) finite numbers"
         raise WireError(f"{name} of shape {shape}; expected {wanted}")
-    return array.astype(np.float32)
+    return array
 
 
-def check_observation(obs: Any, metadata: Metadata) -> None:
-    """Raise WireError unless an observation is one that the policy takes."""
+def check_observation(obs: Any, metadata: Metadata) -> Any:
+    """Return what the policy takes of an observation: a mapping, or numbers where it observes one vector alone.
+
+    Raises:
+        WireError: something is missing, of another shape, or no number.
+    """
     wanted = metadata.fields
     given = obs if isinstance(obs, Mapping) else {next(iter(wanted)): obs} if len(wanted) == 1 else {}
     for key, one in wanted.items():
@@ -157,6 +163,9 @@ def check_observation(obs: Any, metadata: Metadata) -> None:
             raise WireError(f"{key!r} of shape {shape}; the policy observes {what}")
         if not image and not np.isfinite(array).all():
             raise WireError(f"{key!r} holds NaN or infinity")
+    found = {key: given[key] for key in wanted}
+    alone = len(found) == 1 and next(iter(wanted.values()))["kind"] == "vector"
+    return next(iter(found.values())) if alone else found
 
 
 def answer(plan: Plan, number: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from diffpolicy.datasets import ReplayBuffer, load_training_episodes
 from diffpolicy.evaluation.observers import ACTION
 from diffpolicy.improvement.base import Work, trained
 from diffpolicy.policies import Policy
-from diffpolicy.policies.models.best_of import BestOfModel
+from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.util.errors import require
 
 
@@ -72,7 +72,7 @@ def check_clonable(policy: Policy) -> None:
     model = policy.model
     given = f"{type(model).__name__} is not trained on demonstrations"
     cure = "improve the policy that it was made of"
-    require(model.learns and not isinstance(model, BestOfModel), given, cure=cure)
+    require(model.learns and not isinstance(model, AroundModel), given, cure=cure)
 
 
 def _data(work: Work, policy: Policy, more: ReplayBuffer, demonstrations: bool) -> ReplayBuffer:

@@ -39,7 +39,9 @@ LENGTHS = "lengths"
 ROLLOUTS = "rollouts"
 """Name of the recording of a round's episodes."""
 
-_APART = 10**9  # between the seeds of an episode and of those that repeat its start
+APART = 10**9
+"""Between the seeds of an episode and of those that repeat its start; those of first tries are below it."""
+
 _AT_ONCE = 256  # episodes between two writes: a kill loses as many at most
 _COSTS = "costs"  # the attribute that counts them
 
@@ -156,12 +158,12 @@ def check_beyond(steps: int) -> None:
 
 def again(seeds: Sequence[int], times: int) -> list[Reset]:
     """Return resets that repeat the starts of these episodes, all of them once before any twice; see `original`."""
-    return [Reset(int(seed) + n * _APART, env_seed=int(seed)) for n in range(1, times + 1) for seed in seeds]
+    return [Reset(int(seed) + n * APART, env_seed=int(seed)) for n in range(1, times + 1) for seed in seeds]
 
 
 def original(seed: int) -> int:
     """Return the seed of the episode whose start one of `again` repeats, and of any other its own."""
-    return seed % _APART
+    return seed % APART
 
 
 def _within(episodes: Sequence[tuple[int, int]], asked: Share, budget: int | None) -> int:

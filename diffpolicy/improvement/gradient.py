@@ -71,7 +71,7 @@ class PolicyGradient(Improvement):
         policy = self._explorer(run, work)
         first = [Reset(work.first_seed + number) for number in range(starts)]
         resets = [*first, *again([one.seed for one in first], self.group - 1)]
-        by = f"the policy, with noise of {self.options['scale']} in each step"
+        by = f"the policy, with noise of {self.options['scale']} in each step, {self.group} times from each start"
         experience = gather(work, Agent(policy), by=by, resets=resets)
         found = {"success_before": wilson(int(experience.succeeded.sum()), experience.buffer.n_episodes)}
         train_it = functools.partial(self._train, work, run, policy, experience.buffer)
@@ -156,15 +156,15 @@ class Steps:
         values = [value for (_, _, value), own in zip(parts, frames, strict=True) for _ in own]
         obs, found = windows.batch(torch.cat(frames))["obs"], []
         for i in range(0, len(keys), _AT_ONCE):
-            seen = obs[i : i + _AT_ONCE]
+            seen = obs[i : i + _AT_ONCE].to(model.device)
             seen = policy.normalizer.apply(policy.representations.apply({"obs": seen}))["obs"]
             draws = [generator(*key) for key in keys[i : i + _AT_ONCE]]
             with torch.no_grad():
-                states, means = model.chain(
+                states, means, _ = model.chain(
                     model.condition({"obs": seen}), draws, SamplingContext(policy.temperature)
                 )
             probable = torch.stack([model.log_prob(*pair) for pair in zip(states[1:-1], means[:-1], strict=True)])
-            found.append((seen, states.transpose(0, 1), probable.t()))
+            found.append(tuple(one.cpu() for one in (seen, states.transpose(0, 1), probable.t())))
         seen, states, probable = (torch.cat(one) for one in zip(*found, strict=True))
         self._obs, self._states, self._log_prob = (one.to(device) for one in (seen, states, probable))
         self._advantage = torch.tensor(values, dtype=torch.float32, device=device)

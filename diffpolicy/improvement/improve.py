@@ -16,6 +16,7 @@ from diffpolicy.evaluation import policy_env
 from diffpolicy.evaluation.evaluate import check_policy
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.improvement.base import Improvement, Train, Work
+from diffpolicy.improvement.experience import APART
 from diffpolicy.policies import load_policy
 from diffpolicy.util import files
 from diffpolicy.util.errors import Interrupted, require
@@ -106,6 +107,8 @@ def _method(config: ImproveConfig) -> Improvement:
     last = config.first_seed + config.rounds * config.episodes
     apart = config.first_seed >= REPORT_SEED + _TESTS or last <= REPORT_SEED
     given = f"first_seed={config.first_seed}: episodes up to {last}"
+    within = last <= APART
+    require(within, f"first_seed={config.first_seed}: episodes up to {last}", f"seeds below {APART}")
     require(config.first_seed >= 0 and apart, given, f"none of {REPORT_SEED} to {REPORT_SEED + _TESTS}, which test")
     return registry.build("improvement", {"name": config.method, **config.options})
 

@@ -154,7 +154,7 @@ def _drawn(policy: Policy, obs: Tensor, keys: Sequence[tuple[int, int]]) -> tupl
     base.model = model.base
     found = []
     for i in range(0, len(keys), _AT_ONCE):
-        seen, some = obs[i : i + _AT_ONCE], keys[i : i + _AT_ONCE]
+        seen, some = obs[i : i + _AT_ONCE].to(model.device), keys[i : i + _AT_ONCE]
         normalized = policy.normalizer.apply(policy.representations.apply({"obs": seen}))["obs"]
         draws = [generator(*key) for key in some]
         with torch.no_grad():
@@ -162,8 +162,9 @@ def _drawn(policy: Policy, obs: Tensor, keys: Sequence[tuple[int, int]]) -> tupl
             if model.place == "noise":
                 proposed = model.proposed_noise(draws, policy.temperature, told)
             else:
-                chunk = base.plan(PlanRequest(seen.numpy(), some)).trajectory
-                proposed = model.executed(policy.normalized(torch.from_numpy(chunk), seen))
-            found.append((normalized, proposed, model.taken(told, proposed, draws)))
+                chunk = torch.from_numpy(base.plan(PlanRequest(seen.cpu().numpy(), some)).trajectory)
+                proposed = model.executed(policy.normalized(chunk.to(model.device), seen))
+            drawn = (normalized, proposed, model.taken(told, proposed, draws))
+            found.append(tuple(one.cpu() for one in drawn))
     obs, proposed, taken = (torch.cat(parts) for parts in zip(*found, strict=True))
     return obs, proposed, taken

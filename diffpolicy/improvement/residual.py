@@ -23,6 +23,7 @@ from diffpolicy.improvement.base import Improvement, Round, Work, trained
 from diffpolicy.improvement.experience import DONE, ROLLOUTS, gather
 from diffpolicy.improvement.replay import REWARDS, Replay, Source, chunks_of
 from diffpolicy.policies import Agent, Policy, build_model, load_policy
+from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.policies.models.residual import ResidualModel
 from diffpolicy.training import train
 from diffpolicy.util import files, names
@@ -76,20 +77,24 @@ class Residual(Improvement):
     def check(self, policy: Policy, make_env: EnvFactory, task: TaskSpec) -> None:
         super().check(policy, make_env, task)
         model = policy.model
-        other = isinstance(model, ResidualModel) and model.place != self.place
-        given = f"a policy whose {model.place if isinstance(model, ResidualModel) else ''} are changed already"
-        require(not other, given, f"one whose {self.place} are", "improve the policy that it was made of")
+        own = isinstance(model, ResidualModel) and model.place == self.place
+        given, cure = f"a policy of {type(model).__name__}", "improve the policy that it was made of"
+        require(own or not isinstance(model, AroundModel), given, f"one whose {self.place} nothing changes", cure)
         draws = self.place != "noise" or "noise" in model.supported_execution
         require(draws, f"{type(model).__name__} does not start from noise", "a method that does, such as flow")
 
     def improve(self, work: Work) -> Round:
         run = self._run(work)
         policy = self._explorer(run, work.start, work)
-        experience = gather(work, Agent(policy), by=f"the policy, explored by {self.explore}")
+        experience = gather(work, Agent(policy), by=self._by)
         found = {"success_before": wilson(int(experience.succeeded.sum()), experience.buffer.n_episodes)}
         train_it = functools.partial(self._train, work, run, policy)
         last, seconds = trained(work.folder, work.settings.training.steps, train_it)
         return Round(last, {**experience.costs, "training_seconds": seconds}, found)
+
+    @property
+    def _by(self) -> str:
+        return f"the policy, its {self.place} explored by {self.explore} of {self.options['bound']}"
 
     def _run(self, work: Work) -> RunConfig:
         config, settings = work.config, work.settings

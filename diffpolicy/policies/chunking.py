@@ -241,8 +241,8 @@ class Chunker:
         everything = list(range(len(pasts)))
         if self.execution.warm_start is None:
             return [everything] if everything else []
-        first = [i for i in everything if pasts[i] is None]
-        later = [i for i in everything if pasts[i] is not None]
+        first = [i for i in everything if not self._reaches(pasts[i])]
+        later = [i for i in everything if self._reaches(pasts[i])]
         return [group for group in (first, later) if group]
 
     def context(
@@ -250,6 +250,7 @@ class Chunker:
     ) -> SamplingContext:
         """Return what is known about the next chunks of episodes with these pasts, which are of one group."""
         noise, warm, d = self.temperature, self.execution.warm_start, self.execution.inpaint
+        pasts = [past if self._reaches(past) else None for past in pasts]
         decided = [None] * len(pasts) if decided is None else decided
         known = [self._decided(*both) for both in zip(pasts, decided, strict=True)]
         example = next((past.chunks[0] for past in pasts if past), None)
@@ -260,7 +261,9 @@ class Chunker:
         warm = warm if any(pasts) else None
         step, found = torch.arange(self._t_p) - (self._t_o - 1), SamplingContext(noise, expected, warm)
         if d is not None:
-            until = [d if past else min(d, len(one.pending)) for past, one in zip(pasts, known, strict=True)]
+            until = [
+                min(d, max(self._reaches(past), len(one.pending))) for past, one in zip(pasts, known, strict=True)
+            ]
             spans = [(-len(one.executed), end) for one, end in zip(known, until, strict=True)]
             held = torch.stack([(step >= start) & (step < end) for start, end in spans])
             found = replace(found, held=held[..., None].to(expected.device))
@@ -290,11 +293,15 @@ class Chunker:
     def _weights_of(self, past: Past | None, decided: Decided) -> Tensor:
         """(T_p,)."""
         pending, now = len(decided.pending), self._t_o - 1
-        reach = self._t_p - now - self._ages(past)[0] if past else 0  # steps for which the last chunk has actions
+        reach = self._reaches(past)
         weights = torch.zeros(self._t_p)
         weights[now - len(decided.executed) : now] = 1
         weights[now:] = prefix_weights(self.execution.guide or "zeros", pending, max(reach, pending), self._t_p - now)
         return weights
+
+    def _reaches(self, past: Past | None) -> int:
+        """For how many steps from now on the last chunk has actions."""
+        return max(self._t_p - self._t_o + 1 - self._ages(past)[0], 0) if past else 0
 
     def _ages(self, past: Past) -> tuple[int, ...]:
         return past.ages or tuple((i + 1) * self._t_a for i in range(len(past.chunks)))
@@ -323,10 +330,10 @@ class Chunker:
     def _nearest(self, candidates: Tensor, past: Past | None, decided: Decided | None) -> int:
         """Return the number of the candidate (N, T_p, A) that agrees best with what is expected; 0 if nothing is."""
         known = self._decided(past, decided)
-        if not past and not len(known.pending):
+        reach = max(self._reaches(past), len(known.pending))
+        if not reach:
             return 0
         now, expected = self._t_o - 1, self._expected(past, known, candidates[0])
-        reach = max(self._t_p - now - self._ages(past)[0] if past else 0, len(known.pending))
         apart = (candidates - expected)[:, now : now + reach].square().sum(-1).sqrt()
         return int((apart * 0.5 ** torch.arange(reach, device=apart.device)).sum(1).argmin())
 

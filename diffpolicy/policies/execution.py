@@ -46,6 +46,10 @@ def _check_times(execution: ExecutionConfig) -> None:
     if execution.guide is not None:
         check("guide", execution.guide, SCHEDULES)
         require(execution.inpaint is None, "guide and inpaint together", cure="take one of the two")
+    usual = ExecutionConfig()
+    for name in ("guide_bound", "guide_jacobian"):
+        lone = execution.guide is None and vars(execution)[name] != vars(usual)[name]
+        require(not lone, f"{name}={vars(execution)[name]} without a guide", cure="name guide too")
     bound, count, delay, noise = (
         vars(execution)[name] for name in ("guide_bound", "candidates", "delay", "action_noise")
     )

@@ -17,6 +17,7 @@ from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.policies.encoders import EncodedModel, build_encoders
 from diffpolicy.policies.execution import check_temperature
+from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.policies.models.base import ChunkModel, ModelSpec
 from diffpolicy.policies.policy import Policy
 from diffpolicy.policies.pretrained import load_pretrained
@@ -59,6 +60,9 @@ def build_model(
     spec = ModelSpec(*sizes, config.net, found, config.policy.features, share)
     model: ChunkModel = build("model", config.method, spec=spec)
     if for_training:
+        if isinstance(model, AroundModel):
+            given = f"method {config.method['name']!r} does not learn from demonstrations"
+            require(False, given, cure=f"train its base, and then {model.command}")
         _check_bound(model, config, drawn)
     if not encoders:
         return model
@@ -171,7 +175,9 @@ def load_policy(
     )
     if compile:
         print("compiling the policy, which takes a minute or two", file=sys.stderr)
-    if (freeze or compile) and not model.freeze((block or 1) if compile else None) and compile:
+    each = policy.execution.candidates
+    batch = -(-(block or 1) // each) * each
+    if (freeze or compile) and not model.freeze(batch if compile else None) and compile:
         print("this network cannot be compiled: it runs as it is", file=sys.stderr)
     return policy
 

@@ -45,13 +45,13 @@ class ActionQueue:
         self._chunks = self._steps = 0
 
     def decided(self, hold: np.ndarray | None) -> Decided | None:
-        """Return what was executed and is pending when a chunk is asked for; None where nothing is delayed.
+        """Return what was executed and is pending when a chunk is asked for; None where it is as it was planned.
 
         Args:
             hold: the action (A,) with which the robot stays where it is until the first chunk takes effect; None
                 waits for that chunk.
         """
-        if not self._delay:
+        if not self._delay and not self._execution.action_noise:
             return None
         if not self._chunks and hold is not None:
             self._pending = deque([hold] * self._delay)

@@ -22,6 +22,6 @@ def optional(module: str, extra: str, what: str = "this") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
+        package = (error.name or module).partition(".")[0]
         says = explain(f"{what} needs the package {package} ({error})", cure=f"pip install 'diffpolicy[{extra}]'")
         raise ImportError(says) from error

@@ -3,7 +3,8 @@
 python scripts/lab/time_to_score.py now:1500 before:4000 --seeds 0 1 2 --out docs/results/time_to_score.json
 
 Each RECIPE:STEPS is trained on the 206 human demonstrations, once per seed, each time with nothing compiled
-beforehand, and its checkpoint is evaluated. What the file holds already is not measured again. Let nothing else run.
+beforehand, and its checkpoint is evaluated. What the file holds already is not measured again. Let nothing else run,
+or the same all the time.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from diffpolicy import checkpoint
 from diffpolicy.evaluation.report import provenance
+from diffpolicy.util.errors import require
 from diffpolicy.util.files import write_json
 from text_tables import PERCENT, interval
 
@@ -78,7 +80,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that roll out (default 2)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write, or to complete")
     options = parser.parse_args()
-    runs = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
+    stored = (
+        json.loads(options.out.read_text()) if options.out.exists() else {"runs": [], "episodes": options.episodes}
+    )
+    given = f"{options.out} holds runs of {stored['episodes']} episodes"
+    require(stored["episodes"] == options.episodes, given, str(options.episodes), "take another --out")
+    runs = stored["runs"]
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:  # recipes in turn
             for recipe, steps in options.trials:

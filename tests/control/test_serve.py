@@ -58,7 +58,7 @@ def test_typed(path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"execution": {"delay": 3}}, "execution.delay=3, .*of a server; leave both to the simulation"),
+        ({"execution": {"delay": 3}}, "execution.delay=3 of a policy that plans for a robot; leave it out"),
         ({"execution": {"guid": "ones"}}, "guid.*guide"),
         ({"action_horizon": 99}, "T_a=99"),
         ({"steps": 0}, "steps=0"),

@@ -212,6 +212,18 @@ def test_arrays_that_are_none(array, says):
         unpack(msgpack.packb({"type": "plan", "x": {"__array__": array}}))
 
 
+def test_numbers_of_the_other_byte_order_arrive_as_they_are():
+    again = unpack(pack({"type": "x", "it": np.array([1.5, 2.5], ">f4")}))["it"]
+    assert again.tolist() == [1.5, 2.5]
+
+
+def test_a_page_in_a_browser_is_refused(serve, planner):
+    from websockets.exceptions import InvalidStatus
+
+    with pytest.raises(InvalidStatus, match="403"), connect(serve(planner).uri, origin="http://evil", proxy=None):
+        pass
+
+
 @pytest.mark.parametrize("dtype", wire.DTYPES)
 def test_arrays_come_out_as_they_went_in(dtype):
     array = np.arange(6).reshape(2, 3).astype(dtype)

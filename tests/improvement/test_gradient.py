@@ -45,8 +45,8 @@ def test_steps_are_gaussian_about_the_solvers_own():
     policy = chain(scale=0.3)
     model, draws = policy.model, [torch.Generator().manual_seed(i) for i in range(500)]
     told = model.condition({"obs": torch.zeros(500, 2, 5)})
-    states, means = model.chain(told, draws)
-    assert states.shape == (4, 500, 16, 2) and means.shape == (3, 500, 16, 2)
+    states, means, calls = model.chain(told, draws)
+    assert calls == 3 and states.shape == (4, 500, 16, 2) and means.shape == (3, 500, 16, 2)
     noise = (states[1:-1] - means[:-1]) / 0.3
     assert abs(float(noise.std()) - 1) < 0.02 and abs(float(noise.mean())) < 0.02
     assert torch.equal(states[-1], means[-1]), "the last step stays as it is"
@@ -64,7 +64,7 @@ def test_the_gradient_is_the_policy_gradient_where_it_is_not_clipped():
     model = chain(scale=0.2, clip=0.1).model
     draws = [torch.Generator().manual_seed(i) for i in range(6)]
     told = model.condition({"obs": torch.randn(6, 2, 5)})
-    states, means = model.chain(told, draws)
+    states, means, _ = model.chain(told, draws)
     times, advantage = model.base.process.times, torch.tensor([1.0, -1.0, 2.0, -0.5, 1.0, -1.0])
     batch = {"obs": told.vector.unflatten(1, (2, 5)), "x": states[0], "after": states[1], "advantage": advantage}
     batch |= {"t": times[0].expand(6), "s": times[1].expand(6), "log_prob": model.log_prob(states[1], means[0])}
@@ -95,7 +95,7 @@ def test_what_is_rewarded_becomes_more_frequent():
     for turn in range(12):
         draws = [torch.Generator().manual_seed(1000 * turn + i) for i in range(256)]
         told = model.condition({"obs": torch.zeros(256, 2, 5)})
-        states, steps = model.chain(told, draws)
+        states, steps, _ = model.chain(told, draws)
         brought = model.executed(states[-1]).mean(1)
         means.append(float(brought.mean()))
         advantage = (brought - brought.mean()) / brought.std()

@@ -242,6 +242,7 @@ def test_other_settings_and_other_folders_are_refused(start, tmp_path):
         ({"options": {"retries": 1, "retry_temperature": 0}}, r"retry_temperature=0; expected a number above 0"),
         ({"options": {"retry_temperature": 1.0}}, r"retry_temperature=1.0 without retries; name options.retries"),
         ({"rounds": 0}, r"rounds=0, .*expected at least 1"),
+        ({"first_seed": 10**9}, r"first_seed=1000000000: episodes up to 1000000030; expected seeds below 1000000000"),
         ({"first_seed": 199_990}, r"first_seed=199990: episodes up to 200020; expected none of 200000 to 300000"),
         ({"env": {"id": None, "factory": "nowhere:make"}}, r"nowhere"),
         ({"env": {"id": "diffpolicy/Detour-v0"}}, r"as the policy has"),

@@ -10,7 +10,7 @@ import tiny_policy
 import torch
 from test_improve import HOW, bytes_of, interrupt_second, start  # noqa: F401
 
-from diffpolicy import checkpoint, evaluate_policy, improve_policy, load_policy
+from diffpolicy import checkpoint, evaluate_policy, improve_policy, load_policy, train_policy
 from diffpolicy.config import load_config
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.evaluation import INFERENCE_BLOCK
@@ -227,3 +227,22 @@ def test_parts_of_a_replay_follow_each_other():
     assert batch["obs"].flatten().tolist() == [10, 11, 12, 20, 21]
     assert batch["next_obs"].flatten().tolist() == [11, 12, 12, 21, 21]
     assert batch["next_proposed"][:, 0].tolist() == [10, 10, 10, 20, 20]
+
+
+def test_what_changes_a_policy_is_not_cloned_and_not_changed_otherwise(start, tmp_path):  # noqa: F811
+    changed = improve_policy(start, tmp_path / "residual", method="residual", options={"width": 16}, **HOW)
+    for method in ("filtered", "steering"):
+        with pytest.raises(ValueError, match="ResidualModel"):
+            improve_policy(changed, tmp_path / "run", method=method, **HOW)
+    best = improve_policy(start, tmp_path / "best", method="best_of", **HOW)
+    with pytest.raises(ValueError, match="a policy of BestOfModel; expected one whose noise nothing changes"):
+        improve_policy(best, tmp_path / "run", method="steering", **HOW)
+    with pytest.raises(ValueError, match="records something else"):
+        how = {**HOW, "rollouts": str(tmp_path / "residual")}
+        improve_policy(start, tmp_path / "run", method="steering", options={"width": 16}, **how)
+    config = load_config(checkpoint.read(changed).config)
+    config.run_dir, config.init_from = str(tmp_path / "cloned"), None
+    with pytest.raises(
+        ValueError, match="'residual' does not learn from demonstrations; train its base, and then diff"
+    ):
+        train_policy(config)

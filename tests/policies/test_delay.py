@@ -235,11 +235,34 @@ def test_a_guided_chunk_lies_nearer_to_what_is_pending(method, jacobian):
     decided = [Decided(np.empty((0, A), np.float32), pending)] * len(rows)
     apart = {}
     for guide in (None, "zeros", "ones"):
-        made = policy(method, delay=3, guide=guide, guide_jacobian=jacobian)
+        how = {} if guide is None else {"guide": guide, "guide_jacobian": jacobian}
+        made = policy(method, delay=3, **how)
         chunk = made.plan(PlanRequest(obs, [(k, 1) for k in range(len(rows))], None, decided))
         apart[guide] = np.abs(chunk.trajectory[:, T_O - 1 :][:, :3] - pending).mean()
         assert np.isfinite(chunk.trajectory).all()
     assert apart["zeros"] < apart[None] and apart["ones"] == apart["zeros"], "there is no last chunk"
+
+
+@pytest.mark.parametrize("settings", [{"inpaint": 2}, {"warm_start": 0.5}, {"guide": "ones"}, {"candidates": 3}])
+def test_a_last_chunk_that_is_long_over_binds_nothing(settings):
+    made, plain = policy(**settings), policy()
+    obs = np.stack([history(4, env) for env in range(3)])
+    keys = [(s, 1) for s in (5, 6, 7)]
+    past = torch.full((T_P, A), 0.9)
+    stale = [Past((past,), past[:0], (600,))] * 3
+    found, expected = made.plan(PlanRequest(obs, keys, stale)), plain.plan(PlanRequest(obs, keys))
+    np.testing.assert_allclose(found.trajectory, expected.trajectory, rtol=1e-4, atol=1e-2)
+    fresh = made.plan(PlanRequest(obs, keys, [Past((past,), past[:0], (4,))] * 3))
+    assert np.abs(fresh.trajectory - expected.trajectory).max() > 1e-2
+
+
+def test_what_is_executed_with_an_error_is_held_as_it_was_executed():
+    made, asked = policy(action_noise=5.0, inpaint=0), []
+    plan = made.plan
+    made.plan = lambda request: asked.append((request, plan(request))) or asked[-1][1]
+    found = acted(made, envs=(0,), seeds=(5,))
+    for n, (_, chunk) in enumerate(asked[1:], start=1):
+        np.testing.assert_allclose(chunk.trajectory[0, 0], found[n * T_A - 1, 0], rtol=1e-4, atol=1e-2)
 
 
 def test_the_nearest_of_several_chunks_is_executed():
@@ -284,6 +307,7 @@ def test_the_nearest_of_several_chunks_is_executed():
         ({"delay": [0.5, -0.5]}, "weights >= 0"),
         ({"guide": "exponentiel"}, "unknown guide 'exponentiel' .did you mean 'exponential'"),
         ({"guide": "ones", "inpaint": 2}, "guide and inpaint together; take one of the two"),
+        ({"guide_jacobian": False}, "guide_jacobian=False without a guide; name guide too"),
         ({"guide": "ones", "guide_bound": 0}, "guide_bound=0; expected a number above 0"),
         ({"candidates": 0}, "candidates=0; expected a number of chunks from 1 on"),
         ({"action_noise": -1.0}, "action_noise=-1.0; expected a standard deviation >= 0"),
@@ -352,6 +376,17 @@ def test_an_evaluation_with_a_delay_holds_first(tmp_path):
         found[delay] = evaluate_policy(path, **how)
         assert found[delay]["settings"]["execution"]["delay"] == delay
     assert found[0]["episodes"] != found[6]["episodes"]
+    made = load_policy(path, execution=ExecutionConfig(delay=6))
+    env = EnvConfig("diffpolicy/PushT-v0", {"obs_mode": "state"})
+    make = make_env(env)
+    task = TaskSpec.of(make())
+    made.motion = motion_of(task, env, run, made)
+    (one,) = rollout(Agent(made), make, [Reset(3, limit=10)], [Recorder("state")])
+    recorded = one.observed["recording"]
+    np.testing.assert_allclose(recorded["action"][:6], np.repeat(recorded["state"][:1, :2], 6, axis=0), atol=1e-3)
+    assert np.abs(recorded["action"][6] - recorded["action"][5]).max() > 1
+    for other in (EnvConfig(env.id, estimator="somewhere"), EnvConfig(env.id, obs_keys=["agent"])):
+        assert motion_of(task, other, run, made) is None, "who knows which numbers these are"
 
 
 def test_a_frozen_network_is_not_differentiated(tmp_path):
@@ -428,7 +463,7 @@ def test_pusht_is_rolled_forward_exactly():
     env = make_env(run.env)()
     made = policy(roll_forward=True)
     made.observation = tiny_policy.spec(dim=18)
-    motion = motion_of(TaskSpec.of(env), run, made)
+    motion = motion_of(TaskSpec.of(env), run.env, run, made)
     assert motion.columns == (16, 17) and np.median(motion.error) < 0.5
     obs = [env.reset(seed=1)[0]]
     actions = np.linspace(obs[0][16:], [300.0, 200.0], 8, dtype=np.float32)

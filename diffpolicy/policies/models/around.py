@@ -16,7 +16,9 @@ from diffpolicy.util.errors import require
 
 
 class AroundModel(ChunkModel):
-    """A method around a `base`, whose weights stay as they are, and whose executed actions a critic judges.
+    """A method around a `base`, which draws the chunks; it learns from rollouts, not from demonstrations.
+
+    The base's weights stay as they are, unless a subclass says otherwise.
 
     Args:
         spec: what it is built for.

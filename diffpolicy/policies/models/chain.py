@@ -74,28 +74,25 @@ class ChainModel(AroundModel):
         check_chain(self.base)
         self.base.requires_grad_(True)
 
-    def networks(self) -> list[nn.Module]:
-        return self.base.networks()
-
     def sample(
         self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
     ) -> Sample:
         if not self.explore:
             return self.base.sample(cond, generators, context)
-        states, _ = self.chain(cond, generators, context)
-        return Sample(states[-1], len(states) - 1)
+        states, _, calls = self.chain(cond, generators, context)
+        return Sample(states[-1], calls)
 
     def chain(
         self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
-    ) -> tuple[Tensor, Tensor]:
-        """Return the states (K + 1, B, T_p, A) of noisy chains, and the means (K, B, T_p, A) of their steps."""
+    ) -> tuple[Tensor, Tensor, int]:
+        """Return the states (K + 1, B, T_p, A) of noisy chains, the means (K, …) of their steps, and the calls."""
         process = self._base.process
         shape = (len(cond.vector), *self.shape)
         x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
         own = [keyed("explore", one.initial_seed()) for one in generators]
         flow = NoisySteps(process.solver.bind(process.field(self._base.net), process.sampling_path), self.scale, own)
         states = sample(flow, x, times, cond, trajectory=True)
-        return states, torch.stack([mean.clone() for mean in flow.means])
+        return states, torch.stack([mean.clone() for mean in flow.means]), flow.calls
 
     def log_prob(self, after: Tensor, mean: Tensor) -> Tensor:
         """Return the log-probability (B,) of steps to `after` (B, T_p, A), as its mean over the executed numbers."""

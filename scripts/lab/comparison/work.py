@@ -244,6 +244,8 @@ class Comparison:
         recorded = plain(settings_of(result))
         changes = training_changes(result["config"], one.run) + evaluation_changes(recorded, one)
         changes += recording_changes(result.get("recording"), one.run.recording)
+        told, wanted = result.get("estimator", {}).get("training"), one.estimator and one.estimator.training
+        changes += [f"estimator: was {told}, now {wanted}"] if told != wanted else []
         cure = f"delete that line, and {self.run_dir(one.run)} if there is one, to measure anew"
         _refuse(changes, f"{one.name} in {self.folder / FILE}", cure)
         return True
