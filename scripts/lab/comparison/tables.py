@@ -29,6 +29,7 @@ _MEASURED = f"{_RUN} | {_SCORES} | validation: best, mean of last | {_COSTS} | t
 _FORMS = {"score": "{:.3f}", "final_coverage": "{:.3f}", "success": PERCENT}
 HEADLINE = (
     ("flow", "fresh"),
+    ("flow", "pictures"),
     ("flow_before", "fresh"),
     ("mean_flow", "calls_2"),
     ("mean_flow", "fresh"),
