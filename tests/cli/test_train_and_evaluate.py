@@ -11,6 +11,7 @@ import pytest
 from typed import typed
 
 from diffpolicy import load_policy
+from diffpolicy.config import ExecutionConfig, plain
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.nets import ConditionalTransformer
 
@@ -101,7 +102,7 @@ def test_how_chunks_are_executed(trained):
         cwd=trained,
     )  # fmt: skip
     assert "1 episode, 2 network calls per chunk" in out
-    expected = {"noise": "zero", "ensemble": [0.7, 0.3], "warm_start": 0.5, "inpaint": None, "temperature": None}
+    expected = {**plain(ExecutionConfig()), "noise": "zero", "ensemble": [0.7, 0.3], "warm_start": 0.5}
     assert json.loads((trained / "F" / "evaluation.json").read_text())["settings"]["execution"] == expected
     for setting, says in (
         ("execution.nois=zero", "'execution.noise'"),
