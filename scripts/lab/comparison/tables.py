@@ -30,11 +30,11 @@ _FORMS = {"score": "{:.3f}", "final_coverage": "{:.3f}", "success": PERCENT}
 HEADLINE = (
     ("flow", "fresh"),
     ("flow", "pictures"),
-    ("flow_before", "fresh"),
     ("mean_flow", "calls_2"),
     ("mean_flow", "fresh"),
-    ("two_step", "fresh"),
     ("ddpm", "fresh"),
+    ("flow_before", "fresh"),
+    ("two_step", "fresh"),
     ("regression", "fresh"),
 )
 """Trainings and evaluations that stand in README.md."""
