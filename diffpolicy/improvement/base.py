@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy.checkpoint import Checkpoint
 from diffpolicy.config import ExecutionConfig, RunConfig, load_config
 from diffpolicy.config.commands import ImproveConfig
+from diffpolicy.datasets import BatchSampler
 from diffpolicy.evaluation import INFERENCE_BLOCK
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.task import NO_SUCCESS, TaskSpec
+from diffpolicy.nets.base import Model
 from diffpolicy.policies import Agent, Policy, load_policy
+from diffpolicy.training import train
 from diffpolicy.training.log import METRICS, read_metrics
 from diffpolicy.util.errors import require
 
@@ -101,6 +107,41 @@ class Improvement(ABC):
         require(not images, given, "one of numbers", "let an estimator tell the numbers (env.estimator)")
         silent = task.success_key == NO_SUCCESS
         require(not silent, f"{make_env.id} has no success", cure="name what says so by env.success=KEY")
+
+
+class Batches(Protocol):
+    """What is learned from, by number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, numbers: Tensor) -> Mapping[str, Any]:
+        """Return a batch for the model's loss."""
+
+
+def learn(work: Work, run: RunConfig, model: Model, source: Batches, device: torch.device, speed: str) -> Path:
+    """Train a model on what rollouts showed, and return the path of its last checkpoint.
+
+    Args:
+        work: the round.
+        run: config of the checkpoint.
+        model: what learns.
+        source: what it learns from.
+        device: where.
+        speed: see `diffpolicy train`.
+    """
+    batches = BatchSampler(len(source), run.training.batch_size, run.seed, device)
+    return train(
+        model.train(),
+        lambda step: source.batch(batches[step]),
+        run.training,
+        work.folder,
+        seed=run.seed,
+        record=run,
+        extras={"normalizer": checkpoints.read(work.start.path).tensors("normalizer")},
+        device=device,
+        speed=speed,
+        resume=True,
+    )
 
 
 def trained(folder: Path, steps: int, train: Callable[[], object]) -> tuple[Path, float]:

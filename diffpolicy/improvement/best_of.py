@@ -11,17 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffpolicy import checkpoint as checkpoints
 from diffpolicy.config import RunConfig
-from diffpolicy.datasets import BatchSampler, WindowDataset
+from diffpolicy.datasets import WindowDataset
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.improvement.base import Improvement, Round, Work, trained
+from diffpolicy.improvement.base import Improvement, Round, Work, learn, trained
 from diffpolicy.improvement.experience import DONE, Experience, gather
 from diffpolicy.improvement.replay import chunked
 from diffpolicy.policies import Policy, build_model
 from diffpolicy.policies.models.best_of import BestOfModel
-from diffpolicy.training import train
 from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
@@ -82,19 +80,7 @@ class BestOf(Improvement):
         if isinstance(before, BestOfModel):
             model.load_state_dict(before.state_dict())  # its critics too
         transitions = Transitions(experience, policy, self.discount, device)
-        batches = BatchSampler(len(transitions), run.training.batch_size, run.seed, device)
-        return train(
-            model,
-            lambda step: transitions.batch(batches[step]),
-            run.training,
-            work.folder,
-            seed=run.seed,
-            record=run,
-            extras={"normalizer": checkpoints.read(work.start.path).tensors("normalizer")},
-            device=device,
-            speed="float32",
-            resume=True,
-        )
+        return learn(work, run, model, transitions, device, "float32")
 
 
 @final

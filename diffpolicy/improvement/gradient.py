@@ -14,19 +14,18 @@ from torch import Tensor
 
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy.config import RunConfig
-from diffpolicy.datasets import BatchSampler, ReplayBuffer, WindowDataset
+from diffpolicy.datasets import ReplayBuffer, WindowDataset
 from diffpolicy.evaluation import INFERENCE_BLOCK
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.observers import ACTION
 from diffpolicy.evaluation.recorded import SEEDS
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.improvement.base import Improvement, Round, Work, trained
+from diffpolicy.improvement.base import Improvement, Round, Work, learn, trained
 from diffpolicy.improvement.experience import DONE, again, gather, original
 from diffpolicy.policies import Agent, Policy, build_model, load_policy
 from diffpolicy.policies.chunking import SamplingContext
 from diffpolicy.policies.models.chain import ChainModel, check_chain
-from diffpolicy.training import train
 from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import require
 from diffpolicy.util.seeds import generator
@@ -90,20 +89,7 @@ class PolicyGradient(Improvement):
     def _train(self, work: Work, run: RunConfig, policy: Policy, buffer: ReplayBuffer) -> Path:
         device = pick_device(work.settings.device)
         steps = Steps(buffer, policy, advantages(buffer, self.discount), device)
-        batches = BatchSampler(len(steps), run.training.batch_size, run.seed, device)
-        policy.model.train()
-        return train(
-            policy.model,
-            lambda step: steps.batch(batches[step]),
-            run.training,
-            work.folder,
-            seed=run.seed,
-            record=run,
-            extras={"normalizer": checkpoints.read(work.start.path).tensors("normalizer")},
-            device=device,
-            speed=work.settings.speed,
-            resume=True,
-        )
+        return learn(work, run, policy.model, steps, device, work.settings.speed)
 
 
 def advantages(buffer: ReplayBuffer, discount: float) -> np.ndarray:

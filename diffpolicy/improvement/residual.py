@@ -14,18 +14,17 @@ from torch import Tensor
 
 from diffpolicy import checkpoint as checkpoints
 from diffpolicy.config import RunConfig
-from diffpolicy.datasets import BatchSampler, ReplayBuffer, load_training_episodes
+from diffpolicy.datasets import ReplayBuffer, load_training_episodes
 from diffpolicy.evaluation import INFERENCE_BLOCK
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.observers import ACTION
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.improvement.base import Improvement, Round, Work, trained
+from diffpolicy.improvement.base import Improvement, Round, Work, learn, trained
 from diffpolicy.improvement.experience import DONE, ROLLOUTS, gather
 from diffpolicy.improvement.replay import REWARDS, Replay, Source, chunks_of
 from diffpolicy.policies import Agent, Policy, build_model, load_policy
 from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.policies.models.residual import ResidualModel
-from diffpolicy.training import train
 from diffpolicy.util import files, names
 from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import require
@@ -121,21 +120,7 @@ class Residual(Improvement):
     def _train(self, work: Work, run: RunConfig, policy: Policy) -> Path:
         device = pick_device(work.settings.device)
         replay = Replay(self._parts(work, run, policy), device)
-        batches = BatchSampler(len(replay), run.training.batch_size, run.seed, device)
-        model = policy.model
-        model.train()
-        return train(
-            model,
-            lambda step: replay.batch(batches[step]),
-            run.training,
-            work.folder,
-            seed=run.seed,
-            record=run,
-            extras={"normalizer": checkpoints.read(work.start.path).tensors("normalizer")},
-            device=device,
-            speed="float32",
-            resume=True,
-        )
+        return learn(work, run, policy.model, replay, device, "float32")
 
     def _parts(self, work: Work, run: RunConfig, policy: Policy) -> list[dict[str, Tensor]]:
         """The chunks of all rounds so far, and of the demonstrations; what was made of them before is read again."""

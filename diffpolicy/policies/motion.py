@@ -9,16 +9,14 @@ recording. Rolling the robot's own numbers forward so, and leaving the rest of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
+from diffpolicy.datasets.spec import Observation
 from diffpolicy.policies.chunking import Decided
 from diffpolicy.util.errors import require
-
-if TYPE_CHECKING:
-    from diffpolicy.policies.policy import PlanRequest, Policy
 
 
 @final
@@ -74,24 +72,18 @@ class Motion:
         return ahead
 
 
-def rolled_forward(policy: Policy, request: PlanRequest) -> PlanRequest:
-    """Return a request as of the step after the last pending action, of episodes for which it is known.
+def rolled_forward(motion: Motion | None, obs: Observation, decided: Sequence[Decided | None]) -> np.ndarray:
+    """Return the observations (B, T_o, D) of episodes as of the step after their last pending action.
 
     Raises:
-        ValueError: the policy's motion was not fitted.
+        ValueError: the motion is not known, or was not fitted.
     """
-    if not policy.execution.roll_forward or request.decided is None:
-        return request
-    fitted = policy.motion is not None and policy.motion.response is not None
     given, cure = "execution.roll_forward, and it is not known which numbers follow the action", "leave it out"
+    fitted = motion is not None and motion.response is not None
     require(fitted, given, 'an environment that declares "follows" in its task', cure)
-    obs = request.obs
-    assert policy.motion is not None and isinstance(obs, np.ndarray)
-    ahead = [
-        policy.motion.forward(own, one) if one is not None and len(one.pending) else own
-        for own, one in zip(obs, request.decided, strict=True)
-    ]
-    return replace(request, obs=np.stack(ahead), decided=None)
+    assert motion is not None and isinstance(obs, np.ndarray)
+    pairs = zip(obs, decided, strict=True)
+    return np.stack([motion.forward(own, one) if one is not None and len(one.pending) else own for own, one in pairs])
 
 
 def after_pending(actions: np.ndarray, decided: Sequence[Decided | None] | None) -> np.ndarray:

@@ -132,8 +132,9 @@ class Policy:
             ValueError: observations of a wrong shape or with NaN or infinity, or not one key per episode.
             TypeError: images that are not uint8, or no mapping where there are cameras.
         """
-        ahead, request = request, rolled_forward(self, request)
-        vector, images = self.observation.split(request.obs, self.obs_horizon)
+        later = request.decided if self.execution.roll_forward else None  # from whose end on it is planned
+        given_obs = request.obs if later is None else rolled_forward(self.motion, request.obs, later)
+        vector, images = self.observation.split(given_obs, self.obs_horizon)
         count, device = len(vector), self.model.device
         keys = [(request.keys + i, 0) for i in range(count)] if isinstance(request.keys, int) else request.keys
         pasts = [None] * count if request.previous is None else list(request.previous)
@@ -160,8 +161,7 @@ class Policy:
         now, obs = self.obs_horizon - 1, seen["obs"]
         memory = carried(memory, obs, self.in_units) if moves else memory
         actions, chunks = self.in_units(actions, obs, now).cpu().numpy(), self.in_units(chunks, obs).cpu().numpy()
-        actions = actions if request is ahead else after_pending(actions, ahead.decided)
-        return Chunk(actions, chunks, calls, memory)
+        return Chunk(actions if later is None else after_pending(actions, later), chunks, calls, memory)
 
     def normalized(self, actions: Tensor, obs: Tensor) -> Tensor:
         """Return recorded actions (B, T, A) beside recorded observations (B, T_o, D) as the model draws them."""

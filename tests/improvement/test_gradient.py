@@ -157,7 +157,7 @@ def test_what_comes_out_is_the_policys_own_method(start, tmp_path, monkeypatch):
     assert evaluate_policy(improved, episodes=2, workers=0, videos=0)["network_calls"] == 10
     assert len(json.loads((tmp_path / "whole" / "improvement.json").read_text())["rounds"]) == 2
     monkeypatch.setattr("diffpolicy.improvement.experience._AT_ONCE", 5)
-    for place in ("improvement.experience.rollout", "improvement.gradient.train"):
+    for place in ("improvement.experience.rollout", "improvement.base.train"):
         with monkeypatch.context() as patched:
             interrupt_second(patched, f"diffpolicy.{place}")
             with pytest.raises(KeyboardInterrupt):

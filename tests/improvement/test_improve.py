@@ -180,7 +180,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method
     monkeypatch.setattr("diffpolicy.improvement.experience._AT_ONCE", 8)
     for place in (
         "improvement.experience.rollout",
-        "api.train_policy" if method == "filtered" else "improvement.best_of.train",
+        "api.train_policy" if method == "filtered" else "improvement.base.train",
     ):
         with monkeypatch.context() as patched:
             interrupt_second(patched, f"diffpolicy.{place}")

@@ -158,7 +158,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(start, tmp_path, method
     how = {**HOW, "rounds": 2, "episodes": 12, "method": method, "options": {"width": 16, "warmup": 0}}
     improve_policy(start, tmp_path / "whole", **how)
     monkeypatch.setattr("diffpolicy.improvement.experience._AT_ONCE", 5)
-    for place in ("improvement.experience.rollout", "improvement.residual.train"):
+    for place in ("improvement.experience.rollout", "improvement.base.train"):
         with monkeypatch.context() as patched:
             interrupt_second(patched, f"diffpolicy.{place}")
             with pytest.raises(KeyboardInterrupt):
