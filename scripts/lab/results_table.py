@@ -132,8 +132,8 @@ def choosing_table(found: Mapping[str, Any]) -> str:
         ]
         for name in runs[0]
     ]
-    seeds = " | ".join(f"success, training seed {number}" for number in range(len(runs)))
-    return markdown(f"chosen by | {seeds} | at most behind the best by", lines)
+    names_of = " | ".join(f"success, `{name}`" for name in found["runs"])
+    return markdown(f"chosen by | {names_of} | at most behind the best by", lines)
 
 
 def teaching_table(found: Mapping[str, Any]) -> str:
