@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +47,13 @@ __version__ = "{version}"
 '''
 
 
+def _setuptools() -> int:
+    try:
+        return int(version_of("setuptools").split(".")[0])
+    except PackageNotFoundError:
+        return 0
+
+
 def build(out: Path) -> Path:
     """Build the wheel into a folder and return its path."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -60,8 +69,10 @@ def build(out: Path) -> Path:
         shutil.copy(ROOT / "LICENSE", folder)
         text = PROJECT.format(version=version[1], needed=needed[1])
         (Path(folder) / "pyproject.toml").write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-        subprocess.run([*command, "--wheel-dir", str(out), folder], check=True)
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out)]
+        # Where setuptools is new enough, nothing is downloaded.
+        here = ["--no-build-isolation"] if _setuptools() >= 77 else []
+        subprocess.run([*command, *here, folder], check=True)
     return out / f"diffpolicy_client-{version[1]}-py3-none-any.whl"
 
 

@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidHandshake, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from .planning import Ask, Metadata, Plan, Planner
-from .wire import WireError, answered, as_arrays, asking, check_observation, metadata_of, pack, unpack
+from .wire import WireError, answered, as_array, asking, check_observation, metadata_of, pack, unpack
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 2.0  # seconds between attempts to reach a server that is away
 
@@ -47,7 +47,7 @@ class RemotePlanner(Planner):
             ConnectionError: the server is away, or did not answer in time.
             WireError: it does not take this observation, or has become another policy's.
         """
-        ask = replace(ask, obs=[check_observation(obs, self.metadata) for obs in as_arrays(ask.obs)])
+        ask = replace(ask, obs=[check_observation(as_array(obs), self.metadata) for obs in ask.obs])
         if self._socket is None:
             self._reconnect()
         self._number += 1

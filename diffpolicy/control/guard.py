@@ -43,7 +43,7 @@ class Limits:
         if (self.low > self.high).any():
             raise ValueError(f"limits from {self.low.tolist()} to {self.high.tolist()}; expected low <= high")
         for name in ("speed", "bend"):
-            values = getattr(self, name)
+            values = vars(self)[name]
             if values is not None and (values < 0).any():
                 raise ValueError(f"limits {name}={values.tolist()}; expected numbers >= 0")
 
@@ -52,11 +52,11 @@ class Limits:
         """Return the ranges of recorded actions, one array (L, A) per episode, widened by a part of each."""
         whole = np.concatenate(episodes).astype(np.float64)
         low, high = whole.min(0), whole.max(0)
-        wider = margin * (high - low)
-        steps = [np.abs(np.diff(one, n=n, axis=0)) for n in (1, 2) for one in episodes if len(one) > n]
-        count = sum(len(one) > 1 for one in episodes)
-        found = [np.concatenate(part).max(0) if part else None for part in (steps[:count], steps[count:])]
-        return cls(low - wider, high + wider, *(None if one is None else (1 + margin) * one for one in found))
+        wider, changes = margin * (high - low), list[np.ndarray | None]()
+        for n in (1, 2):
+            steps = [np.abs(np.diff(one, n=n, axis=0)) for one in episodes if len(one) > n]
+            changes.append((1 + margin) * np.concatenate(steps).max(0) if steps else None)
+        return cls(low - wider, high + wider, *changes)
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain data for a checkpoint or a message."""

@@ -40,7 +40,7 @@ class Report:
         starts: when each step began, in seconds since the first one.
         seconds: how long each step took, waiting apart.
         delays: of each chunk, the actions that were consumed while it was computed.
-        planned: of each chunk, the delay that it was planned for.
+        planned: of each request, the delay that it was planned for.
         borders: steps at which a new chunk took effect.
         late: chunks that came when none of their actions was left.
         holds: steps without an action of a chunk.
@@ -105,7 +105,7 @@ class RealTimeRunner:
         clock: has `monotonic()` and `sleep(seconds)`.
 
     Raises:
-        ValueError: a rate that is none, or a guard whose watchdog could not stop the robot.
+        ValueError: a rate that is none, or a guard where nothing says how the robot holds.
     """
 
     def __init__(

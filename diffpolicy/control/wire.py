@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +20,7 @@ DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float32
 
 _ARRAY = "__array__"
 _AXES = 8
+_OTHER = 65_536  # bytes of a message beside its arrays, at most
 
 
 class WireError(ValueError):
@@ -85,8 +86,7 @@ def _array(found: dict[Any, Any]) -> Any:
 
 def hello(metadata: Metadata) -> dict[str, Any]:
     """Return the first message of a server."""
-    plain = {one.name: getattr(metadata, one.name) for one in fields(metadata)}
-    return {"type": "hello", "version": VERSION, "policy": plain}
+    return {"type": "hello", "version": VERSION, "policy": vars(metadata)}
 
 
 def metadata_of(message: Mapping[str, Any]) -> Metadata:
@@ -105,7 +105,7 @@ def metadata_of(message: Mapping[str, Any]) -> Metadata:
 
 def asking(ask: Ask, number: int) -> dict[str, Any]:
     """Return a request as a message."""
-    return {"type": "plan", "id": number, **{one.name: getattr(ask, one.name) for one in fields(ask)}}
+    return {"type": "plan", "id": number, **vars(ask)}
 
 
 def asked(message: Mapping[str, Any], metadata: Metadata) -> Ask:
@@ -190,16 +190,11 @@ def answered(message: Mapping[str, Any], number: int, metadata: Metadata) -> Pla
     )
 
 
-def observation_bytes(fields_: Mapping[str, Mapping[str, Any]], steps: int) -> int:
-    """Return how many bytes so many observations may have."""
-    sizes = [math.prod(one["shape"]) * (1 if one["kind"] == "image" else 8) for one in fields_.values()]
-    return steps * sum(sizes)
-
-
-def message_limit(metadata: Metadata, margin: int = 65_536) -> int:
+def message_limit(metadata: Metadata) -> int:
     """Return the most bytes that a message of a robot may have."""
+    sizes = [math.prod(one["shape"]) * (1 if one["kind"] == "image" else 8) for one in metadata.fields.values()]
     chunks = 8 * metadata.action_dim * (3 * metadata.horizon)
-    return observation_bytes(metadata.fields, metadata.obs_horizon) + chunks + margin
+    return metadata.obs_horizon * sum(sizes) + chunks + _OTHER
 
 
 def as_array(obs: Any) -> Any:
@@ -207,8 +202,3 @@ def as_array(obs: Any) -> Any:
     if isinstance(obs, Mapping):
         return {key: np.asarray(value) for key, value in obs.items()}
     return np.asarray(obs)
-
-
-def as_arrays(obs: Sequence[Any]) -> list[Any]:
-    """Return observations with arrays in place of lists."""
-    return [as_array(one) for one in obs]

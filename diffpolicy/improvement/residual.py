@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffpolicy import checkpoint as checkpoints
 from diffpolicy.config import RunConfig
 from diffpolicy.datasets import ReplayBuffer, load_training_episodes
 from diffpolicy.evaluation import INFERENCE_BLOCK
@@ -84,7 +83,7 @@ class Residual(Improvement):
 
     def improve(self, work: Work) -> Round:
         run = self._run(work)
-        policy = self._explorer(run, work.start, work)
+        policy = self._explorer(run, work)
         experience = gather(work, Agent(policy), by=self._by)
         found = {"success_before": wilson(int(experience.succeeded.sum()), experience.buffer.n_episodes)}
         train_it = functools.partial(self._train, work, run, policy)
@@ -103,10 +102,10 @@ class Residual(Improvement):
         changed = {"method": {**method, **self.options}, "env": work.make_env.config}
         return replace(run, init_from=str(work.start.path), **changed)
 
-    def _explorer(self, run: RunConfig, start: checkpoints.Checkpoint, work: Work) -> Policy:
-        """The policy of a checkpoint, with a change, of no effect at first, that is explored."""
+    def _explorer(self, run: RunConfig, work: Work) -> Policy:
+        """The policy of the round before, with a change, of no effect at first, that is explored."""
         torch.manual_seed(run.seed)
-        policy = load_policy(start.path, device=work.settings.device, block=INFERENCE_BLOCK)
+        policy = load_policy(work.start.path, device=work.settings.device, block=INFERENCE_BLOCK)
         before, model = policy.model, build_model(run, policy.observation, policy.action_dim)
         assert isinstance(model, ResidualModel)
         if isinstance(before, ResidualModel):

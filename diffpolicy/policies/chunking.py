@@ -1,8 +1,8 @@
 """How chunks are executed: when, from which noise each starts, and what it keeps of the chunks before it.
 
 A policy that plans again every few steps samples chunk after chunk, and where demonstrations part, independent
-chunks may go to different sides. Each setting of `ExecutionConfig` makes successive chunks consistent, and all can be
-combined:
+chunks may go to different sides. Most settings of `ExecutionConfig` make successive chunks consistent; what cannot be
+combined is refused:
 
     noise       "random": new noise for each chunk; "episode": the same for all chunks of an episode, so that a map
                 from noise to chunks keeps its side; "zero": none, so that a deterministic sampler ignores the seed.
@@ -59,6 +59,7 @@ from diffpolicy.policies.execution import (
     check_supported,
     check_temperature,
     longest_delay,
+    looking_back,
 )
 from diffpolicy.util.names import check
 from diffpolicy.util.seeds import generator
@@ -214,8 +215,7 @@ class Chunker:
         check_execution(execution)
         self.execution = execution
         self._t_o, self._t_p, self._t_a = horizons.obs_horizon, horizons.horizon, horizons.action_horizon
-        self.delay = longest_delay(execution.delay)
-        self.reach = self._t_a + self.delay  # actions of a chunk that may be executed
+        self._reach = self._t_a + longest_delay(execution.delay)  # actions of a chunk that may be executed
         asked = horizons.temperature if execution.temperature is None else execution.temperature
         self.temperature = 0.0 if execution.noise == "zero" else asked
         overlapping = (self._t_p - self._t_o) // self._t_a + 1
@@ -230,8 +230,7 @@ class Chunker:
         else:  # i counts from the oldest chunk, age from the newest: exp(-m·i) is proportional to exp(m·age)
             weights = ensemble * torch.arange(overlapping, dtype=torch.float64)
         self._weights = weights  # the logarithm of each, by age
-        needs = (execution.warm_start, execution.inpaint, execution.guide)
-        self._looks_back = any(one is not None for one in needs) or execution.candidates > 1
+        self._looks_back = looking_back(execution)
 
     def groups(self, pasts: Sequence[Past | None]) -> list[list[int]]:
         """Return the indices of the chunks that can share network calls.
@@ -255,7 +254,7 @@ class Chunker:
         known = [self._decided(*both) for both in zip(pasts, decided, strict=True)]
         example = next((past.chunks[0] for past in pasts if past), None)
         example = next((one.pending for one in known if len(one.pending)), None) if example is None else example
-        if example is None or not self._looks_back:
+        if example is None or set(self._looks_back) <= {"ensemble"}:
             return SamplingContext(noise)
         expected = torch.stack([self._expected(*both, example) for both in zip(pasts, known, strict=True)])
         warm = warm if any(pasts) else None
@@ -342,8 +341,8 @@ class Chunker:
 
         They are T_a, and as many more as they may be delayed.
         """
-        actions = chunks[:, self._t_o - 1 :][:, : self.reach]
-        if not self._looks_back and self.execution.ensemble is None:
+        actions = chunks[:, self._t_o - 1 :][:, : self._reach]
+        if not self._looks_back:
             return actions, [None] * len(chunks)
         actions, memory = actions.clone(), []
         for i, past in enumerate(pasts):
@@ -358,7 +357,7 @@ class Chunker:
 
     def _mean(self, chunks: Sequence[Tensor], ages: Sequence[int]) -> Tensor:
         """(reach, A) of chunks (T_p, A), newest first, which were asked for `ages` steps ago."""
-        like, steps = chunks[0], torch.arange(self.reach)
+        like, steps = chunks[0], torch.arange(self._reach)
         entries = self._t_o - 1 + torch.tensor(ages)[:, None] + steps  # of each chunk, for each step
         logs = torch.where(entries < self._t_p, self._weights[: len(chunks), None], -math.inf)
         weights = torch.softmax(logs, 0).to(like.dtype).to(like.device)

@@ -53,8 +53,7 @@ def _check_times(execution: ExecutionConfig) -> None:
     bound, count, delay, noise = (
         vars(execution)[name] for name in ("guide_bound", "candidates", "delay", "action_noise")
     )
-    looks = [name for name in ("ensemble", "warm_start", "inpaint", "guide") if vars(execution)[name] is not None]
-    looks += ["candidates"] if count != 1 else []
+    looks = looking_back(execution)
     given = f"roll_forward, which plans from later on, and {' and '.join(looks)}, which look at the last chunk"
     require(not (execution.roll_forward and looks), given, cure="take one of the two")
     require(_is_number(bound) and bound > 0, f"guide_bound={bound!r}", "a number above 0")
@@ -67,11 +66,16 @@ def _check_times(execution: ExecutionConfig) -> None:
         require(type(delay) is int and delay >= 0, f"delay={delay!r}", "a number of control steps >= 0, or weights")
 
 
+def looking_back(execution: ExecutionConfig) -> list[str]:
+    """Return the names of the settings by which a chunk depends on those before it."""
+    names = ("ensemble", "warm_start", "inpaint", "guide")
+    used = [name for name in names if vars(execution)[name] is not None]
+    return [*used, "candidates"] if execution.candidates != 1 else used
+
+
 def check_chains(execution: ExecutionConfig, chains: bool) -> None:
     """Raise ValueError for settings that look at earlier chunks, where actions are told from one to the next."""
-    looks = ("ensemble", "warm_start", "inpaint", "guide")
-    uses = [name for name in looks if vars(execution)[name] is not None]
-    uses += ["candidates"] if execution.candidates > 1 else []
+    uses = looking_back(execution)
     given = f"execution.{' and execution.'.join(uses)} with delta actions, which no earlier chunk can give"
     require(not uses or not chains, given, cure="set them to null")
 

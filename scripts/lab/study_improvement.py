@@ -80,7 +80,7 @@ def improved(run: Path, name: str, arguments: argparse.Namespace) -> dict[str, A
     if name == LONGER:
         return trained_longer(run, arguments)
     folder, settings = arguments.runs_dir / run.name, [*VARIANTS[name], *arguments.settings]
-    alike = [other for other, given in VARIANTS.items() if rolls_out_alike(VARIANTS[name], given)]
+    alike = [other for other, given in VARIANTS.items() if rolled_out(VARIANTS[name]) == rolled_out(given)]
     there = next((folder / other for other in alike if (folder / other / "round_1" / "rollouts").is_dir()), None)
     shared = [] if there is None else [f"rollouts={there}"]
     given = [*settings, *shared, f"checkpoint={run}", f"run_dir={folder / name}"]
@@ -99,14 +99,11 @@ def trained_longer(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"rounds": [], "total": costs, "checkpoint": path}
 
 
-def rolls_out_alike(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Return whether two variants roll out the same episodes in their first rounds."""
-    if any(setting.startswith("rounds=") for one in (first, second) for setting in one):
-        return first == second
-    if (BEYOND in first) != (BEYOND in second):
-        return False
-    mixed = [CORRECTIONS in one and not any("of_failures" in setting for setting in one) for one in (first, second)]
-    return not any(mixed) or first == second
+def rolled_out(settings: Sequence[str]) -> Sequence[str]:
+    """Return the settings of a variant on which the episodes of its first round depend."""
+    told = " ".join(settings)
+    of_the_policy = "rounds=" not in told and (CORRECTIONS not in settings or "of_failures" in told)
+    return [one for one in settings if one == BEYOND] if of_the_policy else settings
 
 
 def main() -> None:

@@ -6,12 +6,15 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+import tiny
 import tiny_policy
 
+from diffpolicy import make_env
 from diffpolicy.config import ExecutionConfig
 from diffpolicy.control.guard import Guard, Limits
 from diffpolicy.control.local import LocalPlanner
 from diffpolicy.control.planning import Metadata, Plan, Planner
+from diffpolicy.control.robots import EnvRobot
 from diffpolicy.control.runner import RealTimeRunner
 from diffpolicy.policies import Agent
 from diffpolicy.policies.motion import Motion
@@ -231,6 +234,27 @@ def test_a_local_policy_plans_as_an_agent_does():
     assert report.delays == [1] * 5 and report.holds == 1
     np.testing.assert_allclose(report.actions, expected, rtol=1e-4, atol=1e-2)
     assert planner.metadata.fields["obs"]["shape"] == [tiny_policy.D]
+
+
+def test_an_environment_is_a_robot():
+    """Its actions stop at its end, and what came of it is told."""
+    env = make_env(tiny.ENV_ID)()
+    robot, clock, executor = EnvRobot(env, seed=3), Clock(), Later([0] * 20)
+
+    class Right(Planner):
+        metadata = Metadata(1, 8, 4, 2)
+
+        def plan(self, ask):
+            return Plan(np.tile(np.array([[1.0, 0.0]], np.float32), (8, 1)))
+
+    observe = robot.observe
+    robot.observe = lambda: executor.step() or observe()
+    hold = {"hold": lambda obs: np.zeros(2), "executor": executor, "clock": clock}
+    report = RealTimeRunner(robot, Right(), 10.0, **hold).run(30, over=lambda: robot.done)
+    assert robot.done and robot.success and robot.info["place"] >= 0.9 - 1e-6
+    assert len(robot.rewards) == len(report.actions) < 15
+    robot.act(np.zeros(2, np.float32))
+    assert len(robot.rewards) == len(report.actions), "nothing happens after the end"
 
 
 def test_a_real_clock_and_thread():
