@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import ALPHA_MIN, Estimate, Field, estimate
-from diffpolicy.generative.shapes import expand
+from diffpolicy.generative.shapes import expand, where
 from diffpolicy.util.errors import explain, require
 
 
@@ -106,7 +106,7 @@ class ClassifierGuidance(Wrapper):
                 raise ValueError(explain(given, f"({x.shape[0]},), one value per sample"))
             (grad,) = torch.autograd.grad(value.sum(), inner, create_graph=differentiable)
         alpha, sigma = expand(self.path.alpha(t), x), expand(self.path.sigma(t), x)
-        push = torch.where(alpha > ALPHA_MIN, self.scale * sigma * grad, 0)
+        push = where(alpha > ALPHA_MIN, self.scale * sigma * grad, 0)
         return Estimate(data + sigma / alpha.clamp(min=ALPHA_MIN) * push, noise - push)
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import Path
-from diffpolicy.generative.shapes import as_input, expand
+from diffpolicy.generative.shapes import as_input, expand, where
 from diffpolicy.util import names
 from diffpolicy.util.errors import explain
 
@@ -92,14 +92,14 @@ def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) 
         return Estimate((alpha * x - sigma * output) / norm, (sigma * x + alpha * output) / norm)
     if prediction == "data":
         seen = sigma > SIGMA_MIN
-        data = torch.where(seen, output, x / alpha.clamp(min=ALPHA_MIN))
-        noise = torch.where(seen, (x - alpha * output) / sigma.clamp(min=SIGMA_MIN), 0)
+        data = where(seen, output, x / alpha.clamp(min=ALPHA_MIN))
+        noise = where(seen, (x - alpha * output) / sigma.clamp(min=SIGMA_MIN), 0)
         return Estimate(data, noise)
     if prediction == "score":
         output = -sigma * output
     seen = alpha > ALPHA_MIN
-    data = torch.where(seen, (x - sigma * output) / alpha.clamp(min=ALPHA_MIN), 0)
-    return Estimate(data, torch.where(seen, output, x / sigma.clamp(min=SIGMA_MIN)))
+    data = where(seen, (x - sigma * output) / alpha.clamp(min=ALPHA_MIN), 0)
+    return Estimate(data, where(seen, output, x / sigma.clamp(min=SIGMA_MIN)))
 
 
 def target(prediction: str, data: Tensor, noise: Tensor, t: Tensor, path: Path) -> Tensor:

@@ -131,17 +131,15 @@ class GenerativeProcess:
         cond: Any,
         generators: Generators,
         trajectory: bool = False,
-        times: Tensor | None = None,
     ) -> tuple[Tensor, int]:
         """Return samples from noise x (B, *shape), and the number of network calls.
 
         Args:
             field: from `field`.
-            x: (B, *shape), on the sampling path at the first of the times.
+            x: (B, *shape), on the sampling path at the first of the sampler's times.
             cond: the condition.
             generators: the noise of a stochastic solver.
             trajectory: return x at every time, see `sample`.
-            times: other times than the sampler's own.
         """
         flow = self.solver.bind(field, self.sampling_path, generators)
-        return sample(flow, x, self.times if times is None else times, cond, trajectory), flow.calls
+        return sample(flow, x, self.times, cond, trajectory), flow.calls

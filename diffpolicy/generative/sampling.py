@@ -104,7 +104,9 @@ def sample(
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     fits = times.ndim in (1, 2, 3) and len(times) >= 2 and times.shape[1:] == x.shape[: times.ndim - 1]
     require(fits, f"times of shape {tuple(times.shape)}", "(n,), (n, B) or (n, B, T), with n at least two values")
-    times = _increasing(times).to(x.device, precise_dtype(x.device))
+    times = _increasing(times)
+    if len(x) > 1:  # those of one sample stay on the CPU
+        times = times.to(x.device, precise_dtype(x.device))
     times = times[:, None].expand(-1, x.shape[0]) if times.ndim == 1 else times
     with no_graph(flow_map.needs_grad):
         states = [x]

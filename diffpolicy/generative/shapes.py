@@ -2,13 +2,15 @@
 
 x has shape (B, *shape). Its times t are (B,), or (B, T) where every step of a sequence has a time of its own. Times
 may be more precise than x (samplers and objectives keep them in float64): path coefficients are computed in the
-precision of t and meet x through `expand`, so that results have the dtype of x.
+precision of t and meet x through `expand`, so that results have the dtype of x. The times of a single sample may stay
+on the CPU while x is on a GPU: coefficients are then numbers, and nobody waits for the GPU to tell what they are.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,7 +39,8 @@ Generators = torch.Generator | NoiseSource | Sequence[torch.Generator] | None
 def expand(t: Tensor, x: Tensor) -> Tensor:
     """Return t (B,) or (B, T) with trailing axes of size 1, so that it broadcasts with x (B, *shape).
 
-    The result has x's dtype; a boolean t stays boolean.
+    The result has x's dtype; a boolean t stays boolean. A single time on another device than x becomes a number,
+    without axes.
 
     Raises:
         ValueError: the axes of t are not the first one or two of x.
@@ -47,12 +50,33 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
         cure = "for one common time use t.expand(len(x))"
         raise ValueError(explain(given, "one value of t per sample (B,), or per step (B, T)", cure))
     dtype = x.dtype if t.is_floating_point() and x.is_floating_point() else t.dtype
-    return t.to(dtype).reshape(*t.shape, *[1] * (x.ndim - t.ndim))
+    if t.device != x.device and t.numel() == 1:
+        return t.to(dtype).reshape(())
+    return t.to(x.device, dtype).reshape(*t.shape, *[1] * (x.ndim - t.ndim))
+
+
+def where(mask: Tensor, yes: Tensor, no: Tensor | float) -> Tensor:
+    """Return `torch.where` of a mask that `expand` returned, or that was computed from what it returned."""
+    if mask.device == yes.device:
+        return torch.where(mask, yes, no)
+    return yes if bool(mask) else torch.zeros_like(yes) + no
 
 
 def as_input(t: Tensor, x: Tensor) -> Tensor:
-    """Return t as a network takes it: in x's dtype, but at least float32; bfloat16 leaves a time two digits."""
-    return t.to(torch.promote_types(x.dtype, torch.float32))
+    """Return t as a network takes it: on x's device, in its dtype, but at least float32.
+
+    bfloat16 leaves a time two digits.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if t.device != x.device and t.numel() == 1:
+        return _constant(float(t), t.ndim, dtype, x.device)
+    return t.to(x.device, dtype)
+
+
+@lru_cache(maxsize=1024)  # different times; a sampler's grid, whose times come again in every chunk, has tens
+def _constant(value: float, axes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor for everybody
+        return torch.full((1,) * axes, value, dtype=dtype, device=device)
 
 
 def randn(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:

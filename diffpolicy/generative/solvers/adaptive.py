@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from diffpolicy.generative.shapes import expand
+from diffpolicy.generative.shapes import expand, where
 from diffpolicy.generative.solvers.base import BoundSolver, ExplicitRungeKutta, weighted_sum
 from diffpolicy.util.errors import explain, require
 
@@ -76,8 +76,8 @@ class DormandPrince(ExplicitRungeKutta):
             new = x + expand(h, x) * weighted_sum(*zip(self.a[-1], slopes[:-1], strict=True))
             norm = self._error_norm(x, new, h, slopes)
             accept = active & (norm <= 1)
-            first = torch.where(expand(accept, x), slopes[-1], first)
-            x = torch.where(expand(accept, x), new, x)
+            first = where(expand(accept, x), slopes[-1], first)
+            x = where(expand(accept, x), new, x)
             now = torch.where(accept, torch.where(h >= stop - now, stop, now + h), now)
             h = h * (0.9 * norm.to(h.dtype) ** -0.2).clamp(0.2, 5.0)
         return flow.finish(x, stop, s, cond)
@@ -86,7 +86,7 @@ class DormandPrince(ExplicitRungeKutta):
         """Return each sample's error in units of what is allowed, (B,)."""
         error = expand(h, x) * weighted_sum(*zip(self.error, slopes, strict=True))
         scale = self.atol + self.rtol * torch.maximum(x.abs(), new.abs())
-        norm = (error / scale).square().flatten(1).mean(1).sqrt()
+        norm = (error / scale).square().flatten(1).mean(1).sqrt().to(h.device)
         finite = norm.isfinite()
         if not bool(finite.all()):
             raise FloatingPointError(f"dopri5 met a velocity that is not finite in samples {_where(~finite)}")

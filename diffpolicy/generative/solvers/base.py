@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Estimate, Field, FlowMap, velocity
-from diffpolicy.generative.shapes import Generators, expand, randn
+from diffpolicy.generative.shapes import Generators, expand, randn, where
 from diffpolicy.util.errors import explain, require
 
 
@@ -81,7 +81,7 @@ class BoundSolver(FlowMap):
         if not t.shape == s.shape == x.shape[: 1 + per_step] or not bool(((t <= s) if per_step else (t < s)).all()):
             raise ValueError(explain(f"t={t}, s={s}", f"t < s (noise is 0, data is 1), each ({x.shape[0]},)"))
         x_s = self.solver.step(self, x, t, s, cond)
-        return torch.where(expand(t < s, x), x_s, x) if per_step else x_s
+        return where(expand(t < s, x), x_s, x) if per_step else x_s
 
     def estimate(self, x: Tensor, t: Tensor, cond: Any) -> Estimate:
         """Evaluate the field, and count the calls."""
@@ -105,7 +105,7 @@ class BoundSolver(FlowMap):
         left = stop < s
         if not bool(left.any()):
             return x
-        return torch.where(expand(left, x), self.blend(self.estimate(x, stop, cond), s), x)
+        return where(expand(left, x), self.blend(self.estimate(x, stop, cond), s), x)
 
 
 def weighted_sum(*terms: tuple[float | Tensor, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from diffpolicy.generative.shapes import expand
+from diffpolicy.generative.shapes import expand, where
 from diffpolicy.generative.solvers.base import BoundSolver, Solver, weighted_sum
 from diffpolicy.util.errors import require
 
@@ -103,4 +103,4 @@ class DPMSolverMultistep(Solver):
             d2 = weighted_sum((2 * h / (h0 + h1), bend))
             phi = torch.expm1(-h)
             correction = weighted_sum((phi / h + 1, d1), (0.5 - (phi + h) / h**2, d2))
-        return torch.where(expand(h.isfinite(), x), x_s + weighted_sum((alpha, correction)), x_s)
+        return where(expand(h.isfinite(), x), x_s + weighted_sum((alpha, correction)), x_s)

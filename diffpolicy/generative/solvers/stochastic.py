@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffpolicy.generative.predictions import score, velocity
 from diffpolicy.generative.sde import euler_maruyama_step
-from diffpolicy.generative.shapes import expand
+from diffpolicy.generative.shapes import expand, where
 from diffpolicy.generative.solvers.base import BoundSolver, Solver, weighted_sum
 from diffpolicy.util import names
 from diffpolicy.util.errors import require
@@ -53,4 +53,4 @@ class EulerMaruyama(Solver):
             g = self.g(t) if callable(self.g) else torch.full_like(t, self.g)
         drift = velocity(estimate, t, flow.path) + weighted_sum((g**2 / 2, score(estimate, t, flow.path)))
         moved = euler_maruyama_step(x, drift, g, h, flow.noise_like(x))
-        return torch.where(expand(flow.path.sigma(s) == 0, x), flow.blend(estimate, s), moved)
+        return where(expand(flow.path.sigma(s) == 0, x), flow.blend(estimate, s), moved)
