@@ -78,6 +78,13 @@ class Freezable(ABC):
             shape: the shape of x, (B, T, D), for which calls are also compiled; None compiles nothing.
         """
 
+    def graphs(self, x: Tensor) -> dict[str, Any] | None:
+        """Return where to keep CUDA graphs of what calls the module with tensors like x, for as long as it is frozen.
+
+        None if a graph cannot hold such calls.
+        """
+        return None
+
 
 def check_trajectory(x: Tensor, t: Tensor, r: Tensor | None, dim: int) -> None:
     """Check x (B, T, dim) and its times t and r, (B,) each.

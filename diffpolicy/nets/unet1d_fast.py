@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diffpolicy.nets import unet1d
 from diffpolicy.nets.base import Freezable, Fusable, Network, check_trajectory, check_vector, null_vector
+from diffpolicy.nets.captured import Captured
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample, fuse_norms
 from diffpolicy.util.condition import Condition
 
@@ -107,6 +108,10 @@ class FastUnet1D(Network, Fusable, Freezable):
         """
         self._frozen = _Frozen(self, shape)
 
+    def graphs(self, x: Tensor) -> dict[str, Any] | None:
+        """Return where to keep CUDA graphs of what calls the network; None where none was compiled for x."""
+        return None if self._frozen is None or x.shape != self._frozen.shape else self._frozen.graphs
+
     def null(self, cond: Condition) -> Condition:
         """Return the condition that stands for "none": learned, when training drops conditions."""
         return null_vector(self.null_cond, cond)
@@ -184,7 +189,8 @@ class _Frozen:
         features = net.time[-1].out_features
         self._two_times = net.span is not None
         weight = torch.cat([film.weight.detach() for film in films])
-        self._time, self._shape = net.time_features, shape
+        self._time, self.shape = net.time_features, shape
+        self.graphs: dict[str, Any] | None = {} if weight.is_cuda and shape is not None else None
         self._bias = torch.cat([film.bias.detach() for film in films])
         self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
         self._trunk = _Trunk(net, [film.out_features for film in films])
@@ -198,14 +204,17 @@ class _Frozen:
         if vector is not None:
             films = films + self._cond_part(vector)
         films = films.expand(len(t), -1).contiguous()
-        if x.shape != self._shape:
+        if x.shape != self.shape:
             return self._trunk(x, films)
         return self._compiled(x.to(films.dtype).contiguous(), films)
 
     def _compile(self, x: Tensor, films: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        if x.device.type == "cuda":  # a CUDA graph; its output lies where the next one will, hence the copy
-            graphed = torch.compile(self._trunk, mode="reduce-overhead", dynamic=False)
-            return lambda x, films: graphed(x, films).clone()
+        if x.device.type == "cuda":
+            fused = torch.compile(self._trunk, dynamic=False)
+            with torch.inference_mode():
+                graph = Captured(fused, x, films)
+            # Within a larger graph, such as that of a whole chunk, it is a part of that one.
+            return lambda x, films: (fused if torch.cuda.is_current_stream_capturing() else graph)(x, films)
         # Compiled as a graph, not by torch.compile, whose checks in every call take as long as some of the layers.
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # a report of every kernel that was tried
             from torch._inductor import compile as compile_graph  # takes a second, for which few need to wait

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import env, evaluate, latency, loader, overhead, profile, train_step
+from benchmarks import env, evaluate, gpu, latency, loader, overhead, profile, train_step
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util.files import write_json
 from text_tables import ratio
@@ -21,6 +21,7 @@ SUBJECTS = {
     "train_step": train_step,
     "profile": profile,
     "latency": latency,
+    "gpu": gpu,
     "env": env,
     "evaluate": evaluate,
     "loader": loader,
@@ -55,6 +56,8 @@ def main() -> None:
         settings = {"subject": name, "rounds": rounds, "seed": arguments.seed}
         write_json(arguments.out, {**found, "settings": settings, **provenance()})
     for case, one in found.items():
+        if not isinstance(one, dict):  # such as which GPU it is
+            continue
         seconds = [f"{who} {value:.3g} s" for who, value in one.get("seconds", {}).items()]
         seconds += [f"{quantile} {1e3 * value:.2f} ms" for quantile, value in one.get("chunk_seconds", {}).items()]
         print(f"{name} {case}: ratio {ratio(one['ratio'])}", f"({', '.join(seconds)})" if seconds else "")

@@ -33,6 +33,7 @@ FIRST_SEED = 400_000
 KEPT = ("score", "final_coverage", "success", "second_difference")
 FILTERED, BEST_OF, CORRECTIONS = "method=filtered", "method=best_of", "method=corrections"
 OFF_POLICY = ("rounds=6", "episodes=250", "training.steps=5000", "training.lr=3e-4")
+LONG = ("episodes=1200", "options.expert_steps=80000", "training.steps=6000", "training.lr=5e-4")
 BEYOND = "options.steps_after_success=16"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "filtered": (FILTERED,),
@@ -45,6 +46,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "corrections": (CORRECTIONS,),
     "corrections_of_failures": (CORRECTIONS, "options.of_failures=8"),
     "corrections_of_failures_beyond": (CORRECTIONS, "options.of_failures=8", BEYOND),
+    "corrections_long": (CORRECTIONS, *LONG),
+    "corrections_alone": (CORRECTIONS, *LONG, "options.demonstrations=false"),
     "residual": ("method=residual", *OFF_POLICY),
     "steering": ("method=steering", *OFF_POLICY),
     "policy_gradient": (

@@ -16,6 +16,7 @@ from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath
 from diffpolicy.policies import PlanRequest, build_policy
 from diffpolicy.policies.chunking import SamplingContext
 from diffpolicy.policies.execution import check_execution
+from diffpolicy.policies.models.base import Sample
 
 T_O = 2
 REGRESSION, FLOW, DDPM = METHODS["regression"], {**METHODS["flow"], "steps": 2}, {**METHODS["ddpm"], "steps": 2}
@@ -108,13 +109,12 @@ def test_zero_noise_depends_on_nothing_but_the_observation():
 
 
 def test_the_temperature_is_the_deviation_of_the_noise():
-    """On a network that answers 0 a chunk of flow is its noise."""
+    """Where nothing carries it on, a chunk of flow is its noise."""
     obs, seeds = np.repeat(_stream(1)[0], 200, 0), list(range(200))
 
     def noise(temperature, **how):
         policy = _policy(temperature=temperature, **how)
-        policy.model.process.field = lambda net, hold=None: lambda x, t, cond: torch.zeros_like(x)
-        policy.model.process.draw = lambda field, x, cond, generators, times: (x, 1)
+        policy.model.carried = lambda bind, x, *rest: Sample(x, 1)
         return policy.plan(PlanRequest(obs, [(seed, 0) for seed in seeds])).trajectory
 
     one, part = (policy_units(noise(value)) for value in (1.0, 0.7))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -63,7 +64,10 @@ class GenerativeModel(NetworkModel, Exportable):
     ) -> Sample:
         process, shape = self.process, (len(cond.vector), *self.shape)
         x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
-        return Sample(*process.draw(process.field(self.net, context.bound), x, cond, generators, times=times))
+        field = process.field(self.net, context.bound)
+        alike = self._steps_are_fixed and times is process.times and context.guide is None and context.held is None
+        bind = partial(process.solver.bind, field, process.sampling_path, generators)
+        return self.carried(bind, x, times, cond, alike)
 
     @property
     def times(self) -> Tensor:
@@ -81,12 +85,20 @@ class GenerativeModel(NetworkModel, Exportable):
     def clip(self) -> float | None:
         return self.process.clip
 
+    @property
+    def _steps_are_fixed(self) -> bool:
+        return not self.process.solver.stochastic and not isinstance(self.process.solver, DormandPrince)
+
     def check_exportable(self, what: str) -> None:
         solver = self.process.solver
         why = "draws noise at every step" if solver.stochastic else "chooses its steps while it runs"
-        fixed = not solver.stochastic and not isinstance(solver, DormandPrince)
         cure = "take solver=ddim (or euler, heun, rk4, dpmpp_2m, dpmpp_3m), or export what=network"
-        require(fixed or what == "network", f"{solver} {why}", "a solver with fixed steps and no noise", cure)
+        require(
+            self._steps_are_fixed or what == "network",
+            f"{solver} {why}",
+            "a solver with fixed steps and no noise",
+            cure,
+        )
 
     def flow_map(self, net: nn.Module) -> Callable[..., Tensor]:
         field = _with_net(self.process.field(self.net), net)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
 from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective
-from diffpolicy.generative.sampling import sample, time_grid
+from diffpolicy.generative.sampling import time_grid
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
 from diffpolicy.policies.models.base import ModelSpec, Sample
@@ -74,8 +75,7 @@ class MeanFlowModel(NetworkModel, Exportable):
     ) -> Sample:
         shape = (len(cond.vector), *self.shape)
         x, times = context.begin(shape, self.times, self.path, generators, cond.vector)
-        flow = AverageVelocity(self.net)
-        return Sample(sample(flow, x, times, cond), flow.calls)
+        return self.carried(partial(AverageVelocity, self.net), x, times, cond, alike=times is self.times)
 
     def check_exportable(self, what: str) -> None:
         given = "the network of mean_flow takes two times, which no other sampler gives it"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from diffpolicy.policies.models.base import ChunkModel, ModelSpec
+from diffpolicy.generative.predictions import FlowMap
+from diffpolicy.generative.sampling import sample
+from diffpolicy.nets.base import Freezable
+from diffpolicy.nets.captured import Captured
+from diffpolicy.policies.models.base import ChunkModel, ModelSpec, Sample
 from diffpolicy.registry import build
 from diffpolicy.util.condition import Condition
 
@@ -34,3 +40,30 @@ class NetworkModel(ChunkModel):
 
     def networks(self) -> list[nn.Module]:
         return [self.net]
+
+    def carried(self, bind: Callable[[], FlowMap], x: Tensor, times: Tensor, cond: Condition, alike: bool) -> Sample:
+        """Return chunks carried through `times` by a flow map of the network.
+
+        One chunk on a GPU for which the network was compiled is one CUDA graph, from noise to actions.
+
+        Args:
+            bind: returns the flow map, without a history.
+            x: (B, T_p, A) at the first of the times.
+            times: (n,).
+            cond: the condition.
+            alike: whether x and the condition's vector are all in which calls with the present sampler differ.
+        """
+        graphs = self.net.graphs(x) if alike and len(x) == 1 and isinstance(self.net, Freezable) else None
+        if graphs is None:
+            flow = bind()
+            return Sample(sample(flow, x, times, cond), flow.calls)
+        name, flows = repr(self.sampler), []
+
+        def chunk(x: Tensor, vector: Tensor) -> Tensor:
+            flows.append(bind())
+            return sample(flows[-1], x, times, Condition(vector))
+
+        if name not in graphs:
+            graphs[name] = Captured(chunk, x, cond.vector), flows[-1].calls
+        graph, calls = graphs[name]
+        return Sample(graph(x, cond.vector), calls)

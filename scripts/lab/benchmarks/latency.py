@@ -31,12 +31,14 @@ SECONDS = 4.0  # of chunks for the quantiles, at most `CHUNKS` of them
 CHUNKS = 300
 
 
-def _ours(model: ChunkModel, cond: Tensor) -> Callable[[], None]:
+def ours(model: ChunkModel, cond: Tensor) -> Callable[[], Tensor]:
+    """Return the drawing of a chunk as a function."""
     generator = torch.Generator().manual_seed(0)
-    return lambda: model.sample(Condition(cond), [generator])
+    return lambda: model.sample(Condition(cond), [generator]).chunks
 
 
-def _theirs(net: ConditionalUnet1D, steps: int, cond: Tensor) -> Callable[[], None]:
+def theirs(net: ConditionalUnet1D, steps: int, cond: Tensor) -> Callable[[], Tensor]:
+    """Return the drawing of a chunk by diffusers' DDIM and the network as published, as a function."""
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(TRAINED, beta_schedule="squaredcos_cap_v2")
@@ -44,12 +46,23 @@ def _theirs(net: ConditionalUnet1D, steps: int, cond: Tensor) -> Callable[[], No
     generator = torch.Generator().manual_seed(0)
 
     @torch.inference_mode()
-    def chunk() -> None:
-        x = torch.randn(1, HORIZON, DIM, generator=generator)
+    def chunk() -> Tensor:
+        x = torch.randn(1, HORIZON, DIM, generator=generator).to(cond.device)
         for k in scheduler.timesteps:
-            x = scheduler.step(net(x, k[None] / TRAINED, Condition(cond)), k, x).prev_sample
+            x = scheduler.step(net(x, k[None].to(cond.device) / TRAINED, Condition(cond)), k, x).prev_sample
+        return x
 
     return chunk
+
+
+def networks(widths: tuple[int, ...]) -> tuple[GenerativeModel, ConditionalUnet1D]:
+    """Return our model of these widths and the published network, with the same weights."""
+    features = 128 if widths[0] == 64 else 256  # as published at the large size
+    net = {"name": "unet1d", "widths": widths, "time_features": features}
+    model = GenerativeModel(ModelSpec(DIM, COND, HORIZON, net=net), {"name": "linear"}, prediction="velocity").eval()
+    peer = ConditionalUnet1D(DIM, COND, widths=widths, time_features=features).eval()
+    copy_weights(model.net, peer)
+    return model, peer
 
 
 def measure(rounds: int, seed: int) -> Mapping[str, Any]:
@@ -58,21 +71,16 @@ def measure(rounds: int, seed: int) -> Mapping[str, Any]:
     torch.set_num_threads(1)
     cond, found = torch.randn(1, COND), {}
     for name, widths in WIDTHS.items():
-        features = 128 if widths[0] == 64 else 256  # as published at the large size
-        net = {"name": "unet1d", "widths": widths, "time_features": features}
-        spec = ModelSpec(DIM, COND, HORIZON, net=net)
-        model = GenerativeModel(spec, {"name": "linear"}, prediction="velocity").eval()
-        peer = ConditionalUnet1D(DIM, COND, widths=widths, time_features=features).eval()
-        copy_weights(model.net, peer)
+        model, peer = networks(widths)
         began = time.perf_counter()
         model.freeze(1)
         compiling = time.perf_counter() - began
         for solver, steps in product(SOLVERS, STEPS):
             model.configure(SamplerConfig(solver, steps))
-            ours = _ours(model, cond)
-            timed = paired(ours, _theirs(peer, steps, cond), rounds, repeats=max(1, 20 // steps))
+            chunk = ours(model, cond)
+            timed = paired(chunk, theirs(peer, steps, cond), rounds, repeats=max(1, 20 // steps))
             count = min(CHUNKS, int(SECONDS / timed["seconds"]["ours"]))
-            chunks = [seconds(ours, 1) for _ in range(count)]
+            chunks = [seconds(chunk, 1) for _ in range(count)]
             quantiles = {f"p{q}": float(np.percentile(chunks, q)) for q in (50, 95, 99)}
             found[f"{name}, {solver}, {steps} steps"] = timed | {
                 "chunk_seconds": quantiles,

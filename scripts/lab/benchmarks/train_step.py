@@ -32,13 +32,14 @@ CPU = torch.device("cpu")
 
 
 class Denoiser(Model):
-    """A network with its loss on one batch of noise."""
+    """A network with its loss on one batch of noise, on a device."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, device: torch.device = CPU) -> None:
         super().__init__()
-        self.net, self._objective = net, DenoisingObjective(LinearPath(), "velocity")
+        self.net, self._objective = net.to(device), DenoisingObjective(LinearPath(), "velocity")
         torch.manual_seed(0)
-        self.batch = {"data": torch.randn(BATCH, HORIZON, DIM), "cond": torch.randn(BATCH, COND)}
+        batch = {"data": torch.randn(BATCH, HORIZON, DIM), "cond": torch.randn(BATCH, COND)}
+        self.batch = {name: value.to(device) for name, value in batch.items()}
 
     def loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         return self._objective(self.net, {**batch, "cond": Condition(batch["cond"])}, generator)
@@ -47,13 +48,13 @@ class Denoiser(Model):
         return [self.net]
 
 
-def optimization(model: Model, batch: Batch, speed: Speed) -> Callable[[], None]:
+def optimization(model: Model, batch: Batch, speed: Speed, device: torch.device = CPU) -> Callable[[], None]:
     """Return one step of the training loop as a function, always on the same batch."""
-    generator, settings = torch.Generator().manual_seed(0), TrainConfig()
+    generator, settings = torch.Generator(device).manual_seed(0), TrainConfig()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     average = Average(model, settings.ema_power, settings.ema_max)
-    speed.prepare(model, CPU)
-    autocast, count = speed.autocast(CPU), 0
+    speed.prepare(model, device)
+    autocast, count = speed.autocast(device), 0
 
     def step() -> None:
         nonlocal count
