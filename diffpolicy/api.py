@@ -29,7 +29,8 @@ from diffpolicy.config import (
     typed,
 )
 from diffpolicy.config.commands import REPORT_SEED, ImproveConfig
-from diffpolicy.config.schema import note_named
+from diffpolicy.config.given import env_of, execution_of
+from diffpolicy.control.guard import Limits
 from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.catalog import ImageSource, open_source
 from diffpolicy.datasets.normalizer import Normalizer
@@ -140,8 +141,8 @@ def evaluate_policy(
         FileExistsError: `out` holds an evaluation and `overwrite` is off.
         ValueError: settings that the policy cannot use, no environment, or one that does not fit the policy.
     """
-    asked = _env(env)
-    settings = {**locals(), "execution": _execution(execution), "env": plain(asked)}
+    asked = env_of(env)
+    settings = {**locals(), "execution": execution_of(execution), "env": plain(asked)}
     del settings["asked"]
     result_file = Path(out) / "evaluation.json" if out is not None else None
     if result_file is not None and result_file.exists() and not overwrite:
@@ -208,25 +209,10 @@ def improve_policy(checkpoint: str | Path, run_dir: str | Path, **settings: Any)
         FileExistsError: `run_dir` holds a run with other settings.
         BrokenEnvironment: the environment broke off all of many episodes.
     """
-    env = _env(settings.pop("env", None))
+    env = env_of(settings.pop("env", None))
     config = typed(ImproveConfig, {"checkpoint": str(checkpoint), "run_dir": str(run_dir), **settings})
     config.env = env
     return Path(improve(config, train_policy)["checkpoint"])
-
-
-def _execution(given: Mapping[str, Any] | ExecutionConfig | None) -> ExecutionConfig:
-    return given if isinstance(given, ExecutionConfig) else typed(ExecutionConfig, given or {}, "execution")
-
-
-def _env(given: EnvConfig | str | Mapping[str, Any] | None) -> EnvConfig:
-    if isinstance(given, EnvConfig):
-        return given
-    if isinstance(given, str):
-        return EnvConfig(given)
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in (given or {}).items()}
-    asked = typed(EnvConfig, given, "env")
-    note_named(asked, given)
-    return asked
 
 
 def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
@@ -333,10 +319,9 @@ def _with_stream(
 
 
 def _found(config: RunConfig, windows: Windows) -> FoundInData:
-    remembers = not method_class(config).learns
-    count = len(windows.train) if remembers else None
-    spec, numbers = windows.spec.to_plain(), windows.train.action_dim
-    return FoundInData(digest=windows.digest, observation=spec, action_dim=numbers, windows=count)
+    count = None if method_class(config).learns else len(windows.train)
+    known = {"observation": windows.spec.to_plain(), "action_dim": windows.train.action_dim, "windows": count}
+    return FoundInData(digest=windows.digest, limits=Limits.of(windows.actions).to_plain(), **known)
 
 
 def _validation(

@@ -20,6 +20,7 @@ COMMANDS = (
     "inspect",
     "export",
     "serve",
+    "drive",
     "push",
     "sample",
     "gallery",

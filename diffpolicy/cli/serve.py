@@ -5,7 +5,7 @@ diffpolicy serve checkpoint=RUN port=8765
 
 from __future__ import annotations
 
-from diffpolicy.config.commands import ServeConfig
+from diffpolicy.config.control import ServeConfig
 
 SCHEMA, GROUPS, POSITIONAL = ServeConfig, (), ("checkpoint",)
 

@@ -1,4 +1,4 @@
-"""Settings of the commands other than `train`, whose settings are a `RunConfig`."""
+"""Settings of the commands other than `train`, whose settings are a `RunConfig`, and those of `control`."""
 
 from __future__ import annotations
 
@@ -272,42 +272,6 @@ class ExportConfig:
     weights: str = "ema"
     tolerance: float | None = None
     overwrite: bool = False
-
-
-@dataclass
-class ServeConfig:
-    """Settings of a server, which plans for robots on other machines.
-
-    Args:
-        checkpoint: folder of the policy's checkpoint.
-        host: address to listen on; the usual one is reached from this machine alone, 0.0.0.0 from everywhere.
-        port: to listen on; 0 takes a free one.
-        token: that robots have to name; None lets all in. Better in the environment variable DIFFPOLICY_TOKEN, where
-            no list of processes shows it.
-        batch: requests that are answered together, at most.
-        solver: solver of the sampler; None keeps the training's.
-        steps: steps of the sampler; None keeps the training's.
-        grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
-        solver_options: keyword arguments of the solver.
-        action_horizon: T_a, actions after which robots ask again; None keeps the training's.
-        execution: how chunks are made consistent, see `ExecutionConfig`; the delay is the robot's own.
-        weights: "ema" or "model".
-        device: "auto", "cpu", "cuda", ….
-    """
-
-    checkpoint: str = path_to(MISSING)
-    host: str = "127.0.0.1"
-    port: int = 8765
-    token: str | None = None
-    batch: int = 64
-    solver: str | None = None
-    steps: int | None = None
-    grid: str | None = None
-    solver_options: dict[str, Any] = any_key()
-    action_horizon: int | None = None
-    execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
-    weights: str = "ema"
-    device: str = "auto"
 
 
 @dataclass

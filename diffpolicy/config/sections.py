@@ -282,6 +282,7 @@ class FoundInData:
         observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
         action_dim: numbers per action as recorded; None in earlier checkpoints, whose normalizer tells.
         windows: number of training windows, for methods that remember them.
+        limits: of the actions, for a robot's guard, see `control.guard.Limits`; None in earlier checkpoints.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.
     """
@@ -291,5 +292,6 @@ class FoundInData:
     observation: dict[str, Any] = free(default_factory=dict)
     action_dim: int | None = free(None)
     windows: int | None = free(None)
+    limits: dict[str, Any] | None = free(None)
     image_shape: list[int] | None = free(None)
     labels: int | None = free(None)

@@ -4,38 +4,41 @@ from __future__ import annotations
 
 from typing import Any, final
 
-import gymnasium as gym
 import numpy as np
 
-from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.evaluation.contract import Place
+from diffpolicy.evaluation.episode import Episode, Reset
 
 
 @final
 class EnvRobot:
-    """Steps an environment whenever it is told to act.
+    """Steps an environment whenever it is told to act; after the episode's end nothing happens any more.
 
     Args:
-        env: the environment, as a policy observes it.
-        seed: of its initial state.
+        place: the environment.
+        how: the episode starts.
+
+    Raises:
+        BrokenEnvironment: what `Place.start` and `Place.step` raise.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], seed: int = 0) -> None:
-        self.env, self.task = env, TaskSpec.of(env)
-        self.obs, self.info = env.reset(seed=seed)
-        self.rewards: list[float] = []
+    def __init__(self, place: Place, how: Reset) -> None:
+        self.episode = Episode(how.seed)
         self.done = False
-        self.success: bool | None = None
+        self._place = place
+        self._obs, _ = place.start(self.episode, how)
 
     def observe(self) -> Any:
         """Return what the environment showed last."""
-        return self.obs
+        return self._obs
 
     def act(self, action: np.ndarray) -> None:
-        """Step the environment; after its end nothing happens any more."""
+        """Step the environment."""
         if self.done:
             return
-        self.obs, reward, terminated, truncated, self.info = self.env.step(action)
-        self.rewards.append(float(reward))
-        done = self.task.succeeded(self.info)
-        self.success = done if self.success is None else bool(self.success or done)
-        self.done = bool(terminated or truncated)
+        self._obs, _, self.done, _ = self._place.step(action)
+
+    def end(self) -> Episode:
+        """Return the result of the episode, which ends here at the latest."""
+        self._place.end()
+        return self.episode

@@ -39,11 +39,14 @@ class Report:
         rate: control steps per second, as asked for.
         starts: when each step began, in seconds since the first one.
         seconds: how long each step took, waiting apart.
-        delays: of each chunk, the actions that were consumed while it was computed.
+        arrivals: steps at which a chunk came.
+        delays: of each of them, the actions that were consumed while it was computed.
+        asked: steps at which a chunk was asked for.
         planned: of each request, the delay that it was planned for.
         borders: steps at which a new chunk took effect.
         late: chunks that came when none of their actions was left.
-        holds: steps without an action of a chunk.
+        held: steps without an action of a chunk.
+        changed: steps whose action the guard changed.
         failures: chunks that could not be computed, by what was said.
         over_budget: steps that took longer than a period.
         stops: how often the watchdog stopped the robot.
@@ -53,15 +56,23 @@ class Report:
     rate: float
     starts: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    arrivals: list[int] = field(default_factory=list)
     delays: list[int] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
     planned: list[int] = field(default_factory=list)
     borders: list[int] = field(default_factory=list)
     late: int = 0
-    holds: int = 0
+    held: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     over_budget: int = 0
     stops: int = 0
     actions: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def holds(self) -> int:
+        """Steps without an action of a chunk."""
+        return len(self.held)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures as plain data: periods in milliseconds, and what was counted."""
@@ -81,6 +92,7 @@ class Report:
             "holds": self.holds,
             "over_budget": self.over_budget,
             "stops": self.stops,
+            "changed": len(self.changed),
             "failures": dict(self.failures),
         }
 
@@ -209,6 +221,7 @@ class _Episode:
             return
         consumed = self.number - self.asked
         actions = np.asarray(plan.trajectory)[self.meta.obs_horizon - 1 + consumed :]
+        self.report.arrivals.append(self.number)
         self.report.delays.append(consumed)
         self.last, self.last_asked, self.chunks = plan.trajectory, self.asked, self.chunks + 1
         self.waiting_since, self.stopped = None, False
@@ -223,6 +236,7 @@ class _Episode:
             return
         self.waiting_since = now if self.waiting_since is None else self.waiting_since
         planned = max(self.report.delays[-_RECENT:], default=0)
+        self.report.asked.append(self.number)
         self.report.planned.append(planned)
         count, none = self.meta.obs_horizon - 1, np.empty((0, self.meta.action_dim), np.float32)
         executed, pending = list(self.executed)[-count:] if count else [], list(self.queue)[:planned]
@@ -248,13 +262,20 @@ class _Episode:
         if self.queue:
             action = self.queue.popleft()
         else:
-            self.report.holds += 1
+            self.report.held.append(self.number)
             action = self._held(obs)
-        action = np.asarray(action, np.float32) if self.of.guard is None else self.of.guard(action)
+        action = np.asarray(action, np.float32) if self.of.guard is None else self._guarded(self.of.guard, action)
         self.action = action
         self.executed.append(action)
         self.report.actions.append(action)
         return action
+
+    def _guarded(self, guard: Guard, action: np.ndarray) -> np.ndarray:
+        before = guard.interventions.total()
+        allowed = guard(action)
+        if guard.interventions.total() > before:
+            self.report.changed.append(self.number)
+        return allowed
 
     def _held(self, obs: Observation) -> np.ndarray:
         held = self._holding(obs)

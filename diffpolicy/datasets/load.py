@@ -45,6 +45,7 @@ class Windows:
         representations: what is made of observations and actions before they are normalized.
         spec: what is observed.
         digest: SHA-256 of the training data, see `digest_of`.
+        actions: as recorded, an array (L, A) for each training episode, augmentations included.
         streamed: augmentations of half of the windows of every batch, drawn at random, where images stream.
         notes: lines about the numbers, for the person who trains.
         short: how many episodes were left out since they are too short for one window.
@@ -56,6 +57,7 @@ class Windows:
     representations: Representations
     spec: ObservationSpec
     digest: str
+    actions: Sequence[np.ndarray]
     streamed: Sequence[StreamedAugmentation] = ()
     notes: Sequence[str] = ()
     short: int = 0
@@ -118,6 +120,7 @@ def load_windows(
         represented,
         spec,
         digest_of(recorded.subset(chosen), None if source.mode in source.drawn else images),
+        [seen[data.action_key][part] for part in seen.episode_slices()],
         [one for one in transforms if isinstance(one, StreamedAugmentation)] if streams else (),
         notes,
         short,

@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from diffpolicy.nets.base import Network, check_vector, null_vector
+from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
+from diffpolicy.nets.inputs import check_vector, null_vector
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import explain, require
 

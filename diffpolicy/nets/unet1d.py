@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpolicy.nets.base import Network, check_trajectory, check_vector, null_vector
+from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_mlp
+from diffpolicy.nets.inputs import check_trajectory, check_vector, null_vector
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffpolicy.nets import unet1d
-from diffpolicy.nets.base import Freezable, Fusable, Network, check_trajectory, check_vector, null_vector
+from diffpolicy.nets.base import Freezable, Fusable, Network
 from diffpolicy.nets.captured import Captured
+from diffpolicy.nets.inputs import check_trajectory, check_vector, null_vector
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample, fuse_norms
 from diffpolicy.util.condition import Condition
 

@@ -16,6 +16,9 @@ from diffpolicy.control.local import LocalPlanner
 from diffpolicy.control.planning import Metadata, Plan, Planner
 from diffpolicy.control.robots import EnvRobot
 from diffpolicy.control.runner import RealTimeRunner
+from diffpolicy.evaluation.contract import Contract, Place
+from diffpolicy.evaluation.episode import Reset
+from diffpolicy.evaluation.journal import Journal
 from diffpolicy.policies import Agent
 from diffpolicy.policies.motion import Motion
 
@@ -238,8 +241,8 @@ def test_a_local_policy_plans_as_an_agent_does():
 
 def test_an_environment_is_a_robot():
     """Its actions stop at its end, and what came of it is told."""
-    env = make_env(tiny.ENV_ID)()
-    robot, clock, executor = EnvRobot(env, seed=3), Clock(), Later([0] * 20)
+    place = Place(make_env(tiny.ENV_ID), Contract(limited=True), Journal())
+    robot, clock, executor = EnvRobot(place, Reset(3)), Clock(), Later([0] * 20)
 
     class Right(Planner):
         metadata = Metadata(1, 8, 4, 2)
@@ -251,10 +254,12 @@ def test_an_environment_is_a_robot():
     robot.observe = lambda: executor.step() or observe()
     hold = {"hold": lambda obs: np.zeros(2), "executor": executor, "clock": clock}
     report = RealTimeRunner(robot, Right(), 10.0, **hold).run(30, over=lambda: robot.done)
-    assert robot.done and robot.success and robot.info["place"] >= 0.9 - 1e-6
-    assert len(robot.rewards) == len(report.actions) < 15
+    assert robot.done and robot.episode.success
+    assert robot.episode.steps == len(report.actions) < 15
     robot.act(np.zeros(2, np.float32))
-    assert len(robot.rewards) == len(report.actions), "nothing happens after the end"
+    row = robot.end().row()
+    assert row["steps"] == len(report.actions), "nothing happens after the end"
+    assert row["seed"] == 3 and row["success"] and row["place"] >= 0.9 - 1e-6
 
 
 def test_a_real_clock_and_thread():

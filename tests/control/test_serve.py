@@ -13,10 +13,10 @@ import tiny_policy
 
 from diffpolicy import load_policy
 from diffpolicy.config import EnvConfig
-from diffpolicy.config.commands import ServeConfig
+from diffpolicy.config.control import ServeConfig
 from diffpolicy.control.client import RemotePlanner
+from diffpolicy.control.planners import make_planner
 from diffpolicy.control.planning import Ask
-from diffpolicy.control.serve import make_planner
 from diffpolicy.policies import PlanRequest
 
 

@@ -38,6 +38,7 @@ class DormandPrince(ExplicitRungeKutta):
     max_steps: int = 1000
     order: ClassVar[int] = 5
     calls_per_step: ClassVar[int] = 6
+    adaptive: ClassVar[bool] = True
     a: ClassVar = (
         (),
         (1 / 5,),

@@ -30,13 +30,20 @@ class Solver(ABC):
 
     `order` is the global order on an interval of finite log-SNR (for stochastic solvers the weak one),
     `calls_per_step` the evaluations of the field in one step (the top of this file has the exception), `stochastic`
-    whether a step draws noise, `grid` the time grid that suits it where none is chosen; None leaves the process's.
+    whether a step draws noise, `adaptive` whether it chooses its length,
+    `grid` the time grid that suits it where none is chosen; None leaves the process's.
     """
 
     order: int
     calls_per_step: int
     stochastic: bool
+    adaptive: ClassVar[bool] = False
     grid: ClassVar[str | None] = None
+
+    @property
+    def fixed(self) -> bool:
+        """Whether x alone decides what comes out and in how many calls: no noise, and no steps of its own choice."""
+        return not self.stochastic and not self.adaptive
 
     @final
     def bind(self, field: Field, path: Path, generator: Generators = None) -> BoundSolver:

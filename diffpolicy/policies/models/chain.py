@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffpolicy.generative.predictions import FlowMap
 from diffpolicy.generative.sampling import sample
 from diffpolicy.generative.shapes import Generators, randn
-from diffpolicy.generative.solvers import DormandPrince, DPMSolverMultistep
+from diffpolicy.generative.solvers import DPMSolverMultistep
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
 from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.policies.models.base import ModelSpec, Sample
@@ -128,6 +128,6 @@ def check_chain(model: nn.Module) -> None:
     require(isinstance(model, GenerativeModel), given, "flow or diffusion", "take method=filtered")
     assert isinstance(model, GenerativeModel)
     solver, steps = model.process.solver, len(model.process.times) - 1
-    single = not solver.stochastic and not isinstance(solver, (DPMSolverMultistep, DormandPrince))
+    single = solver.fixed and not isinstance(solver, DPMSolverMultistep)
     given = f"{solver} with {steps} steps"
     require(single and steps >= 2, given, "a deterministic solver of single steps, such as euler, with at least two")

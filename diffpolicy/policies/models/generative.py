@@ -16,7 +16,6 @@ from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators
-from diffpolicy.generative.solvers import DormandPrince
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
 from diffpolicy.policies.models.base import ModelSpec, Sample
 from diffpolicy.policies.models.capabilities import Exportable
@@ -65,7 +64,7 @@ class GenerativeModel(NetworkModel, Exportable):
         process, shape = self.process, (len(cond.vector), *self.shape)
         x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
         field = process.field(self.net, context.bound)
-        alike = self._steps_are_fixed and times is process.times and context.guide is None and context.held is None
+        alike = process.solver.fixed and times is process.times and context.guide is None and context.held is None
         bind = partial(process.solver.bind, field, process.sampling_path, generators)
         return self.carried(bind, x, times, cond, alike)
 
@@ -85,20 +84,12 @@ class GenerativeModel(NetworkModel, Exportable):
     def clip(self) -> float | None:
         return self.process.clip
 
-    @property
-    def _steps_are_fixed(self) -> bool:
-        return not self.process.solver.stochastic and not isinstance(self.process.solver, DormandPrince)
-
     def check_exportable(self, what: str) -> None:
         solver = self.process.solver
         why = "draws noise at every step" if solver.stochastic else "chooses its steps while it runs"
         cure = "take solver=ddim (or euler, heun, rk4, dpmpp_2m, dpmpp_3m), or export what=network"
-        require(
-            self._steps_are_fixed or what == "network",
-            f"{solver} {why}",
-            "a solver with fixed steps and no noise",
-            cure,
-        )
+        expected = "a solver with fixed steps and no noise"
+        require(solver.fixed or what == "network", f"{solver} {why}", expected, cure)
 
     def flow_map(self, net: nn.Module) -> Callable[..., Tensor]:
         field = _with_net(self.process.field(self.net), net)

@@ -1,0 +1,51 @@
+"""What networks check of what they are called with, and the condition that stands for none."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from diffpolicy.util.condition import Condition
+from diffpolicy.util.errors import explain
+
+
+def check_trajectory(x: Tensor, t: Tensor, r: Tensor | None, dim: int) -> None:
+    """Check x (B, T, dim) and its times t and r, (B,) each.
+
+    Raises:
+        ValueError: other shapes.
+    """
+    if x.ndim != 3 or x.shape[2] != dim:
+        raise ValueError(explain(f"x has shape {tuple(x.shape)}", f"(B, T, {dim})"))
+    for name, time in (("t", t), ("r", r)):
+        if time is not None and time.shape != x.shape[:1]:
+            given = f"{name} has shape {tuple(time.shape)}"
+            raise ValueError(explain(given, f"({x.shape[0]},): this network takes one time per sample"))
+
+
+def check_vector(cond: Condition | None, batch: int, size: int) -> Tensor | None:
+    """Return the vector of a condition, (batch, size), or None where a network takes no condition (size 0).
+
+    Raises:
+        TypeError: `cond` is neither a `Condition` nor None.
+        ValueError: a vector of another shape, tokens, a condition that is missing, or one where none is taken.
+    """
+    if cond is not None and not isinstance(cond, Condition):
+        raise TypeError(explain(f"cond is a {type(cond).__name__}", "a Condition", "write Condition(vector)"))
+    given = None if cond is None else tuple(cond.vector.shape)
+    expected = (batch, size) if size else None
+    if given != expected:
+        raise ValueError(explain(f"cond.vector has shape {given}", str(expected)))
+    if cond is not None and cond.tokens is not None:
+        raise ValueError(explain("cond has tokens", "a vector alone", "take a network that attends to tokens"))
+    return None if cond is None else cond.vector
+
+
+def null_vector(learned: Tensor | None, cond: Condition) -> Condition:
+    """Return `cond` with the learned vector (C,) that stands for "none" in place of every sample's.
+
+    Raises:
+        ValueError: the network was built without a condition.
+    """
+    if learned is None:
+        raise ValueError(explain("cond_dim=0: this network has no condition to drop", cure="set cond_dim"))
+    return cond._replace(vector=learned.expand_as(cond.vector))
