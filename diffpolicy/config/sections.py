@@ -137,6 +137,9 @@ class PolicyConfig:
         history_dropout: share of the training windows whose older observations are replaced by the newest one, so
             that a policy does not stand still because it stood still (ChauffeurNet's "past motion dropout"; Bansal
             et al. 2018). Methods that learn an action after every observation (lstm_gmm) or nothing ignore it.
+        prefix: the most pending actions that a chunk is taught to go on from: half of the training windows know their
+            first actions, 1 to `prefix` of them and those of the past; 0 teaches no window so. With
+            `execution.inpaint` of a delay it is what a robot that does not wait needs (flow and diffusion alone).
     """
 
     obs_horizon: int = 2
@@ -145,6 +148,7 @@ class PolicyConfig:
     features: int = 0
     temperature: float = 1.0
     history_dropout: float = 0.0
+    prefix: int = 0
 
 
 @dataclass

@@ -172,6 +172,31 @@ class Inpaint(Wrapper):
 
 @final
 @dataclass(frozen=True)
+class Prefix(Wrapper):
+    """`Inpaint` of a field that was taught what known steps are: they enter clean, at a time of their own, 1.
+
+    Training-time action conditioning for real-time chunking (Black et al. 2025b); see `DenoisingObjective.prefixed`.
+
+    Args:
+        field: of a network that takes a time per step.
+        known: (B, T, ...), or what broadcasts to it.
+        mask: (B, T), true where a step is known.
+    """
+
+    field: Field
+    known: Tensor
+    mask: Tensor
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        mask, known = expand(self.mask, x), self.known.to(x.dtype).expand_as(x)
+        fixed = estimate("data", known, x, t, self.path)
+        own = torch.where(self.mask, 1.0, t.to(self.mask.device)[:, None])
+        free = self.field(torch.where(mask, known, x), own, cond)
+        return Estimate(*(torch.where(mask, k, f) for k, f in zip(fixed, free, strict=True)))
+
+
+@final
+@dataclass(frozen=True)
 class SoftInpaint(Wrapper):
     """Draws the data estimate towards `known`: data + σ·min(bound, (α² + σ²)/(α·σ))·Jᵀ·W·(known − data).
 

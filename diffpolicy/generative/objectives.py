@@ -153,6 +153,25 @@ class DenoisingObjective:
         loss = self.weight(t).to(data.dtype) * error.square().flatten(t.ndim).mean(-1)
         return loss if t.ndim == 1 else loss.mean(1)
 
+    def prefixed(
+        self, net: Callable[..., Tensor], batch: Mapping[str, Any], known: Tensor, generator: Generators = None
+    ) -> Tensor:
+        """Return the loss (B,) of the steps that are not known; the others enter clean, at a time of their own, 1.
+
+        Args:
+            net: takes a time per step.
+            batch: see `__call__`, without dropout.
+            known: (B, T) boolean, with a step at least that is not known in every sample.
+            generator: see `__call__`.
+        """
+        data = entry(batch, "data")
+        t, noise = draw(data, self.times, self.path, generator)
+        t = torch.where(known, 1.0, t[:, None].expand(known.shape))
+        x = self.path.interpolate(data, noise, t)
+        error = net(x, as_input(t, x), batch.get("cond")) - target(self.prediction, data, noise, t, self.path)
+        loss = self.weight(t).to(data.dtype) * error.square().flatten(2).mean(-1)
+        return torch.where(known, 0, loss).sum(1) / (~known).sum(1)
+
     def _drop(self, net: Callable[..., Tensor], cond: Any, generator: Generators, data: Tensor) -> Any:
         if cond is None:
             given = f"condition_dropout={self.condition_dropout} without a batch['cond']"

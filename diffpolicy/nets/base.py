@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -37,13 +37,16 @@ class Network(nn.Module, ABC):
     networks of images from `(channels, labels)` and theirs.
     """
 
+    per_step: ClassVar[bool] = False
+    """Whether every step of a trajectory may have a time of its own."""
+
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, r: Tensor | None = None) -> Tensor:
         """Return the output for x at time t, in the shape of x.
 
         Args:
             x: (B, *shape), the noised samples.
-            t: (B,), or (B, T) where a network supports a time per step; 0 is noise, 1 is data.
+            t: (B,), or (B, T) of `per_step` networks; 0 is noise, 1 is data.
             cond: the condition: a `Condition`, integer labels (B,) for networks of images, or None.
             r: (B,), the later time of methods with two times; None stands for t.
         """

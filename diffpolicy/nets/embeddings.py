@@ -21,7 +21,7 @@ _HALF = (torch.bfloat16, torch.float16)
 class SinusoidalTime(nn.Module):
     """sin and cos of 1000·t at `features`/2 fixed frequencies, 1 down to 1e-4 (Vaswani et al. 2017, 3.5).
 
-    (B,) -> (B, features).
+    (B, ...) -> (B, ..., features).
     """
 
     def __init__(self, features: int) -> None:
@@ -33,7 +33,7 @@ class SinusoidalTime(nn.Module):
         frequencies = self.frequencies
         if frequencies.dtype in _HALF:
             frequencies = _frequencies(len(frequencies)).to(t.device)
-        angles = t.to(frequencies.dtype)[:, None] * frequencies
+        angles = t.to(frequencies.dtype)[..., None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.frequencies.dtype)
 
 
@@ -44,7 +44,7 @@ def _frequencies(count: int) -> Tensor:
 class FourierTime(nn.Module):
     """√2·(sin 2πwt, cos 2πwt) with learned frequencies w, drawn from N(0, 1) (6.S184 notes, lab three).
 
-    (B,) -> (B, features).
+    (B, ...) -> (B, ..., features).
     """
 
     def __init__(self, features: int) -> None:
@@ -54,7 +54,7 @@ class FourierTime(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         frequencies = self.frequencies.float() if self.frequencies.dtype in _HALF else self.frequencies
-        angles = 2 * math.pi * t.to(frequencies.dtype)[:, None] * frequencies
+        angles = 2 * math.pi * t.to(frequencies.dtype)[..., None] * frequencies
         return math.sqrt(2.0) * torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.frequencies.dtype)
 
 
@@ -62,7 +62,7 @@ TIME_EMBEDDINGS = {"sinusoidal": SinusoidalTime, "fourier": FourierTime}
 
 
 def time_embedding(name: str, features: int) -> nn.Module:
-    """Return the time features called `name`, (B,) -> (B, features).
+    """Return the time features called `name`, (B, ...) -> (B, ..., features).
 
     Args:
         name: "sinusoidal" or "fourier".
@@ -76,7 +76,7 @@ def time_embedding(name: str, features: int) -> nn.Module:
 
 
 def time_mlp(name: str, features: int) -> nn.Sequential:
-    """Return the time features called `name` with a perceptron on top, (B,) -> (B, features)."""
+    """Return the time features called `name` with a perceptron on top, (B, ...) -> (B, ..., features)."""
     return nn.Sequential(
         time_embedding(name, features),
         nn.Linear(features, 4 * features),

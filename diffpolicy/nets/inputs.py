@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from diffpolicy.util.condition import Condition
@@ -9,7 +10,7 @@ from diffpolicy.util.errors import explain
 
 
 def check_trajectory(x: Tensor, t: Tensor, r: Tensor | None, dim: int) -> None:
-    """Check x (B, T, dim) and its times t and r, (B,) each.
+    """Check x (B, T, dim) and its times t and r, each (B,), or (B, T) where every step has a time of its own.
 
     Raises:
         ValueError: other shapes.
@@ -17,9 +18,21 @@ def check_trajectory(x: Tensor, t: Tensor, r: Tensor | None, dim: int) -> None:
     if x.ndim != 3 or x.shape[2] != dim:
         raise ValueError(explain(f"x has shape {tuple(x.shape)}", f"(B, T, {dim})"))
     for name, time in (("t", t), ("r", r)):
-        if time is not None and time.shape != x.shape[:1]:
+        if time is not None and time.shape not in (x.shape[:1], x.shape[:2]):
             given = f"{name} has shape {tuple(time.shape)}"
-            raise ValueError(explain(given, f"({x.shape[0]},): this network takes one time per sample"))
+            raise ValueError(explain(given, f"one time per sample ({x.shape[0]},), or per step {tuple(x.shape[:2])}"))
+    if r is not None and r.shape != t.shape:
+        raise ValueError(explain(f"r has shape {tuple(r.shape)}", f"that of t, {tuple(t.shape)}"))
+
+
+def joined(features: Tensor, vector: Tensor | None) -> Tensor:
+    """Return features of the time (B, F) or (B, T, F) with the condition's vector (B, C) behind them."""
+    if vector is None:
+        return features
+    vector = vector.to(features.dtype)
+    if features.ndim == 3:
+        vector = vector[:, None].expand(-1, features.shape[1], -1)
+    return torch.cat([features, vector], dim=-1)
 
 
 def check_vector(cond: Condition | None, batch: int, size: int) -> Tensor | None:

@@ -278,7 +278,8 @@ def _has_tangent(x: Tensor) -> bool:
 class NormMish(nn.Module):
     """Group normalization (Wu and He 2018) over time and the channels of each group, Mish, and FiLM if given.
 
-    (B, T, C), FiLM's scale and bias (B, 2·C) or None -> (B, T, C): h -> (1 + scale)·h + bias (Perez et al. 2018).
+    (B, T, C), FiLM's scale and bias (B, 2·C), (B, T, 2·C) or None -> (B, T, C): h -> (1 + scale)·h + bias (Perez et
+    al. 2018).
     `fused` runs it as compiled passes of its own; so does a compiler that compiles the network around it.
     """
 
@@ -291,6 +292,9 @@ class NormMish(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
+        if film is not None and film.ndim == 3:
+            scale, bias = film.chunk(2, dim=-1)
+            return torch.addcmul(bias, self(x), 1 + scale)
         if torch.compiler.is_compiling() or (self.fused and not _has_tangent(x)):
             with torch.autocast(x.device.type, enabled=False):  # the statistics in float32
                 return _NormMish.apply(x.contiguous(), self.weight, self.bias, film, self.groups)

@@ -39,7 +39,8 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Self-attention, then a perceptron for every step, each as x -> x + gate·f((1 + scale)·norm(x) + shift).
 
-    (B, T, W), features of time and condition (B, F) -> (B, T, W). Gates, scales and shifts start at 0.
+    (B, T, W), features of time and condition, (B, 1, F) or (B, T, F) -> (B, T, W). Gates, scales and shifts start at
+    0.
     """
 
     def __init__(self, width: int, heads: int, expansion: int, features: int, dropout: float) -> None:
@@ -53,7 +54,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        scale, shift, gate, *mlp = self.film(features)[:, None].chunk(6, dim=-1)
+        scale, shift, gate, *mlp = self.film(features).chunk(6, dim=-1)
         x = torch.addcmul(x, gate, self.dropout(self.attention(_modulated(self.norm(x), scale, shift))))
         scale, shift, gate = mlp
         return torch.addcmul(x, gate, self.dropout(self.mlp(_modulated(self.norm(x), scale, shift))))
@@ -80,6 +81,8 @@ class ConditionalTransformer(Network):
     Raises:
         ValueError: sizes that do not fit together, at construction or at the call.
     """
+
+    per_step = True
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class ConditionalTransformer(Network):
         self.out = _zero(nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,), a vector (B, C), (B,) -> (B, T, D)."""
+        """(B, T, D), (B,) or (B, T), a vector (B, C), as t -> (B, T, D)."""
         check_trajectory(x, t, r, self.dim)
         if x.shape[1] > self.horizon:
             raise ValueError(explain(f"x has {x.shape[1]} steps", f"at most the horizon, {self.horizon}"))
@@ -125,13 +128,14 @@ class ConditionalTransformer(Network):
         features, dtype = self.time(t), self.token.weight.dtype
         if self.span is not None:
             features = features + self.span(torch.zeros_like(t) if r is None else r - t)
+        features = features if t.ndim == 2 else features[:, None]
         if vector is not None:
-            features = features + self.cond(vector.to(dtype))
+            features = features + self.cond(vector.to(dtype))[:, None]
         features = F.silu(features)
         h = self.token(x.to(dtype)) + self.position[: x.shape[1]]
         for block in self.blocks:
             h = block(h, features)
-        scale, shift = self.film(features)[:, None].chunk(2, dim=-1)
+        scale, shift = self.film(features).chunk(2, dim=-1)
         return self.out(_modulated(self.norm(h), scale, shift)).to(x.dtype)
 
     def null(self, cond: Condition) -> Condition:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_mlp
-from diffpolicy.nets.inputs import check_trajectory, check_vector, null_vector
+from diffpolicy.nets.inputs import check_trajectory, check_vector, joined, null_vector
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 
@@ -33,7 +33,10 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolution blocks with FiLM between them (Perez et al. 2018): h -> (1 + scale)·h + bias."""
+    """Two convolution blocks with FiLM between them (Perez et al. 2018): h -> (1 + scale)·h + bias.
+
+    (B, C_in, T), features (B, F), or (B, T, F) where every step has its own -> (B, C_out, T).
+    """
 
     def __init__(self, c_in: int, c_out: int, features: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -43,7 +46,9 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if c_in == c_out else nn.Conv1d(c_in, c_out, 1)
 
     def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        scale, bias = self.film(features)[..., None].chunk(2, dim=1)
+        film = self.film(features)
+        film = film[..., None] if film.ndim == 2 else film.transpose(1, 2)
+        scale, bias = film.chunk(2, dim=1)
         return self.second((1 + scale) * self.first(x) + bias) + self.skip(x)
 
 
@@ -60,7 +65,7 @@ class Level(nn.Module):
 
 @final
 class ConditionalUnet1D(Network):
-    """U-Net over time, conditioned on time and a vector by FiLM.
+    """U-Net over time, conditioned on time and a vector by FiLM. Every step may have a time of its own.
 
     Args:
         dim: D, numbers per step of the trajectory.
@@ -77,6 +82,8 @@ class ConditionalUnet1D(Network):
     Raises:
         ValueError: sizes that do not fit together, at construction or at the call.
     """
+
+    per_step = True
 
     def __init__(
         self,
@@ -114,22 +121,29 @@ class ConditionalUnet1D(Network):
         return null_vector(self.null_cond, cond)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,), a vector (B, C), (B,) -> (B, T, D)."""
+        """(B, T, D), (B,) or (B, T), a vector (B, C), as t -> (B, T, D)."""
         check_trajectory(x, t, r, self.dim)
         vector = check_vector(cond, x.shape[0], self.cond_dim)
         features = self.time(t) if self.span is None else self.time(t) + self.span((t if r is None else r) - t)
-        features = F.mish(features if vector is None else torch.cat([features, vector.to(features.dtype)], dim=1))
-        repeated = x[:, -1:].expand(-1, -x.shape[1] % self.stride, -1)
-        h = torch.cat([x, repeated], dim=1).transpose(1, 2).to(features.dtype)
+        missing = -x.shape[1] % self.stride
+        h = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1).transpose(1, 2).to(features.dtype)
+        if t.ndim == 2:
+            features = torch.cat([features, features[:, -1:].expand(-1, missing, -1)], dim=1)
+        features = F.mish(joined(features, vector))
+
+        def at(depth: int) -> Tensor:
+            # A step of a coarser resolution has the time of the first one that it is made of.
+            return features if features.ndim == 2 else features[:, :: 2**depth]
+
         skips: list[Tensor] = []
         for depth, level in enumerate(self.down):
-            h = level(h, features)
+            h = level(h, at(depth))
             skips.append(h)
             if depth < len(self.downsample):
                 h = self.downsample[depth](h)
-        h = self.middle(h, features)
+        h = self.middle(h, at(len(self.up)))
         # As published, each level on the way up takes the skip of its own (coarser) resolution and upsamples after
         # it, so the skip of the finest level, skips[0], is not used.
-        for level, upsample in zip(self.up, self.upsample, strict=True):
-            h = upsample(level(torch.cat([h, skips.pop()], dim=1), features))
+        for depth, level, upsample in zip(range(len(self.up), 0, -1), self.up, self.upsample, strict=True):
+            h = upsample(level(torch.cat([h, skips.pop()], dim=1), at(depth)))
         return self.out(self.head(h)).transpose(1, 2)[:, : x.shape[1]].to(x.dtype)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffpolicy.nets import unet1d
 from diffpolicy.nets.base import Freezable, Fusable, Network
 from diffpolicy.nets.captured import Captured
-from diffpolicy.nets.inputs import check_trajectory, check_vector, null_vector
+from diffpolicy.nets.inputs import check_trajectory, check_vector, joined, null_vector
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample, fuse_norms
 from diffpolicy.util.condition import Condition
 
@@ -77,6 +77,8 @@ class FastUnet1D(Network, Fusable, Freezable):
     Weights have the same names and, up to last axes of size 1, the same shapes in both.
     """
 
+    per_step = True
+
     @functools.wraps(unet1d.ConditionalUnet1D.__init__)  # for the registry, which reads the names of the options
     def __init__(self, *sizes: Any, **options: Any) -> None:
         super().__init__()
@@ -90,6 +92,8 @@ class FastUnet1D(Network, Fusable, Freezable):
         self.upsample = nn.ModuleList(map(Upsample, plain.upsample))
         self.head, self.out = ConvBlock(plain.head), pointwise(plain.out)
         self.blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]  # as they are run
+        depths = [*range(len(self.down)), len(self.up), *range(len(self.up), 0, -1)]
+        self.strides = [2**depth for depth in depths for _ in range(2)]  # of the blocks' steps
         self._frozen: _Frozen | None = None
         self.register_load_state_dict_post_hook(_thaw)
 
@@ -118,26 +122,36 @@ class FastUnet1D(Network, Fusable, Freezable):
         return null_vector(self.null_cond, cond)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,), a vector (B, C), (B,) -> (B, T, D)."""
+        """(B, T, D), (B,) or (B, T), a vector (B, C), as t -> (B, T, D)."""
         check_trajectory(x, t, r, self.dim)
         vector = check_vector(cond, x.shape[0], self.cond_dim)
         if self._frozen is not None:
             return self._frozen(x, t, vector, r).to(x.dtype)
-        features = self.time_features(t, r)
-        features = F.mish(features if vector is None else torch.cat([features, vector.to(features.dtype)], dim=-1))
-        return self.trunk(x, (block.film(features) for block in self.blocks)).to(x.dtype)
+        features = self.whole(F.mish(joined(self.time_features(t, r), vector)))
+        films = (block.film(self.at_block(features, i)) for i, block in enumerate(self.blocks))
+        return self.trunk(x, films).to(x.dtype)
+
+    def whole(self, steps: Tensor) -> Tensor:
+        """Return (B, T, C) with the last step repeated until the strides divide T; (B, C) stays as it is."""
+        missing = -steps.shape[1] % self.stride if steps.ndim == 3 else 0
+        return torch.cat([steps, steps[:, -1:].expand(-1, missing, -1)], dim=1) if missing else steps
+
+    def at_block(self, features: Tensor, number: int) -> Tensor:
+        """Return features (B, T, F) of all steps as the steps of a block have them; (B, F) stays as it is.
+
+        A step of a coarser resolution has those of the first one that it is made of.
+        """
+        return features if features.ndim == 2 else features[:, :: self.strides[number]]
 
     def time_features(self, t: Tensor, r: Tensor | None) -> Tensor:
-        """Return the features of t (B,) and, with two times, of r - t: (B, time_features)."""
+        """Return the features of t (B, ...) and, with two times, of r - t: (B, ..., time_features)."""
         features = self.time(t)
         return features if self.span is None else features + self.span((t if r is None else r) - t)
 
     def trunk(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
         """Return the output for x, in the dtype of the weights, given FiLM in the order in which blocks are run."""
-        horizon, missing = x.shape[1], -x.shape[1] % self.stride
-        x = x.to(self.out.weight.dtype)
-        if missing:
-            x = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1)
+        horizon = x.shape[1]
+        x = self.whole(x.to(self.out.weight.dtype))
         skips: list[Tensor] = []
         for depth, level in enumerate(self.down):
             x = level(x, films)
@@ -177,6 +191,11 @@ class _Trunk(nn.Module):
     def forward(self, x: Tensor, films: Tensor) -> Tensor:
         return self._net.trunk(x, iter(films.split(self._sizes, dim=-1)))
 
+    def by_step(self, x: Tensor, films: Tensor) -> Tensor:
+        """(x, (B, T, the FiLM of all blocks)) -> the network's output."""
+        parts = self._net.whole(films).split(self._sizes, dim=-1)
+        return self._net.trunk(x, (self._net.at_block(part, i) for i, part in enumerate(parts)))
+
 
 class _Frozen:
     """What a frozen network keeps: the FiLM of all blocks as one product, and the rest compiled.
@@ -201,6 +220,10 @@ class _Frozen:
             self._compiled = self._compile(weight.new_zeros(shape), weight.new_zeros((shape[0], len(weight))))
 
     def __call__(self, x: Tensor, t: Tensor, vector: Tensor | None, r: Tensor | None) -> Tensor:
+        if t.ndim == 2:  # of every step: nothing of it comes again
+            films = self._of(t, t if r is None else r)
+            films = films if vector is None else films + self._of_vector(vector)[:, None]
+            return self._trunk.by_step(x, films)
         films = self._time_part(t, r if self._two_times and r is not None else t)
         if vector is not None:
             films = films + self._cond_part(vector)

@@ -48,20 +48,19 @@ import torch
 from torch import Tensor
 
 from diffpolicy.config import ExecutionConfig, PolicyConfig
-from diffpolicy.generative.guidance import Inpaint, SoftInpaint
+from diffpolicy.generative.guidance import Inpaint, Prefix, SoftInpaint
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import randn
 from diffpolicy.policies.execution import (
-    SCHEDULES,
     check_execution,
     check_fit,
     check_supported,
     check_temperature,
     longest_delay,
     looking_back,
+    prefix_weights,
 )
-from diffpolicy.util.names import check
 from diffpolicy.util.seeds import generator
 
 _CLOSE = 1e-4  # in t: a time of the grid that is no further beyond the start of a warm start counts as the start
@@ -129,8 +128,15 @@ class SamplingContext:
         alpha, sigma = (of(t).to(like.dtype).to(like.device) for of in (path.alpha, path.sigma))
         return alpha * self.expected + sigma * noise, torch.cat(left)
 
-    def bound(self, field: Field) -> Field:
-        """Return the field of a process with what is known about its chunks."""
+    def bound(self, field: Field, taught: bool = False) -> Field:
+        """Return the field of a process with what is known about its chunks.
+
+        Args:
+            field: of the process.
+            taught: whether its network was taught what known actions are, see `PolicyConfig.prefix`.
+        """
+        if self.held is not None and taught:
+            return Prefix(field, self.expected, self.held[..., 0])
         if self.guide is not None:
             field = SoftInpaint(field, self.expected, *self.guide)
         return field if self.held is None else Inpaint(field, self.expected, self.held)
@@ -364,30 +370,6 @@ class Chunker:
         at = entries.clamp(max=self._t_p - 1)
         of_steps = torch.stack([chunk[entry] for chunk, entry in zip(chunks, at, strict=True)])
         return (weights[..., None] * of_steps).sum(0)
-
-
-def prefix_weights(schedule: str, pending: int, reach: int, steps: int) -> Tensor:
-    """Return the weights of the soft mask of real-time chunking (Black et al. 2025, equation 5), (steps,).
-
-    They are 1 for the pending steps i < d, 0 from `reach` on, and between them, with c = (reach - i)/(reach - d + 1),
-    c·(e^c - 1)/(e - 1) for "exponential", c for "linear", 1 for "ones" and 0 for "zeros".
-
-    Args:
-        schedule: one of `SCHEDULES`.
-        pending: d, steps whose actions are decided.
-        reach: steps for which the last chunk has actions.
-        steps: of the whole chunk from now on.
-    """
-    check("guide", schedule, SCHEDULES)
-    i = torch.arange(steps, dtype=torch.float32)
-    c = ((reach - i) / (reach - pending + 1)).clamp(0, 1)
-    between = {
-        "exponential": c * torch.expm1(c) / math.expm1(1),
-        "linear": c,
-        "ones": torch.ones_like(c),
-        "zeros": torch.zeros_like(c),
-    }[schedule]
-    return torch.where(i < pending, 1.0, torch.where(i < reach, between, 0.0))
 
 
 def delay_of(delay: int | Sequence[float], *key: int) -> int:

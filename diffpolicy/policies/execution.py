@@ -1,10 +1,13 @@
-"""What execution settings mean nothing, or do not fit a policy; see `chunking`."""
+"""What execution settings mean, and which mean nothing or do not fit a policy; see `chunking`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+
+import torch
+from torch import Tensor
 
 from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.util.errors import require
@@ -118,3 +121,27 @@ def check_fit(execution: ExecutionConfig, horizons: PolicyConfig, overlapping: i
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def prefix_weights(schedule: str, pending: int, reach: int, steps: int) -> Tensor:
+    """Return the weights of the soft mask of real-time chunking (Black et al. 2025, equation 5), (steps,).
+
+    They are 1 for the pending steps i < d, 0 from `reach` on, and between them, with c = (reach - i)/(reach - d + 1),
+    c·(e^c - 1)/(e - 1) for "exponential", c for "linear", 1 for "ones" and 0 for "zeros".
+
+    Args:
+        schedule: one of `SCHEDULES`.
+        pending: d, steps whose actions are decided.
+        reach: steps for which the last chunk has actions.
+        steps: of the whole chunk from now on.
+    """
+    check("guide", schedule, SCHEDULES)
+    i = torch.arange(steps, dtype=torch.float32)
+    c = ((reach - i) / (reach - pending + 1)).clamp(0, 1)
+    between = {
+        "exponential": c * torch.expm1(c) / math.expm1(1),
+        "linear": c,
+        "ones": torch.ones_like(c),
+        "zeros": torch.zeros_like(c),
+    }[schedule]
+    return torch.where(i < pending, 1.0, torch.where(i < reach, between, 0.0))

@@ -15,6 +15,7 @@ from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig, load_co
 from diffpolicy.datasets.normalizer import Normalizer, modes_of
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import ObservationSpec
+from diffpolicy.nets.base import Network
 from diffpolicy.policies.encoders import EncodedModel, build_encoders
 from diffpolicy.policies.execution import check_temperature
 from diffpolicy.policies.models.around import AroundModel
@@ -57,8 +58,10 @@ def build_model(
     check_temperature("policy.temperature", config.policy.temperature)
     share = config.policy.history_dropout
     require(0 <= share < 1, f"policy.history_dropout={share}", "a share of the windows in [0, 1)")
-    spec = ModelSpec(*sizes, config.net, found, config.policy.features, share)
+    spec = ModelSpec(*sizes, config.net, found, config.policy.features, share, config.policy.prefix)
     model: ChunkModel = build("model", config.method, spec=spec)
+    if for_training or config.policy.prefix:
+        _check_prefix(model, config)
     if for_training:
         if isinstance(model, AroundModel):
             given = f"method {config.method['name']!r} does not learn from demonstrations"
@@ -72,6 +75,22 @@ def build_model(
     if for_training and weights:
         load_pretrained(encoded.encoders, weights)
     return encoded
+
+
+def _check_prefix(model: ChunkModel, config: RunConfig) -> None:
+    """Refuse to teach what known actions are where that is too many, or where no network tells them apart."""
+    longest, policy = config.policy.prefix, config.policy
+    free = policy.horizon - policy.obs_horizon
+    require(0 <= longest <= free, f"policy.prefix={longest}", f"0 to {free}, which leave an action to be learned")
+    if not longest:
+        return
+    given = f"policy.prefix={longest} of method {config.method['name']!r}"
+    require(model.learns_prefix, given, "flow matching or diffusion", "take policy.prefix=0")
+    able = all(isinstance(net, Network) and net.per_step for net in model.networks())
+    given = f"policy.prefix={longest} of net {config.net['name']!r}, which takes one time for a whole chunk"
+    require(able, given, "unet1d or transformer", "take policy.prefix=0")
+    dropout = config.method.get("condition_dropout", 0)
+    require(not dropout, f"policy.prefix={longest} with method.condition_dropout={dropout}", "one of the two")
 
 
 def _check_bound(model: ChunkModel, config: RunConfig, action_dim: int) -> None:
@@ -111,6 +130,9 @@ def build_policy(
     horizons = config.policy
     if action_horizon is not None:
         horizons = replace(horizons, action_horizon=action_horizon)
+    held, taught = 0 if execution is None else execution.inpaint or 0, horizons.prefix
+    given = f"execution.inpaint={held} of a policy that was taught to go on from at most {taught} (policy.prefix)"
+    require(held <= taught or not taught, given, f"at most {taught}")
     represented = Representations.of(config.dataset, observation, _recorded_actions(config, normalizer))
     return Policy(model, normalizer, observation, horizons, represented, block=block, execution=execution)
 

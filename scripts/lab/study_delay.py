@@ -1,30 +1,39 @@
-"""What a delay costs a policy, and which remedy works: success and score by delay, remedy and error of the actions.
+"""What a delay costs a policy, and which remedy works: success, score and smoothness by delay and remedy.
 
-python scripts/lab/study_delay.py runs/pusht_s0 --delays 0 1 2 4 6 --episodes 500
+python scripts/lab/study_delay.py runs/pusht_s0 --taught runs/pusht_prefix_s0 --delays 0 1 2 4 6 --episodes 500
 
-All are rolled out on the same fresh seeds, and compared with the policy without any delay. What is measured is kept
-in --out, and is not measured again.
+All are rolled out on the same fresh seeds, and compared with the policy without any delay. The remedy "taught" is the
+policy --taught, which was trained with policy.prefix and is told what is pending. What is measured is kept in --out,
+and is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffpolicy import checkpoint, evaluate_policy
-from diffpolicy.evaluation import compare
+import numpy as np
+
+from diffpolicy import Agent, checkpoint, load_policy
+from diffpolicy.config import ExecutionConfig, load_config
+from diffpolicy.evaluation import INFERENCE_BLOCK, episode_resets, policy_env, rollout, summarize
+from diffpolicy.evaluation.episode import Episode, episode_rows
+from diffpolicy.evaluation.evaluate import check_policy
+from diffpolicy.evaluation.following import motion_of
 from diffpolicy.evaluation.report import provenance
+from diffpolicy.evaluation.report.videos import Actions
 from diffpolicy.util import files, names
 from diffpolicy.util.errors import require
+from diffpolicy.util.stats import bootstrap
 from text_tables import PERCENT, interval
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "delay.json"
 FIRST_SEED = 200_000
-KEPT = ("score", "success", "second_difference")
-NOTHING = "nothing"
+KEPT = ("score", "success", "third_difference", "jump")
+NOTHING, TAUGHT = "nothing", "taught"
 REMEDIES: dict[str, Callable[[int], dict[str, Any]]] = {
     NOTHING: lambda delay: {},
     "hard": lambda delay: {"inpaint": delay},
@@ -32,22 +41,54 @@ REMEDIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "soft_no_jacobian": lambda delay: {"guide": "exponential", "guide_jacobian": False},
     "nearest_of_16": lambda delay: {"candidates": 16},
     "roll_forward": lambda delay: {"roll_forward": True},
+    TAUGHT: lambda delay: {"inpaint": delay},
 }
 """Name -> settings of `execution` for a delay."""
 
 
+def smoothness(actions: np.ndarray, delay: int, every: int) -> dict[str, float]:
+    """Return how smooth the executed actions (L, A) of an episode are, in their units.
+
+    Returns:
+        "third_difference": mean length of a_{k+3} - 3·a_{k+2} + 3·a_{k+1} - a_k; "jump": mean length of the step
+        from the last action of a chunk to the first one of the next.
+    """
+    borders = np.arange(delay + every, len(actions), every)
+    steps = {"third_difference": np.diff(actions, n=3, axis=0), "jump": actions[borders] - actions[borders - 1]}
+    return {name: float(np.linalg.norm(of, axis=1).mean()) if len(of) else 0.0 for name, of in steps.items()}
+
+
 def cell(path: Path, remedy: str, delay: int, noise: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Return an evaluation."""
-    execution = {"delay": delay, "action_noise": noise, **(REMEDIES[remedy](delay) if delay else {})}
-    how = {"episodes": options.episodes, "seeds": FIRST_SEED, "workers": options.workers, "videos": 0}
-    return evaluate_policy(path, execution=execution, **how)
+    """Return what is found in some episodes, and each of them."""
+    how = ExecutionConfig(delay=delay, action_noise=noise, **(REMEDIES[remedy](delay) if delay else {}))
+    policy, config = (
+        load_policy(path, block=INFERENCE_BLOCK, execution=how),
+        load_config(checkpoint.read(path).config),
+    )
+    make_env = policy_env(config)
+    task = check_policy(policy, make_env)
+    policy.motion = motion_of(task, make_env.config, config, policy)
+    agent, resets = Agent(policy), episode_resets(FIRST_SEED, options.episodes, task)
+    episodes = rollout(agent, make_env, resets, [Actions()], workers=options.workers, task=task, progress=True)
+
+    def found(episode: Episode) -> dict[str, float]:
+        return smoothness(episode.observed[Actions.name], delay, policy.action_horizon)
+
+    rows = [{**row, **found(one)} for row, one in zip(episode_rows(episodes), episodes, strict=True)]
+    return {**summarize(rows), "episodes": rows, "network_calls": agent.calls}
+
+
+def differences(name: str, row: Mapping[str, Any], first: Mapping[str, Any]) -> list[float]:
+    """Return by how much a row's episodes are above those of another one, which starts alike."""
+    return [float(a[name]) - float(b[name]) for a, b in zip(row["episodes"], first["episodes"], strict=True)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--taught", type=Path, help="run of a policy that was trained with policy.prefix")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 1, 2, 4, 6])
-    parser.add_argument("--remedies", nargs="+", default=list(REMEDIES))
+    parser.add_argument("--remedies", nargs="+", default=[name for name in REMEDIES if name != TAUGHT])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="in units of actions")
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--workers", type=int)
@@ -59,23 +100,35 @@ def main() -> None:
     of = {"policy": saved.sha256["ema.safetensors"], "episodes": options.episodes, "first_seed": FIRST_SEED}
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"of": of, "config": saved.config}
     require(stored["of"] == of, f"{options.out} is of {stored['of']}", str(of), "take another --out")
-    rows = stored.setdefault("rows", [])
-    for noise in options.noise:
-        first: dict[str, Any] | None = None
-        for delay in sorted({0, *options.delays}):
-            for remedy in options.remedies if delay else [NOTHING]:
-                key = {"remedy": remedy, "delay": delay, "noise": noise}
-                if any(all(row[name] == value for name, value in key.items()) for row in rows) and delay:
-                    continue
-                found = cell(options.run, remedy, delay, noise, options)
-                first = found if first is None else first
-                if not any(all(row[name] == value for name, value in key.items()) for row in rows):
-                    row = {**key, **{name: found[name] for name in KEPT}, "network_calls": found["network_calls"]}
-                    if delay:
-                        row["difference"] = {k: v for k, v in compare(found, first).items() if k in KEPT}
-                    rows.append(row)
-                    files.write_text(options.out, json.dumps({**stored, **provenance()}) + "\n")
-                    print(key, interval(found["success"], PERCENT), interval(found["score"]), flush=True)
+    if options.taught is not None:
+        taught = checkpoint.read(options.taught)
+        stored["taught"] = {"policy": taught.sha256["ema.safetensors"], "config": taught.config}
+        options.remedies = [*options.remedies, TAUGHT]
+    rows = {(row["remedy"], row["delay"], row["noise"]): row for row in stored.get("rows", ())}
+    wanted = [
+        (remedy, delay, noise)
+        for noise in options.noise
+        for delay in sorted({0, *options.delays})
+        for remedy in options.remedies
+        if delay or remedy in (NOTHING, TAUGHT)
+    ]
+    for key in sorted(wanted, key=lambda one: (one[2], one[1] > 0)):
+        if key in rows:
+            continue
+        remedy, delay, noise = key
+        found = cell(options.taught if remedy == TAUGHT else options.run, remedy, delay, noise, options)
+        row = {"remedy": remedy, "delay": delay, "noise": noise, **{name: found[name] for name in KEPT}}
+        row["network_calls"] = found["network_calls"]
+        row["episodes"] = [{"seed": one["seed"], **{name: one[name] for name in KEPT}} for one in found["episodes"]]
+        first = rows.get((NOTHING, 0, noise))
+        if first is not None:
+            pairs = list(zip(row["episodes"], first["episodes"], strict=True))
+            row["difference"] = {
+                name: bootstrap([float(a[name]) - float(b[name]) for a, b in pairs]) for name in KEPT
+            }
+        rows[key] = row
+        files.write_text(options.out, json.dumps({**stored, "rows": list(rows.values()), **provenance()}) + "\n")
+        print(key, interval(found["success"], PERCENT), interval(found["score"]), flush=True)
 
 
 if __name__ == "__main__":

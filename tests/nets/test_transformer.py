@@ -61,14 +61,14 @@ def test_a_block_is_torchs_with_modulation_in_the_norms_and_gates_in_the_last_la
     reference.self_attn.in_proj_weight.data = block.attention.qkv.weight
     reference.self_attn.in_proj_bias.data = block.attention.qkv.bias
     reference.linear1.load_state_dict(block.mlp[0].state_dict())
-    torch.testing.assert_close(block(x, features.expand(5, -1)), reference(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(block(x, features.expand(5, 1, -1)), reference(x), rtol=0, atol=1e-12)
 
 
 def test_at_the_start_blocks_are_the_identity_and_the_output_is_zero():
     torch.manual_seed(0)
     net = ConditionalTransformer(2, 3, **SMALL)
     x, t, cond, _ = _inputs()
-    h, features = torch.randn(4, 8, 16), torch.randn(4, 24)
+    h, features = torch.randn(4, 8, 16), torch.randn(4, 1, 24)
     assert all(torch.equal(block(h, features), h) for block in net.blocks)
     assert torch.equal(net(x, t, cond), torch.zeros_like(x))
     net(x, t, cond).sub(1).square().mean().backward()
@@ -222,3 +222,16 @@ def test_errors_name_both_sides():
         ConditionalTransformer(2, dropout=1.5)
     with pytest.raises(ValueError, match="even"):
         ConditionalTransformer(2, time_features=7)
+
+
+def test_a_time_of_every_step():
+    torch.manual_seed(0)
+    net = ConditionalTransformer(2, 3, **SMALL)
+    for weight in net.parameters():
+        nn.init.normal_(weight, std=0.2)
+    x, t, cond, _ = _inputs()
+    steps = t[:, None].repeat(1, x.shape[1])
+    expected = net(x, t, cond)
+    torch.testing.assert_close(net(x, steps, cond), expected, rtol=0, atol=1e-4)
+    steps[:, 3] = 1 - steps[:, 3]
+    assert ((net(x, steps, cond) - expected).abs().sum(-1)[:, 3] > 1e-3).all()

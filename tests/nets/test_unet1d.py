@@ -224,8 +224,10 @@ def test_errors_name_both_sides():
         net(x, torch.rand(3), cond)
     with pytest.raises(ValueError, match=r"None.*\(2, 3\)"):
         net(x, t)
-    with pytest.raises(ValueError, match=r"t has shape \(2, 8\).*one time per sample"):
-        net(x, torch.rand(2, 8), cond)
+    with pytest.raises(ValueError, match=r"t has shape \(2, 7\).*one time per sample \(2,\), or per step \(2, 8\)"):
+        net(x, torch.rand(2, 7), cond)
+    with pytest.raises(ValueError, match=r"r has shape \(2, 8\); expected that of t, \(2,\)"):
+        net(x, t, cond, r=torch.rand(2, 8))
     with pytest.raises(TypeError, match=r"cond is a Tensor.*Condition\(vector\)"):
         net(x, t, cond.vector)
     with pytest.raises(ValueError, match=r"widths=\[10\]; expected at least one, each a multiple of groups=8"):
@@ -277,3 +279,29 @@ def test_tokens_that_no_network_reads_are_refused():
     cond = Condition(torch.randn(1, 3), torch.randn(1, 5, 4))
     with pytest.raises(ValueError, match="cond has tokens; expected a vector alone"):
         net(torch.randn(1, 8, 2), torch.rand(1), cond)
+
+
+@pytest.mark.parametrize("horizon", [16, 13])
+@pytest.mark.parametrize("two_times", [False, True])
+def test_a_time_of_every_step(horizon, two_times):
+    """It reaches its own step; one time for all is the same as one for each."""
+    sizes = {"dim": 2, "cond_dim": 3, "two_times": two_times, "widths": (8, 16, 32), "time_features": 8}
+    plain, fast = ConditionalUnet1D(**sizes), FastUnet1D(**sizes)
+    copy_weights(plain, fast)
+    x, cond, t = torch.randn(2, horizon, 2), Condition(torch.randn(2, 3)), torch.rand(2)
+    steps = t[:, None].expand(-1, horizon)
+    own = torch.rand(2, horizon)
+    for net in (plain, fast):
+        torch.testing.assert_close(net(x, steps, cond), net(x, t, cond), rtol=0, atol=1e-5)
+    torch.testing.assert_close(fast(x, own, cond), plain(x, own, cond), rtol=0, atol=1e-5)
+    r = torch.rand(2, horizon) if two_times else None
+    expected = plain(x, own, cond, r)
+    torch.testing.assert_close(fast(x, own, cond, r), expected, rtol=0, atol=1e-5)
+    fast.fuse()
+    torch.testing.assert_close(fast(x, own, cond, r), expected, rtol=0, atol=1e-5)
+    fast.freeze()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x, own, cond, r), expected, rtol=0, atol=1e-5)
+    other = own.clone()
+    other[:, 3] = 1 - other[:, 3]
+    assert ((plain(x, other, cond, r) - expected).abs().sum(-1)[:, 3] > 1e-4).all()

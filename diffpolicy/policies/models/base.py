@@ -42,6 +42,7 @@ class ModelSpec:
         windows: number of training windows, for methods that remember them; None if it is not known.
         features: see `models.network`.
         history_dropout: see `PolicyConfig`.
+        prefix: see `PolicyConfig`.
     """
 
     action_dim: int
@@ -52,6 +53,7 @@ class ModelSpec:
     windows: int | None = None
     features: int = 0
     history_dropout: float = 0.0
+    prefix: int = 0
 
 
 class Sample(NamedTuple):
@@ -74,6 +76,7 @@ class ChunkModel(Model):
     """The types beside float32 that its weights may have when it samples."""
     bound: float = math.inf
     """The largest normalized action that it can draw."""
+    learns_prefix: bool = False  # whether `PolicyConfig.prefix` makes sense for it
     drops_history: bool = True  # whether `PolicyConfig.history_dropout` makes sense for it
 
     def __init__(self, spec: ModelSpec) -> None:

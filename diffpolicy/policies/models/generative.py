@@ -17,6 +17,7 @@ from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
+from diffpolicy.policies.history import prefix_of
 from diffpolicy.policies.models.base import ModelSpec, Sample
 from diffpolicy.policies.models.capabilities import Exportable
 from diffpolicy.policies.models.network import NetworkModel
@@ -40,6 +41,7 @@ class GenerativeModel(NetworkModel, Exportable):
     """
 
     supported_execution = frozenset({"noise", "warm_start", "inpaint", "guide"})
+    learns_prefix = True
 
     def __init__(self, spec: ModelSpec, path: Mapping[str, Any], **process: Any) -> None:
         super().__init__(spec)
@@ -56,14 +58,18 @@ class GenerativeModel(NetworkModel, Exportable):
         self.process.configure(**asdict(config))
 
     def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
-        return self.process.loss(self.net, {"data": data, "cond": cond}, generator)
+        batch = {"data": data, "cond": cond}
+        if not self.spec.prefix:
+            return self.process.loss(self.net, batch, generator)
+        known = prefix_of(data, self.spec.prefix, self.spec.obs_horizon - 1, generator)
+        return self.process.objective.prefixed(self.net, batch, known, generator)
 
     def sample(
         self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
     ) -> Sample:
         process, shape = self.process, (len(cond.vector), *self.shape)
         x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
-        field = process.field(self.net, context.bound)
+        field = process.field(self.net, partial(context.bound, taught=bool(self.spec.prefix)))
         alike = process.solver.fixed and times is process.times and context.guide is None and context.held is None
         bind = partial(process.solver.bind, field, process.sampling_path, generators)
         return self.carried(bind, x, times, cond, alike)
