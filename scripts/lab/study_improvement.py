@@ -47,6 +47,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "corrections_of_failures": (CORRECTIONS, "options.of_failures=8"),
     "corrections_of_failures_beyond": (CORRECTIONS, "options.of_failures=8", BEYOND),
     "corrections_long": (CORRECTIONS, *LONG),
+    "corrections_of_failures_long": (CORRECTIONS, *LONG, "options.of_failures=8"),
     "corrections_alone": (CORRECTIONS, *LONG, "options.demonstrations=false"),
     "residual": ("method=residual", *OFF_POLICY),
     "steering": ("method=steering", *OFF_POLICY),
