@@ -48,6 +48,7 @@ _OWN: dict[str, dict[str, str]] = {
         "nearest": "diffpolicy.policies.models.nearest:NearestModel",
         "best_of": "diffpolicy.policies.models.best_of:BestOfModel",
         "residual": "diffpolicy.policies.models.residual:ResidualModel",
+        "corrected": "diffpolicy.policies.models.corrected:CorrectedModel",
         "chain": "diffpolicy.policies.models.chain:ChainModel",
     },
     "importer": {
@@ -67,6 +68,7 @@ _OWN: dict[str, dict[str, str]] = {
         "best_of": "diffpolicy.improvement.best_of:BestOf",
         "residual": "diffpolicy.improvement.residual:Residual",
         "steering": "diffpolicy.improvement.residual:Steering",
+        "corrector": "diffpolicy.improvement.corrector:Corrector",
         "policy_gradient": "diffpolicy.improvement.gradient:PolicyGradient",
     },
     "source": {},

@@ -109,7 +109,8 @@ class ImproveConfig:
         checkpoint: folder of the policy's checkpoint, such as RUN/checkpoints/best.
         run_dir: folder of the run: rollouts, checkpoints, improvement.json. One that was begun with the same settings
             is continued.
-        method: how it is improved: "filtered", "corrections", "best_of", "residual", "steering", "policy_gradient" or
+        method: how it is improved: "filtered", "corrections", "best_of", "residual", "steering", "policy_gradient",
+            "corrector" or
             the name that an installed package gives.
         options: of the method, by name, see `diffpolicy.improvement`.
         rounds: how often it rolls out and trains, each time with the policy of the round before.

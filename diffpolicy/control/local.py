@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from diffpolicy.control.guard import Limits
-from diffpolicy.control.planning import Ask, Metadata, Plan, Planner
+from diffpolicy.control.planning import Ask, Metadata, Observation, Plan, Planner
 from diffpolicy.datasets.spec import stack
 from diffpolicy.policies import PlanRequest, Policy
 from diffpolicy.policies.chunking import Decided, Past
+from diffpolicy.policies.correcting import corrected
 from diffpolicy.util.errors import require
 
 
@@ -51,6 +52,10 @@ class LocalPlanner(Planner):
             () if policy.motion is None else policy.motion.columns,
             asdict(policy.execution),
         )
+
+    def corrected(self, obs: Observation, action: np.ndarray, step: int) -> np.ndarray:
+        """Return an action as it is to be carried out now."""
+        return corrected(self.policy, stack([obs]), [(step, action)])[0]
 
     def plan(self, ask: Ask) -> Plan:
         """Return the next chunk."""

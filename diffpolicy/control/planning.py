@@ -80,6 +80,16 @@ class Planner(ABC):
 
     metadata: Metadata
 
+    def corrected(self, obs: Observation, action: np.ndarray, step: int) -> np.ndarray:
+        """Return an action (A,) as it is to be carried out now; called by the control loop itself.
+
+        Args:
+            obs: what is observed now.
+            action: what a chunk planned for now.
+            step: how many steps ago that chunk was asked for.
+        """
+        return action
+
     @abstractmethod
     def plan(self, ask: Ask) -> Plan:
         """Return the next chunk.

@@ -173,7 +173,7 @@ class _Episode:
         self.meta, self.period = meta, 1 / runner.rate
         self.history: deque[Observation] = deque(maxlen=meta.obs_horizon)
         self.executed: deque[np.ndarray] = deque(maxlen=max(meta.obs_horizon - 1, 1))
-        self.queue: deque[np.ndarray] = deque()
+        self.queue: deque[tuple[int, np.ndarray]] = deque()  # with the steps since their chunk was asked for
         self.future: Future[Plan] | None = None
         self.last: np.ndarray | None = None
         self.action: np.ndarray | None = None
@@ -226,7 +226,7 @@ class _Episode:
         self.last, self.last_asked, self.chunks = plan.trajectory, self.asked, self.chunks + 1
         self.waiting_since, self.stopped = None, False
         if len(actions):
-            self.queue = deque(actions)
+            self.queue = deque(enumerate(actions, consumed))
             self.report.borders.append(self.number)
         else:
             self.report.late += 1
@@ -239,7 +239,7 @@ class _Episode:
         self.report.asked.append(self.number)
         self.report.planned.append(planned)
         count, none = self.meta.obs_horizon - 1, np.empty((0, self.meta.action_dim), np.float32)
-        executed, pending = list(self.executed)[-count:] if count else [], list(self.queue)[:planned]
+        executed, pending = list(self.executed)[-count:] if count else [], [one for _, one in self.queue][:planned]
         ask = Ask(
             list(self.history),
             (self.seed, self.chunks),
@@ -260,7 +260,8 @@ class _Episode:
 
     def _next(self, obs: Observation) -> np.ndarray:
         if self.queue:
-            action = self.queue.popleft()
+            step, planned = self.queue.popleft()
+            action = self.of.planner.corrected(obs, planned, step)
         else:
             self.report.held.append(self.number)
             action = self._held(obs)

@@ -8,7 +8,8 @@ from typing import Any
 
 from diffpolicy.config.control import ServeConfig
 from diffpolicy.control.planners import make_planner
-from diffpolicy.util.errors import Interrupted
+from diffpolicy.policies.models.capabilities import Corrects
+from diffpolicy.util.errors import Interrupted, require
 from diffpolicy.util.optional import optional
 
 TOKEN = "DIFFPOLICY_TOKEN"
@@ -19,12 +20,16 @@ def serve(config: ServeConfig) -> None:
     """Serve a checkpoint until it is interrupted.
 
     Raises:
+        ValueError: see `make_planner`; or a policy that has to act on the robot itself.
         ImportError: the extra "control" is not installed.
         OSError: the port is taken.
     """
     server_module: Any = optional("diffpolicy.control.server", "control", "a server")
     token = config.token or os.environ.get(TOKEN) or None
     planner = make_planner(config)
+    everywhere = not isinstance(planner.policy.model, Corrects)
+    given = f"{config.checkpoint}, whose actions are corrected at every step, on the robot itself"
+    require(everywhere, given, cure="serve the policy that it was made of, or let the robot load this one")
     server = server_module.PolicyServer(planner, config.host, config.port, token, config.batch)
     try:
         asyncio.run(_until_interrupted(server, config))

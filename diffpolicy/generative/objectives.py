@@ -57,6 +57,8 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 NATIVE = "native"
 
+Net = Callable[..., Tensor]
+
 # The methods of the notes, `DenoisingObjective(path, **ROWS["flow_matching"])`.
 ROWS: dict[str, dict[str, str]] = {
     "flow_matching": {"prediction": "velocity", "times": "uniform", "weighting": NATIVE},
@@ -139,40 +141,35 @@ class DenoisingObjective:
         snr = (self.path.alpha(t).clamp(min=ALPHA_MIN) / self.path.sigma(t).clamp(min=SIGMA_MIN)) ** 2
         return WEIGHTINGS[self.weighting](snr) * data_gain(self.prediction, t, self.path) ** 2
 
-    def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
+    def __call__(self, net: Net, batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         data, cond = entry(batch, "data"), batch.get("cond")
         t, noise = draw(data, self.times, self.path, generator)
         if self.condition_dropout:
             cond = self._drop(net, cond, generator, data)
         return self.at(net, data, noise, t, cond)
 
-    def at(self, net: Callable[..., Tensor], data: Tensor, noise: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        """Return the loss (B,) at given noise (B, *shape) and times t, (B,) or (B, T)."""
+    def at(
+        self, net: Net, data: Tensor, noise: Tensor, t: Tensor, cond: Any = None, known: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss (B,) at given noise (B, *shape) and times t, (B,), or (B, T) without what is `known`."""
         x = self.path.interpolate(data, noise, t)
         error = net(x, as_input(t, x), cond) - target(self.prediction, data, noise, t, self.path)
         loss = self.weight(t).to(data.dtype) * error.square().flatten(t.ndim).mean(-1)
+        if known is not None:
+            return torch.where(known, 0, loss).sum(1) / (~known).sum(1)
         return loss if t.ndim == 1 else loss.mean(1)
 
-    def prefixed(
-        self, net: Callable[..., Tensor], batch: Mapping[str, Any], known: Tensor, generator: Generators = None
-    ) -> Tensor:
-        """Return the loss (B,) of the steps that are not known; the others enter clean, at a time of their own, 1.
+    def prefixed(self, net: Net, batch: Mapping[str, Any], known: Tensor, generator: Generators = None) -> Tensor:
+        """Return the loss (B,) of the steps that are not known, (B, T); the others enter clean, at time 1.
 
-        Args:
-            net: takes a time per step.
-            batch: see `__call__`, without dropout.
-            known: (B, T) boolean, with a step at least that is not known in every sample.
-            generator: see `__call__`.
+        Every sample has a step that is not known; nothing is dropped; the network takes a time per step.
         """
         data = entry(batch, "data")
         t, noise = draw(data, self.times, self.path, generator)
         t = torch.where(known, 1.0, t[:, None].expand(known.shape))
-        x = self.path.interpolate(data, noise, t)
-        error = net(x, as_input(t, x), batch.get("cond")) - target(self.prediction, data, noise, t, self.path)
-        loss = self.weight(t).to(data.dtype) * error.square().flatten(2).mean(-1)
-        return torch.where(known, 0, loss).sum(1) / (~known).sum(1)
+        return self.at(net, data, noise, t, batch.get("cond"), known)
 
-    def _drop(self, net: Callable[..., Tensor], cond: Any, generator: Generators, data: Tensor) -> Any:
+    def _drop(self, net: Net, cond: Any, generator: Generators, data: Tensor) -> Any:
         if cond is None:
             given = f"condition_dropout={self.condition_dropout} without a batch['cond']"
             raise ValueError(explain(given, cure="set it to 0 for a network without condition"))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class Work:
         number: of the round, from 1 on.
         start: checkpoint of the policy of the round before.
         folder: gets what the round leaves.
-        make_env: makes the environment.
-        task: what results there mean.
+        make_env: makes the environment; None for methods that roll nothing out.
+        task: what results there mean; None likewise.
         first_seed: of the round's episodes.
         train: trains what a run's config describes, as `api.train_policy` does.
     """
@@ -92,6 +92,9 @@ class Round:
 class Improvement(ABC):
     """One way of improving a policy, constructed from its options."""
 
+    rolls_out: ClassVar[bool] = True
+    """Whether it needs an environment."""
+
     @abstractmethod
     def improve(self, work: Work) -> Round:
         """Roll out and train for one round, or go on with a round that was cut off."""
@@ -102,11 +105,16 @@ class Improvement(ABC):
         Raises:
             ValueError: says why.
         """
-        images = policy.observation.images
-        given = f"a policy that observes images, {', '.join(images)}"
-        require(not images, given, "one of numbers", "let an estimator tell the numbers (env.estimator)")
+        check_numbers(policy)
         silent = task.success_key == NO_SUCCESS
         require(not silent, f"{make_env.id} has no success", cure="name what says so by env.success=KEY")
+
+
+def check_numbers(policy: Policy) -> None:
+    """Raise ValueError for a policy of pictures."""
+    images = policy.observation.images
+    given = f"a policy that observes images, {', '.join(images)}"
+    require(not images, given, "one of numbers", "let an estimator tell the numbers (env.estimator)")
 
 
 class Batches(Protocol):

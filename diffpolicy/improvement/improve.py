@@ -47,11 +47,17 @@ def improve(config: ImproveConfig, train: Train) -> dict[str, Any]:
     saved = checkpoints.read(config.checkpoint)
     run = load_config(saved.config)
     policy = load_policy(saved.path)
-    make_env = policy_env(run, given=config.env, line=f"diffpolicy improve checkpoint={config.checkpoint}")
-    task = check_policy(policy, make_env)
+    make_env, task = None, None
+    if method.rolls_out:
+        make_env = policy_env(run, given=config.env, line=f"diffpolicy improve checkpoint={config.checkpoint}")
+        task = check_policy(policy, make_env)
     method.check(policy, make_env, task)
     folder = Path(config.run_dir)
-    settings = {**effective(config), "checkpoint": dict(saved.sha256), "env": plain(make_env.config)}
+    settings = {
+        **effective(config),
+        "checkpoint": dict(saved.sha256),
+        "env": plain(make_env.config if make_env else run.env),
+    }
     settings = json.loads(json.dumps(settings, default=str))
     rounds: list[dict[str, Any]] = []
     with files.lock(_prepared(folder, settings) / ".lock", f"another process improves into {folder}"):

@@ -21,6 +21,7 @@ import torch
 from diffpolicy.datasets.spec import Observation, ObservationSpec, stack
 from diffpolicy.policies.chunking import Past
 from diffpolicy.policies.controller import Batch, Controller, EnvIds, env_numbers
+from diffpolicy.policies.correcting import corrected
 from diffpolicy.policies.policy import PlanRequest, Policy
 from diffpolicy.policies.queue import ActionQueue, hold
 from diffpolicy.util.errors import require
@@ -104,7 +105,9 @@ class Agent(Controller):
         due = [self._episodes[env] for env in envs if not self._episodes[env].queue.due]
         if due:
             self._plan(due)
-        actions = [self._episodes[env].queue.pop() for env in envs]
+        planned = [self._episodes[env].queue.next() for env in envs]
+        wanted = corrected(self.policy, obs, planned)
+        actions = [self._episodes[env].queue.carried_out(one) for env, one in zip(envs, wanted, strict=True)]
         return np.array(actions, np.float32).reshape(len(envs), self.policy.action_dim)
 
     def _start(self, env: int, key: tuple[int, ...]) -> _Episode:

@@ -25,6 +25,10 @@ def hold(policy: Policy, obs: Observation) -> np.ndarray | None:
     return vector.reshape(-1)[list(policy.motion.columns)].astype(np.float32)
 
 
+HELD = -1
+"""The place of an action that no chunk planned."""
+
+
 @final
 class ActionQueue:
     """Executes chunks, each from its delay on; `due` counts the steps until the next one is asked for.
@@ -40,7 +44,7 @@ class ActionQueue:
         self.due = 0
         self._key, self._execution, self._dim = key, execution, action_dim
         self._delay = longest_delay(execution.delay)
-        self._pending: deque[np.ndarray] = deque()
+        self._pending: deque[tuple[int, np.ndarray]] = deque()  # with their places in their chunks, from now on
         self._executed: deque[np.ndarray] = deque(maxlen=keep)
         self._chunks = self._steps = 0
 
@@ -54,8 +58,9 @@ class ActionQueue:
         if not self._delay and not self._execution.action_noise:
             return None
         if not self._chunks and hold is not None:
-            self._pending = deque([hold] * self._delay)
-        return Decided(self._stack(self._executed), self._stack(list(self._pending)[: self._delay]))
+            self._pending = deque([(HELD, hold)] * self._delay)
+        pending = [action for _, action in self._pending]
+        return Decided(self._stack(self._executed), self._stack(pending[: self._delay]))
 
     def put(self, actions: np.ndarray, every: int) -> None:
         """Take a chunk's actions from now on, (T_a + delay, A), which take effect after the chunk's delay.
@@ -65,12 +70,18 @@ class ActionQueue:
             every: T_a, steps until the next chunk is asked for.
         """
         kept = list(self._pending)[: delay_of(self._execution.delay, *self._key, self._chunks)]
-        self._pending = deque([*kept, *actions[len(kept) :]])
+        self._pending = deque([*kept, *list(enumerate(actions))[len(kept) :]])
         self._chunks, self.due = self._chunks + 1, every
 
-    def pop(self) -> np.ndarray:
-        """Return the next action (A,), with the error with which it is carried out."""
-        action = self._pending.popleft()
+    def next(self) -> tuple[int, np.ndarray]:
+        """Return the next action (A,) as it was planned, and for how many steps after its chunk was asked for.
+
+        HELD stands for an action of no chunk.
+        """
+        return self._pending.popleft()
+
+    def carried_out(self, action: np.ndarray) -> np.ndarray:
+        """Return an action (A,) with the error with which it is carried out, and remember it."""
         if noise := self._execution.action_noise:
             draw = generator("action noise", *self._key, self._steps)
             action = action + noise * torch.randn(self._dim, generator=draw).numpy()

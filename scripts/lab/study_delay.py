@@ -1,10 +1,10 @@
 """What a delay costs a policy, and which remedy works: success, score and smoothness by delay and remedy.
 
-python scripts/lab/study_delay.py runs/pusht_s0 --taught runs/pusht_prefix_s0 --delays 0 1 2 4 6 --episodes 500
+python scripts/lab/study_delay.py RUN --delays 0 1 2 4 6 --taught PREFIX --corrected CORRECTED
 
 All are rolled out on the same fresh seeds, and compared with the policy without any delay. The remedy "taught" is the
-policy --taught, which was trained with policy.prefix and is told what is pending. What is measured is kept in --out,
-and is not measured again.
+policy --taught, which was trained with policy.prefix and is told what is pending, "corrected" the policy --corrected,
+an improvement of RUN by method=corrector. What is measured is kept in --out, and is not measured again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from text_tables import PERCENT, interval
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "delay.json"
 FIRST_SEED = 200_000
 KEPT = ("score", "success", "third_difference", "jump")
-NOTHING, TAUGHT = "nothing", "taught"
+NOTHING, TAUGHT, CORRECTED = "nothing", "taught", "corrected"
 REMEDIES: dict[str, Callable[[int], dict[str, Any]]] = {
     NOTHING: lambda delay: {},
     "hard": lambda delay: {"inpaint": delay},
@@ -42,8 +42,13 @@ REMEDIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "nearest_of_16": lambda delay: {"candidates": 16},
     "roll_forward": lambda delay: {"roll_forward": True},
     TAUGHT: lambda delay: {"inpaint": delay},
+    CORRECTED: lambda delay: {},
 }
 """Name -> settings of `execution` for a delay."""
+
+
+OTHERS = (TAUGHT, CORRECTED)
+"""Remedies that are policies of their own."""
 
 
 def smoothness(actions: np.ndarray, delay: int, every: int) -> dict[str, float]:
@@ -87,8 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--taught", type=Path, help="run of a policy that was trained with policy.prefix")
+    parser.add_argument("--corrected", type=Path, help="run of the policy with a corrector")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 1, 2, 4, 6])
-    parser.add_argument("--remedies", nargs="+", default=[name for name in REMEDIES if name != TAUGHT])
+    parser.add_argument("--remedies", nargs="+", default=[name for name in REMEDIES if name not in OTHERS])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="in units of actions")
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--workers", type=int)
@@ -100,23 +106,24 @@ def main() -> None:
     of = {"policy": saved.sha256["ema.safetensors"], "episodes": options.episodes, "first_seed": FIRST_SEED}
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"of": of, "config": saved.config}
     require(stored["of"] == of, f"{options.out} is of {stored['of']}", str(of), "take another --out")
-    if options.taught is not None:
-        taught = checkpoint.read(options.taught)
-        stored["taught"] = {"policy": taught.sha256["ema.safetensors"], "config": taught.config}
-        options.remedies = [*options.remedies, TAUGHT]
+    paths = dict.fromkeys(REMEDIES, options.run)
+    for name in (one for one in OTHERS if vars(options)[one] is not None):
+        other = checkpoint.read(vars(options)[name])
+        stored[name] = {"policy": other.sha256["ema.safetensors"], "config": other.config}
+        options.remedies, paths[name] = [*options.remedies, name], other.path
     rows = {(row["remedy"], row["delay"], row["noise"]): row for row in stored.get("rows", ())}
     wanted = [
         (remedy, delay, noise)
         for noise in options.noise
         for delay in sorted({0, *options.delays})
         for remedy in options.remedies
-        if delay or remedy in (NOTHING, TAUGHT)
+        if delay or remedy in (NOTHING, *OTHERS)
     ]
     for key in sorted(wanted, key=lambda one: (one[2], one[1] > 0)):
         if key in rows:
             continue
         remedy, delay, noise = key
-        found = cell(options.taught if remedy == TAUGHT else options.run, remedy, delay, noise, options)
+        found = cell(paths[remedy], remedy, delay, noise, options)
         row = {"remedy": remedy, "delay": delay, "noise": noise, **{name: found[name] for name in KEPT}}
         row["network_calls"] = found["network_calls"]
         row["episodes"] = [{"seed": one["seed"], **{name: one[name] for name in KEPT}} for one in found["episodes"]]

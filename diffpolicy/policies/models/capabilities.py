@@ -22,6 +22,20 @@ class Remembers(ABC):
         """
 
 
+class Corrects(ABC):
+    """A model that changes each planned action when it is carried out."""
+
+    @abstractmethod
+    def corrected(self, obs: Tensor, planned: Tensor, place: Tensor) -> Tensor:
+        """Return the actions (B, A) to be carried out, normalized.
+
+        Args:
+            obs: (B, D), the newest observations, normalized.
+            planned: (B, A), what chunks planned for now, normalized.
+            place: (B,) int64, of each action in its chunk, from 0 to T_p - 1.
+        """
+
+
 class Exportable(ABC):
     """A model whose chunks are made by a flow map on a fixed grid of times, with one network: see `export_onnx`.
 
