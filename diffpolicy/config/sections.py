@@ -186,6 +186,8 @@ class ExecutionConfig:
         guide_bound: the most that this may weigh, in velocities.
         guide_jacobian: differentiate the network for it.
         candidates: how many chunks are sampled; the one nearest to the last chunk is executed.
+        weaker: folder of an earlier checkpoint of the same run; the chunk that is executed is also to be near the
+            other candidates, and far from what this one samples.
         delay: control steps between a chunk's request and its first action; or a list of the weights of 0, 1, 2, …
             steps, drawn for each chunk.
         roll_forward: plan as of the step at which the pending actions have been executed, where it is known how what
@@ -202,6 +204,7 @@ class ExecutionConfig:
     guide_bound: float = 5.0
     guide_jacobian: bool = True
     candidates: int = 1
+    weaker: str | None = path_to(None)
     delay: int | Sequence[float] = 0
     roll_forward: bool = False
     action_noise: float = 0.0

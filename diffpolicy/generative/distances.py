@@ -6,6 +6,9 @@ from torch import Tensor
 from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import require
 
+NEAREST = 3
+"""Samples that say how probable another one is (Liu et al. 2024)."""
+
 
 def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 64, seed: int = 1) -> float:
     """Return the mean Wasserstein-1 distance of random one-dimensional projections (Bonneel et al. 2015).
@@ -28,3 +31,13 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 64, seed: int = 
     w = torch.randn(a.shape[1], projections, generator=g, dtype=torch.float64).to(a.device, precise)
     w = w / w.norm(dim=0)
     return float(((a @ w).sort(0).values - (b @ w).sort(0).values).abs().mean())
+
+
+def apart(chunks: Tensor, others: Tensor, itself: bool = False) -> Tensor:
+    """Return the mean distance of chunks (B, N, T, A) to the nearest three of `others` (B, M, T, A), (B, N).
+
+    It is the mean distance of their actions. With `itself` a chunk is among the others, and does not count.
+    """
+    distances = (chunks[:, :, None] - others[:, None]).square().sum(-1).sqrt().mean(-1)
+    nearest = min(NEAREST + itself, others.shape[1])
+    return distances.topk(nearest, largest=False).values[..., int(itself) :].mean(-1)

@@ -48,6 +48,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.config import ExecutionConfig, PolicyConfig
+from diffpolicy.generative.distances import apart
 from diffpolicy.generative.guidance import Inpaint, Prefix, SoftInpaint
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
@@ -323,24 +324,36 @@ class Chunker:
         ]
         return found + [torch.Generator().manual_seed(0) for _ in range(count - len(found))]
 
-    def chosen(self, drawn: Tensor, pasts: Sequence[Past | None], decided: Sequence[Decided | None]) -> Tensor:
-        """Return one chunk for each episode (B, T_p, A), of all its candidates."""
+    def chosen(
+        self, drawn: Sequence[Tensor], pasts: Sequence[Past | None], decided: Sequence[Decided | None]
+    ) -> Tensor:
+        """Return one chunk for each episode (B, T_p, A), of all its candidates.
+
+        Args:
+            drawn: the candidates, and those of a weaker policy, if there is one.
+            pasts: of the episodes.
+            decided: of the episodes.
+        """
         each, count = self.execution.candidates, len(pasts)
         if each == 1:
-            return drawn[:count]
-        groups = drawn[: count * each].unflatten(0, (count, each))
-        nearest = [self._nearest(*one) for one in zip(groups, pasts, decided, strict=True)]
-        return torch.stack([group[i] for group, i in zip(groups, nearest, strict=True)])
+            return drawn[0][:count]
+        groups, *weaker = (one[: count * each].unflatten(0, (count, each)) for one in drawn)
+        loss = torch.stack([self._strays(*one) for one in zip(groups, pasts, decided, strict=True)])
+        for other in weaker:
+            ours, theirs = (one[:, :, self._t_o - 1 :] for one in (groups, other))
+            loss = loss + apart(ours, ours, itself=True) - apart(ours, theirs)
+        return groups[torch.arange(count, device=loss.device), loss.argmin(1)]
 
-    def _nearest(self, candidates: Tensor, past: Past | None, decided: Decided | None) -> int:
-        """Return the number of the candidate (N, T_p, A) that agrees best with what is expected; 0 if nothing is."""
+    def _strays(self, candidates: Tensor, past: Past | None, decided: Decided | None) -> Tensor:
+        """Return by how much each candidate (N, T_p, A) strays from what is expected, (N,); 0 if nothing is."""
         known = self._decided(past, decided)
         reach = max(self._reaches(past), len(known.pending))
         if not reach:
-            return 0
+            return candidates.new_zeros(len(candidates))
         now, expected = self._t_o - 1, self._expected(past, known, candidates[0])
-        apart = (candidates - expected)[:, now : now + reach].square().sum(-1).sqrt()
-        return int((apart * 0.5 ** torch.arange(reach, device=apart.device)).sum(1).argmin())
+        away = (candidates - expected)[:, now : now + reach].square().sum(-1).sqrt()
+        weights = 0.5 ** torch.arange(reach, device=away.device)
+        return (away * weights).sum(1) / weights.sum()
 
     def execute(self, chunks: Tensor, pasts: Sequence[Past | None]) -> tuple[Tensor, list[Past | None]]:
         """Return the actions from now on of new chunks (B, T_p, A), and the pasts of the next chunks.

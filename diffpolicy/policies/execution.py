@@ -61,6 +61,8 @@ def _check_times(execution: ExecutionConfig) -> None:
     require(not (execution.roll_forward and looks), given, cure="take one of the two")
     require(_is_number(bound) and bound > 0, f"guide_bound={bound!r}", "a number above 0")
     require(type(count) is int and count >= 1, f"candidates={count!r}", "a number of chunks from 1 on")
+    given = f"weaker={execution.weaker} with candidates={count}"
+    require(execution.weaker is None or count > 1, given, "several to choose among", "take candidates=16")
     require(_is_number(noise) and noise >= 0, f"action_noise={noise!r}", "a standard deviation >= 0, in action units")
     if isinstance(delay, Sequence) and not isinstance(delay, str):
         usable = all(_is_number(weight) and weight >= 0 for weight in delay) and any(delay)
@@ -94,7 +96,7 @@ def check_supported(execution: ExecutionConfig, supported: frozenset[str]) -> No
     changed = {name: value for name, value in asdict(execution).items() if value != default[name]}
     able = {*supported, "ensemble"}  # which needs nothing of the model
     able |= {"delay", "roll_forward", "action_noise"}
-    able |= {"temperature", "candidates"} if "noise" in able else set()
+    able |= {"temperature", "candidates", "weaker"} if "noise" in able else set()
     able |= {"guide_bound", "guide_jacobian"} if "guide" in able else set()
     refused = [f"{name}={value}" for name, value in changed.items() if name not in able]
     given = f"{', '.join(refused)} is not supported by the policy's method"

@@ -195,6 +195,8 @@ def load_policy(
     policy = build_policy(
         config, observation, model, normalizer, action_horizon=action_horizon, block=block, execution=execution
     )
+    if execution is not None and execution.weaker is not None:
+        policy.weaker = [_weaker(execution.weaker, policy, config, sampler or short, device)]
     if compile:
         print("compiling the policy, which takes a minute or two", file=sys.stderr)
     each = policy.execution.candidates
@@ -202,6 +204,22 @@ def load_policy(
     if (freeze or compile) and not model.freeze(batch if compile else None) and compile:
         print("this network cannot be compiled: it runs as it is", file=sys.stderr)
     return policy
+
+
+def _weaker(
+    path: str, policy: Policy, of: RunConfig, sampler: SamplerConfig, device: str | torch.device
+) -> ChunkModel:
+    """Return the model of a checkpoint of the same run, to keep away from."""
+    with checkpoint.opened(path, "policy") as saved:
+        same = Normalizer.from_tensors(saved.tensors("normalizer")).to_tensors()
+        tensors, config = policy.normalizer.to_tensors(), load_config(saved.config)
+        model = build_model(config, policy.observation, policy.action_dim)
+    alike = same.keys() == tensors.keys() and all(torch.equal(same[name], tensors[name]) for name in same)
+    fits = alike and config.policy == of.policy and config.observation == of.observation
+    require(fits, f"execution.weaker={path}", "an earlier checkpoint of the same run")
+    checkpoint.prepare(model, saved, "ema", device)
+    model.configure(sampler)
+    return model
 
 
 def observation_of(config: RunConfig, normalizer: Normalizer) -> ObservationSpec:

@@ -109,6 +109,7 @@ class Policy:
         check_chains(self.execution, self.representations.chains)
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
         self.temperature = self._chunker.temperature  # of the noise that sampling starts from
+        self.weaker: Sequence[ChunkModel] = ()  # whose chunks to keep away from
         self.motion: Motion | None = None  # how what is observed follows the actions, where that is known
 
     @property
@@ -153,10 +154,11 @@ class Policy:
             draws = self._chunker.draws([generators[i] for i in part], len(padded))
             context = self._chunker.context([pasts[i] for i in padded], [decided[i] for i in padded])
             with torch.no_grad(), self.model.precision():
-                condition = self.model.condition({name: values[padded] for name, values in observed.items()})
-                sample = self.model.sample(condition, draws, context)
-            chosen = self._chunker.chosen(sample.chunks, [pasts[i] for i in part], [decided[i] for i in part])
-            chunks[part], calls[part] = chosen, sample.calls * self.execution.candidates
+                some = {name: values[padded] for name, values in observed.items()}
+                drawn = [one.sample(one.condition(some), draws, context) for one in (self.model, *self.weaker)]
+            every = [one.chunks for one in drawn]
+            chosen = self._chunker.chosen(every, [pasts[i] for i in part], [decided[i] for i in part])
+            chunks[part], calls[part] = chosen, sum(one.calls for one in drawn) * self.execution.candidates
         actions, memory = self._chunker.execute(chunks, pasts)
         now, obs = self.obs_horizon - 1, seen["obs"]
         memory = carried(memory, obs, self.in_units) if moves else memory

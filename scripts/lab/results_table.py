@@ -18,6 +18,7 @@ from typing import Any
 import benchmarks.tables as benchmark_tables
 import comparison.suite as suite_tables
 import comparison.tables as comparison_tables
+import delay_tables
 import image_benchmark.tables as image_tables
 import samplers.tables as sampler_tables
 from comparison.page import HEAT_MAP, PLOTS
@@ -205,6 +206,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "choosing": _from(choosing_table, "choosing.json"),
     "teaching": _from(teaching_table, "trials/pusht_teaching.json"),
     "history": _from(history_table, "trials/pusht_history.json"),
+    "delays": _from(delay_tables.delays, "delay.json"),
+    "delay": _from(delay_tables.one_delay, "delay.json"),
     "improvement": _from(improvement_table, "improvement.json"),
     "conversion": _from(benchmark_tables.conversion, "recordings/conversion.json"),
     "reading": reading_table,

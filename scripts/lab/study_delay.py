@@ -4,7 +4,7 @@ python scripts/lab/study_delay.py RUN --delays 0 1 2 4 6 --taught PREFIX --corre
 
 All are rolled out on the same fresh seeds, and compared with the policy without any delay. The remedy "taught" is the
 policy --taught, which was trained with policy.prefix and is told what is pending, "corrected" the policy --corrected,
-an improvement of RUN by method=corrector. What is measured is kept in --out, and is not measured again.
+an improvement of RUN by method=corrector; "contrast" stands off from the samples of --weaker, an earlier checkpoint. What is measured is kept in --out, and is not measured again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from delay_tables import NOTHING, draw
 from diffpolicy import Agent, checkpoint, load_policy
 from diffpolicy.config import ExecutionConfig, load_config
 from diffpolicy.evaluation import INFERENCE_BLOCK, episode_resets, policy_env, rollout, summarize
@@ -33,7 +34,7 @@ from text_tables import PERCENT, interval
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "delay.json"
 FIRST_SEED = 200_000
 KEPT = ("score", "success", "third_difference", "jump")
-NOTHING, TAUGHT, CORRECTED = "nothing", "taught", "corrected"
+TAUGHT, CORRECTED, CONTRAST = "taught", "corrected", "contrast"
 REMEDIES: dict[str, Callable[[int], dict[str, Any]]] = {
     NOTHING: lambda delay: {},
     "hard": lambda delay: {"inpaint": delay},
@@ -41,6 +42,7 @@ REMEDIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "soft_no_jacobian": lambda delay: {"guide": "exponential", "guide_jacobian": False},
     "nearest_of_16": lambda delay: {"candidates": 16},
     "roll_forward": lambda delay: {"roll_forward": True},
+    CONTRAST: lambda delay: {"candidates": 16},
     TAUGHT: lambda delay: {"inpaint": delay},
     CORRECTED: lambda delay: {},
 }
@@ -65,7 +67,9 @@ def smoothness(actions: np.ndarray, delay: int, every: int) -> dict[str, float]:
 
 def cell(path: Path, remedy: str, delay: int, noise: float, options: argparse.Namespace) -> dict[str, Any]:
     """Return what is found in some episodes, and each of them."""
-    how = ExecutionConfig(delay=delay, action_noise=noise, **(REMEDIES[remedy](delay) if delay else {}))
+    remedies = REMEDIES[remedy](delay) if delay else {}
+    remedies |= {"weaker": str(options.weaker)} if remedy == CONTRAST else {}
+    how = ExecutionConfig(delay=delay, action_noise=noise, **remedies)
     policy, config = (
         load_policy(path, block=INFERENCE_BLOCK, execution=how),
         load_config(checkpoint.read(path).config),
@@ -92,9 +96,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--taught", type=Path, help="run of a policy that was trained with policy.prefix")
+    parser.add_argument("--weaker", type=Path, help="an earlier checkpoint of the run")
     parser.add_argument("--corrected", type=Path, help="run of the policy with a corrector")
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 1, 2, 4, 6])
-    parser.add_argument("--remedies", nargs="+", default=[name for name in REMEDIES if name not in OTHERS])
+    parser.add_argument("--remedies", nargs="+", default=[one for one in REMEDIES if one not in (*OTHERS, CONTRAST)])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.0], help="in units of actions")
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--workers", type=int)
@@ -106,6 +111,7 @@ def main() -> None:
     of = {"policy": saved.sha256["ema.safetensors"], "episodes": options.episodes, "first_seed": FIRST_SEED}
     stored = json.loads(options.out.read_text()) if options.out.exists() else {"of": of, "config": saved.config}
     require(stored["of"] == of, f"{options.out} is of {stored['of']}", str(of), "take another --out")
+    options.remedies += [CONTRAST] if options.weaker is not None else []
     paths = dict.fromkeys(REMEDIES, options.run)
     for name in (one for one in OTHERS if vars(options)[one] is not None):
         other = checkpoint.read(vars(options)[name])
@@ -135,6 +141,7 @@ def main() -> None:
             }
         rows[key] = row
         files.write_text(options.out, json.dumps({**stored, "rows": list(rows.values()), **provenance()}) + "\n")
+        draw(options.out.with_suffix(".png"), {"rows": list(rows.values())})
         print(key, interval(found["success"], PERCENT), interval(found["score"]), flush=True)
 
 

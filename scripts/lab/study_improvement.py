@@ -107,7 +107,7 @@ def rolled_out(settings: Sequence[str]) -> Sequence[str]:
     """Return the settings of a variant on which the episodes of its first round depend."""
     told = " ".join(settings)
     of_the_policy = "rounds=" not in told and (CORRECTIONS not in settings or "of_failures" in told)
-    return [one for one in settings if one == BEYOND] if of_the_policy else settings
+    return [one for one in settings if one == BEYOND or one.startswith("episodes=")] if of_the_policy else settings
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from diffpolicy.evaluation.following import motion_of
 from diffpolicy.evaluation.observers import Recorder
 from diffpolicy.evaluation.rollout import rollout
 from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.generative.distances import apart
 from diffpolicy.generative.guidance import SoftInpaint
 from diffpolicy.generative.paths import CosinePath, LinearPath
 from diffpolicy.generative.predictions import Estimate, estimate, velocity
@@ -25,6 +26,7 @@ from diffpolicy.policies import Agent, PlanRequest, build_policy
 from diffpolicy.policies.chunking import Decided, Past, delay_of
 from diffpolicy.policies.execution import check_execution, longest_delay, prefix_weights
 from diffpolicy.policies.motion import Motion
+from diffpolicy.util.seeds import generator
 
 T_O, T_A = 2, 4
 OBS = np.random.default_rng(0).uniform(0, 512, (40, 3, tiny_policy.D)).astype(np.float32)
@@ -263,6 +265,56 @@ def test_what_is_executed_with_an_error_is_held_as_it_was_executed():
     found = acted(made, envs=(0,), seeds=(5,))
     for n, (_, chunk) in enumerate(asked[1:], start=1):
         np.testing.assert_allclose(chunk.trajectory[0, 0], found[n * T_A - 1, 0], rtol=1e-4, atol=1e-2)
+
+
+def test_how_far_chunks_are_from_the_nearest_others():
+    draw = np.random.default_rng(0)
+    chunks, others = draw.normal(size=(2, 5, 7, 2)), draw.normal(size=(2, 4, 7, 2))
+    found = apart(torch.from_numpy(chunks), torch.from_numpy(others))
+    alone = apart(torch.from_numpy(chunks), torch.from_numpy(chunks), itself=True)
+    for b in range(2):
+        for i in range(5):
+            to = [np.linalg.norm(chunks[b, i] - one, axis=1).mean() for one in others[b]]
+            assert abs(float(found[b, i]) - np.mean(sorted(to)[:3])) < 1e-9
+            to = [np.linalg.norm(chunks[b, i] - chunks[b, k], axis=1).mean() for k in range(5) if k != i]
+            assert abs(float(alone[b, i]) - np.mean(sorted(to)[:3])) < 1e-9
+
+
+def test_a_chunk_stands_off_from_what_a_weaker_policy_samples(tmp_path):
+    """The weaker one draws what the better one draws with other noise; where they agree, agreement decides."""
+    config = tiny_policy.config("flow", t_a=T_A)
+    path = tiny_policy.save(tmp_path / "run" / "late", config, tiny_policy.model(config, 0))
+    weak = tiny_policy.save(tmp_path / "run" / "early", config, tiny_policy.model(config, 1))
+    how = {"candidates": 5, "weaker": str(weak)}
+    better, alone = (load_policy(path, execution=ExecutionConfig(**one)) for one in (how, {"candidates": 5}))
+    same = load_policy(path, execution=ExecutionConfig(**{**how, "weaker": str(path)}))
+    obs = np.stack([history(0, env) for env in range(3)])
+    keys = [(s, 0) for s in (5, 6, 7)]
+    chosen, first = better.plan(PlanRequest(obs, keys)), alone.plan(PlanRequest(obs, keys))
+    assert chosen.calls.tolist() == [2 * 5 * 3] * 3 and first.calls.tolist() == [5 * 3] * 3
+    assert np.abs(chosen.trajectory - first.trajectory).max() > 1, "another candidate is executed in some episode"
+    seen = torch.from_numpy(obs)
+    observed = better.normalizer.apply({"obs": seen.repeat_interleave(5, 0)})
+    with torch.no_grad():
+        draws = better._chunker.draws([generator(*key) for key in keys], 15)
+        both = [
+            one.sample(one.condition(observed), draws).chunks[:, T_O - 1 :].unflatten(0, (3, 5))
+            for one in (better.model, *better.weaker)
+        ]
+    best = (apart(both[0], both[0], itself=True) - apart(both[0], both[1])).argmin(1)
+    wanted = better.in_units(both[0][torch.arange(3), best], seen, T_O - 1)
+    np.testing.assert_allclose(chosen.trajectory[:, T_O - 1 :], wanted, rtol=1e-3, atol=0.1)
+    assert np.isfinite(same.plan(PlanRequest(obs, keys)).trajectory).all()
+
+
+def test_a_weaker_policy_that_is_none_is_refused(tmp_path):
+    config = tiny_policy.config("flow", t_a=T_A)
+    path = tiny_policy.save(tmp_path / "run", config)
+    other = tiny_policy.save(tmp_path / "other", tiny_policy.config("flow", t_a=T_A - 1))
+    with pytest.raises(ValueError, match=r"weaker=.* with candidates=1; expected several to choose among"):
+        load_policy(path, execution=ExecutionConfig(weaker=str(path)))
+    with pytest.raises(ValueError, match="an earlier checkpoint of the same run"):
+        load_policy(path, execution=ExecutionConfig(candidates=4, weaker=str(other)))
 
 
 def test_the_nearest_of_several_chunks_is_executed():
