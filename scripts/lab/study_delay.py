@@ -3,8 +3,9 @@
 python scripts/lab/study_delay.py RUN --delays 0 1 2 4 6 --taught PREFIX --corrected CORRECTED
 
 All are rolled out on the same fresh seeds, and compared with the policy without any delay. The remedy "taught" is the
-policy --taught, which was trained with policy.prefix and is told what is pending, "corrected" the policy --corrected,
-an improvement of RUN by method=corrector; "contrast" stands off from the samples of --weaker, an earlier checkpoint. What is measured is kept in --out, and is not measured again.
+policy --taught, which was trained with policy.prefix and is told what is pending; "corrected" is the policy
+--corrected, an improvement of RUN by method=corrector; "contrast" stands off from the samples of --weaker, an earlier
+checkpoint. What is measured is kept in --out, and is not measured again.
 """
 
 from __future__ import annotations
