@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def main() -> None:
         found = cell(paths[remedy], remedy, delay, noise, options)
         row = {"remedy": remedy, "delay": delay, "noise": noise, **{name: found[name] for name in KEPT}}
         row["network_calls"] = found["network_calls"]
+        if "mode" in found["episodes"][0]:
+            row["modes"] = dict(Counter(one["mode"] for one in found["episodes"] if one["success"]))
         row["episodes"] = [{"seed": one["seed"], **{name: one[name] for name in KEPT}} for one in found["episodes"]]
         first = rows.get((NOTHING, 0, noise))
         if first is not None:
