@@ -221,7 +221,8 @@ def judged(report: Report, limits: Limits, meta: Any, events: list[tuple[float, 
         recovered.append(max(0.0, starts[after[0]] - end))
     found = {"faults": len(events), "with_holds": len(late), "steps": len(actions), "holds": report.holds}
     found |= {"periods_to_hold": float(np.max(late)) if late else None, "bad_actions": int(bad.sum())}
-    return found | {"seconds_to_go_on": {f"p{q}": float(np.percentile(recovered, q)) for q in (50, 100)}}
+    quantiles = {f"p{q}": float(np.percentile(recovered, q)) for q in (50, 100)} if recovered else {}
+    return found | {"seconds_to_go_on": quantiles}
 
 
 def hostile(options: argparse.Namespace) -> dict[str, Any]:

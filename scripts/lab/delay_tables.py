@@ -44,9 +44,8 @@ def one_delay(found: Mapping[str, Any], delay: int = 4) -> str:
     for row in found["rows"]:
         if row["delay"] not in (0, delay):
             continue
-        gains = [
-            interval(row["difference"][name], form) for name, form in (("success", "{:+.1%}"), ("score", "{:+.3f}"))
-        ]
+        gain, forms = row.get("difference"), {"success": "{:+.1%}", "score": "{:+.3f}"}
+        gains = ["—" if gain is None else interval(gain[name], form) for name, form in forms.items()]
         smooth = [f"{row[name]['mean']:.1f}" for name in ("third_difference", "jump")]
         judged = [interval(row["success"], PERCENT), interval(row["score"])]
         where = [f"`{row['remedy']}`", str(row["delay"]), f"{row['noise']:g}"]

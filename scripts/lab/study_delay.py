@@ -86,6 +86,7 @@ def cell(path: Path, remedy: str, delay: int, noise: float, options: argparse.Na
         return smoothness(episode.observed[Actions.name], delay, policy.action_horizon)
 
     rows = [{**row, **found(one)} for row, one in zip(episode_rows(episodes), episodes, strict=True)]
+    rows = [{**row, "score": row[task.main]} for row in rows]
     return {**summarize(rows), "episodes": rows, "network_calls": agent.calls}
 
 
