@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from diffpolicy.config.control import DriveConfig
 from diffpolicy.control.guard import Guard, Limits
 from diffpolicy.control.page import draw_run, write_page
 from diffpolicy.control.planners import make_planner
-from diffpolicy.control.planning import Ask, Planner
+from diffpolicy.control.planning import Planner, warm
 from diffpolicy.control.robots import EnvRobot
 from diffpolicy.control.runner import RealTimeRunner, Report
 from diffpolicy.control.serve import TOKEN
@@ -55,35 +55,35 @@ def drive(config: DriveConfig) -> dict[str, Any]:
     factory = _environment(config)
     with ExitStack() as opened:
         planner = _planner(config, opened)
+        hold = _hold(config, planner)
+        _guard(config, planner)
         place = opened.enter_context(closing(Place(factory, Contract(limited=True), Journal())))
         executor = opened.enter_context(ThreadPoolExecutor(1, "planner"))
-        runs, reports, rate = [], [], 0.0
+        warm(planner)
+        runs, reports, result = list[dict[str, Any]](), list[Report](), dict[str, Any]()
         for seed in range(config.seed, config.seed + config.episodes):
-            robot = EnvRobot(place, Reset(seed))
-            if not reports:
-                rate = _rate(config, TaskSpec.of(place.env))
-                _warm(planner, robot)
-            guard = _guard(config, planner)
-            hold = None if config.hold is None else _holding(config.hold, planner)
+            robot, guard = EnvRobot(place, Reset(seed)), _guard(config, planner)
+            rate = TaskSpec.of(place.env).fps if config.rate is None else config.rate
             runner = RealTimeRunner(robot, planner, rate, guard, hold, executor)
             report = runner.run(math.ceil(config.seconds * rate), seed, over=lambda robot=robot: robot.done)
             interventions = {} if guard is None else dict(guard.interventions)
             runs.append({**robot.end().row(), **report.summary(), "interventions": interventions})
             reports.append(report)
             print(_line(runs[-1]), file=sys.stderr)
-    result = {
-        "rate": rate,
-        **together(reports),
-        "runs": runs,
-        "series": [_series(report) for report in reports],
-        "settings": {**plain(config), "token": None},
-        "env": plain(factory.config),
-        "metadata": asdict(planner.metadata),
-        **provenance(),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / RESULT, result)
+            result = {
+                "rate": rate,
+                **together(reports),
+                "runs": runs,
+                "series": [_series(report) for report in reports],
+                "settings": {**plain(config), "token": None},
+                "env": plain(factory.config),
+                "metadata": asdict(planner.metadata),
+                **provenance(),
+            }
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / RESULT, result)  # what follows may break, or be stopped
     draw_run(out / "run.png", reports[0])
+    (out / FILM).unlink(missing_ok=True)
     trouble = _film(out / FILM, factory, config.seed, reports[0]) if config.film else "film=false"
     write_page(out / PAGE, result, out / "run.png", None if trouble else out / FILM, trouble)
     return result
@@ -103,9 +103,8 @@ def together(reports: Sequence[Report]) -> dict[str, Any]:
 
 def describe(result: dict[str, Any], out: str | Path) -> str:
     """Return what the command says in the end."""
-    lines = [_line(run) for run in result["runs"][-1:]] if len(result["runs"]) > 1 else []
     jitter = ", ".join(f"{name} {value:.2f}" for name, value in result["jitter_ms"].items())
-    lines += [f"periods, ms from {1e3 / result['rate']:.1f}: {jitter or 'one step alone'}"]
+    lines = [f"periods, ms from {1e3 / result['rate']:.1f}: {jitter or 'one step alone'}"]
     delays = ", ".join(f"{count} of {steps}" for steps, count in result["delays"].items())
     lines += [f"chunks by their delay in steps: {delays or 'none'}"]
     counted = (
@@ -127,9 +126,11 @@ def _check(config: DriveConfig) -> None:
         require(value is None or 0 < value < math.inf, f"{name}={value}", "a number above 0")
     require(config.episodes >= 1, f"episodes={config.episodes}", "at least 1")
     require(config.seed >= 0, f"seed={config.seed}", "a seed >= 0")
+    require(config.token is None or config.server, "token=… without a server", cure="leave it out")
     if config.server is not None:
         own = DriveConfig(server=config.server)
-        names = ("solver", "steps", "grid", "solver_options", "action_horizon", "execution", "weights", "compile")
+        names = ("solver", "steps", "grid", "solver_options", "action_horizon", "execution", "weights", "device")
+        names = (*names, "compile")
         given = [name for name in names if vars(config)[name] != vars(own)[name]]
         require(not given, f"{', '.join(given)} for a server", cure="give them to `diffpolicy serve`")
         require(names_env(config.env), "server=… without an environment", "env.id=…")
@@ -149,32 +150,23 @@ def _planner(config: DriveConfig, opened: ExitStack) -> Planner:
     return opened.enter_context(closing(client.RemotePlanner(config.server, config.token or os.environ.get(TOKEN))))
 
 
-def _rate(config: DriveConfig, task: TaskSpec) -> float:
-    return task.fps if config.rate is None else config.rate
-
-
 def _guard(config: DriveConfig, planner: Planner) -> Guard | None:
     if not config.guard:
         return None
     limits = planner.metadata.limits
     require(limits is not None, "a guard, and the limits of the actions are not known", cure="take guard=false")
-    if config.hold is None:
-        given = "a guard where nothing says how the robot holds"
-        require(planner.metadata.follows, given, cure="give hold=[…], the action with which it stays where it is")
     return Guard(Limits.from_plain(limits or {}), config.watchdog)
 
 
-def _holding(hold: Sequence[float], planner: Planner) -> Any:
-    action = np.asarray(hold, np.float32)
-    require(action.shape == (planner.metadata.action_dim,), f"hold={hold}", f"{planner.metadata.action_dim} numbers")
+def _hold(config: DriveConfig, planner: Planner) -> Callable[[Any], np.ndarray] | None:
+    if config.hold is None:
+        given = "nothing says how the robot holds"
+        require(planner.metadata.follows, given, cure="give hold=[…], the action with which it stays where it is")
+        return None
+    action, size = np.asarray(config.hold, np.float32), planner.metadata.action_dim
+    fits = action.shape == (size,) and bool(np.isfinite(action).all())
+    require(fits, f"hold={list(config.hold)}", f"{size} finite numbers")
     return lambda obs: action
-
-
-def _warm(planner: Planner, robot: EnvRobot) -> None:
-    """Plan one chunk before the clock starts, as a robot's program does: the first one allocates, and connects."""
-    meta = planner.metadata
-    none = np.empty((0, meta.action_dim), np.float32)
-    planner.plan(Ask([robot.observe()] * meta.obs_horizon, (0, 0), none, none))
 
 
 def _film(path: Path, factory: EnvFactory, seed: int, report: Report) -> str | None:
@@ -206,8 +198,7 @@ def _delays(reports: Sequence[Report]) -> list[int]:
 
 
 def _later_holds(report: Report) -> int:
-    first = report.borders[0] if report.borders else 0
-    return sum(step >= first for step in report.held)
+    return sum(step >= report.borders[0] for step in report.held) if report.borders else 0
 
 
 def _line(run: dict[str, Any]) -> str:

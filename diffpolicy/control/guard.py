@@ -87,8 +87,9 @@ class Guard:
         self._change: np.ndarray | None = None
 
     def reset(self, at: np.ndarray | None = None) -> None:
-        """Start anew; the first action may be no farther from `at` (A,) than `speed`, if it is given."""
-        self._last = None if at is None else np.asarray(at, np.float64)
+        """Start anew; the first action may be no farther from `at` (A,) than `speed`, if it is given and finite."""
+        known = at is not None and bool(np.isfinite(at).all())
+        self._last = np.asarray(at, np.float64) if known else None
         self._change = None
 
     def __call__(self, action: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ from diffpolicy.datasets.spec import stack
 from diffpolicy.policies import PlanRequest, Policy
 from diffpolicy.policies.chunking import Decided, Past
 from diffpolicy.policies.correcting import corrected
+from diffpolicy.policies.models.capabilities import Corrects
 from diffpolicy.util.errors import require
 
 
@@ -28,7 +29,8 @@ class LocalPlanner(Planner):
         limits: of its actions, where they are known.
 
     Raises:
-        ValueError: execution settings that are the simulation's: delay, action_noise, ensemble, roll_forward.
+        ValueError: execution settings that are the simulation's: delay, action_noise, ensemble, roll_forward; or a
+            policy with a corrector on a GPU.
     """
 
     def __init__(self, policy: Policy, fps: float | None = None, limits: Limits | None = None) -> None:
@@ -36,6 +38,9 @@ class LocalPlanner(Planner):
         unfit = {"delay": 0, "action_noise": 0.0, "ensemble": None, "roll_forward": False}
         given = [f"execution.{name}={vars(how)[name]}" for name, usual in unfit.items() if vars(how)[name] != usual]
         require(not given, f"{' and '.join(given)} of a policy that plans for a robot", cure="leave it out")
+        waits = isinstance(policy.model, Corrects) and policy.model.device.type != "cpu"
+        given = f"a policy on {policy.model.device} that corrects every action, which would wait there for the chunks"
+        require(not waits, given, cure="take device=cpu")
         self.policy = policy
         fields = {
             key: {"kind": one.kind, "shape": list(one.shape), "unit": one.unit}
@@ -55,6 +60,8 @@ class LocalPlanner(Planner):
 
     def corrected(self, obs: Observation, action: np.ndarray, step: int) -> np.ndarray:
         """Return an action as it is to be carried out now."""
+        if not isinstance(self.policy.model, Corrects):
+            return action
         return corrected(self.policy, stack([obs]), [(step, action)])[0]
 
     def plan(self, ask: Ask) -> Plan:

@@ -49,7 +49,7 @@ class Ask:
         obs: the last T_o observations, oldest first; at the start the first one is repeated.
         key: of the chunk's noise: (the episode's seed, the chunk's number).
         executed: (n, A), the last actions, n <= T_o - 1.
-        pending: (m, A), the actions of the next m steps, which will be executed whatever is answered.
+        pending: (m, A), the actions of the next m steps, as they are planned, whatever is answered.
         last: (T_p, A), the trajectory of the last chunk; None if there is none.
         age: control steps since that was asked for.
     """
@@ -73,6 +73,22 @@ class Plan:
 
     trajectory: np.ndarray
     calls: int = 0
+
+
+def warm(planner: Planner) -> None:
+    """Have a first chunk planned, and one that goes on from it, before a robot moves: the first ones allocate.
+
+    Raises:
+        ConnectionError: whoever plans cannot be reached.
+    """
+    meta = planner.metadata
+    kinds = {"vector": np.float32, "image": np.uint8}
+    seen = {key: np.zeros(one["shape"], kinds[one["kind"]]) for key, one in meta.fields.items()}
+    alone = len(seen) == 1 and next(iter(meta.fields.values()))["kind"] == "vector"
+    obs = [next(iter(seen.values())) if alone else seen] * meta.obs_horizon
+    none, past = (np.zeros((rows, meta.action_dim), np.float32) for rows in (0, meta.obs_horizon - 1))
+    first = planner.plan(Ask(obs, (0, 0), none, none))
+    planner.plan(Ask(obs, (0, 1), past, none, first.trajectory, meta.action_horizon))
 
 
 class Planner(ABC):

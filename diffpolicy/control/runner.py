@@ -214,9 +214,7 @@ class _Episode:
         except Exception as error:
             if not self.chunks and not isinstance(error, ConnectionError):
                 raise  # a wrong robot, at its first message
-            says = f"{type(error).__name__}: {error}"
-            self.report.failures[says] = self.report.failures.get(says, 0) + 1
-            _LOG.warning("no chunk: %s", says)
+            self._note("no chunk", error)
             self.asked = self.number - self.meta.action_horizon  # ask again now
             return
         consumed = self.number - self.asked
@@ -261,7 +259,7 @@ class _Episode:
     def _next(self, obs: Observation) -> np.ndarray:
         if self.queue:
             step, planned = self.queue.popleft()
-            action = self.of.planner.corrected(obs, planned, step)
+            action = self._corrected(obs, planned, step)
         else:
             self.report.held.append(self.number)
             action = self._held(obs)
@@ -270,6 +268,18 @@ class _Episode:
         self.executed.append(action)
         self.report.actions.append(action)
         return action
+
+    def _corrected(self, obs: Observation, planned: np.ndarray, step: int) -> np.ndarray:
+        try:
+            return self.of.planner.corrected(obs, planned, step)
+        except Exception as error:  # of an observation that is none: the robot goes on with what was planned
+            self._note("no correction", error)
+            return planned
+
+    def _note(self, what: str, error: Exception) -> None:
+        says = f"{type(error).__name__}: {error}"
+        self.report.failures[says] = self.report.failures.get(says, 0) + 1
+        _LOG.warning("%s: %s", what, says)
 
     def _guarded(self, guard: Guard, action: np.ndarray) -> np.ndarray:
         before = guard.interventions.total()

@@ -6,8 +6,12 @@ import asyncio
 import os
 from typing import Any
 
+from diffpolicy import checkpoint as checkpoints
+from diffpolicy.config import load_config
 from diffpolicy.config.control import ServeConfig
 from diffpolicy.control.planners import make_planner
+from diffpolicy.control.planning import warm
+from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models.capabilities import Corrects
 from diffpolicy.util.errors import Interrupted, require
 from diffpolicy.util.optional import optional
@@ -26,10 +30,11 @@ def serve(config: ServeConfig) -> None:
     """
     server_module: Any = optional("diffpolicy.control.server", "control", "a server")
     token = config.token or os.environ.get(TOKEN) or None
-    planner = make_planner(config)
-    everywhere = not isinstance(planner.policy.model, Corrects)
+    corrects = issubclass(method_class(load_config(checkpoints.read(config.checkpoint).config)), Corrects)
     given = f"{config.checkpoint}, whose actions are corrected at every step, on the robot itself"
-    require(everywhere, given, cure="serve the policy that it was made of, or let the robot load this one")
+    require(not corrects, given, cure="serve the policy that it was made of, or let the robot load this one")
+    planner = make_planner(config)
+    warm(planner)
     server = server_module.PolicyServer(planner, config.host, config.port, token, config.batch)
     try:
         asyncio.run(_until_interrupted(server, config))

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import ALPHA_MIN, Estimate, Field, estimate
 from diffpolicy.generative.shapes import expand, where
+from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import explain, require
 
 
@@ -190,7 +191,7 @@ class Prefix(Wrapper):
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         mask, known = expand(self.mask, x), self.known.to(x.dtype).expand_as(x)
         fixed = estimate("data", known, x, t, self.path)
-        own = torch.where(self.mask, 1.0, t.to(self.mask.device)[:, None])
+        own = torch.where(self.mask, 1.0, t.to(x.device, precise_dtype(x.device))[:, None])
         free = self.field(torch.where(mask, known, x), own, cond)
         return Estimate(*(torch.where(mask, k, f) for k, f in zip(fixed, free, strict=True)))
 

@@ -68,7 +68,10 @@ class FlowMap(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, cond: Any = None) -> Tensor:
-        """Return x_s of x (B, *shape) at t, where t and s are (B,) or (B, T)."""
+        """Return x_s of x (B, *shape) at t, where t and s are (B,) or (B, T).
+
+        The times of a single sample may lie on the CPU while x does not: `shapes.expand` and `as_input` take care.
+        """
 
 
 def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) -> Estimate:

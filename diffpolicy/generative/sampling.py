@@ -92,7 +92,7 @@ def sample(
     """Return x carried through `times` by a flow map, without autograd. This is the only sampling loop.
 
     Args:
-        flow_map: from a solver (`Solver.bind`), or a network that is one.
+        flow_map: from a solver (`Solver.bind`), or a network that is one; it may be given times on the CPU.
         x: (B, *shape), at times[0].
         times: (n,) for all samples alike, or (n, B) for each its own, or (n, B, T) for every step of each its own.
         cond: the condition, which the flow map hands to the network.
@@ -104,9 +104,8 @@ def sample(
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     fits = times.ndim in (1, 2, 3) and len(times) >= 2 and times.shape[1:] == x.shape[: times.ndim - 1]
     require(fits, f"times of shape {tuple(times.shape)}", "(n,), (n, B) or (n, B, T), with n at least two values")
-    times = _increasing(times)
-    if len(x) > 1:  # those of one sample stay on the CPU
-        times = times.to(x.device, precise_dtype(x.device))
+    times = _increasing(times)  # those of one sample stay on the CPU, see `shapes`
+    times = times if len(x) == 1 else times.to(x.device, precise_dtype(x.device))
     times = times[:, None].expand(-1, x.shape[0]) if times.ndim == 1 else times
     with no_graph(flow_map.needs_grad):
         states = [x]

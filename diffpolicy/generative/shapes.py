@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -68,15 +67,9 @@ def as_input(t: Tensor, x: Tensor) -> Tensor:
     bfloat16 leaves a time two digits.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if t.device != x.device and t.numel() == 1:
-        return _constant(float(t), t.ndim, dtype, x.device)
+    if t.device != x.device and t.numel() == 1:  # written by the device itself, which need not be waited for
+        return torch.full(t.shape, float(t), dtype=dtype, device=x.device)
     return t.to(x.device, dtype)
-
-
-@lru_cache(maxsize=1024)  # different times; a sampler's grid, whose times come again in every chunk, has tens
-def _constant(value: float, axes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # a tensor for everybody
-        return torch.full((1,) * axes, value, dtype=dtype, device=device)
 
 
 def randn(shape: Sequence[int], generator: Generators, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:

@@ -110,13 +110,17 @@ def _method(config: ImproveConfig) -> Improvement:
     require(min(counts.values()) >= 1, given, "at least 1 of each")
     chosen = f"training.choose={config.training.choose}"
     require(config.training.choose == LAST, chosen, LAST, "evaluate the improved policy on seeds of your own")
+    method = registry.build("improvement", {"name": config.method, **config.options})
+    once = method.rolls_out or (config.rounds == 1 and config.rollouts is None)
+    given = f"rounds={config.rounds}, rollouts={config.rollouts} of method={config.method}, which rolls nothing out"
+    require(once, given, "one round and no rollouts")
     last = config.first_seed + config.rounds * config.episodes
     apart = config.first_seed >= REPORT_SEED + _TESTS or last <= REPORT_SEED
     given = f"first_seed={config.first_seed}: episodes up to {last}"
     within = last <= APART
     require(within, f"first_seed={config.first_seed}: episodes up to {last}", f"seeds below {APART}")
     require(config.first_seed >= 0 and apart, given, f"none of {REPORT_SEED} to {REPORT_SEED + _TESTS}, which test")
-    return registry.build("improvement", {"name": config.method, **config.options})
+    return method
 
 
 def _prepared(folder: Path, settings: Mapping[str, Any]) -> Path:

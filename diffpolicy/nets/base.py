@@ -37,8 +37,7 @@ class Network(nn.Module, ABC):
     networks of images from `(channels, labels)` and theirs.
     """
 
-    per_step: ClassVar[bool] = False
-    """Whether every step of a trajectory may have a time of its own."""
+    per_step: ClassVar[bool] = False  # whether every step of a trajectory may have a time of its own
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, r: Tensor | None = None) -> Tensor:
@@ -68,7 +67,7 @@ class Freezable(ABC):
     """A module that can be prepared for inference."""
 
     @abstractmethod
-    def freeze(self, shape: tuple[int, ...] | None = None) -> None:
+    def freeze(self, shape: tuple[int, ...] | None = None, per_step: bool = False) -> None:
         """Prepare for inference: the same numbers up to rounding, in fewer operations and without gradients.
 
         The preparation is of the present weights on their present device: repeat it after training or moving the
@@ -76,6 +75,7 @@ class Freezable(ABC):
 
         Args:
             shape: the shape of x, (B, T, D), for which calls are also compiled; None compiles nothing.
+            per_step: whether calls with a time per step are compiled too.
         """
 
     def graphs(self, x: Tensor) -> dict[str, Any] | None:

@@ -101,7 +101,7 @@ class FastUnet1D(Network, Fusable, Freezable):
         """Run the group norms with Mish and FiLM as compiled passes: the same numbers up to rounding."""
         fuse_norms(self)
 
-    def freeze(self, shape: tuple[int, ...] | None = None) -> None:
+    def freeze(self, shape: tuple[int, ...] | None = None, per_step: bool = False) -> None:
         """Prepare for inference: the same numbers up to rounding, in fewer operations and without gradients.
 
         The preparation is of the present weights on their present device: repeat it after training or moving the
@@ -110,8 +110,9 @@ class FastUnet1D(Network, Fusable, Freezable):
         Args:
             shape: the shape (B, T, D) of x for which calls are also compiled, which takes a minute or two (half of it
                 once the compiler has seen the network). Calls of other shapes run uncompiled.
+            per_step: whether calls with a time per step are compiled too, which takes as long again.
         """
-        self._frozen = _Frozen(self, shape)
+        self._frozen = _Frozen(self, shape, per_step)
 
     def graphs(self, x: Tensor) -> dict[str, Any] | None:
         """Return where to keep CUDA graphs of what calls the network; None where none was compiled for x."""
@@ -182,17 +183,13 @@ def _thaw(net: FastUnet1D, _: object) -> None:
 
 
 class _Trunk(nn.Module):
-    """(x, the FiLM of all blocks side by side) -> the network's output."""
+    """(x, the FiLM of all blocks side by side, (B, F) or (B, T, F)) -> the network's output."""
 
     def __init__(self, net: FastUnet1D, sizes: Sequence[int]) -> None:
         super().__init__()
         self._net, self._sizes = net, list(sizes)
 
     def forward(self, x: Tensor, films: Tensor) -> Tensor:
-        return self._net.trunk(x, iter(films.split(self._sizes, dim=-1)))
-
-    def by_step(self, x: Tensor, films: Tensor) -> Tensor:
-        """(x, (B, T, the FiLM of all blocks)) -> the network's output."""
         parts = self._net.whole(films).split(self._sizes, dim=-1)
         return self._net.trunk(x, (self._net.at_block(part, i) for i, part in enumerate(parts)))
 
@@ -204,7 +201,7 @@ class _Frozen:
     condition until another condition comes, which is once a chunk.
     """
 
-    def __init__(self, net: FastUnet1D, shape: tuple[int, ...] | None) -> None:
+    def __init__(self, net: FastUnet1D, shape: tuple[int, ...] | None, per_step: bool) -> None:
         films = [block.film for block in net.blocks]
         features = net.time[-1].out_features
         self._two_times = net.span is not None
@@ -216,21 +213,25 @@ class _Frozen:
         self._trunk = _Trunk(net, [film.out_features for film in films])
         self._times: dict[tuple[float, float], Tensor] = {}
         self._cond: tuple[Tensor, Tensor] | None = None
-        if shape is not None:
-            self._compiled = self._compile(weight.new_zeros(shape), weight.new_zeros((shape[0], len(weight))))
+        self._compiled: dict[int, Callable[[Tensor, Tensor], Tensor]] = {}  # by the axes of the FiLM
+        for leading in [] if shape is None else [shape[:1], shape[:2]][: 1 + per_step]:
+            films = weight.new_zeros((*leading, len(weight)))
+            self._compiled[films.ndim] = self._compile(weight.new_zeros(shape or ()), films)
 
     def __call__(self, x: Tensor, t: Tensor, vector: Tensor | None, r: Tensor | None) -> Tensor:
         if t.ndim == 2:  # of every step: nothing of it comes again
             films = self._of(t, t if r is None else r)
             films = films if vector is None else films + self._of_vector(vector)[:, None]
-            return self._trunk.by_step(x, films)
+            return self._run(x, films)
         films = self._time_part(t, r if self._two_times and r is not None else t)
         if vector is not None:
             films = films + self._cond_part(vector)
         films = films.expand(len(t), -1).contiguous()
-        if x.shape != self.shape:
-            return self._trunk(x, films)
-        return self._compiled(x.to(films.dtype).contiguous(), films)
+        return self._run(x, films)
+
+    def _run(self, x: Tensor, films: Tensor) -> Tensor:
+        compiled = self._compiled.get(films.ndim) if x.shape == self.shape else None
+        return self._trunk(x, films) if compiled is None else compiled(x.to(films.dtype).contiguous(), films)
 
     def _compile(self, x: Tensor, films: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         if x.device.type == "cuda":

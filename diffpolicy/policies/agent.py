@@ -22,6 +22,7 @@ from diffpolicy.datasets.spec import Observation, ObservationSpec, stack
 from diffpolicy.policies.chunking import Past
 from diffpolicy.policies.controller import Batch, Controller, EnvIds, env_numbers
 from diffpolicy.policies.correcting import corrected
+from diffpolicy.policies.models.capabilities import Corrects
 from diffpolicy.policies.policy import PlanRequest, Policy
 from diffpolicy.policies.queue import ActionQueue, hold
 from diffpolicy.util.errors import require
@@ -112,7 +113,7 @@ class Agent(Controller):
 
     def _start(self, env: int, key: tuple[int, ...]) -> _Episode:
         policy, steps = self.policy, self.policy.obs_horizon
-        queue = ActionQueue(key, policy.execution, policy.action_dim, steps - 1)
+        queue = ActionQueue(key, policy.execution, policy.action_dim, steps - 1, isinstance(policy.model, Corrects))
         self._episodes[env] = _Episode(key, deque(maxlen=steps), queue)
         return self._episodes[env]
 

@@ -20,6 +20,7 @@ from diffpolicy.policies.encoders import EncodedModel, build_encoders
 from diffpolicy.policies.execution import check_temperature
 from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.policies.models.base import ChunkModel, ModelSpec
+from diffpolicy.policies.models.capabilities import Corrects
 from diffpolicy.policies.policy import Policy
 from diffpolicy.policies.pretrained import load_pretrained
 from diffpolicy.registry import build, lookup
@@ -130,6 +131,8 @@ def build_policy(
     horizons = config.policy
     if action_horizon is not None:
         horizons = replace(horizons, action_horizon=action_horizon)
+    ahead = execution is not None and execution.roll_forward and isinstance(model, Corrects)
+    require(not ahead, "execution.roll_forward of a policy that corrects every action", cure="take one of the two")
     held, taught = 0 if execution is None else execution.inpaint or 0, horizons.prefix
     given = f"execution.inpaint={held} of a policy that was taught to go on from at most {taught} (policy.prefix)"
     require(held <= taught or not taught, given, f"at most {taught}")

@@ -38,12 +38,16 @@ class ActionQueue:
         execution: how chunks are executed.
         action_dim: A.
         keep: T_o - 1, executed actions to remember.
+        changes: whether actions are not carried out as they are planned, see `Corrects`.
     """
 
-    def __init__(self, key: tuple[int, ...], execution: ExecutionConfig, action_dim: int, keep: int) -> None:
+    def __init__(
+        self, key: tuple[int, ...], execution: ExecutionConfig, action_dim: int, keep: int, changes: bool
+    ) -> None:
         self.due = 0
         self._key, self._execution, self._dim = key, execution, action_dim
         self._delay = longest_delay(execution.delay)
+        self._as_planned = not (self._delay or execution.action_noise or changes)
         self._pending: deque[tuple[int, np.ndarray]] = deque()  # with their places in their chunks, from now on
         self._executed: deque[np.ndarray] = deque(maxlen=keep)
         self._chunks = self._steps = 0
@@ -55,7 +59,7 @@ class ActionQueue:
             hold: the action (A,) with which the robot stays where it is until the first chunk takes effect; None
                 waits for that chunk.
         """
-        if not self._delay and not self._execution.action_noise:
+        if self._as_planned:
             return None
         if not self._chunks and hold is not None:
             self._pending = deque([(HELD, hold)] * self._delay)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -41,7 +42,7 @@ from diffpolicy.control.drive import together
 from diffpolicy.control.guard import Guard, Limits
 from diffpolicy.control.local import LocalPlanner
 from diffpolicy.control.planners import make_planner
-from diffpolicy.control.planning import Ask
+from diffpolicy.control.planning import Ask, warm
 from diffpolicy.control.robots import EnvRobot
 from diffpolicy.control.runner import RealTimeRunner, Report
 from diffpolicy.evaluation import make_env
@@ -123,8 +124,15 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
+        self.process.send_signal(signal.SIGCONT)  # one that is stopped would not hear
         self.process.kill()
         self.process.wait()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
 
     def again(self) -> None:
         self._start(self.port)
@@ -143,70 +151,67 @@ def rate(options: argparse.Namespace) -> dict[str, Any]:
         planner = planner_of(options.run, steps=int(how["steps"]), compile=True)
         with push_t() as place:
             robot = Endless(place)
-            warm(planner, robot.observe())
+            warm(planner)
             guard = guard_of(planner)
             report = RealTimeRunner(robot, planner, how["rate"], guard).run(int(60 * how["minutes"] * how["rate"]))
         actions = np.array(report.actions)
         limits = guard.limits
-        found[name] = how | report.summary() | together([report]) | {"interventions": dict(guard.interventions)}
+        counted = report.summary() | together([report])
+        found[name] = {"settings": how, **counted, "interventions": dict(guard.interventions)}
         found[name]["within_limits"] = bool(
             (actions >= limits.low - 1e-4).all() and (actions <= limits.high + 1e-4).all()
         )
     return found
 
 
-def warm(planner: Any, obs: np.ndarray) -> None:
-    none = np.empty((0, planner.metadata.action_dim), np.float32)
-    for _ in range(5):
-        planner.plan(Ask([obs] * planner.metadata.obs_horizon, (0, 0), none, none))
-
-
 def faults(options: argparse.Namespace) -> dict[str, Any]:
     """Return what became of robots whose servers stalled or were killed."""
     draw = random.Random(0)
-    server = Server(options.run, "steps=4")
+    server = options.opened.enter_context(Server(options.run, "steps=4"))
     dim = planner_of(options.run).metadata.fields["obs"]["shape"][0]
     found: dict[str, Any] = {"rate": 20.0, "watchdog": WATCHDOG}
     for kind, count in (("stalls", options.stalls), ("kills", options.kills)):
         remote = RemotePlanner(server.uri, timeout=10.0)
-        guard, over, events = guard_of(remote), threading.Event(), list[tuple[float, float]]()
+        guard, over, ends = guard_of(remote), threading.Event(), list[float]()
         runner = RealTimeRunner(Still(dim, 0), remote, found["rate"], guard)
         kept: list[Report] = []
-        thread = threading.Thread(target=lambda: kept.append(runner.run(10**9, over=over.is_set)))  # noqa: B023
+        drive = functools.partial(_driven, runner, over, kept)
+        thread = threading.Thread(target=drive, daemon=True)
         began = time.monotonic()
         thread.start()
         time.sleep(2.0)
         for _ in range(count):
-            start = time.monotonic() - began
             if kind == "stalls":
                 server.stall(draw.uniform(0.1, 3.0))
             else:
                 server.kill()
                 time.sleep(draw.uniform(0.1, 3.0))
                 server.again()
-            events.append((start, time.monotonic() - began))
+            ends.append(time.monotonic() - began)
             time.sleep(draw.uniform(0.5, 1.5) + 2.5 * (kind == "kills"))
         over.set()
         thread.join()
-        found[kind] = judged(kept[0], guard.limits, remote.metadata, events) | {
+        found[kind] = judged(kept[0], guard.limits, remote.metadata, ends) | {
             "interventions": dict(guard.interventions)
         }
         remote.close()
-    server.kill()
     return found
 
 
-def judged(report: Report, limits: Limits, meta: Any, events: list[tuple[float, float]]) -> dict[str, Any]:
-    """Return how a run with faults (start, end) went, in seconds and steps."""
+def _driven(runner: RealTimeRunner, over: threading.Event, kept: list[Report]) -> None:
+    kept.append(runner.run(10**9, over=over.is_set))
+
+
+def judged(report: Report, limits: Limits, meta: Any, ends: list[float]) -> dict[str, Any]:
+    """Return how a run went, whose faults ended at these seconds, in seconds and steps."""
     actions, period, starts = np.array(report.actions), 1 / report.rate, np.array(report.starts)
     bad = ~np.isfinite(actions).all(1) | (actions < limits.low - 1e-4).any(1) | (actions > limits.high + 1e-4).any(1)
     if limits.speed is not None:
         bad[1:] |= (np.abs(np.diff(actions, axis=0)) > limits.speed + 1e-3).any(1)
     borders, late, recovered = np.array(report.borders), [], []
     lasts = meta.horizon - meta.obs_horizon + 1
-    for start, end in events:
-        after = borders[starts[borders] >= start]
-        before = borders[starts[borders] < start]
+    for end in ends:
+        after, before = borders[starts[borders] >= end], borders[starts[borders] < end]
         if not len(after) or not len(before):
             late.append(np.inf)
             continue
@@ -219,7 +224,7 @@ def judged(report: Report, limits: Limits, meta: Any, events: list[tuple[float, 
         if stopped < starts[after[0]] - period:
             late.append((starts[held[0]] - stopped) / period if held else np.inf)
         recovered.append(max(0.0, starts[after[0]] - end))
-    found = {"faults": len(events), "with_holds": len(late), "steps": len(actions), "holds": report.holds}
+    found = {"faults": len(ends), "with_holds": len(late), "steps": len(actions), "holds": report.holds}
     found |= {"periods_to_hold": float(np.max(late)) if late else None, "bad_actions": int(bad.sum())}
     quantiles = {f"p{q}": float(np.percentile(recovered, q)) for q in (50, 100)} if recovered else {}
     return found | {"seconds_to_go_on": quantiles}
@@ -227,11 +232,11 @@ def judged(report: Report, limits: Limits, meta: Any, events: list[tuple[float, 
 
 def hostile(options: argparse.Namespace) -> dict[str, Any]:
     """Return what a server does with messages that nobody should send, beside a robot that it serves."""
-    server, draw = Server(options.run, "steps=1"), np.random.default_rng(0)
+    server, draw = options.opened.enter_context(Server(options.run, "steps=1")), np.random.default_rng(0)
     robot = RemotePlanner(server.uri)
     dim, none = robot.metadata.fields["obs"]["shape"][0], np.empty((0, robot.metadata.action_dim), np.float32)
     good = Ask([np.zeros(dim, np.float32)] * robot.metadata.obs_horizon, (0, 0), none, none)
-    warm(robot, np.zeros(dim, np.float32))
+    warm(robot)
     before, answered, closed, served = server.memory(), 0, 0, 0
     messages, limit = attacks(wire.pack(wire.asking(good, 1)), draw), wire.message_limit(robot.metadata)
     sent = 0
@@ -253,7 +258,6 @@ def hostile(options: argparse.Namespace) -> dict[str, Any]:
     after = server.memory()
     alive = server.process.poll() is None
     robot.close()
-    server.kill()
     counts = {"messages": sent, "answered": answered, "closed": closed, "served_meanwhile": served}
     return counts | {"alive": alive, "memory_mib": {"before": before, "after": after, "more": after - before}}
 
@@ -281,7 +285,7 @@ def attacks(good: bytes, draw: np.random.Generator) -> Iterator[bytes]:
 
 def round_trip(options: argparse.Namespace) -> dict[str, Any]:
     """Return the seconds of a chunk of a server on this machine, and of one of this process, in turn."""
-    local, server = planner_of(options.run), Server(options.run)
+    local, server = planner_of(options.run), options.opened.enter_context(Server(options.run))
     remote = RemotePlanner(server.uri)
     obs = np.random.default_rng(0).uniform(100, 400, (2, local.metadata.fields["obs"]["shape"][0])).astype(np.float32)
     none = np.empty((0, local.metadata.action_dim), np.float32)
@@ -292,7 +296,6 @@ def round_trip(options: argparse.Namespace) -> dict[str, Any]:
             planner.plan(Ask(list(obs), (0, number), none, none))
             turns[name].append(time.perf_counter() - began)
     remote.close()
-    server.kill()
     found = {
         name: {f"p{q}": 1e3 * float(np.percentile(of[10:], q)) for q in (50, 95, 99)} for name, of in turns.items()
     }
@@ -302,26 +305,25 @@ def round_trip(options: argparse.Namespace) -> dict[str, Any]:
 
 def fleet(options: argparse.Namespace) -> dict[str, Any]:
     """Return how many robots at 10 Hz one server keeps supplied."""
-    server = Server(options.run, "steps=4")
+    server = options.opened.enter_context(Server(options.run, "steps=4"))
     remotes = [RemotePlanner(server.uri) for _ in range(options.robots)]
     dim, reports = remotes[0].metadata.fields["obs"]["shape"][0], list[Report]()
 
     def run(number: int, remote: RemotePlanner) -> None:
         robot = Still(dim, number)
-        warm(remote, robot.observe())
+        warm(remote)
         time.sleep(2.0 + 0.1 * (number % 8))
         reports.append(
             RealTimeRunner(robot, remote, 10.0, guard_of(remote)).run(int(10 * options.seconds), seed=number)
         )
 
-    threads = [threading.Thread(target=run, args=one) for one in enumerate(remotes)]
+    threads = [threading.Thread(target=run, args=one, daemon=True) for one in enumerate(remotes)]
     for one in threads:
         one.start()
     for one in threads:
         one.join()
     for one in remotes:
         one.close()
-    server.kill()
     chunks = sum(len(one.delays) for one in reports)
     return {"robots": len(reports), "seconds": options.seconds, "chunks": chunks, **together(reports)}
 
@@ -350,7 +352,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)  # of every action that the guard changes; they are counted
-    found = SUBJECTS[options.subject](options)
+    with contextlib.ExitStack() as options.opened:
+        found = SUBJECTS[options.subject](options)
     stored = json.loads(options.out.read_text()) if options.out.exists() else {}
     write_json(options.out, {**stored, options.subject: {**found, **provenance()}})
     print(json.dumps(found, indent=1))

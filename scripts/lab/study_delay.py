@@ -116,19 +116,27 @@ def main() -> None:
     require(stored["of"] == of, f"{options.out} is of {stored['of']}", str(of), "take another --out")
     options.remedies += [CONTRAST] if options.weaker is not None else []
     paths = dict.fromkeys(REMEDIES, options.run)
-    for name in (one for one in OTHERS if vars(options)[one] is not None):
-        other = checkpoint.read(vars(options)[name])
-        stored[name] = {"policy": other.sha256["ema.safetensors"], "config": other.config}
+    for name in OTHERS:
+        given = vars(options)[name]
+        require(
+            given is not None or name not in options.remedies, f"--remedies {name}", cure=f"name it by --{name} too"
+        )
+        if given is None:
+            continue
+        other = checkpoint.read(given)
+        policy = {"policy": other.sha256["ema.safetensors"], "config": other.config}
+        before = stored.setdefault(name, policy)
+        require(before == policy, f"{options.out} is of another {name} policy", cure="take another --out")
         options.remedies, paths[name] = [*options.remedies, name], other.path
     rows = {(row["remedy"], row["delay"], row["noise"]): row for row in stored.get("rows", ())}
     wanted = [
         (remedy, delay, noise)
         for noise in options.noise
         for delay in sorted({0, *options.delays})
-        for remedy in options.remedies
-        if delay or remedy in (NOTHING, *OTHERS)
+        for remedy in dict.fromkeys([NOTHING, *options.remedies])
+        if (remedy in options.remedies if delay else remedy in (NOTHING, *OTHERS))
     ]
-    for key in sorted(wanted, key=lambda one: (one[2], one[1] > 0)):
+    for key in sorted(wanted, key=lambda one: (one[2], one[1] > 0, one[0] != NOTHING)):
         if key in rows:
             continue
         remedy, delay, noise = key
@@ -138,12 +146,9 @@ def main() -> None:
         if "mode" in found["episodes"][0]:
             row["modes"] = dict(Counter(one["mode"] for one in found["episodes"] if one["success"]))
         row["episodes"] = [{"seed": one["seed"], **{name: one[name] for name in KEPT}} for one in found["episodes"]]
-        first = rows.get((NOTHING, 0, noise))
-        if first is not None:
-            pairs = list(zip(row["episodes"], first["episodes"], strict=True))
-            row["difference"] = {
-                name: bootstrap([float(a[name]) - float(b[name]) for a, b in pairs]) for name in KEPT
-            }
+        if key != (NOTHING, 0, noise):
+            first = rows[NOTHING, 0, noise]
+            row["difference"] = {name: bootstrap(differences(name, row, first)) for name in KEPT}
         rows[key] = row
         files.write_text(options.out, json.dumps({**stored, "rows": list(rows.values()), **provenance()}) + "\n")
         draw(options.out.with_suffix(".png"), {"rows": list(rows.values())})

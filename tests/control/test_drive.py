@@ -84,7 +84,10 @@ def test_a_server_drives_as_a_policy_here_does(path, tmp_path):
         (["checkpoint={path}", "rate=0"], "rate=0.0; expected a number above 0"),
         (["checkpoint={path}", "seconds=-1"], "seconds=-1.0; expected a number above 0"),
         (["checkpoint={path}", "episodes=0"], "episodes=0; expected at least 1"),
-        (["checkpoint={path}", "hold=[1,2,3]"], "hold=[1.0, 2.0, 3.0]; expected 2 numbers"),
+        (["checkpoint={path}", "hold=[1,2,3]"], "hold=[1.0, 2.0, 3.0]; expected 2 finite numbers"),
+        (["checkpoint={path}", "hold=[nan,1]"], "hold=[nan, 1.0]; expected 2 finite numbers"),
+        (["checkpoint={path}", "token=x"], "token=… without a server; leave it out"),
+        (["server=ws://nowhere:1", f"env.id={ENV}", "device=cpu"], "device for a server"),
         (["checkpoint={path}", "execution.delay=2"], "execution.delay=2 of a policy that plans for a robot"),
     ],
 )

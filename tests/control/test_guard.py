@@ -90,3 +90,9 @@ def test_the_first_action_has_to_be_one():
 def test_limits_that_mean_nothing(made, says):
     with pytest.raises(ValueError, match=says):
         made()
+
+
+def test_it_starts_from_nothing_where_the_robot_is_not_known():
+    guard = Guard(Limits([-1, -1], [1, 1], [0.5, 0.5]))
+    guard.reset(np.array([np.nan, 0.0]))
+    assert guard(np.array([0.9, 0.9])).tolist() == pytest.approx([0.9, 0.9])

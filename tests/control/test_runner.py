@@ -113,6 +113,27 @@ def test_every_action_is_the_one_that_was_meant_for_its_step():
     assert report.over_budget == 0 and not report.late
 
 
+def test_a_corrector_is_told_how_old_each_action_is_and_may_fail():
+    asked = []
+
+    class Correcting(Numbers):
+        def corrected(self, obs, action, step):
+            asked.append((int(obs[0]), int(action[0]) % 100, step))
+            if obs[0] == 9:
+                raise ValueError("no number")
+            return action + 1000
+
+    clock, executor, planner = Clock(), Later([2] * 20), Correcting()
+    robot = Line(executor, clock)
+    runner = RealTimeRunner(robot, planner, 10.0, hold=lambda obs: np.array([-1.0]), executor=executor, clock=clock)
+    report = runner.run(20)
+    assert all(now == meant for now, meant, _ in asked) and len(asked) == 20 - report.holds
+    steps = [step for _, _, step in asked]
+    assert steps[:5] == [3, 4, 5, 6, 3], "each chunk comes three steps after it was asked for"
+    assert [value >= 1000 for value in robot.acted[3:]] == [k != 9 for k in range(3, 20)]
+    assert report.failures == {"ValueError: no number": 1}
+
+
 def test_a_chunk_is_planned_with_the_largest_recent_delay_and_what_is_pending():
     report, robot, planner = run([0, 4, 1, 0, 0, 0])
     assert report.planned[0] == 0 and report.planned[2:5] == [5, 5, 5]

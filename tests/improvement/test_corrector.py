@@ -8,7 +8,7 @@ from test_improve import HOW, TRAINING, bytes_of, start  # noqa: F401
 from typed import typed
 
 from diffpolicy import checkpoint, evaluate_policy, improve_policy, load_policy
-from diffpolicy.config import load_config
+from diffpolicy.config import EnvConfig, ExecutionConfig, load_config, plain
 from diffpolicy.control.local import LocalPlanner
 from diffpolicy.control.planning import Ask
 from diffpolicy.datasets import load_training_episodes
@@ -87,18 +87,23 @@ def test_it_acts_at_every_step_and_needs_no_environment(start, tmp_path):  # noq
     assert len(result["episodes"]) == 3
     said = typed("serve", str(path), "port=0", cwd=tmp_path, ok=False)
     assert "whose actions are corrected at every step" in said
+    held = Agent(load_policy(path, execution=ExecutionConfig(inpaint=1)))
+    held.reset(seeds=[5])
+    for seen in obs[:3]:  # the second chunk is asked for after two steps
+        last = held.act(seen)
+    decided = held._episodes[0].queue.decided(None)
+    np.testing.assert_allclose(decided.executed[-1], last[0], atol=1e-6, err_msg="as it was carried out")
+    with pytest.raises(ValueError, match="roll_forward of a policy that corrects every action; take one of the two"):
+        load_policy(path, execution=ExecutionConfig(roll_forward=True, delay=1))
+    with pytest.raises(ValueError, match=r"rounds=2.*which rolls nothing out; expected one round and no rollouts"):
+        improve_policy(start, tmp_path / "more", rounds=2, **HOW)
     with pytest.raises(ValueError, match="one whose actions nothing changes; correct the policy that it was made of"):
         improve_policy(path, tmp_path / "twice", **HOW)
 
 
 def test_without_an_environment(start, tmp_path):  # noqa: F811
     saved = checkpoint.read(start)
-    env = {
-        name: [] if isinstance(value, list) else {} if isinstance(value, dict) else None
-        for name, value in saved.config["env"].items()
-    }
-    flags = {name: value for name, value in saved.config["env"].items() if isinstance(value, bool)}
-    config = {**saved.config, "env": {**env, **flags}}
+    config = {**saved.config, "env": plain(EnvConfig())}
     groups = {name: saved.tensors(name) for name in ("ema", "model", "normalizer")}
     alone = checkpoint.write(tmp_path / "alone", saved.step, groups, config, saved.state)
     assert improve_policy(alone, tmp_path / "run", **HOW).is_dir()

@@ -35,12 +35,12 @@ def test_a_fault_is_judged_by_when_the_robot_held():
     report.asked, report.arrivals, report.delays, report.borders = [2, 5, 14], [3, 13, 15], [1, 8, 1], [3, 13, 15]
     report.held = [0, 1, 2, *range(8, 13)]
     meta, limits = Metadata(1, 16, 3, 1), Limits([-1], [1], [0.5])
-    found = check_control.judged(report, limits, meta, [(0.55, 1.25)])
+    found = check_control.judged(report, limits, meta, [1.25])
     # The watchdog, 0.3 s after step 5, stops the robot before the chunk of 16 actions ends: it held from step 8 on.
     assert found["with_holds"] == 1 and found["periods_to_hold"] == pytest.approx(0) and found["bad_actions"] == 0
     assert found["seconds_to_go_on"]["p100"] == pytest.approx(0.05)
     report.held = [0, 1, 2]
-    assert check_control.judged(report, limits, meta, [(0.55, 1.25)])["periods_to_hold"] == np.inf
+    assert check_control.judged(report, limits, meta, [1.25])["periods_to_hold"] == np.inf
     report.actions = [np.array([np.nan]), np.array([2.0]), *report.actions[2:]]
     assert check_control.judged(report, limits, meta, [])["bad_actions"] >= 2
 

@@ -155,3 +155,30 @@ def test_more_than_was_taught_is_refused(tmp_path):
     path = tiny.save(tmp_path / "run", run)
     with pytest.raises(ValueError, match=r"execution.inpaint=4 of a policy that was taught to go on from at most 3"):
         load_policy(path, execution=ExecutionConfig(inpaint=4))
+
+
+def test_a_network_or_a_dropout_that_cannot_is_refused():
+    run = tiny.config({**tiny.METHODS["flow"], "condition_dropout": 0.1})
+    run.policy.prefix = 3
+    with pytest.raises(ValueError, match=r"prefix=3 with method.condition_dropout=0.1; expected one of the two"):
+        tiny.model(run)
+
+
+@pytest.mark.parametrize("around", ["corrected", "best_of", "residual"])
+def test_what_is_built_around_it_knows_it_too(around):
+    run = tiny.config({"name": around, "base": tiny.METHODS["flow"], "actions": 4})
+    run.policy.prefix = 3
+    assert tiny.model(run).base.spec.prefix == 3
+
+
+def test_compiled_it_gives_the_same_numbers(tmp_path):
+    run = tiny.config("flow")
+    run.policy.prefix = 6
+    path = tiny.save(tmp_path / "run", run)
+    plain, fast = (load_policy(path, execution=ExecutionConfig(inpaint=3), compile=on) for on in (False, True))
+    assert sorted(fast.model.net._frozen._compiled) == [2, 3]
+    episodes = [tiny.Episodes(one) for one in (plain, fast)]
+    for seed in range(3):
+        obs = tiny.observations(1, seed=seed)
+        one, other = (each.next(obs).actions for each in episodes)
+        np.testing.assert_allclose(one, other, atol=0.1)

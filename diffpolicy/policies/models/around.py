@@ -37,6 +37,7 @@ class AroundModel(ChunkModel):
         self.base: ChunkModel = build("model", base, spec=spec)
         self.base.requires_grad_(False)
         self.supported_execution = self.base.supported_execution
+        self.learns_prefix = self.base.learns_prefix
         self.half_precisions, self.bound = self.base.half_precisions, self.base.bound
         self.told_dim = spec.features or spec.cond_dim
 

@@ -165,5 +165,5 @@ class ChunkModel(Model):
         """
         freezable = [net for net in self.networks() if isinstance(net, Freezable)]
         for net in freezable:
-            net.freeze(None if compile_batch is None else (compile_batch, *self.shape))
+            net.freeze(None if compile_batch is None else (compile_batch, *self.shape), bool(self.spec.prefix))
         return bool(freezable)
