@@ -1,4 +1,4 @@
-"""Settings of the commands other than `train`, whose settings are a `RunConfig`, and those of `control`."""
+"""Settings of the commands; those of `train` are a `RunConfig`, and those that plan for robots stand in `control`."""
 
 from __future__ import annotations
 
@@ -109,9 +109,8 @@ class ImproveConfig:
         checkpoint: folder of the policy's checkpoint, such as RUN/checkpoints/best.
         run_dir: folder of the run: rollouts, checkpoints, improvement.json. One that was begun with the same settings
             is continued.
-        method: how it is improved: "filtered", "corrections", "best_of", "residual", "steering", "policy_gradient",
-            "corrector" or
-            the name that an installed package gives.
+        method: how it is improved: "filtered", "corrections", "best_of", "residual", "steering", "policy_gradient" or
+            "corrector"; or the name that an installed package gives.
         options: of the method, by name, see `diffpolicy.improvement`.
         rounds: how often it rolls out and trains, each time with the policy of the round before.
         episodes: rolled out in each round, at most.

@@ -53,8 +53,8 @@ class DriveConfig:
     """Settings of driving an environment by the wall clock, as a robot is driven: it does not wait for its policy.
 
     Args:
-        checkpoint: folder of the policy's checkpoint; or
-        server: the address of a `diffpolicy serve`, such as ws://policy.lab:8765.
+        checkpoint: folder of the policy's checkpoint; None asks a server.
+        server: address of a `diffpolicy serve`, such as ws://policy.lab:8765; None plans here.
         token: that the server asks for; better in the environment variable DIFFPOLICY_TOKEN.
         out: folder for drive.json, report.html and the film.
         rate: control steps per second; None is the environment's own.

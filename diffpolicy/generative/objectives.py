@@ -151,7 +151,7 @@ class DenoisingObjective:
     def at(
         self, net: Net, data: Tensor, noise: Tensor, t: Tensor, cond: Any = None, known: Tensor | None = None
     ) -> Tensor:
-        """Return the loss (B,) at given noise (B, *shape) and times t, (B,), or (B, T) without what is `known`."""
+        """Return the loss (B,) at given noise (B, *shape) and t (B,) or (B, T); what is `known` does not count."""
         x = self.path.interpolate(data, noise, t)
         error = net(x, as_input(t, x), cond) - target(self.prediction, data, noise, t, self.path)
         loss = self.weight(t).to(data.dtype) * error.square().flatten(t.ndim).mean(-1)

@@ -38,7 +38,7 @@ class Work:
         number: of the round, from 1 on.
         start: checkpoint of the policy of the round before.
         folder: gets what the round leaves.
-        make_env: makes the environment; None for methods that roll nothing out.
+        make_env: makes the environment; None where `rolls_out` is off.
         task: what results there mean; None likewise.
         first_seed: of the round's episodes.
         train: trains what a run's config describes, as `api.train_policy` does.
@@ -48,8 +48,8 @@ class Work:
     number: int
     start: Checkpoint
     folder: Path
-    make_env: EnvFactory
-    task: TaskSpec
+    make_env: EnvFactory | None
+    task: TaskSpec | None
     first_seed: int
     train: Train
 
