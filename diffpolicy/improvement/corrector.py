@@ -33,14 +33,17 @@ class Corrector(Improvement):
 
     Args:
         chunks: planned in states of the recording, from which it learns.
+        draws: chunks that are sampled in each of these states. The one that is nearest to what was done there counts:
+            beside a chunk that goes another way it would learn to go the way between the two.
         width: see `CorrectedModel`.
     """
 
     rolls_out = False
 
-    def __init__(self, chunks: int = 16_384, width: int = 256) -> None:
-        require(type(chunks) is int and chunks >= 1, f"options.chunks={chunks!r}", "at least 1")
-        self.chunks, self.options = chunks, {"width": width}
+    def __init__(self, chunks: int = 8192, draws: int = 8, width: int = 256) -> None:
+        fits = all(type(one) is int and one >= 1 for one in (chunks, draws))
+        require(fits, f"options.chunks={chunks!r}, options.draws={draws!r}", "at least 1 of each")
+        self.chunks, self.draws, self.options = chunks, draws, {"width": width}
 
     def check(self, policy: Policy, make_env: EnvFactory | None, task: TaskSpec | None) -> None:
         check_numbers(policy)
@@ -67,7 +70,9 @@ class Corrector(Improvement):
         torch.manual_seed(run.seed)
         model = build_model(run, policy.observation, policy.action_dim)
         model.base.load_state_dict(policy.model.state_dict())
-        return learn(work, run, model, Planned(work.config, policy, self.chunks, run.seed), device, "float32")
+        return learn(
+            work, run, model, Planned(work.config, policy, self.chunks, self.draws, run.seed), device, "float32"
+        )
 
 
 @final
@@ -78,33 +83,27 @@ class Planned:
         config: of the policy's training, whose episodes they are.
         policy: plans the chunks.
         chunks: how many, in states drawn without repetition; all where there are fewer.
-        seed: of the draw, and of the chunks' noise.
+        draws: see `Corrector`.
+        seed: of the states that are drawn, and of the chunks' noise.
     """
 
-    def __init__(self, config: RunConfig, policy: Policy, chunks: int, seed: int) -> None:
+    def __init__(self, config: RunConfig, policy: Policy, chunks: int, draws: int, seed: int) -> None:
         episodes, t_o = load_training_episodes(config), policy.obs_horizon
         keys = list(policy.observation.vectors)
         windows = WindowDataset(episodes, keys, config.dataset.action_key, t_o, t_o, 1)  # one for every frame
         ends = np.repeat(episodes.episode_ends, episodes.episode_lengths)
         chosen = np.sort(np.random.default_rng(seed).permutation(len(windows))[:chunks])
         frames = torch.from_numpy(chosen)
-        found, obs = list[Tensor](), windows.batch(frames)["obs"]
-        for start in range(0, len(obs), _BLOCK):
-            some = obs[start : start + _BLOCK]
-            chunk = policy.plan(PlanRequest(some.numpy(), seed + start)).trajectory
-            found.append(policy.normalized(torch.from_numpy(chunk), some))
-        planned = torch.cat(found)[:, t_o - 1 :]
-        at = torch.minimum(
-            frames[:, None] + torch.arange(planned.shape[1]), torch.from_numpy(ends[chosen] - 1)[:, None]
-        )
-        every = windows.batch(at.flatten())
+        count = policy.horizon - t_o + 1
+        lasts = torch.from_numpy(ends[chosen] - 1)[:, None]
+        every = windows.batch(torch.minimum(frames[:, None] + torch.arange(count), lasts).flatten())
         seen = policy.normalizer.apply(policy.representations.apply({"obs": every["obs"]}))["obs"]
-        done = policy.normalized(every["action"], every["obs"])
+        done = policy.normalized(every["action"], every["obs"])[:, -1]
         self._arrays = {
             "obs": seen[:, -1],
-            "planned": planned.flatten(0, 1),
-            "demonstrated": done[:, -1],
-            "place": (t_o - 1 + torch.arange(planned.shape[1])).repeat(len(planned)),
+            "planned": _nearest(policy, windows.batch(frames)["obs"], done.unflatten(0, (-1, count)), draws, seed),
+            "demonstrated": done,
+            "place": (t_o - 1 + torch.arange(count)).repeat(len(frames)),
         }
 
     def __len__(self) -> int:
@@ -117,3 +116,18 @@ class Planned:
             numbers: (B,) int64.
         """
         return {name: array[numbers.cpu()] for name, array in self._arrays.items()}
+
+
+def _nearest(policy: Policy, obs: Tensor, done: Tensor, draws: int, seed: int) -> Tensor:
+    """Return the actions (N·T, A) of the chunk that is nearest to what was done (N, T, A), of several for each."""
+    found = list[Tensor]()
+    for start in range(0, len(obs), _BLOCK):
+        some, wanted, drawn = obs[start : start + _BLOCK], done[start : start + _BLOCK], list[Tensor]()
+        for number in range(draws):
+            keys = [(seed, start + i, number) for i in range(len(some))]
+            chunk = torch.from_numpy(policy.plan(PlanRequest(some.numpy(), keys)).trajectory)
+            drawn.append(policy.normalized(chunk, some)[:, policy.obs_horizon - 1 :])
+        several = torch.stack(drawn, 1)
+        away = (several - wanted[:, None]).square().flatten(2).sum(-1)
+        found.append(several[torch.arange(len(some)), away.argmin(1)].flatten(0, 1))
+    return torch.cat(found)
