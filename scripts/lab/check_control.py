@@ -221,7 +221,7 @@ def judged(report: Report, limits: Limits, meta: Any, ends: list[float]) -> dict
         out = starts[min(before[-1] + lasts - delay, len(starts) - 1)]
         asked = [starts[step] for step in report.asked if before[-1] <= step < after[0]]
         stopped = min(out, min(asked, default=out) + WATCHDOG)
-        if stopped < starts[after[0]] - period:
+        if stopped < starts[after[0]] - 2 * period:  # the chunk did not come just then
             late.append((starts[held[0]] - stopped) / period if held else np.inf)
         recovered.append(max(0.0, starts[after[0]] - end))
     found = {"faults": len(ends), "with_holds": len(late), "steps": len(actions), "holds": report.holds}
