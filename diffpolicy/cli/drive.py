@@ -1,6 +1,6 @@
 """Drive an environment by the wall clock, by a policy or a server, and report how well the loop kept its rate.
 
-diffpolicy drive checkpoint=RUN out=OUT rate=20
+diffpolicy drive checkpoint=RUN out=OUT rate=10
 diffpolicy drive server=ws://policy.lab:8765 env.id=diffpolicy/PushT-v0 out=OUT
 """
 

@@ -26,7 +26,7 @@ class EvaluateConfig:
         grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
         solver_options: keyword arguments of the solver.
         action_horizon: T_a, actions executed per chunk; None keeps the training's.
-        execution: how chunks are executed: noise, ensemble, warm_start, inpaint.
+        execution: how chunks are executed, see `ExecutionConfig`.
         weights: "ema" (moving average) or "model" (last step).
         device: "auto", "cpu", "cuda", ….
         envs: environments side by side in each process; affects no result.

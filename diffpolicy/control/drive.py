@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -63,7 +63,10 @@ def drive(config: DriveConfig) -> dict[str, Any]:
         runs, reports, result = list[dict[str, Any]](), list[Report](), dict[str, Any]()
         for seed in range(config.seed, config.seed + config.episodes):
             robot, guard = EnvRobot(place, Reset(seed)), _guard(config, planner)
+            _check_observed(robot.observe(), planner)
             rate = TaskSpec.of(place.env).fps if config.rate is None else config.rate
+            if not reports and planner.metadata.fps not in (None, rate):
+                print(f"{rate:g} steps a second; the recording has {planner.metadata.fps:g}", file=sys.stderr)
             runner = RealTimeRunner(robot, planner, rate, guard, hold, executor)
             report = runner.run(math.ceil(config.seconds * rate), seed, over=lambda robot=robot: robot.done)
             interventions = {} if guard is None else dict(guard.interventions)
@@ -167,6 +170,18 @@ def _hold(config: DriveConfig, planner: Planner) -> Callable[[Any], np.ndarray] 
     fits = action.shape == (size,) and bool(np.isfinite(action).all())
     require(fits, f"hold={list(config.hold)}", f"{size} finite numbers")
     return lambda obs: action
+
+
+def _check_observed(obs: Any, planner: Planner) -> None:
+    """Refuse an environment that shows something else than the policy observes, before anything moves."""
+    given = obs if isinstance(obs, Mapping) else {next(iter(planner.metadata.fields)): obs}
+    for key, one in planner.metadata.fields.items():
+        shape = np.shape(given[key]) if key in given else None
+        fits = shape is not None and np.prod(shape) == np.prod(one["shape"])
+        expected = f"{tuple(one['shape'])}, as the policy observes"
+        require(
+            fits, f"the environment shows {key!r} of shape {shape}", expected, "take another env.id or env.kwargs"
+        )
 
 
 def _film(path: Path, factory: EnvFactory, seed: int, report: Report) -> str | None:

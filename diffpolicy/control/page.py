@@ -24,6 +24,12 @@ _CAPTION = (
     "line where a chunk took over, gray where the robot held, a dot where the guard changed an action."
 )
 
+_LEGEND = (
+    "chunks: planned; late: of which none of the actions was left when they came; holds: steps without an action, "
+    "those before the first chunk among them; over_budget: steps that took longer than their period; stops: by the "
+    "watchdog; interventions: of the guard, by what they mended."
+)
+
 
 def draw_run(path: Path, report: Report) -> None:
     """Draw periods, delays and actions of a run against the step.
@@ -96,6 +102,7 @@ def write_page(path: Path, result: Mapping[str, Any], drawn: Path, film: Path | 
         Markup("<h2>All episodes</h2><table>{}{}</table>").format(
             _row(columns), Markup("").join(_row([_said(run.get(name)) for name in columns]) for run in runs)
         ),
+        Markup('<p class="small">{}</p>').format(_LEGEND),
         Markup('<p class="small">{}, {}, commit {}</p>').format(
             result["processor"], ", ".join(f"{k} {v}" for k, v in result["versions"].items()), result["commit"]
         ),

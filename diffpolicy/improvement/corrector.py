@@ -10,6 +10,7 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from diffpolicy.config import RunConfig
 from diffpolicy.datasets import WindowDataset, load_training_episodes
@@ -121,7 +122,7 @@ class Planned:
 def _nearest(policy: Policy, obs: Tensor, done: Tensor, draws: int, seed: int) -> Tensor:
     """Return the actions (N·T, A) of the chunk that is nearest to what was done (N, T, A), of several for each."""
     found = list[Tensor]()
-    for start in range(0, len(obs), _BLOCK):
+    for start in tqdm(range(0, len(obs), _BLOCK), desc="chunks", unit="block", leave=False):
         some, wanted, drawn = obs[start : start + _BLOCK], done[start : start + _BLOCK], list[Tensor]()
         for number in range(draws):
             keys = [(seed, start + i, number) for i in range(len(some))]

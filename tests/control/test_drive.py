@@ -61,7 +61,9 @@ def test_a_server_drives_as_a_policy_here_does(path, tmp_path):
         how = {"out": str(tmp_path), "rate": 20.0, "seconds": 0.5, "film": False}
         result = drive(DriveConfig(server=server.uri, token="hush", env=env, **how))
         how["out"], other = str(tmp_path / "other"), EnvConfig(ENV, {"obs_mode": "keypoints"})
-        with pytest.raises(ValueError, match="the policy observes"):
+        with pytest.raises(
+            ValueError, match="the environment shows .obs. of shape .20,.; expected .5,., as the policy observes"
+        ):
             drive(DriveConfig(server=server.uri, env=other, **how))
     finally:
         server.stop()
