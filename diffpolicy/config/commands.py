@@ -13,22 +13,40 @@ REPORT_SEED = 200_000
 
 
 @dataclass
-class EvaluateConfig:
-    """Settings of an evaluation.
+class ActingConfig:
+    """A policy's checkpoint, and how the policy acts.
 
     Args:
         checkpoint: folder of a checkpoint, such as RUN/checkpoints/best.
-        out: folder for the results.
-        episodes: number of episodes.
-        seeds: first of consecutive seeds, or the name of a set of seeds that the task has, such as "paper".
         solver: solver of the sampler; None keeps the training's.
         steps: steps of the sampler; None keeps the training's.
         grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
         solver_options: keyword arguments of the solver.
-        action_horizon: T_a, actions executed per chunk; None keeps the training's.
+        action_horizon: T_a, actions executed before the policy is asked again; None keeps the training's.
         execution: how chunks are executed, see `ExecutionConfig`.
         weights: "ema" (moving average) or "model" (last step).
         device: "auto", "cpu", "cuda", ….
+    """
+
+    checkpoint: str = path_to(MISSING)
+    solver: str | None = None
+    steps: int | None = None
+    grid: str | None = None
+    solver_options: dict[str, Any] = any_key()
+    action_horizon: int | None = None
+    execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
+    weights: str = "ema"
+    device: str = free("auto")
+
+
+@dataclass
+class EvaluateConfig(ActingConfig):
+    """Settings of an evaluation.
+
+    Args:
+        out: folder for the results.
+        episodes: number of episodes.
+        seeds: first of consecutive seeds, or the name of a set of seeds that the task has, such as "paper".
         envs: environments side by side in each process; affects no result.
         workers: processes that roll out; None chooses by the machine, 0 is this process; affects no result.
         videos: number of successes and number of failures to make videos of.
@@ -39,18 +57,9 @@ class EvaluateConfig:
             settings to change of the one that it was trained for.
     """
 
-    checkpoint: str = path_to(MISSING)
     out: str = path_to(MISSING, affects_result=False)
     episodes: int = 50
     seeds: Any = REPORT_SEED
-    solver: str | None = None
-    steps: int | None = None
-    grid: str | None = None
-    solver_options: dict[str, Any] = any_key()
-    action_horizon: int | None = None
-    execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
-    weights: str = "ema"
-    device: str = free("auto")
     envs: int = free(64)
     workers: int | None = free(None)
     videos: int = free(3)

@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from diffpolicy.config.commands import REPORT_SEED
-from diffpolicy.config.schema import MISSING, any_key, path_to, plain
-from diffpolicy.config.sections import EnvConfig, ExecutionConfig
+from diffpolicy.config.commands import REPORT_SEED, ActingConfig
+from diffpolicy.config.schema import MISSING, path_to
+from diffpolicy.config.sections import EnvConfig
 
 
 @dataclass
-class ServeConfig:
+class ServeConfig(ActingConfig):
     """Settings of a server, which plans for robots on other machines.
 
+    The delay is the robot's own, and no setting of `execution`.
+
     Args:
-        checkpoint: folder of the policy's checkpoint.
         host: address to listen on; the usual one is reached from this machine alone, 0.0.0.0 from everywhere.
         port: to listen on; 0 takes a free one.
         token: that robots have to name; None lets all in. Better in the environment variable DIFFPOLICY_TOKEN, where
             no list of processes shows it.
         batch: requests that are answered together, at most.
-        solver: solver of the sampler; None keeps the training's.
-        steps: steps of the sampler; None keeps the training's.
-        grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
-        solver_options: keyword arguments of the solver.
-        action_horizon: T_a, actions after which robots ask again; None keeps the training's.
-        execution: how chunks are made consistent, see `ExecutionConfig`; the delay is the robot's own.
-        weights: "ema" or "model".
-        device: "auto", "cpu", "cuda", ….
         compile: compile the policy first, for one request at a time; see `load_policy`.
     """
 
-    checkpoint: str = path_to(MISSING)
     host: str = "127.0.0.1"
     port: int = 8765
     token: str | None = None
     batch: int = 64
-    solver: str | None = None
-    steps: int | None = None
-    grid: str | None = None
-    solver_options: dict[str, Any] = any_key()
-    action_horizon: int | None = None
-    execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
-    weights: str = "ema"
-    device: str = "auto"
     compile: bool = False
 
 
 @dataclass
-class DriveConfig:
+class DriveConfig(ActingConfig):
     """Settings of driving an environment by the wall clock, as a robot is driven: it does not wait for its policy.
+
+    The delay is the machine's own, and no setting of `execution`.
 
     Args:
         checkpoint: folder of the policy's checkpoint; None asks a server.
@@ -65,14 +50,6 @@ class DriveConfig:
         watchdog: seconds that a chunk is waited for before the robot holds.
         hold: the action with which the robot stays where it is; None takes the numbers of the observation that follow
             the action, where the environment says which.
-        solver: solver of the sampler; None keeps the training's.
-        steps: steps of the sampler; None keeps the training's.
-        grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
-        solver_options: keyword arguments of the solver.
-        action_horizon: T_a, actions after which the policy is asked again; None keeps the training's.
-        execution: how chunks are made consistent, see `ExecutionConfig`; the delay is the machine's own.
-        weights: "ema" or "model".
-        device: "auto", "cpu", "cuda", ….
         compile: compile the policy first, see `load_policy`.
         film: draw the first episode, by carrying its actions out once more, when all is over.
         overwrite: replace results in `out`.
@@ -91,14 +68,6 @@ class DriveConfig:
     guard: bool = True
     watchdog: float = 1.0
     hold: list[float] | None = None
-    solver: str | None = None
-    steps: int | None = None
-    grid: str | None = None
-    solver_options: dict[str, Any] = any_key()
-    action_horizon: int | None = None
-    execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
-    weights: str = "ema"
-    device: str = "auto"
     compile: bool = False
     film: bool = True
     overwrite: bool = False

@@ -72,7 +72,7 @@ def _settings(schema: type, prefix: str = "") -> Iterator[str]:
         yield (
             head
             if not text
-            else textwrap.fill(text, 110, initial_indent=head.ljust(38) + "  ", subsequent_indent=" " * 40)
+            else textwrap.fill(f"{head.ljust(38)}  {text}", 110, subsequent_indent=" " * 40, break_long_words=False)
         )
 
 
@@ -87,11 +87,10 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _entries(schema: type) -> dict[str, str]:
-    """Setting -> its entry in the section Args of the schema's docstring."""
-    found = re.findall(
-        r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", _args(inspect.cleandoc(schema.__doc__ or "")), re.MULTILINE | re.DOTALL
-    )
-    return {name: " ".join(text.split()) for name, text in found}
+    """Setting -> its entry in the section Args of the docstring of the schema, or of one that it extends."""
+    docs = [_args(inspect.cleandoc(one.__doc__ or "")) for one in reversed(schema.__mro__)]
+    found = [re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", doc, re.MULTILINE | re.DOTALL) for doc in docs]
+    return {name: " ".join(text.split()) for entries in found for name, text in entries}
 
 
 def _args(doc: str) -> str:

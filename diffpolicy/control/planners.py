@@ -1,4 +1,4 @@
-"""Whoever plans for a robot, from settings: a policy's checkpoint, or the address of a server."""
+"""A planner from settings: a policy's checkpoint, and how it acts."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffpolicy import checkpoint as checkpoints
@@ -24,6 +25,7 @@ from diffpolicy.nets.base import Model
 from diffpolicy.policies import Agent, Policy, load_policy
 from diffpolicy.training import train
 from diffpolicy.training.log import METRICS, read_metrics
+from diffpolicy.util import files
 from diffpolicy.util.errors import require
 
 Train = Callable[[RunConfig], Path | None]
@@ -150,6 +152,19 @@ def learn(work: Work, run: RunConfig, model: Model, source: Batches, device: tor
         speed=speed,
         resume=True,
     )
+
+
+def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a file, so that a run that was killed need not make them again.
+
+    Args:
+        path: of the file.
+        make: makes them where it does not exist yet.
+    """
+    if not path.exists():
+        with files.replacing(path) as partial:
+            save_file(make(), partial)
+    return load_file(path)
 
 
 def trained(folder: Path, steps: int, train: Callable[[], object]) -> tuple[Path, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -16,7 +18,7 @@ from diffpolicy.config import RunConfig
 from diffpolicy.datasets import WindowDataset, load_training_episodes
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.improvement.base import Improvement, Round, Work, check_numbers, learn, trained
+from diffpolicy.improvement.base import Improvement, Round, Work, check_numbers, kept, learn, trained
 from diffpolicy.policies import PlanRequest, Policy, build_model, load_policy
 from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.util.device import pick_device
@@ -24,6 +26,7 @@ from diffpolicy.util.errors import require
 
 _NAME = "corrected"
 _BLOCK = 256
+_PLANNED = "planned.safetensors"
 
 
 @final
@@ -59,53 +62,35 @@ class Corrector(Improvement):
         method = {"name": _NAME, "base": config.method, "actions": config.policy.action_horizon, **self.options}
         run = replace(config, run_dir=str(work.folder), seed=settings.seed, training=settings.training, method=method)
         run = replace(run, init_from=str(work.start.path))
-        train_it = functools.partial(self._train, work, run)
+        planned = kept(work.folder / _PLANNED, functools.partial(self._plan, work))
+        train_it = functools.partial(self._train, work, run, Planned(planned))
         last, seconds = trained(work.folder, settings.training.steps, train_it)
-        return Round(
-            last, {"environment_steps": 0, "network_calls": 0, "rollout_seconds": 0, "training_seconds": seconds}
-        )
+        spent = {"network_calls": int(planned["calls"]), "training_seconds": float(planned["seconds"]) + seconds}
+        return Round(last, {"environment_steps": 0, "rollout_seconds": 0, **spent})
 
-    def _train(self, work: Work, run: RunConfig) -> Path:
+    def _plan(self, work: Work) -> dict[str, Tensor]:
+        policy = load_policy(work.start.path, device=pick_device(work.settings.device), block=_BLOCK)
+        return planned_beside(work.config, policy, self.chunks, self.draws, work.settings.seed)
+
+    def _train(self, work: Work, run: RunConfig, planned: Planned) -> Path:
         device = pick_device(work.settings.device)
-        policy = load_policy(work.start.path, device=device, block=_BLOCK)
+        policy = load_policy(work.start.path, device=device)
         torch.manual_seed(run.seed)
         model = build_model(run, policy.observation, policy.action_dim)
         model.base.load_state_dict(policy.model.state_dict())
-        return learn(
-            work, run, model, Planned(work.config, policy, self.chunks, self.draws, run.seed), device, "float32"
-        )
+        return learn(work, run, model, planned, device, "float32")
 
 
 @final
 class Planned:
-    """Actions that chunks planned for the steps of a recording, beside what was done and observed there.
+    """What a corrector learns from, by number.
 
     Args:
-        config: of the policy's training, whose episodes they are.
-        policy: plans the chunks.
-        chunks: how many, in states drawn without repetition; all where there are fewer.
-        draws: see `Corrector`.
-        seed: of the states that are drawn, and of the chunks' noise.
+        arrays: from `planned_beside`.
     """
 
-    def __init__(self, config: RunConfig, policy: Policy, chunks: int, draws: int, seed: int) -> None:
-        episodes, t_o = load_training_episodes(config), policy.obs_horizon
-        keys = list(policy.observation.vectors)
-        windows = WindowDataset(episodes, keys, config.dataset.action_key, t_o, t_o, 1)  # one for every frame
-        ends = np.repeat(episodes.episode_ends, episodes.episode_lengths)
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(windows))[:chunks])
-        frames = torch.from_numpy(chosen)
-        count = policy.horizon - t_o + 1
-        lasts = torch.from_numpy(ends[chosen] - 1)[:, None]
-        every = windows.batch(torch.minimum(frames[:, None] + torch.arange(count), lasts).flatten())
-        seen = policy.normalizer.apply(policy.representations.apply({"obs": every["obs"]}))["obs"]
-        done = policy.normalized(every["action"], every["obs"])[:, -1]
-        self._arrays = {
-            "obs": seen[:, -1],
-            "planned": _nearest(policy, windows.batch(frames)["obs"], done.unflatten(0, (-1, count)), draws, seed),
-            "demonstrated": done,
-            "place": (t_o - 1 + torch.arange(count)).repeat(len(frames)),
-        }
+    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
+        self._arrays = {name: arrays[name] for name in ("obs", "planned", "demonstrated", "place")}
 
     def __len__(self) -> int:
         return len(self._arrays["place"])
@@ -119,16 +104,53 @@ class Planned:
         return {name: array[numbers.cpu()] for name, array in self._arrays.items()}
 
 
-def _nearest(policy: Policy, obs: Tensor, done: Tensor, draws: int, seed: int) -> Tensor:
-    """Return the actions (N·T, A) of the chunk that is nearest to what was done (N, T, A), of several for each."""
-    found = list[Tensor]()
+def planned_beside(config: RunConfig, policy: Policy, chunks: int, draws: int, seed: int) -> dict[str, Tensor]:
+    """Return actions that chunks planned for the steps of a recording, beside what was done and observed there.
+
+    Args:
+        config: of the policy's training, whose episodes they are.
+        policy: plans the chunks.
+        chunks: how many, in states drawn without repetition; all where there are fewer.
+        draws: see `Corrector`.
+        seed: of the states that are drawn, and of the chunks' noise.
+
+    Returns:
+        "obs" (N, D), "planned" and "demonstrated" (N, A), normalized, and "place" (N,) int64, as
+        `CorrectedModel.loss` takes them; and what it cost, "calls" of the network and "seconds", (,) each.
+    """
+    began, t_o = time.monotonic(), policy.obs_horizon
+    episodes, keys = load_training_episodes(config), list(policy.observation.vectors)
+    windows = WindowDataset(episodes, keys, config.dataset.action_key, t_o, t_o, 1)  # one for every frame
+    ends = np.repeat(episodes.episode_ends, episodes.episode_lengths)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(windows))[:chunks])
+    frames, count = torch.from_numpy(chosen), policy.horizon - t_o + 1
+    lasts = torch.from_numpy(ends[chosen] - 1)[:, None]
+    every = windows.batch(torch.minimum(frames[:, None] + torch.arange(count), lasts).flatten())
+    seen = policy.normalizer.apply(policy.representations.apply({"obs": every["obs"]}))["obs"]
+    done = policy.normalized(every["action"], every["obs"])[:, -1]
+    obs = windows.batch(frames)["obs"]
+    planned, calls = _nearest(policy, obs, done.unflatten(0, (-1, count)), draws, seed)
+    return {
+        "obs": seen[:, -1].contiguous(),
+        "planned": planned,
+        "demonstrated": done.contiguous(),
+        "place": (t_o - 1 + torch.arange(count)).repeat(len(frames)),
+        "calls": torch.tensor(calls),
+        "seconds": torch.tensor(time.monotonic() - began),
+    }
+
+
+def _nearest(policy: Policy, obs: Tensor, done: Tensor, draws: int, seed: int) -> tuple[Tensor, int]:
+    """Return the actions (N·T, A) of the chunk nearest to what was done (N, T, A), of several each; and the calls."""
+    found, calls = list[Tensor](), 0
     for start in tqdm(range(0, len(obs), _BLOCK), desc="chunks", unit="block", leave=False):
         some, wanted, drawn = obs[start : start + _BLOCK], done[start : start + _BLOCK], list[Tensor]()
         for number in range(draws):
             keys = [(seed, start + i, number) for i in range(len(some))]
-            chunk = torch.from_numpy(policy.plan(PlanRequest(some.numpy(), keys)).trajectory)
-            drawn.append(policy.normalized(chunk, some)[:, policy.obs_horizon - 1 :])
+            chunk = policy.plan(PlanRequest(some.numpy(), keys))
+            calls += int(chunk.calls.sum())
+            drawn.append(policy.normalized(torch.from_numpy(chunk.trajectory), some)[:, policy.obs_horizon - 1 :])
         several = torch.stack(drawn, 1)
         away = (several - wanted[:, None]).square().flatten(2).sum(-1)
         found.append(several[torch.arange(len(some)), away.argmin(1)].flatten(0, 1))
-    return torch.cat(found)
+    return torch.cat(found), calls

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffpolicy.config import RunConfig
@@ -18,13 +16,13 @@ from diffpolicy.evaluation import INFERENCE_BLOCK
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.observers import ACTION
 from diffpolicy.evaluation.task import TaskSpec
-from diffpolicy.improvement.base import Improvement, Round, Work, learn, trained
+from diffpolicy.improvement.base import Improvement, Round, Work, kept, learn, trained
 from diffpolicy.improvement.experience import DONE, ROLLOUTS, gather
 from diffpolicy.improvement.replay import REWARDS, Replay, Source, chunks_of
 from diffpolicy.policies import Agent, Policy, build_model, load_policy
 from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.policies.models.residual import ResidualModel
-from diffpolicy.util import files, names
+from diffpolicy.util import names
 from diffpolicy.util.device import pick_device
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
@@ -126,20 +124,19 @@ class Residual(Improvement):
         root, found = work.folder.parent, []
         if self.demonstrations:
             path = root / f"demonstrations_{_CHUNKS}"
-            found.append(self._kept(path, lambda: Source(_demonstrations(work.config), policy, rolled_out=False)))
+            found.append(
+                kept(path, lambda: self._chunks(Source(_demonstrations(work.config), policy, rolled_out=False)))
+            )
         for number in range(1, work.number + 1):
             folder = root / f"round_{number}"
-            found.append(self._kept(folder / _CHUNKS, lambda folder=folder: self._rolled_out(folder, policy)))
+            found.append(kept(folder / _CHUNKS, lambda folder=folder: self._rolled_out(folder, policy)))
         return found
 
-    def _rolled_out(self, folder: Path, policy: Policy) -> Source:
-        return Source(ReplayBuffer.open(folder / ROLLOUTS), policy)
+    def _rolled_out(self, folder: Path, policy: Policy) -> dict[str, Tensor]:
+        return self._chunks(Source(ReplayBuffer.open(folder / ROLLOUTS), policy))
 
-    def _kept(self, path: Path, make: Callable[[], Source]) -> dict[str, Tensor]:
-        if not path.exists():
-            with files.replacing(path) as partial:
-                save_file(chunks_of(make(), self.discount, self.reward), partial)
-        return load_file(path)
+    def _chunks(self, source: Source) -> dict[str, Tensor]:
+        return chunks_of(source, self.discount, self.reward)
 
 
 class Steering(Residual):

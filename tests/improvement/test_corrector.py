@@ -1,5 +1,7 @@
 """A corrector: learned from the recording, asked at every step."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny_policy
@@ -12,7 +14,8 @@ from diffpolicy.config import EnvConfig, ExecutionConfig, load_config, plain
 from diffpolicy.control.local import LocalPlanner
 from diffpolicy.control.planning import Ask
 from diffpolicy.datasets import load_training_episodes
-from diffpolicy.improvement.corrector import Planned
+from diffpolicy.improvement import corrector
+from diffpolicy.improvement.corrector import Planned, planned_beside
 from diffpolicy.policies import Agent, PlanRequest
 from diffpolicy.policies.correcting import corrected
 from diffpolicy.policies.models.base import ModelSpec
@@ -45,9 +48,11 @@ def test_it_learns_what_is_observed_later():
 def test_what_it_learns_from_is_what_was_done_at_the_step_of_the_action(start):  # noqa: F811
     policy, config = load_policy(start, block=256), load_config(checkpoint.read(start).config)
     episodes = load_training_episodes(config)
-    found = Planned(config, policy, chunks=10**6, draws=3, seed=3)
+    arrays = planned_beside(config, policy, chunks=10**6, draws=3, seed=3)
+    found = Planned(arrays)
     steps = policy.horizon - policy.obs_horizon + 1
     assert len(found) == episodes.n_steps * steps
+    assert arrays["calls"] == episodes.n_steps * 3 * 10 and arrays["seconds"] > 0
     batch = found.batch(torch.arange(len(found)))
     ends = np.repeat(episodes.episode_ends, episodes.episode_lengths)
     at = np.minimum(np.arange(episodes.n_steps)[:, None] + np.arange(steps), ends[:, None] - 1).ravel()
@@ -67,6 +72,11 @@ def test_it_acts_at_every_step_and_needs_no_environment(start, tmp_path):  # noq
     path = improve_policy(start, tmp_path / "run", **{**HOW, "training": {**TRAINING, "steps": 40, "lr": 3e-2}})
     again = improve_policy(start, tmp_path / "again", **{**HOW, "training": {**TRAINING, "steps": 40, "lr": 3e-2}})
     assert bytes_of(path) == bytes_of(again)
+    told = json.loads((tmp_path / "run" / "improvement.json").read_text())
+    frames = load_training_episodes(load_config(checkpoint.read(start).config)).n_steps
+    assert told["total"]["network_calls"] == min(frames, 40) * 2 * 10, "of each of two chunks in each state"
+    assert told["total"]["training_seconds"] > 0
+    assert told["total"]["environment_steps"] == 0
     policy, before = load_policy(path), load_policy(start)
     obs = np.random.default_rng(0).uniform(-1, 1, (6, 1, 2)).astype(np.float32)
     agent, other = Agent(policy), Agent(before)
@@ -114,3 +124,18 @@ def test_pictures_are_refused(tmp_path):
     path = tiny_policy.save(tmp_path / "run", tiny_policy.config(cameras=tiny_policy.CAMERAS))
     with pytest.raises(ValueError, match="a policy that observes images"):
         improve_policy(path, tmp_path / "new", method="corrector")
+
+
+def test_one_that_was_killed_goes_on_to_the_same_bytes(start, tmp_path, monkeypatch):  # noqa: F811
+    whole = improve_policy(start, tmp_path / "whole", **HOW)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(corrector, "learn", interrupted)
+        improve_policy(start, tmp_path / "killed", **HOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(corrector, "planned_beside", None)  # what was planned is there
+        path = improve_policy(start, tmp_path / "killed", **HOW)
+    assert bytes_of(path) == bytes_of(whole)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
