@@ -36,6 +36,8 @@ _OWN: dict[str, dict[str, str]] = {
     "path": {
         "linear": "diffpolicy.generative.paths:LinearPath",
         "cosine": "diffpolicy.generative.paths:CosinePath",
+        "square_root": "diffpolicy.generative.paths:SquareRootPath",
+        "ve": "diffpolicy.generative.paths:VarianceExplodingPath",
         "vp": "diffpolicy.generative.paths:VariancePreservingPath",
         "ddpm": "diffpolicy.generative.paths:DiscretePath",
     },

@@ -24,13 +24,14 @@ from diffpolicy.gallery.style import (
     shade,
 )
 from diffpolicy.generative.mixture import ExactField
-from diffpolicy.generative.objectives import ROWS, WEIGHTINGS, DenoisingObjective
+from diffpolicy.generative.objectives import ROWS, DenoisingObjective
 from diffpolicy.generative.paths import CosinePath, LinearPath
 from diffpolicy.generative.predictions import ModelField, score
 from diffpolicy.generative.sampling import generate, sample, time_grid
 from diffpolicy.generative.sde import langevin
 from diffpolicy.generative.shapes import randn
 from diffpolicy.generative.solvers import make_solver
+from diffpolicy.generative.weighting import WEIGHTINGS
 
 
 def flow_matching(settings: Settings) -> Figure:
@@ -158,7 +159,7 @@ EXHIBITS = (
         r" w = \mathrm{SNR} = \alpha_t^2/\sigma_t^2, \quad w = \min(\mathrm{SNR}, 5)",
         "L(θ) = E w(λ_t)·‖ẑ^θ(x_t) − z‖²  with  w = 1 (uniform),  w = SNR = α²/σ² (the noise loss),  w = min(SNR, 5)",
         (
-            "diffpolicy.generative.objectives:WEIGHTINGS",
+            "diffpolicy.generative.weighting:WEIGHTINGS",
             "diffpolicy.generative.objectives:DenoisingObjective.weight",
             "diffpolicy.generative.predictions:data_gain",
         ),

@@ -5,6 +5,8 @@ Time runs from t = 0 (noise) to t = 1 (data). In reading order:
 - `shapes`       broadcasting of times over samples, and noise
 - `paths`        x_t = α(t)·data + σ(t)·noise: α, σ, their derivatives, the log-SNR
 - `predictions`  what a network outputs, and the one place that turns it into (data, noise); fields
+- `weighting`    how training draws t, and weights it
+- `starts`       what a path starts from, and how it is paired with the data
 - `objectives`   losses: draw of t × prediction × weighting
 - `solvers`      field -> flow map: Euler … Dormand–Prince, DDIM, DPM-Solver++, Euler–Maruyama
 - `sampling`     time grids and the one sampling loop
@@ -20,7 +22,15 @@ Time runs from t = 0 (noise) to t = 1 (data). In reading order:
 
 from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, ClipData, Inpaint, OnPath
 from diffpolicy.generative.objectives import DenoisingObjective
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, Path, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    Path,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import Estimate, Field, FlowMap, ModelField
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.sampling import generate, sample, time_grid
@@ -43,6 +53,8 @@ __all__ = [
     "OnPath",
     "Path",
     "Solver",
+    "SquareRootPath",
+    "VarianceExplodingPath",
     "VariancePreservingPath",
     "generate",
     "make_solver",

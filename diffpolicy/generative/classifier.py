@@ -9,9 +9,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from diffpolicy.generative.objectives import TIMES, draw, entry
+from diffpolicy.generative.objectives import draw, entry
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.shapes import Generators, as_input
+from diffpolicy.generative.weighting import TIMES
 from diffpolicy.util import names
 
 
@@ -49,6 +50,6 @@ class ClassifierObjective:
         names.check("draw of times", self.times, TIMES)
 
     def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
-        data, cond = entry(batch, "data"), entry(batch, "cond")
-        t, noise = draw(data, self.times, self.path, generator)
+        cond = entry(batch, "cond")
+        data, t, noise = draw(batch, self.times, self.path, generator)
         return -class_log_prob(net, self.path.interpolate(data, noise, t), t, cond)

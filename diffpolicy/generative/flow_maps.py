@@ -17,7 +17,8 @@ from torch.autograd import forward_ad
 from diffpolicy.generative.objectives import entry, uniform
 from diffpolicy.generative.paths import LinearPath, Path
 from diffpolicy.generative.predictions import FlowMap
-from diffpolicy.generative.shapes import Generators, as_input, expand, randn
+from diffpolicy.generative.shapes import Generators, as_input, expand
+from diffpolicy.generative.starts import draw_start
 from diffpolicy.util.condition import select
 from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import require
@@ -79,7 +80,7 @@ class MeanFlowObjective:
     def __call__(self, net: Net, batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         data, cond = entry(batch, "data"), batch.get("cond")
         u = uniform((len(data), 3), generator, data.device)
-        noise = randn(data.shape, generator, dtype=data.dtype, device=data.device)
+        noise = draw_start(batch, data, generator)
         spans = u[:, 0] < self.span_fraction
         t = torch.where(spans, u[:, 1:].amin(1), u[:, 1])
         s = torch.where(spans, u[:, 1:].amax(1), t)

@@ -102,7 +102,7 @@ def log_density(
     probes: int = 8,
     generator: Generators = None,
 ) -> LogDensity:
-    """Return log p(x) by d log p(x_t)/dt = −div u along the flow back to N(0, I) (Chen et al. 2018, eq. 8).
+    """Return log p(x) by d log p(x_t)/dt = −div u along the flow back to p_0 (Chen et al. 2018, eq. 8).
 
     Integrated by RK4, from t = `path.last_time` on (σ/α = r, about 1e-3 or a DiscretePath's first noise level), since
     at t = 1 the velocity may not exist: this is the density at x of data + r·noise.
@@ -138,7 +138,8 @@ def log_density(
         state = torch.cat([(expand(alpha, x) * x).flatten(1), x.new_zeros(len(x), 1 if exact else probes)], dim=1)
         for t, s in pairwise(times):
             state = RK4().advance(rates, state, t, s - t)
-        value = (_normal_log_prob(state[:, :d], 1.0) + d * alpha.log().to(x.dtype))[:, None] + state[:, d:]
+        end = _normal_log_prob(state[:, :d], path.start_scale**2) + d * alpha.log().to(x.dtype)
+        value = end[:, None] + state[:, d:]
     if exact:
         return LogDensity(value[:, 0], torch.zeros_like(value[:, 0]))
     return LogDensity(value.mean(1), value.std(1) / math.sqrt(probes))

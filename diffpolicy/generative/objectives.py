@@ -1,8 +1,8 @@
 """Training losses as entries of one table: draw of t × prediction type × weighting.
 
 An objective is `loss(net, batch, generator) -> (B,)`. A batch is a mapping with "data" (B, *shape) and optionally
-"cond" (whatever the network takes). Everything random comes from `generator`, in calls for the whole batch, so that a
-loss can be computed again.
+"cond" (whatever the network takes) and "start" (B, *shape), which stands for the noise. Everything random comes from
+`generator`, in calls for the whole batch, so that a loss can be computed again.
 """
 
 from __future__ import annotations
@@ -14,48 +14,14 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from diffpolicy.generative.paths import DiscretePath, Path
+from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import ALPHA_MIN, PREDICTIONS, SIGMA_MIN, data_gain, target
-from diffpolicy.generative.shapes import Generators, as_input, joint, rand, randn
+from diffpolicy.generative.shapes import Generators, as_input, joint, rand
+from diffpolicy.generative.starts import COUPLINGS, draw_start
+from diffpolicy.generative.weighting import NATIVE, TIMES, WEIGHTINGS
 from diffpolicy.util import condition, names
 from diffpolicy.util.device import precise_device, precise_dtype
 from diffpolicy.util.errors import explain, require
-
-
-def _low_discrepancy(u: Tensor, path: Path) -> Tensor:
-    return (u[:1] + torch.arange(len(u), dtype=u.dtype, device=u.device) / max(len(u), 1)) % 1
-
-
-def _discrete(u: Tensor, path: Path) -> Tensor:
-    require(isinstance(path, DiscretePath), f"times='discrete' on {path!r}", "a DiscretePath", error=TypeError)
-    return path.time_at_index((u * path.steps).floor())
-
-
-# Draws of t, each as a function of uniform u (B,) on [0, 1).
-TIMES: dict[str, Callable[[Tensor, Path], Tensor]] = {
-    "uniform": lambda u, path: u,
-    # sigmoid of a standard normal (Esser et al. 2024, eq. 19, m = 0, s = 1)
-    "logit_normal": lambda u, path: torch.sigmoid(torch.special.ndtri(u)),
-    # t = 0.999·(1 − b), b ~ Beta(1.5, 1), whose distribution function is b^1.5 (Black et al. 2024, app. B: π0)
-    "beta": lambda u, path: 0.999 * (1 - u ** (1 / 1.5)),
-    # (u_0 + i/B) mod 1: uniform for each sample, evenly spread over the batch (Kingma et al. 2021, app. I.1)
-    "low_discrepancy": _low_discrepancy,
-    "discrete": _discrete,
-}
-
-MIN_SNR_GAMMA = 5.0
-SIGMOID_BIAS = 2.0
-
-# Weights of the data-space loss |data − estimate|² as functions of the SNR α²/σ². SNR is the noise loss.
-WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "uniform": torch.ones_like,
-    "snr": lambda snr: snr,
-    # min(SNR, γ) (Hang et al. 2023, eq. 11)
-    "min_snr": lambda snr: snr.clamp(max=MIN_SNR_GAMMA),
-    # sigmoid(b − log SNR) on the noise loss (Kingma & Gao 2023, app. D), times SNR on the data loss
-    "sigmoid": lambda snr: snr * torch.sigmoid(SIGMOID_BIAS - snr.log()),
-}
-NATIVE = "native"
 
 Net = Callable[..., Tensor]
 
@@ -86,15 +52,18 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
     return rand(shape, generator, dtype=torch.float64, device=precise_device(device))
 
 
-def draw(data: Tensor, times: str, path: Path, generator: Generators) -> tuple[Tensor, Tensor]:
-    """Return times t (B,) and noise (B, *shape) for a batch of data, drawn in this order."""
+def draw(
+    batch: Mapping[str, Any], times: str, path: Path, generator: Generators, coupling: str = "independent"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the data (B, *shape) of a batch, times t (B,) and noise (B, *shape), drawn in this order."""
+    data = entry(batch, "data")
 
     def batch_times(samples: int, generator: Generators) -> Tensor:
         return TIMES[times](uniform((samples,), generator, data.device), path)
 
     t = joint(batch_times, len(data), generator)  # a draw may spread its times over the batch
     t = t.to(data.device, precise_dtype(data.device))
-    return t, randn(data.shape, generator, dtype=data.dtype, device=data.device)
+    return data, t, draw_start(batch, data, generator, coupling)
 
 
 @final
@@ -113,10 +82,11 @@ class DenoisingObjective:
             variance-preserving path.
         condition_dropout: probability with which a sample's condition is replaced by that of `net.null(cond)`, for
             classifier-free guidance.
+        coupling: how noise, or the batch's own "start", is paired with the data, see `starts.draw_start`.
 
     Raises:
         ValueError: unknown names or a probability outside [0, 1]; when called, a batch without "data" or without the
-            "cond" that dropout needs.
+            "cond" that dropout needs, or what `draw_start` refuses.
         TypeError: discrete times without a DiscretePath.
     """
 
@@ -125,11 +95,13 @@ class DenoisingObjective:
     times: str = "uniform"
     weighting: str = NATIVE
     condition_dropout: float = 0.0
+    coupling: str = "independent"
 
     def __post_init__(self) -> None:
         names.check("prediction", self.prediction, PREDICTIONS)
         names.check("draw of times", self.times, TIMES)
         names.check("weighting", self.weighting, (NATIVE, *WEIGHTINGS))
+        names.check("coupling", self.coupling, COUPLINGS)
         dropout = self.condition_dropout
         require(0 <= dropout <= 1, f"condition_dropout={dropout}", "a probability in [0, 1]")
         TIMES[self.times](torch.zeros(1, dtype=torch.float64), self.path)
@@ -142,8 +114,8 @@ class DenoisingObjective:
         return WEIGHTINGS[self.weighting](snr) * data_gain(self.prediction, t, self.path) ** 2
 
     def __call__(self, net: Net, batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
-        data, cond = entry(batch, "data"), batch.get("cond")
-        t, noise = draw(data, self.times, self.path, generator)
+        data, t, noise = draw(batch, self.times, self.path, generator, self.coupling)
+        cond = batch.get("cond")
         if self.condition_dropout:
             cond = self._drop(net, cond, generator, data)
         return self.at(net, data, noise, t, cond)
@@ -164,8 +136,7 @@ class DenoisingObjective:
 
         Every sample has a step that is not known; nothing is dropped; the network takes a time per step.
         """
-        data = entry(batch, "data")
-        t, noise = draw(data, self.times, self.path, generator)
+        data, t, noise = draw(batch, self.times, self.path, generator, self.coupling)
         t = torch.where(known, 1.0, t[:, None].expand(known.shape))
         return self.at(net, data, noise, t, batch.get("cond"), known)
 

@@ -127,8 +127,9 @@ def generate(
     generator: Generators = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    start: Tensor | None = None,
 ) -> Tensor:
-    """Return samples (B, *rest) of a field, from noise.
+    """Return samples (B, *rest) of a field, from noise or from samples of the law that it was taught to start from.
 
     Args:
         field: the field to follow.
@@ -141,6 +142,7 @@ def generate(
         generator: draws the initial noise and that of a stochastic solver.
         dtype: dtype of the samples.
         device: device of the samples.
+        start: (B, *rest), in place of noise; they bring their own dtype and device.
 
     Raises:
         ValueError: what `time_grid` and `Solver.bind` raise.
@@ -148,5 +150,8 @@ def generate(
     """
     require(isinstance(solver, Solver), f"solver={solver!r}", "a Solver", "call make_solver(name)", TypeError)
     times = time_grid(grid or solver.grid or "uniform", steps, path)
-    x = randn(shape, generator, dtype=dtype, device=device)
-    return sample(solver.bind(field, path, generator), x, times, cond)
+    if start is None:
+        start = path.start_scale * randn(shape, generator, dtype=dtype, device=device)
+    given = f"start of shape {tuple(start.shape)}"
+    require(start.shape == tuple(shape), given, f"{tuple(shape)}, the shape of the samples")
+    return sample(solver.bind(field, path, generator), start, times, cond)

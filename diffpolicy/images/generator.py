@@ -121,6 +121,7 @@ class ImageGenerator(Model):
         known = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < self.labels)).all())
         require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
         x = randn((len(labels), *self.shape), generators, dtype=torch.float32, device=labels.device)
+        x = self.method.sampling_path.start_scale * x
         return Drawn(*self.method.draw(self.field(guidance), x, labels, generators, trajectory))
 
     def _checked(self, scale: float) -> float:

@@ -121,7 +121,7 @@ class SamplingContext:
             noise = randn(shape, generators, **kind) if self.temperature else torch.zeros(tuple(shape), **kind)
             noise = noise if self.temperature == 1 else self.temperature * noise
         if self.start is None:
-            return noise, times
+            return path.start_scale * noise, times
         inner = times[:-1]
         left = [times.new_tensor([self.start]), inner[inner > self.start + _CLOSE], times[-1:]]
         # Coefficients are computed on the CPU: not every device has float64.

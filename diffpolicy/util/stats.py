@@ -66,3 +66,10 @@ def wilson(successes: int, trials: int) -> Interval:
     require(0 <= successes <= trials and trials, f"{successes} of {trials}", "0 <= successes <= trials, trials > 0")
     interval = stats.binomtest(successes, trials).proportion_ci(method="wilson")
     return {"mean": successes / trials, "low": float(interval.low), "high": float(interval.high)}
+
+
+def assignment(cost: np.ndarray) -> np.ndarray:
+    """Return for every row of `cost` (n, n) its column, each column once, such that the sum of the costs is least."""
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(cost)[1]

@@ -6,13 +6,25 @@ from mixture import ExactNet, ring
 
 from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, ClipData, Inpaint
 from diffpolicy.generative.mixture import ExactField
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import PREDICTIONS, ModelField, score, velocity
 from diffpolicy.generative.sampling import generate, sample, time_grid
 from diffpolicy.generative.shapes import expand
 from diffpolicy.generative.solvers import SOLVERS, make_solver
 
-PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100)]
+PATHS = [
+    LinearPath(),
+    SquareRootPath(),
+    CosinePath(),
+    VariancePreservingPath(),
+    DiscretePath(100),
+]
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
 TIMES = torch.tensor([0.0, 0.02, 0.3, 0.6, 0.95, 1.0], dtype=torch.float64)
 each = pytest.mark.parametrize("path", PATHS, ids=repr)

@@ -7,15 +7,30 @@ from apple import DEVICE, AppleGPU
 from diffpolicy.generative import likelihood, sampling
 from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective
 from diffpolicy.generative.likelihood import variational_bound
-from diffpolicy.generative.objectives import TIMES, WEIGHTINGS, DenoisingObjective
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.objectives import DenoisingObjective
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import ModelField
 from diffpolicy.generative.sampling import generate, sample
 from diffpolicy.generative.shapes import expand, rand
 from diffpolicy.generative.solvers import make_solver
+from diffpolicy.generative.weighting import TIMES, WEIGHTINGS
 from diffpolicy.util import device as devices
 
-PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100)]
+PATHS = [
+    LinearPath(),
+    SquareRootPath(),
+    CosinePath(),
+    VariancePreservingPath(),
+    VarianceExplodingPath(),
+    DiscretePath(100),
+]
 
 
 def gen(seed=0):

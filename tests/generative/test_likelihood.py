@@ -7,7 +7,13 @@ from mixture import ring
 from diffpolicy.generative.guidance import ClassifierGuidance
 from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.mixture import ExactField, GaussianMixture
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VariancePreservingPath,
+)
 
 
 def gen(seed=0):
@@ -72,7 +78,11 @@ def test_bound_of_one_step_and_of_row_generators():
         variational_bound(ExactField(field.mixture, LinearPath()), data)
 
 
-@pytest.mark.parametrize("path", [LinearPath(), CosinePath(), VariancePreservingPath()], ids=repr)
+@pytest.mark.parametrize(
+    "path",
+    [LinearPath(), SquareRootPath(), CosinePath(), VariancePreservingPath()],
+    ids=repr,
+)
 def test_exact_density_of_a_gaussian(path):
     mixture = gaussian(0.6, (3,))
     x = mixture.sample(8, gen())

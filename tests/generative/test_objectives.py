@@ -6,13 +6,28 @@ from mixture import ExactNet, ring
 from scipy import stats
 
 from diffpolicy.generative.mixture import ExactField
-from diffpolicy.generative.objectives import ROWS, TIMES, WEIGHTINGS, DenoisingObjective
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.objectives import ROWS, DenoisingObjective
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import PREDICTIONS, Estimate, target, velocity
 from diffpolicy.generative.shapes import expand, rand, randn
+from diffpolicy.generative.weighting import TIMES, WEIGHTINGS
 from diffpolicy.util.condition import Condition
 
-PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100)]
+PATHS = [
+    LinearPath(),
+    SquareRootPath(),
+    CosinePath(),
+    VariancePreservingPath(),
+    VarianceExplodingPath(),
+    DiscretePath(100),
+]
 
 
 def gen(seed=0):
@@ -85,6 +100,9 @@ def test_weightings_by_hand():
         "snr": snr,
         "min_snr": [0.0625, 1.0, 5.0],
         "sigmoid": [s / (1 + math.exp(math.log(s) - 2)) for s in snr],
+        "notes_uniform": snr,
+        "notes_snr": [s * s for s in snr],
+        "notes_cosine": [s * s / (1 + s) for s in snr],
     }
     assert want.keys() == WEIGHTINGS.keys()
     for name, values in want.items():
@@ -92,6 +110,13 @@ def test_weightings_by_hand():
         torch.testing.assert_close(on_data, torch.tensor(values, dtype=torch.float64))
     on_noise = DenoisingObjective(path, "noise", weighting="snr").weight(t)
     torch.testing.assert_close(on_noise, torch.ones(3, dtype=torch.float64))
+    for name, on_the_noise_loss in (
+        ("notes_uniform", [1.0] * 3),
+        ("notes_snr", snr),
+        ("notes_cosine", [0.04 / 0.68, 0.5, 0.64 / 0.68]),
+    ):
+        weight = DenoisingObjective(path, "noise", weighting=name).weight(t)
+        torch.testing.assert_close(weight, torch.tensor(on_the_noise_loss, dtype=torch.float64))
     on_score = DenoisingObjective(path, **ROWS["score_matching"]).weight(t)
     torch.testing.assert_close(on_score, path.sigma(t) ** 2)
 

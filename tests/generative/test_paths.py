@@ -8,12 +8,17 @@ from diffpolicy.generative.paths import (
     DiscretePath,
     LinearPath,
     Path,
+    SquareRootPath,
+    VarianceExplodingPath,
     VariancePreservingPath,
 )
 
 ALL = [
     LinearPath(),
     CosinePath(),
+    SquareRootPath(),
+    VarianceExplodingPath(),
+    VarianceExplodingPath(0.1, 5.0),
     VariancePreservingPath(),
     VariancePreservingPath(1.0, 1.0),
     DiscretePath(),
@@ -36,7 +41,7 @@ def test_derivatives_are_those_of_alpha_and_sigma(path):
         numeric = (f(t + h) - f(t - h)) / (2 * h)
         torch.testing.assert_close(df(t), numeric, rtol=1e-5, atol=1e-6)
         t_grad = t.clone().requires_grad_()
-        (auto,) = torch.autograd.grad(f(t_grad).sum(), t_grad)
+        (auto,) = torch.autograd.grad((f(t_grad) + 0 * t_grad).sum(), t_grad)
         torch.testing.assert_close(df(t), auto, rtol=1e-9, atol=1e-9)
 
 

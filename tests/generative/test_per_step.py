@@ -3,14 +3,29 @@
 import pytest
 import torch
 
-from diffpolicy.generative.objectives import WEIGHTINGS, DenoisingObjective
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.objectives import DenoisingObjective
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import PREDICTIONS, ModelField, estimate, score, target, velocity
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import expand
 from diffpolicy.generative.solvers import SOLVERS, make_solver
+from diffpolicy.generative.weighting import WEIGHTINGS
 
-PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100)]
+PATHS = [
+    LinearPath(),
+    SquareRootPath(),
+    CosinePath(),
+    VariancePreservingPath(),
+    VarianceExplodingPath(),
+    DiscretePath(100),
+]
 B, T, D = 4, 5, 3
 
 

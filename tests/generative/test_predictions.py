@@ -3,7 +3,14 @@ import torch
 from mixture import ExactNet, ring
 
 from diffpolicy.generative.mixture import ExactField
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import (
     PREDICTIONS,
     ModelField,
@@ -18,6 +25,8 @@ from diffpolicy.generative.shapes import expand, rand, randn
 PATHS = [
     LinearPath(),
     CosinePath(),
+    SquareRootPath(),
+    VarianceExplodingPath(),
     VariancePreservingPath(),
     DiscretePath(100),
     DiscretePath(100, "linear"),

@@ -5,13 +5,28 @@ import torch
 
 from diffpolicy.generative.guidance import OnPath
 from diffpolicy.generative.likelihood import variational_bound
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import ModelField, estimate
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import expand
 
 MEAN, SCALE = 0.7, 0.3
-PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(1000), DiscretePath(100, "linear")]
+PATHS = [
+    LinearPath(),
+    SquareRootPath(),
+    CosinePath(),
+    VariancePreservingPath(),
+    VarianceExplodingPath(),
+    DiscretePath(1000),
+    DiscretePath(100, "linear"),
+]
 
 
 def gaussian_data(path, x, t):

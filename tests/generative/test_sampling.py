@@ -7,12 +7,27 @@ from mixture import ExactNet, ring
 
 from diffpolicy.generative.distances import sliced_wasserstein
 from diffpolicy.generative.mixture import ExactField
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import PREDICTIONS, FlowMap, ModelField
 from diffpolicy.generative.sampling import GRIDS, generate, sample, time_grid
 from diffpolicy.generative.solvers import SOLVERS, base, make_solver
 
-PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100), DiscretePath(100, "linear")]
+PATHS = [
+    LinearPath(),
+    SquareRootPath(),
+    CosinePath(),
+    VariancePreservingPath(),
+    VarianceExplodingPath(0.1, 5.0),
+    DiscretePath(100),
+    DiscretePath(100, "linear"),
+]
 SHAPES = {(2,): 2000, (16, 2): 1000, (1, 32, 32): 200}  # and how many samples
 
 

@@ -7,12 +7,19 @@ import torch
 from mixture import ring
 
 from diffpolicy.generative.mixture import ExactField
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VarianceExplodingPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import Estimate, ModelField
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.solvers import SOLVERS, base, make_solver
 
-SMOOTH = [LinearPath(), CosinePath(), VariancePreservingPath()]
+SMOOTH = [LinearPath(), SquareRootPath(), CosinePath(), VariancePreservingPath(), VarianceExplodingPath(0.1, 5.0)]
 
 
 def start(path, t, n=6, shape=(2,)):
@@ -63,7 +70,7 @@ def test_declared_order(name, path):
     assert slope(COUNTS[name], errors) == pytest.approx(solver.order, abs=0.15)
 
 
-@pytest.mark.parametrize("path", SMOOTH, ids=repr)
+@pytest.mark.parametrize("path", [one for one in SMOOTH if not isinstance(one, VarianceExplodingPath)], ids=repr)
 def test_declared_order_of_3m_from_an_exact_history(path):
     """The published cold start is of first order; fed with two exact states, what follows is of third."""
     t_start, t_end, counts, errors = 0.2, 0.8, (160, 320, 640), []
@@ -94,7 +101,7 @@ def test_declared_order_of_dopri5():
     assert slope(counts, errors) == pytest.approx(solver.order, abs=0.4)
 
 
-@pytest.mark.parametrize("path", SMOOTH, ids=repr)
+@pytest.mark.parametrize("path", [one for one in SMOOTH if not isinstance(one, SquareRootPath)], ids=repr)
 def test_dopri5_meets_its_tolerance(path):
     x, field = start(path, 0.0)
     fine = sample(make_solver("dopri5", rtol=1e-11, atol=1e-11).bind(field, path), x, [0.0, 1.0])

@@ -8,13 +8,25 @@ from mixture import ring
 
 from diffpolicy.generative.distances import sliced_wasserstein
 from diffpolicy.generative.mixture import ExactField, GaussianMixture
-from diffpolicy.generative.paths import CosinePath, DiscretePath, LinearPath, VariancePreservingPath
+from diffpolicy.generative.paths import (
+    CosinePath,
+    DiscretePath,
+    LinearPath,
+    SquareRootPath,
+    VariancePreservingPath,
+)
 from diffpolicy.generative.predictions import Estimate, target, velocity
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import expand
 from diffpolicy.generative.solvers import make_solver
 
-PATHS = [LinearPath(), CosinePath(), VariancePreservingPath(), DiscretePath(100, "linear")]
+PATHS = [
+    LinearPath(),
+    SquareRootPath(),
+    CosinePath(),
+    VariancePreservingPath(),
+    DiscretePath(100, "linear"),
+]
 each = pytest.mark.parametrize("path", PATHS, ids=repr)
 
 

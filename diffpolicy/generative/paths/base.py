@@ -49,6 +49,11 @@ class Path(ABC):
     def last_time(self) -> float:
         """The last time before t = 1 at which a solver on its way to the data evaluates the field."""
 
+    @property
+    def start_scale(self) -> float:
+        """The standard deviation of p_0, N(0, I) times this, where sampling starts; for data of variance one."""
+        return 1.0
+
     @final
     def log_snr(self, t: Tensor) -> Tensor:
         """Return λ(t) = log(α/σ), half the logarithm of the SNR α²/σ²; infinite where α or σ is 0."""
@@ -90,6 +95,34 @@ class LinearPath(Path):
 
     def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(log_snr)
+
+    @property
+    def last_time(self) -> float:
+        return time_at_limit(self)
+
+
+@final
+@dataclass(frozen=True)
+class SquareRootPath(Path):
+    """α = t, σ = √(1 − t): the path of the 6.S184 notes' lab two, and their "linear" schedule σ² = 1 − t.
+
+    σ̇ has no bound at the data; it is kept finite at t = 1 by taking σ >= 1e-4 in its denominator.
+    """
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (1 - t).sqrt()
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        return -0.5 / self.sigma(t).clamp(min=1e-4)
+
+    def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        return 2 / (1 + (1 + 4 * torch.exp(-2 * log_snr)).sqrt())  # the root of t² + q·t = q, q = SNR
 
     @property
     def last_time(self) -> float:

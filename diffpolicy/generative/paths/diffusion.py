@@ -1,4 +1,4 @@
-"""The paths of diffusion models: variance preserving in continuous time, and the discrete tables of DDPM."""
+"""The paths of diffusion models: variance preserving and exploding in continuous time, and DDPM's discrete tables."""
 
 from __future__ import annotations
 
@@ -62,6 +62,61 @@ class VariancePreservingPath(Path):
         c = c.clamp(max=(self.beta_min + self.beta_max) / 2)
         root = (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c).sqrt()
         return 1 - 2 * c / (self.beta_min + root)
+
+    @property
+    def last_time(self) -> float:
+        return time_at_limit(self)
+
+
+@final
+@dataclass(frozen=True)
+class VarianceExplodingPath(Path):
+    """α = 1, σ² = σ_min²·((σ_max/σ_min)^{2τ} − 1), τ = 1 − t (Song et al. 2021, eq. 30): noise is added alone.
+
+    Sampling starts at x_0 = data + σ_max·noise, of which the data, of variance one, are a part that N(0, 1 + σ(0)²)
+    stands for. Networks see inputs as large as σ_max: take one that scales them, or a small σ_max. σ̇ has no bound at
+    the data; it is kept finite at t = 1 by taking σ >= 1e-4·σ_min in its denominator.
+
+    Args:
+        sigma_min: the rate at the data.
+        sigma_max: σ at the noise, about.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        given = f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
+        require(0 < self.sigma_min < self.sigma_max < math.inf, given, "0 < sigma_min < sigma_max")
+
+    @property
+    def _rate(self) -> float:
+        return 2 * math.log(self.sigma_max / self.sigma_min)
+
+    @property
+    def start_scale(self) -> float:
+        return math.sqrt(1 + self.sigma_min**2 * math.expm1(self._rate))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.expm1(self._rate * (1 - t)).sqrt()
+
+    def d_alpha(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def d_sigma(self, t: Tensor) -> Tensor:
+        grown = self.sigma_min**2 * self._rate / 2 * torch.exp(self._rate * (1 - t))
+        return -grown / self.sigma(t).clamp(min=1e-4 * self.sigma_min)
+
+    def time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        # (σ/σ_min)² of the widest σ here, so that nothing overflows
+        ratio = (torch.exp(-log_snr.clamp(min=-math.log(self.sigma_max))) / self.sigma_min) ** 2
+        return (1 - torch.log1p(ratio) / self._rate).clamp(0, 1)
 
     @property
     def last_time(self) -> float:
