@@ -10,6 +10,7 @@ Time runs from t = 0 (noise) to t = 1 (data). In reading order:
 - `objectives`   losses: draw of t × prediction × weighting
 - `solvers`      field -> flow map: Euler … Dormand–Prince, DDIM, DPM-Solver++, Euler–Maruyama
 - `sampling`     time grids and the one sampling loop
+- `inversion`    from data back to noise
 - `process`      path, prediction, objective and sampler as one object
 - `guidance`     field -> field: classifier-free, classifier, clipping, inpainting, other paths
 - `flow_maps`    networks that are flow maps themselves: MeanFlow

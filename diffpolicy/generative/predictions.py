@@ -58,13 +58,14 @@ class Field(Protocol):
 
 
 class FlowMap(ABC):
-    """(x, t, s, cond) -> x_s: carries x from time t to a later time s.
+    """(x, t, s, cond) -> x_s: carries x from time t to a later time s, or back where it is `reversible`.
 
     `calls` counts the network calls made so far; `needs_grad` says whether it differentiates inside.
     """
 
     calls: int = 0
     needs_grad: bool = False
+    reversible: bool = False
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, cond: Any = None) -> Tensor:

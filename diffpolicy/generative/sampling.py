@@ -99,12 +99,18 @@ def sample(
         trajectory: return x at every time, (n, B, *shape), in place of the last, (B, *shape).
 
     Raises:
-        ValueError: fewer than two times, another shape, or times that do not increase within [0, 1].
+        ValueError: fewer than two times, another shape, or times that do not increase within [0, 1]; those of a
+            reversible flow map may decrease, and carry data to noise.
     """
     times = torch.as_tensor(times, dtype=torch.float64).cpu()
     fits = times.ndim in (1, 2, 3) and len(times) >= 2 and times.shape[1:] == x.shape[: times.ndim - 1]
     require(fits, f"times of shape {tuple(times.shape)}", "(n,), (n, B) or (n, B, T), with n at least two values")
-    times = _increasing(times)  # those of one sample stay on the CPU, see `shapes`
+    back = times.ndim < 3 and bool((times[0] > times[-1]).all())
+    if back and not flow_map.reversible:
+        cure = "take solver=euler, heun, rk4 or ddim"
+        raise ValueError(explain("this sampler goes from noise to data alone", "times that increase", cure))
+    times = _increasing(times.flip(0)).flip(0) if back else _increasing(times)
+    # those of one sample stay on the CPU, see `shapes`
     times = times if len(x) == 1 else times.to(x.device, precise_dtype(x.device))
     times = times[:, None].expand(-1, x.shape[0]) if times.ndim == 1 else times
     with no_graph(flow_map.needs_grad):

@@ -177,8 +177,8 @@ def test_one_loop_for_any_flow_map():
 @pytest.mark.parametrize("times", [[0.0], [], [0.0, 0.0], [0.5, 0.2], [0.0, 1.1], [-0.1, 1.0], [0.0, math.nan]])
 def test_refused_times(times):
     field = ExactField(ring((2,)), LinearPath())
-    with pytest.raises(ValueError, match=r"times=.* expected times that increase|times of shape .* at least two"):
-        sample(make_solver("euler").bind(field, field.path), torch.zeros(1, 2), times)
+    with pytest.raises(ValueError, match=r"times that increase|times of shape .* at least two"):
+        sample(make_solver("dpmpp_2m").bind(field, field.path), torch.zeros(1, 2), times)
 
 
 def test_generate_wants_a_solver():

@@ -293,7 +293,7 @@ def test_refused_options(name, options, words):
 def test_refused_times_and_paths():
     path = LinearPath()
     x, field = start(path, 0.0, n=2)
-    flow = make_solver("euler").bind(field, path)
+    flow = make_solver("dpmpp_2m").bind(field, path)
     half = torch.full((2,), 0.5)
     for t, s in ((half, half), (half, half - 0.1), (half[:1], half + 0.1), (half, half * math.nan)):
         with pytest.raises(ValueError, match="expected t < s"):

@@ -41,6 +41,11 @@ class Solver(ABC):
     grid: ClassVar[str | None] = None
 
     @property
+    def reversible(self) -> bool:
+        """Whether it also steps from data towards noise."""
+        return False
+
+    @property
     def fixed(self) -> bool:
         """Whether x alone decides what comes out and in how many calls: no noise, and no steps of its own choice."""
         return not self.stochastic and not self.adaptive
@@ -73,6 +78,7 @@ class BoundSolver(FlowMap):
         self.solver = solver
         self.path = path
         self.needs_grad = field.needs_grad
+        self.reversible = solver.reversible
         self.history: list[tuple[Tensor, Tensor]] = []  # (log-SNR, data) of former steps, newest first
         self.reached: Tensor | None = None  # where the newest step of the history ended
         self._field = field
@@ -81,10 +87,17 @@ class BoundSolver(FlowMap):
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, cond: Any = None) -> Tensor:
         """Return x_s. With times per step, (B, T), steps with t = s keep their values.
 
+        Reversible solvers step to s < t as well. At t = 1, where no field is evaluated, they begin at the path's last
+        time before it, with what x is there on the mean, α·x.
+
         Raises:
-            ValueError: unless t < s, both (B,), or t <= s, both (B, T).
+            ValueError: unless t < s, both (B,), or t <= s, both (B, T); or t > s, both (B,), if it is reversible.
         """
         per_step = t.ndim == 2
+        if self.reversible and not per_step and t.shape == s.shape == x.shape[:1] and bool((t > s).all()):
+            last = t.clamp(max=self.path.last_time)
+            x = where(expand(last < t, x), expand(self.path.alpha(last), x) * x, x)
+            return self.solver.step(self, x, last, torch.minimum(s, last), cond)
         if not t.shape == s.shape == x.shape[: 1 + per_step] or not bool(((t <= s) if per_step else (t < s)).all()):
             raise ValueError(explain(f"t={t}, s={s}", f"t < s (noise is 0, data is 1), each ({x.shape[0]},)"))
         x_s = self.solver.step(self, x, t, s, cond)
@@ -144,6 +157,10 @@ class FixedStep(ExplicitRungeKutta):
 
     b: ClassVar[tuple[float, ...]]
 
+    @property
+    def reversible(self) -> bool:
+        return True
+
     @final
     def advance(self, rate: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         """Return x at t + h on the solution of dx/dt = rate(x, t) through x at t, for any field and sign of h."""
@@ -153,7 +170,7 @@ class FixedStep(ExplicitRungeKutta):
     @final
     def step(self, flow: BoundSolver, x: Tensor, t: Tensor, s: Tensor, cond: Any) -> Tensor:
         stop = torch.where(flow.path.sigma(s) == 0, t, s)
-        if bool((stop > t).any()):
+        if bool((stop != t).any()):
             x = self.advance(lambda x, t: flow.velocity(x, t, cond), x, t, stop - t)
         return flow.finish(x, stop, s, cond)
 

@@ -42,6 +42,10 @@ class DDIM(Solver):
     def stochastic(self) -> bool:
         return self.eta > 0
 
+    @property
+    def reversible(self) -> bool:
+        return self.fixed
+
     def step(self, flow: BoundSolver, x: Tensor, t: Tensor, s: Tensor, cond: Any) -> Tensor:
         estimate = flow.estimate(x, t, cond)
         if not self.stochastic:
