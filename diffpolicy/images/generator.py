@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from diffpolicy import checkpoint
 from diffpolicy.config import FoundInData, ImageConfig, RunConfig, SamplerConfig, load_config
 from diffpolicy.datasets.images import LEVEL, LabeledImages
+from diffpolicy.generative.flow_maps import FlowMapProcess
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.nets.base import Model
-from diffpolicy.registry import build
+from diffpolicy.registry import build, make
 from diffpolicy.util.errors import require
 
 
@@ -38,7 +39,8 @@ class ImageGenerator(Model):
         shape: (C, H, W).
         labels: number of labels.
         net: the network, {"name": …, options}, see the registry.
-        method: the generative method, {"name": "generative", "path": …, …}, see `GenerativeProcess`.
+        method: the generative method, {"name": "generative", "path": …, …}, see `GenerativeProcess`; or "mean_flow",
+            see `FlowMapProcess`, which is taught the guidance of `images`.
         images: how labels, guidance and gray levels are treated.
 
     Raises:
@@ -55,13 +57,19 @@ class ImageGenerator(Model):
     ) -> None:
         super().__init__()
         images, options = images or ImageConfig(), dict(method)
-        name = options.pop("name", None)
-        require(name == "generative", f"method.name={name!r} draws no images", "a generative method")
+        name, path = options.pop("name", None), build("path", options.pop("path", {"name": "linear"}))
+        jumps = name == "mean_flow"
+        require(jumps or name == "generative", f"method.name={name!r} draws no images", "generative or mean_flow")
         self.shape, self.labels, self.dequantize = tuple(shape), labels, images.dequantize
-        self.net = build("net", net, channels=self.shape[0], labels=labels)
-        path = build("path", options.pop("path"))
-        self.method = GenerativeProcess(path, condition_dropout=images.condition_dropout, **options)
-        self.guidance = self._checked(images.guidance)
+        self.net = build("net", net, channels=self.shape[0], labels=labels, **({"two_times": True} if jumps else {}))
+        self.guidance = images.guidance
+        options["condition_dropout"] = images.condition_dropout
+        self.method: GenerativeProcess | FlowMapProcess
+        if jumps:  # guided by what it is taught
+            self.method = make("method 'mean_flow'", FlowMapProcess, options, path=path, guidance=images.guidance)
+        else:
+            self.method = GenerativeProcess(path, **options)
+        self.check_guidance(images.guidance)
 
     def networks(self) -> list[nn.Module]:
         """Return the network."""
@@ -93,9 +101,11 @@ class ImageGenerator(Model):
             path: to take the field on; None is the path that is sampled on.
 
         Raises:
-            ValueError: guidance of a network that never saw the null label.
+            ValueError: guidance of a network that never saw the null label, or one that jumps and has no field.
         """
-        scale = self._checked(self.guidance if guidance is None else guidance)
+        given = "a field of method.name='mean_flow', whose network jumps from noise to data"
+        require(isinstance(self.method, GenerativeProcess), given, "method=flow, ddpm, v or score")
+        scale = self.check_guidance(self.guidance if guidance is None else guidance)
         if scale == 1:
             return self.method.field(self.net, path=path)
         return self.method.field(self.net, lambda field: ClassifierFree(field, scale, self.net.null), path)
@@ -122,13 +132,25 @@ class ImageGenerator(Model):
         require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
         x = randn((len(labels), *self.shape), generators, dtype=torch.float32, device=labels.device)
         x = self.method.sampling_path.start_scale * x
+        if isinstance(self.method, FlowMapProcess):
+            self.check_guidance(self.guidance if guidance is None else guidance)
+            return Drawn(*self.method.draw(self.net, x, labels, trajectory))
         return Drawn(*self.method.draw(self.field(guidance), x, labels, generators, trajectory))
 
-    def _checked(self, scale: float) -> float:
+    def check_guidance(self, scale: float) -> float:
+        """Return a scale w of guidance if the network can follow it.
+
+        Raises:
+            ValueError: one that is not finite, guidance of a network that never saw the null label, or another scale
+                than a network that jumps was taught.
+        """
         require(math.isfinite(scale), f"guidance={scale}", "a finite scale, 1 for none")
         unconditional = scale == 1 or self.method.objective.condition_dropout > 0
         given = f"guidance={scale:g} of a network trained without label dropout"
         require(unconditional, given, "guidance 1", "train with images.condition_dropout=0.1")
+        taught = isinstance(self.method, GenerativeProcess) or scale == self.guidance
+        given = f"guidance={scale:g} of a network that was taught to jump with {self.guidance:g}"
+        require(taught, given, f"guidance {self.guidance:g}", "train with another images.guidance")
         return scale
 
 

@@ -41,7 +41,7 @@ def sample_images(config: SampleConfig) -> str:
     generator = load_generator(saved.path, weights=config.weights, device=config.device)
     generator.configure(sampler, build("path", config.path) if config.path else None)
     for scale in config.guidance:
-        generator.field(scale)  # refused before anything is drawn
+        generator.check_guidance(scale)  # refused before anything is drawn
 
     results, panels, states = _draw(generator, config)
     out.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ class Network(nn.Module, ABC):
     """A network of a generative model: `net(x, t, cond, r=None)`. It knows nothing of paths, policies or tasks.
 
     Networks of trajectories are constructed from `(dim, cond_dim, horizon, two_times=False)` and their own options,
-    networks of images from `(channels, labels)` and theirs.
+    networks of images from `(channels, labels, two_times=False)` and theirs.
     """
 
     per_step: ClassVar[bool] = False  # whether every step of a trajectory may have a time of its own

@@ -25,6 +25,21 @@ def check_trajectory(x: Tensor, t: Tensor, r: Tensor | None, dim: int) -> None:
         raise ValueError(explain(f"r has shape {tuple(r.shape)}", f"that of t, {tuple(t.shape)}"))
 
 
+def check_images(x: Tensor, t: Tensor, cond: Tensor | None, r: Tensor | None, channels: int, multiple: int) -> None:
+    """Check images x (B, channels, H, W) whose sides are multiples, their times t and r and their labels, (B,) each.
+
+    Raises:
+        ValueError: other shapes, or labels that are not int64.
+    """
+    if x.ndim != 4 or x.shape[1] != channels or any(side % multiple for side in x.shape[2:]):
+        expected = f"(B, {channels}, H, W) with H and W multiples of {multiple}"
+        raise ValueError(explain(f"x has shape {tuple(x.shape)}", expected))
+    given = tuple(t.shape), None if cond is None else tuple(cond.shape), (len(x),) if r is None else tuple(r.shape)
+    if given != ((len(x),),) * 3 or cond.dtype != torch.int64:
+        expected = f"({len(x)},) of each: one time and one int64 label per image"
+        raise ValueError(explain(f"t, cond and r have shapes {given}", expected))
+
+
 def joined(features: Tensor, vector: Tensor | None) -> Tensor:
     """Return features of the time (B, F) or (B, T, F) with the condition's vector (B, C) behind them."""
     if vector is None:

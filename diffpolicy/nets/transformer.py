@@ -6,58 +6,16 @@ that starts at zero (AdaLN-zero): a block starts as the identity and the network
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffpolicy.nets.attention import Block, embedder, layer_norm, modulated, zero
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.inputs import check_trajectory, check_vector, null_vector
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import explain, require
-
-
-class SelfAttention(nn.Module):
-    """softmax(QKᵀ/√d)·V over all steps, in every head (Vaswani et al. 2017, equation 1): (B, T, W) -> (B, T, W)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        # Written out: torch's fused attention has no forward-mode derivative, and over the few steps of a chunk it is
-        # hardly faster in float32 and several times slower in bfloat16 on a CPU.
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
-        return self.out((weights @ v).transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Self-attention, then a perceptron for every step, each as x -> x + gate·f((1 + scale)·norm(x) + shift).
-
-    (B, T, W), features of time and condition, (B, 1, F) or (B, T, F) -> (B, T, W). Gates, scales and shifts start at
-    0.
-    """
-
-    def __init__(self, width: int, heads: int, expansion: int, features: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = _norm(width)
-        self.film = _zero(nn.Linear(features, 6 * width))
-        self.attention = SelfAttention(width, heads)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, expansion * width), nn.GELU(approximate="tanh"), nn.Linear(expansion * width, width)
-        )
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, features: Tensor) -> Tensor:
-        scale, shift, gate, *mlp = self.film(features).chunk(6, dim=-1)
-        x = torch.addcmul(x, gate, self.dropout(self.attention(_modulated(self.norm(x), scale, shift))))
-        scale, shift, gate = mlp
-        return torch.addcmul(x, gate, self.dropout(self.mlp(_modulated(self.norm(x), scale, shift))))
 
 
 class ConditionalTransformer(Network):
@@ -110,14 +68,14 @@ class ConditionalTransformer(Network):
         self.dim, self.cond_dim, self.horizon = dim, cond_dim, horizon
         self.token = nn.Linear(dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(horizon, width))
-        self.time = _embedder(time_embedding(time, time_features), time_features, features)
-        self.span = _embedder(time_embedding(time, time_features), time_features, features) if two_times else None
-        self.cond = _embedder(nn.Identity(), cond_dim, features) if cond_dim else None
+        self.time = embedder(time_embedding(time, time_features), time_features, features)
+        self.span = embedder(time_embedding(time, time_features), time_features, features) if two_times else None
+        self.cond = embedder(nn.Identity(), cond_dim, features) if cond_dim else None
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
         self.blocks = nn.ModuleList(Block(width, heads, expansion, features, dropout) for _ in range(layers))
-        self.norm = _norm(width)
-        self.film = _zero(nn.Linear(features, 2 * width))
-        self.out = _zero(nn.Linear(width, dim))
+        self.norm = layer_norm(width)
+        self.film = zero(nn.Linear(features, 2 * width))
+        self.out = zero(nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
         """(B, T, D), (B,) or (B, T), a vector (B, C), as t -> (B, T, D)."""
@@ -136,26 +94,8 @@ class ConditionalTransformer(Network):
         for block in self.blocks:
             h = block(h, features)
         scale, shift = self.film(features).chunk(2, dim=-1)
-        return self.out(_modulated(self.norm(h), scale, shift)).to(x.dtype)
+        return self.out(modulated(self.norm(h), scale, shift)).to(x.dtype)
 
     def null(self, cond: Condition) -> Condition:
         """Return the condition that stands for "none": learned, when training drops conditions."""
         return null_vector(self.null_cond, cond)
-
-
-def _norm(width: int) -> nn.LayerNorm:
-    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)  # scale and shift come from the features
-
-
-def _modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(shift, x, 1 + scale)
-
-
-def _embedder(first: nn.Module, size: int, features: int) -> nn.Sequential:
-    return nn.Sequential(first, nn.Linear(size, features), nn.SiLU(), nn.Linear(features, features))
-
-
-def _zero(linear: nn.Linear) -> nn.Linear:
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffpolicy.nets.attention import embedder
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
+from diffpolicy.nets.inputs import check_images
 from diffpolicy.util import names
-from diffpolicy.util.errors import explain, require
+from diffpolicy.util.errors import require
 
 GROUPS = 8
 
@@ -84,7 +86,7 @@ BLOCKS = {"notes": NotesBlock, "adaptive": AdaptiveBlock}
 
 
 class ConditionalUnet2D(Network):
-    """U-Net over images with skips that are added, conditioned on (time, label). It ignores r.
+    """U-Net over images with skips that are added, conditioned on (time, label).
 
     Encoder stages run residual layers and halve the resolution; decoder stages add the output of their encoder stage,
     double the resolution and run residual layers.
@@ -92,6 +94,7 @@ class ConditionalUnet2D(Network):
     Args:
         channels: C of the images.
         labels: number of labels; label number `labels` is the null label.
+        two_times: add features of r - t to those of t (r = None is r = t), for methods with two times.
         widths: channels per resolution, each half as fine as the one before.
         layers: residual layers of a stage.
         features: size of the embeddings of time (even) and of the label.
@@ -107,6 +110,8 @@ class ConditionalUnet2D(Network):
         self,
         channels: int,
         labels: int,
+        two_times: bool = False,
+        *,
         widths: Sequence[int] = (32, 64, 128),
         layers: int = 2,
         features: int = 40,
@@ -131,6 +136,7 @@ class ConditionalUnet2D(Network):
             self.time = nn.Sequential(time_embedding(time, features), _adapter(features, features))
             self.stem = _conv(pixels, widths[0])
             self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), _conv(widths[0], pixels))
+        self.span = embedder(time_embedding(time, features), features, features) if two_times else None
         self.label = nn.Embedding(labels + 1, features)
         steps = list(pairwise(widths))
         self.down = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in steps)
@@ -141,7 +147,9 @@ class ConditionalUnet2D(Network):
             for fine, coarse in reversed(steps)
         )
         self.up = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in reversed(steps))
-        self.to(memory_format=torch.channels_last)  # the fastest layout, on CPUs and GPUs
+        # channels last is the fastest layout, on CPUs and GPUs, but the norms have no forward-mode derivative in it
+        self.layout = torch.contiguous_format if two_times else torch.channels_last
+        self.to(memory_format=self.layout)
 
     def null(self, cond: Tensor) -> Tensor:
         """Return the labels that stand for "none", (B,)."""
@@ -149,11 +157,13 @@ class ConditionalUnet2D(Network):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, r: Tensor | None = None) -> Tensor:
         """(B, C, H, W), (B,), (B,) int64 -> (B, C, H, W)."""
-        self._check(x, t, cond)
+        check_images(x, t, cond, r, self.channels, self.stride)
         time, label = self.time(t), self.label(cond)
+        if self.span is not None:
+            time = time + self.span(torch.zeros_like(t) if r is None else r - t)
         h = x.to(self.label.weight.dtype)
         h = F.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
-        h = self.stem(h.contiguous(memory_format=torch.channels_last))
+        h = self.stem(h.contiguous(memory_format=self.layout))
         skips: list[Tensor] = []
         for stage, halve in zip(self.down, self.downsample, strict=True):
             h = halve(stage(h, time, label))
@@ -163,12 +173,3 @@ class ConditionalUnet2D(Network):
             h = stage(double(h + skips.pop()), time, label)
         h = self.out(h)
         return (F.pixel_shuffle(h, self.patch) if self.patch > 1 else h).to(x.dtype)
-
-    def _check(self, x: Tensor, t: Tensor, cond: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.channels or any(side % self.stride for side in x.shape[2:]):
-            expected = f"(B, {self.channels}, H, W) with H and W multiples of {self.stride}"
-            raise ValueError(explain(f"x has shape {tuple(x.shape)}", expected))
-        given = tuple(t.shape), None if cond is None else tuple(cond.shape)
-        if given != ((len(x),), (len(x),)) or cond.dtype != torch.int64:
-            expected = f"({len(x)},) of each: one time and one int64 label per image"
-            raise ValueError(explain(f"t and cond have shapes {given}", expected))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective, _rate
+from diffpolicy.generative.flow_maps import AverageVelocity, FlowMapProcess, MeanFlowObjective, _rate
 from diffpolicy.generative.paths import CosinePath, LinearPath
 from diffpolicy.generative.sampling import sample
 from diffpolicy.generative.shapes import expand
@@ -146,3 +146,50 @@ def test_what_makes_no_objective():
         MeanFlowObjective(LinearPath(), span_fraction=1.5)
     with pytest.raises(ValueError, match=r"flow map on CosinePath.*expected the linear path"):
         MeanFlowObjective(CosinePath())
+
+
+class Labeled(nn.Module):
+    """Says 3 without a label and 0 with one, at any two times."""
+
+    def null(self, cond):
+        return torch.full_like(cond, 9)
+
+    def forward(self, x, t, cond, r=None):
+        return torch.where(expand(cond == 9, x), torch.full_like(x, 3.0), torch.zeros_like(x))
+
+
+def test_guidance_is_taught():
+    """With a label the target is w·(data − noise) + (1 − w)·net(∅), without one data − noise."""
+    data = 5 * torch.ones(4000, 2, dtype=torch.float64)
+    batch = {"data": data, "cond": torch.zeros(4000, dtype=torch.int64)}
+    loss = MeanFlowObjective(LinearPath(), 0.0, power=0.0, guidance=2.0, condition_dropout=0.25)
+    losses = loss(Labeled(), batch, torch.Generator().manual_seed(0))
+    # per number: labeled E(2·(5 − ε) − 3)² = 49 + 4, dropped E(5 − ε − 3)² = 4 + 1
+    labeled = losses > 25  # the mean of two: 4 against 49 on average, and rarely between
+    assert float(labeled.double().mean()) == pytest.approx(0.75, abs=0.06)
+    assert float(losses.mean()) == pytest.approx(0.75 * 53 + 0.25 * 5, rel=0.03)
+
+
+def test_no_guidance_and_dropout_teach_the_velocity_of_both():
+    data = 5 * torch.ones(4000, 2, dtype=torch.float64)
+    batch = {"data": data, "cond": torch.zeros(4000, dtype=torch.int64)}
+    loss = MeanFlowObjective(LinearPath(), 0.0, power=0.0, condition_dropout=0.5)
+    losses = loss(Labeled(), batch, torch.Generator().manual_seed(0))
+    assert float(losses.mean()) == pytest.approx(0.5 * 26 + 0.5 * 5, rel=0.05)
+
+
+def test_guidance_needs_dropout():
+    with pytest.raises(ValueError, match=r"guidance=2 without dropout.*condition_dropout=0.1"):
+        MeanFlowObjective(LinearPath(), guidance=2.0)
+
+
+def test_the_process_jumps_in_the_steps_that_it_is_told():
+    process = FlowMapProcess(LinearPath())
+    process.configure(steps=3)
+    noise, _ = _points()
+    data, calls = process.draw(Exact(), noise, None)
+    torch.testing.assert_close(data, MEAN + STD * noise, rtol=0, atol=1e-12)
+    assert calls == 3 and process.sampler == {"solver": "flow_map", "steps": 3, "grid": "uniform", "options": {}}
+    for settings in ({"solver": "euler"}, {"grid": "log_snr"}, {"options": {"eta": 1}}, {"path": CosinePath()}):
+        with pytest.raises(ValueError, match="steps alone"):
+            process.configure(**settings)

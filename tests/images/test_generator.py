@@ -152,3 +152,41 @@ def test_files_that_show_images(generator, tmp_path):
     sheet = sheet[..., 0]
     assert (sheet[1:5, 1:5] == 0).all() and (sheet[1:5, 6:10] == 255).all() and (sheet[6:10, 1:5] == 255).all()
     assert (sheet[6:10, 6:10] == 40).all()
+
+
+SMALL_DIT = {"name": "dit2d", "width": 16, "layers": 1, "heads": 2, "features": 8, "time_features": 4, "patch": 8}
+
+
+@pytest.mark.parametrize("net", [CONFIG.net, SMALL_DIT], ids=["unet2d", "dit2d"])
+def test_images_by_jumps(net):
+    """A network of two times draws in as many calls as steps, at the guidance that it was taught and no other."""
+    method = {"name": "mean_flow", "path": {"name": "linear"}, "steps": 2}
+    config = replace(CONFIG, net=net, method=method, images=ImageConfig(guidance=1.5))
+    torch.manual_seed(0)
+    generator = build_generator(config)
+    for p in generator.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    batch = {"data": torch.randn(4, 1, 32, 32).clamp(-1, 1), "cond": LABELS}
+    loss = generator.loss(batch, keyed(1))
+    assert loss.shape == (4,) and bool(loss.isfinite().all())
+    loss.sum().backward()
+    generator.eval().requires_grad_(False)
+    noises = [keyed(7, 3, i) for i in range(4)]
+    images, calls = generator.draw(LABELS, noises)
+    assert images.shape == (4, 1, 32, 32) and calls == 2
+    generator.configure(SamplerConfig(steps=3))
+    assert generator.draw(LABELS, noises).calls == 3
+    with pytest.raises(ValueError, match=r"guidance=3 .*taught to jump with 1.5"):
+        generator.draw(LABELS, noises, 3.0)
+    with pytest.raises(ValueError, match="method=flow, ddpm, v or score"):
+        generator.field()
+
+
+def test_a_transformer_draws_as_a_unet_does():
+    config = replace(CONFIG, net=SMALL_DIT)
+    torch.manual_seed(0)
+    generator = build_generator(config).eval().requires_grad_(False)
+    for p in generator.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    together = draw_images(generator, LABELS, seed=1).images
+    assert torch.allclose(together[:2], draw_images(generator, LABELS[:2], seed=1).images, atol=1e-5)

@@ -10,7 +10,7 @@ from torch import nn
 from diffpolicy import load_policy
 from diffpolicy.config import PolicyConfig, RunConfig
 from diffpolicy.nets import ConditionalTransformer, FastUnet1D
-from diffpolicy.nets.transformer import Block, SelfAttention
+from diffpolicy.nets.attention import Block, SelfAttention
 from diffpolicy.policies import build_model, build_policy
 from diffpolicy.registry import build
 from diffpolicy.util.condition import Condition

@@ -103,8 +103,8 @@ def test_a_network_that_does_not_fit_its_weights(saved, tmp_path):
         load_policy(path)
 
 
-def test_a_network_of_one_time_is_refused():
-    with pytest.raises(ValueError, match=r"'unet2d' does not take .*two_times"):
+def test_a_network_of_images_is_refused():
+    with pytest.raises(ValueError, match=r"'unet2d' does not take dim, cond_dim, horizon"):
         tiny.model(tiny.config("mean_flow", net={"name": "unet2d", "widths": [8]}))
 
 

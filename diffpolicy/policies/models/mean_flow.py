@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, final
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
-from diffpolicy.generative.flow_maps import AverageVelocity, MeanFlowObjective
-from diffpolicy.generative.sampling import time_grid
+from diffpolicy.generative.flow_maps import AverageVelocity, FlowMapProcess
+from diffpolicy.generative.paths import Path
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
 from diffpolicy.policies.models.base import ModelSpec, Sample
@@ -20,8 +21,6 @@ from diffpolicy.policies.models.network import NetworkModel
 from diffpolicy.registry import build
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
-
-_SOLVER = "flow_map"  # the network itself, for the record
 
 
 @final
@@ -52,30 +51,33 @@ class MeanFlowModel(NetworkModel, Exportable):
         steps: int = 1,
     ) -> None:
         super().__init__(spec, two_times=True)
-        self.path = build("path", path)
-        self.objective = MeanFlowObjective(self.path, span_fraction, power)
-        self.configure(SamplerConfig(steps=steps))
+        self.process = FlowMapProcess(build("path", path), span_fraction, power, steps)
 
     @property
     def sampler(self) -> dict[str, Any]:
-        return {"solver": _SOLVER, "steps": len(self.times) - 1, "grid": "uniform", "options": {}}
+        return self.process.sampler
 
     def configure(self, config: SamplerConfig) -> None:
-        fits = config.solver in (None, _SOLVER) and config.grid in (None, "uniform") and not config.options
-        given = f"solver={config.solver}, grid={config.grid}, options={config.options} for mean_flow"
-        require(fits, given, "steps alone, since its network jumps by itself")
-        if config.steps is not None:
-            self.times = time_grid("uniform", config.steps, self.path)
+        self.process.configure(**asdict(config))
 
     def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
-        return self.objective(self.net, {"data": data, "cond": cond}, generator)
+        return self.process.loss(self.net, {"data": data, "cond": cond}, generator)
 
     def sample(
         self, cond: Condition, generators: Sequence[torch.Generator], context: SamplingContext = FROM_NOISE
     ) -> Sample:
         shape = (len(cond.vector), *self.shape)
-        x, times = context.begin(shape, self.times, self.path, generators, cond.vector)
-        return self.carried(partial(AverageVelocity, self.net), x, times, cond, alike=times is self.times)
+        process = self.process
+        x, times = context.begin(shape, process.times, process.path, generators, cond.vector)
+        return self.carried(partial(AverageVelocity, self.net), x, times, cond, alike=times is process.times)
+
+    @property
+    def times(self) -> Tensor:
+        return self.process.times
+
+    @property
+    def path(self) -> Path:
+        return self.process.path
 
     def check_exportable(self, what: str) -> None:
         given = "the network of mean_flow takes two times, which no other sampler gives it"

@@ -10,6 +10,7 @@ from diffpolicy import load_policy
 from diffpolicy.config import ExecutionConfig, RunConfig, SamplerConfig
 from diffpolicy.config.commands import EvaluateConfig
 from diffpolicy.evaluation import TaskSpec, episode_resets, policy_env, time_chunks
+from diffpolicy.evaluation.following import motion_of
 from diffpolicy.policies import Agent
 
 CHUNKS, SECONDS = 50, 5.0  # at most
@@ -35,5 +36,7 @@ def chunk_seconds(path: Path, settings: EvaluateConfig, config: RunConfig) -> di
     )
     make_env = policy_env(config)
     with closing(make_env()) as env:
-        resets = episode_resets(settings.seeds, settings.episodes, TaskSpec.of(env))
+        task = TaskSpec.of(env)
+    policy.motion = motion_of(task, make_env.config, config, policy)
+    resets = episode_resets(settings.seeds, settings.episodes, task)
     return time_chunks(Agent(policy), make_env, resets, chunks=CHUNKS, seconds=SECONDS) | {"frozen": True}
