@@ -33,6 +33,7 @@ from diffpolicy.config.given import env_of, execution_of
 from diffpolicy.control.guard import Limits
 from diffpolicy.datasets import BatchSampler, Windows, load_demonstrations, load_windows, open_batches
 from diffpolicy.datasets.catalog import ImageSource, open_source
+from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.evaluation import (
@@ -55,8 +56,9 @@ from diffpolicy.evaluation.following import motion_of
 from diffpolicy.evaluation.measure_modes import check_modes, measure_modes
 from diffpolicy.evaluation.report import draw_training
 from diffpolicy.evaluation.rollout import finished_episodes
-from diffpolicy.images import build_generator, found_in
+from diffpolicy.images import build_autoencoder, found_by_autoencoder, prepared
 from diffpolicy.improvement.improve import improve
+from diffpolicy.nets.base import Model
 from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, load_policy
 from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models import Remembers
@@ -218,8 +220,7 @@ def improve_policy(checkpoint: str | Path, run_dir: str | Path, **settings: Any)
 def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
     images, held_out = (source.images(split).to(device) for split in ("train", "test"))
     torch.manual_seed(config.seed)
-    record = replace(_with_stream(config), found=found_in(images, source.classes))
-    generator = build_generator(record)
+    record, generator = _untrained(_with_stream(config), images, source.classes)
     batches = BatchSampler(len(images), config.training.batch_size, config.seed, device)
     rows = ranks.shard(config.training.batch_size)
 
@@ -231,6 +232,14 @@ def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: 
 
     _say(config, ranks, device, generator, f"{len(images)} images")
     return _train(config, ranks, device, generator, batch_at, record, validation=validation)
+
+
+def _untrained(config: RunConfig, images: LabeledImages, labels: int) -> tuple[RunConfig, Model]:
+    """Return a config with what was found in the images, and the model that it describes."""
+    if config.method["name"] != "autoencoder":
+        return prepared(config, images, labels)
+    config = replace(config, found=found_by_autoencoder(images))
+    return config, build_autoencoder(config)
 
 
 def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.device) -> Path:

@@ -24,6 +24,7 @@ _OWN: dict[str, dict[str, str]] = {
     "net": {
         "unet1d": "diffpolicy.nets.unet1d_fast:FastUnet1D",
         "unet2d": "diffpolicy.nets.unet2d:ConditionalUnet2D",
+        "autoencoder": "diffpolicy.nets.autoencoder:ImageAutoencoder",
         "dit2d": "diffpolicy.nets.dit2d:ConditionalDiT2D",
         "transformer": "diffpolicy.nets.transformer:ConditionalTransformer",
     },

@@ -219,11 +219,14 @@ class ImageConfig:
         guidance: default scale w of classifier-free guidance; 1 is none.
         dequantize: spreads every gray level over its width in training (uniform dequantization, Theis et al. 2016,
             section 3.1), without which a density of images, which all lie on one lattice, has no bound.
+        autoencoder: checkpoint of a training with task=mnist_autoencoder; images are generated as its latents and
+            then decoded (Rombach et al. 2022). The new checkpoint holds it; null generates pixels.
     """
 
     condition_dropout: float = 0.1
     guidance: float = 3.0
     dequantize: bool = False
+    autoencoder: str | None = path_to(None)
 
 
 LAST = "last"
@@ -284,7 +287,7 @@ class FoundInData:
     """What training found in its data and a policy needs to be built again; written with the config, never typed.
 
     Args:
-        kind: what was trained, "policy" or "images".
+        kind: what was trained, "policy", "images" or "autoencoder".
         digest: SHA-256 of the selected training data as recorded; None in checkpoints of version 1.
         observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
         action_dim: numbers per action as recorded; None in earlier checkpoints, whose normalizer tells.
@@ -292,6 +295,7 @@ class FoundInData:
         limits: of the actions, for a robot's guard, see `control.guard.Limits`; None in earlier checkpoints.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.
+        autoencoder: the network that decodes generated latents, {"name": …, options}.
     """
 
     kind: str = free("policy")
@@ -302,3 +306,4 @@ class FoundInData:
     limits: dict[str, Any] | None = free(None)
     image_shape: list[int] | None = free(None)
     labels: int | None = free(None)
+    autoencoder: dict[str, Any] | None = free(None)

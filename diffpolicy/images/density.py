@@ -12,6 +12,7 @@ from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.images.generator import ImageGenerator, dequantized
 from diffpolicy.util import seeds
+from diffpolicy.util.errors import require
 
 
 def to_bits(nats: Tensor, dimensions: int) -> Tensor:
@@ -50,6 +51,8 @@ def bits_per_dimension(
         estimator of the trace adds, "steps", "probes"}, "ddpm_bound": {"mean", "standard_error", "prior", "steps",
         "reconstruction", "indices"}}, all in bits per dimension.
     """
+    given = "the density of a generator of latents, which says nothing about pixels"
+    require(generator.latents is None, given, "a generator of pixels")
     images = images.to(next(generator.parameters()).device)
     data = dequantized(from_levels(images.levels), seeds.generator(seed, "dequantization"))
     d = data[0].numel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple, final
 
@@ -19,6 +20,7 @@ from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators, rand, randn
+from diffpolicy.images.latent import Latents, load_latents
 from diffpolicy.nets.base import Model
 from diffpolicy.registry import build, make
 from diffpolicy.util.errors import require
@@ -36,12 +38,13 @@ class ImageGenerator(Model):
     """Draws images (B, C, H, W) in [−1, 1] of labels (B,).
 
     Args:
-        shape: (C, H, W).
+        shape: (C, H, W) of what is generated, latents where there is an autoencoder.
         labels: number of labels.
         net: the network, {"name": …, options}, see the registry.
         method: the generative method, {"name": "generative", "path": …, …}, see `GenerativeProcess`; or "mean_flow",
             see `FlowMapProcess`, which is taught the guidance of `images`.
         images: how labels, guidance and gray levels are treated.
+        latents: encodes the images that it learns from and decodes those that it draws; None leaves them as they are.
 
     Raises:
         ValueError: unknown names or options, a method that draws no images, or guidance without label dropout.
@@ -54,8 +57,10 @@ class ImageGenerator(Model):
         net: Mapping[str, Any],
         method: Mapping[str, Any],
         images: ImageConfig | None = None,
+        latents: Latents | None = None,
     ) -> None:
         super().__init__()
+        self.latents = latents
         images, options = images or ImageConfig(), dict(method)
         name, path = options.pop("name", None), build("path", options.pop("path", {"name": "linear"}))
         jumps = name == "mean_flow"
@@ -79,6 +84,8 @@ class ImageGenerator(Model):
         """Return the loss (B,) of "data" (B, C, H, W) in [−1, 1] and "cond" (B,) int64."""
         if self.dequantize and self.training:
             batch = {**batch, "data": dequantized(batch["data"], generator)}
+        if self.latents is not None:
+            batch = {**batch, "data": self.latents.encode(batch["data"], generator)}
         return self.method.loss(self.net, batch, generator)
 
     def configure(self, sampler: SamplerConfig, path: Path | None = None) -> None:
@@ -134,8 +141,15 @@ class ImageGenerator(Model):
         x = self.method.sampling_path.start_scale * x
         if isinstance(self.method, FlowMapProcess):
             self.check_guidance(self.guidance if guidance is None else guidance)
-            return Drawn(*self.method.draw(self.net, x, labels, trajectory))
-        return Drawn(*self.method.draw(self.field(guidance), x, labels, generators, trajectory))
+            drawn, calls = self.method.draw(self.net, x, labels, trajectory)
+        else:
+            drawn, calls = self.method.draw(self.field(guidance), x, labels, generators, trajectory)
+        return Drawn(drawn if self.latents is None else self._decoded(drawn), calls)
+
+    def _decoded(self, drawn: Tensor) -> Tensor:
+        """Return the images of latents (B, ...) or, of a trajectory, (times, B, ...)."""
+        images = self.latents.decode(drawn.flatten(0, -4))
+        return images.unflatten(0, drawn.shape[:-3])
 
     def check_guidance(self, scale: float) -> float:
         """Return a scale w of guidance if the network can follow it.
@@ -181,7 +195,39 @@ def build_generator(config: RunConfig) -> ImageGenerator:
     """
     found = config.found
     require(found.image_shape and found.labels, f"found.kind={found.kind}", "images, with their shape and labels")
-    return ImageGenerator(found.image_shape, found.labels, config.net, config.method, config.images)
+    shape, latents = tuple(found.image_shape), None
+    if found.autoencoder is not None:
+        net = build("net", found.autoencoder, channels=shape[0])
+        shape, latents = (net.latent, *(side // net.factor for side in shape[1:])), Latents(net)
+    return ImageGenerator(shape, found.labels, config.net, config.method, config.images, latents)
+
+
+def prepared(config: RunConfig, images: LabeledImages, labels: int) -> tuple[RunConfig, ImageGenerator]:
+    """Return the config of a training on `images` with what was found in them, and its untrained generator.
+
+    Args:
+        config: as typed; an autoencoder that it names is read, and belongs to the generator from now on.
+        images: for training.
+        labels: number of labels.
+
+    Raises:
+        CheckpointError: the autoencoder's is missing, damaged, or one of something else.
+        ValueError: as `build_generator`, or an autoencoder of other images.
+    """
+    found = found_in(images, labels)
+    if config.images.autoencoder is None:
+        config = replace(config, found=found)
+        return config, build_generator(config)
+    cure = "name it: images.autoencoder=RUN, of diffpolicy train task=mnist_autoencoder run_dir=RUN"
+    require(config.images.autoencoder, "images.autoencoder is empty", "an autoencoder's checkpoint", cure)
+    given = f"images.dequantize=true with images.autoencoder={config.images.autoencoder}"
+    require(not config.images.dequantize, given, "images.dequantize=false, as latents have no levels")
+    latents, net = load_latents(config.images.autoencoder, tuple(found.image_shape))
+    config = replace(config, found=replace(found, autoencoder=net))
+    generator = build_generator(config)
+    generator.latents.load_state_dict(latents.state_dict())
+    generator.latents.fit(images.to("cpu"))
+    return config, generator
 
 
 def load_generator(
