@@ -14,6 +14,7 @@ Time runs from t = 0 (noise) to t = 1 (data). In reading order:
 - `process`      path, prediction, objective and sampler as one object
 - `guidance`     field -> field: classifier-free, classifier, clipping, inpainting, other paths
 - `flow_maps`    networks that are flow maps themselves: MeanFlow
+- `discrete`     tokens in place of numbers: chains that jump, by masks or by any token
 - `classifier`   classifiers of noised data, for classifier guidance
 - `likelihood`   the discrete variational bound, the density through the flow
 - `sde`          processes of any drift as flow maps: Brownian motion, Ornstein–Uhlenbeck; Langevin dynamics

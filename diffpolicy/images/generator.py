@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diffpolicy import checkpoint
 from diffpolicy.config import FoundInData, ImageConfig, RunConfig, SamplerConfig, load_config
 from diffpolicy.datasets.images import LEVEL, LabeledImages
+from diffpolicy.generative.discrete import TokenProcess, from_tokens, to_tokens
 from diffpolicy.generative.flow_maps import FlowMapProcess
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.paths import Path
@@ -22,8 +23,11 @@ from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.images.latent import Latents, load_latents
 from diffpolicy.nets.base import Model
+from diffpolicy.nets.tokens import TokenNetwork
 from diffpolicy.registry import build, make
 from diffpolicy.util.errors import require
+
+METHODS = ("generative", "mean_flow", "discrete")
 
 
 class Drawn(NamedTuple):
@@ -42,7 +46,8 @@ class ImageGenerator(Model):
         labels: number of labels.
         net: the network, {"name": …, options}, see the registry.
         method: the generative method, {"name": "generative", "path": …, …}, see `GenerativeProcess`; or "mean_flow",
-            see `FlowMapProcess`, which is taught the guidance of `images`.
+            see `FlowMapProcess`, which is taught the guidance of `images`; or "discrete", see `TokenProcess`, with
+            `width` numbers for the network in place of each token.
         images: how labels, guidance and gray levels are treated.
         latents: encodes the images that it learns from and decodes those that it draws; None leaves them as they are.
 
@@ -62,18 +67,29 @@ class ImageGenerator(Model):
         super().__init__()
         self.latents = latents
         images, options = images or ImageConfig(), dict(method)
-        name, path = options.pop("name", None), build("path", options.pop("path", {"name": "linear"}))
-        jumps = name == "mean_flow"
-        require(jumps or name == "generative", f"method.name={name!r} draws no images", "generative or mean_flow")
+        name = options.pop("name", None)
+        require(name in METHODS, f"method.name={name!r} draws no images", f"one of {', '.join(METHODS)}")
         self.shape, self.labels, self.dequantize = tuple(shape), labels, images.dequantize
-        self.net = build("net", net, channels=self.shape[0], labels=labels, **({"two_times": True} if jumps else {}))
         self.guidance = images.guidance
+        sizes = {"channels": self.shape[0], "labels": labels}
         options["condition_dropout"] = images.condition_dropout
-        self.method: GenerativeProcess | FlowMapProcess
-        if jumps:  # guided by what it is taught
-            self.method = make("method 'mean_flow'", FlowMapProcess, options, path=path, guidance=images.guidance)
+        self.method: GenerativeProcess | FlowMapProcess | TokenProcess
+        if name == "discrete":
+            require(latents is None, "method=discrete of latents, which are no tokens", cure="take method=flow")
+            self.dequantize = False  # the levels themselves are what is learned
+            width = options.pop("width", 8)
+            self.method = make("method 'discrete'", TokenProcess, options)
+            tokens = self.method.tokens
+            net = build("net", net, **{**sizes, "channels": self.shape[0] * width})
+            self.net: nn.Module = TokenNetwork(net, tokens.tokens, tokens.levels, width, axis=1)
+        elif name == "mean_flow":  # guided by what it is taught
+            self.net = build("net", net, **sizes, two_times=True)
+            options |= {"path": build("path", options["path"]), "guidance": images.guidance}
+            self.method = make("method 'mean_flow'", FlowMapProcess, options)
         else:
-            self.method = GenerativeProcess(path, **options)
+            self.net = build("net", net, **sizes)
+            options["path"] = build("path", options["path"])
+            self.method = make("method 'generative'", GenerativeProcess, options)
         self.check_guidance(images.guidance)
 
     def networks(self) -> list[nn.Module]:
@@ -84,6 +100,8 @@ class ImageGenerator(Model):
         """Return the loss (B,) of "data" (B, C, H, W) in [−1, 1] and "cond" (B,) int64."""
         if self.dequantize and self.training:
             batch = {**batch, "data": dequantized(batch["data"], generator)}
+        if isinstance(self.method, TokenProcess):
+            batch = {**batch, "data": to_tokens(batch["data"], self.method.tokens.levels)}
         if self.latents is not None:
             batch = {**batch, "data": self.latents.encode(batch["data"], generator)}
         return self.method.loss(self.net, batch, generator)
@@ -110,7 +128,7 @@ class ImageGenerator(Model):
         Raises:
             ValueError: guidance of a network that never saw the null label, or one that jumps and has no field.
         """
-        given = "a field of method.name='mean_flow', whose network jumps from noise to data"
+        given = "a field of a network that jumps, from noise to data or from token to token"
         require(isinstance(self.method, GenerativeProcess), given, "method=flow, ddpm, v or score")
         scale = self.check_guidance(self.guidance if guidance is None else guidance)
         if scale == 1:
@@ -137,13 +155,20 @@ class ImageGenerator(Model):
         """
         known = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < self.labels)).all())
         require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
-        x = randn((len(labels), *self.shape), generators, dtype=torch.float32, device=labels.device)
+        scale, shape = (
+            self.check_guidance(self.guidance if guidance is None else guidance),
+            (len(labels), *self.shape),
+        )
+        if isinstance(self.method, TokenProcess):
+            how = {"guidance": scale, "device": labels.device, "trajectory": trajectory}
+            tokens, calls = self.method.draw(self.net, shape, labels, generators, **how)
+            return Drawn(from_tokens(tokens, self.method.tokens.levels), calls)
+        x = randn(shape, generators, dtype=torch.float32, device=labels.device)
         x = self.method.sampling_path.start_scale * x
         if isinstance(self.method, FlowMapProcess):
-            self.check_guidance(self.guidance if guidance is None else guidance)
             drawn, calls = self.method.draw(self.net, x, labels, trajectory)
         else:
-            drawn, calls = self.method.draw(self.field(guidance), x, labels, generators, trajectory)
+            drawn, calls = self.method.draw(self.field(scale), x, labels, generators, trajectory)
         return Drawn(drawn if self.latents is None else self._decoded(drawn), calls)
 
     def _decoded(self, drawn: Tensor) -> Tensor:
@@ -162,7 +187,7 @@ class ImageGenerator(Model):
         unconditional = scale == 1 or self.method.objective.condition_dropout > 0
         given = f"guidance={scale:g} of a network trained without label dropout"
         require(unconditional, given, "guidance 1", "train with images.condition_dropout=0.1")
-        taught = isinstance(self.method, GenerativeProcess) or scale == self.guidance
+        taught = not isinstance(self.method, FlowMapProcess) or scale == self.guidance
         given = f"guidance={scale:g} of a network that was taught to jump with {self.guidance:g}"
         require(taught, given, f"guidance {self.guidance:g}", "train with another images.guidance")
         return scale

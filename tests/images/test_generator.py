@@ -190,3 +190,29 @@ def test_a_transformer_draws_as_a_unet_does():
         torch.nn.init.normal_(p, std=0.1)
     together = draw_images(generator, LABELS, seed=1).images
     assert torch.allclose(together[:2], draw_images(generator, LABELS[:2], seed=1).images, atol=1e-5)
+
+
+@pytest.mark.parametrize("net", [CONFIG.net, SMALL_DIT], ids=["unet2d", "dit2d"])
+@pytest.mark.parametrize("path", ["mask", "uniform"])
+def test_images_of_tokens(net, path):
+    """Digits of four gray levels: what is learned and drawn are those levels and no others."""
+    method = {"name": "discrete", "path": path, "levels": 4, "width": 4, "steps": 5}
+    config = replace(CONFIG, net=net, method=method, images=ImageConfig(guidance=2.0, dequantize=True))
+    torch.manual_seed(0)
+    generator = build_generator(config)
+    batch = {"data": torch.randn(4, 1, 32, 32).clamp(-1, 1), "cond": LABELS}
+    loss = generator.loss(batch, keyed(1))
+    loss.sum().backward()
+    assert loss.shape == (4,) and bool(loss.isfinite().all())
+    generator.eval().requires_grad_(False)
+    images, calls = generator.draw(LABELS, [keyed(7, i) for i in range(4)])
+    assert images.shape == (4, 1, 32, 32) and calls == 10
+    assert sorted(images.unique().tolist()) == [-0.75, -0.25, 0.25, 0.75]
+    alone = generator.draw(LABELS[2:3], [keyed(7, 2)]).images
+    assert float((alone[0] != images[2]).float().mean()) < 0.01  # but for ties that rounding decides
+    states = generator.draw(LABELS, [keyed(7, i) for i in range(4)], 1.0, trajectory=True)
+    assert states.images.shape == (6, 4, 1, 32, 32) and states.calls == 5
+    with pytest.raises(ValueError, match="token to token"):
+        generator.field()
+    with pytest.raises(ValueError, match="tau_leaping, euler"):
+        generator.configure(SamplerConfig("ddim"))

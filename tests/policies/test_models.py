@@ -136,6 +136,7 @@ def test_what_methods_declare():
         "flow": (True, True, math.inf),
         "ddpm": (True, True, 1.0),
         "mean_flow": (True, True, math.inf),
+        "tokens": (True, True, 1.0),
         "two_step": (True, True, math.inf),
         "regression": (True, True, math.inf),
         "lstm_gmm": (True, False, 1.0),
@@ -311,3 +312,33 @@ def test_what_a_memory_refuses():
         model.remember([windows(), windows(4)])
     with pytest.raises(ValueError, match="windows=None for nearest"):
         nearest.NearestModel(ModelSpec(A, D, T_P))
+
+
+def test_tokens_are_drawn_from_the_middles_of_their_intervals():
+    model = _model("tokens")
+    chunks, calls = _drawn(model, torch.rand(50, model.spec.cond_dim))
+    middles = (2 * torch.arange(16) + 1) / 16 - 1
+    assert calls == 3 and set(chunks.unique().tolist()) <= set(middles.tolist())
+    model.configure(SamplerConfig("euler", steps=5, options={"churn": 0.5}))
+    assert _drawn(model, torch.rand(2, model.spec.cond_dim)).calls == 5
+    with pytest.raises(ValueError, match="a solver of tau_leaping, euler"):
+        model.configure(SamplerConfig("heun"))
+    with pytest.raises(ValueError, match="temperature=0"):
+        _model("tokens", temperature=0)
+
+
+def test_tokens_learn_two_ways_and_never_their_mean():
+    """Chunks that are all 0.8 or all −0.8: what is drawn is one of the two, whole."""
+    torch.manual_seed(0)
+    model = _model("tokens", levels=5, steps=20)
+    cond = torch.zeros(128, model.spec.cond_dim)
+
+    def batch(step):
+        sides = torch.randint(2, (128, 1, 1), generator=torch.Generator().manual_seed(step)) * 1.6 - 0.8
+        return {"action": sides.expand(128, *model.shape), "obs": cond}
+
+    _train(model, batch, 150, lr=3e-3)
+    chunks = _drawn(model, cond).chunks
+    whole = (chunks.flatten(1) == chunks.flatten(1)[:, :1]).float().mean()
+    assert whole > 0.8 and 0.3 < (chunks[:, 0, 0] > 0).float().mean() < 0.7
+    assert float(chunks.abs().flatten().median()) == pytest.approx(0.8)

@@ -24,11 +24,12 @@ class NetworkModel(ChunkModel):
     Args:
         spec: what it is built for. Its features are the perceptron's outputs and hidden units; 0 does without it.
         two_times: whether the network is called with two times.
+        width: numbers that the network has in place of each number of an action.
     """
 
-    def __init__(self, spec: ModelSpec, two_times: bool = False) -> None:
+    def __init__(self, spec: ModelSpec, two_times: bool = False, width: int = 1) -> None:
         super().__init__(spec)
-        sizes = {"dim": spec.action_dim, "cond_dim": spec.features or spec.cond_dim, "horizon": spec.horizon}
+        sizes = {"dim": spec.action_dim * width, "cond_dim": spec.features or spec.cond_dim, "horizon": spec.horizon}
         self.net = build("net", spec.net, **sizes, two_times=two_times)
         self.reader: nn.Sequential | None = None
         if spec.features:
