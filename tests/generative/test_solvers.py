@@ -6,7 +6,7 @@ import pytest
 import torch
 from mixture import ring
 
-from diffpolicy.generative.mixture import ExactField
+from diffpolicy.generative.mixture import ExactField, GaussianMixture
 from diffpolicy.generative.paths import (
     CosinePath,
     DiscretePath,
@@ -306,5 +306,34 @@ def test_orders_and_kinds_are_declared():
     for name in SOLVERS:
         solver = make_solver(name)
         assert solver.order >= 1 and solver.calls_per_step >= 1
-        assert solver.stochastic == (name in ("ddpm", "euler_maruyama"))
+        assert solver.stochastic == (name in ("ddpm", "ddpm_large", "euler_maruyama"))
     assert make_solver("ddim", eta=0.1).stochastic
+
+
+def test_the_large_variance_is_exact_for_data_of_variance_one():
+    """N(0, I) stays N(0, I) at every step, however few they are; with the small variance it shrinks."""
+    path = DiscretePath(100)
+    law = GaussianMixture(torch.zeros(1, 1).double(), torch.ones(1).double(), torch.ones(1).double())
+    field, x = ExactField(law, path), torch.randn(40_000, 1, generator=torch.Generator().manual_seed(0)).double()
+    widths = {}
+    for name in ("ddpm", "ddpm_large"):
+        flow = make_solver(name).bind(field, path, torch.Generator().manual_seed(1))
+        states = sample(flow, x, time_grid("uniform", 5, path), trajectory=True)
+        widths[name] = states[1:-1].std((1, 2))
+    torch.testing.assert_close(widths["ddpm_large"], torch.ones(4).double(), rtol=0, atol=0.015)
+    assert float(widths["ddpm"].min()) < 0.8
+
+
+def test_the_large_variance_step_by_step():
+    """mean of the posterior + √β_k·ξ, at every index but the last, which adds nothing."""
+    path = DiscretePath(20, "linear", 0.02, 4.0)
+    x, field = start(path, 0.0)
+    bars, betas = path.alpha_bar, path.betas
+    for k in (19, 7, 1, 0):
+        t, s = (path.time_at_index(torch.full((len(x),), i)) for i in (k, k - 1))
+        got = make_solver("ddpm_large").bind(field, path, torch.Generator().manual_seed(k))(x, t, s)
+        data, bar = field(x, t).data, bars[k - 1] if k else torch.tensor(1.0).double()
+        mean = bar.sqrt() * betas[k] / (1 - bars[k]) * data
+        mean = mean + (1 - betas[k]).sqrt() * (1 - bar) / (1 - bars[k]) * x
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(k), dtype=x.dtype)
+        torch.testing.assert_close(got, mean + (betas[k].sqrt() if k else 0) * noise)

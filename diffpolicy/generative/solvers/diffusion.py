@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffpolicy.generative.shapes import expand, where
 from diffpolicy.generative.solvers.base import BoundSolver, Solver, weighted_sum
+from diffpolicy.util import names
 from diffpolicy.util.errors import require
 
 
@@ -26,17 +27,21 @@ class DDIM(Solver):
 
     Args:
         eta: η in [0, 1].
+        variance: "small", τ² as above, the posterior's; or "large", η²·β_k with the same mean, right for data of
+            variance one as "small" is for a single datum (Ho et al. 2020, section 3.2, "fixed large").
 
     Raises:
-        ValueError: η outside [0, 1].
+        ValueError: η outside [0, 1], or an unknown variance.
     """
 
     eta: float = 0.0
+    variance: str = "small"
     order: ClassVar[int] = 1
     calls_per_step: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta={self.eta}", "a number in [0, 1] (0 = DDIM, 1 = DDPM)")
+        names.check("variance", self.variance, ("small", "large"))
 
     @property
     def stochastic(self) -> bool:
@@ -56,6 +61,8 @@ class DDIM(Solver):
         gone = (sigma_t**2 - (path.alpha(t) / path.alpha(s) * sigma_s) ** 2).clamp(min=0)
         tau = self.eta * sigma_s / sigma_t * gone.sqrt()
         rest = (sigma_s**2 - tau**2).clamp(min=0).sqrt()
+        if self.variance == "large":  # but not into the data, σ_s = 0, where nothing is added
+            tau = torch.where(sigma_s > 0, self.eta * gone.sqrt(), tau)
         data, noise = estimate
         return weighted_sum((path.alpha(s), data), (rest, noise), (tau, flow.noise_like(x)))
 
