@@ -1,11 +1,11 @@
 """All figures of the gallery, in the order of the notes."""
 
-from diffpolicy.gallery import digits, guided, learned, paths, processes, samplers
+from diffpolicy.gallery import digits, guided, learned, paths, processes, samplers, starts, theorems
 from diffpolicy.gallery.style import Exhibit
 
 _ALL = {
     exhibit.name: exhibit
-    for module in (processes, paths, learned, samplers, guided, digits)
+    for module in (processes, paths, learned, samplers, guided, digits, theorems, starts)
     for exhibit in module.EXHIBITS
 }
 
@@ -13,18 +13,26 @@ EXHIBITS: tuple[Exhibit, ...] = tuple(
     _ALL[name]
     for name in (
         "linear_ode",
+        "deformed_grid",
         "brownian_motion",
         "ornstein_uhlenbeck",
+        "euler_maruyama_orders",
         "probability_paths",
         "velocity_fields",
+        "posterior_weights",
+        "equal_losses",
         "flow_matching",
+        "circles_to_checkerboard",
         "score_and_langevin",
+        "fokker_planck",
         "same_marginals",
         "schedules",
         "one_network",
         "guidance_on_points",
+        "guided_law",
         "guidance_on_digits",
         "weightings",
+        "bound_terms",
         "flow_against_diffusion",
     )
 )

@@ -31,7 +31,6 @@ from diffpolicy.generative.sampling import generate, sample, time_grid
 from diffpolicy.generative.sde import langevin
 from diffpolicy.generative.shapes import randn
 from diffpolicy.generative.solvers import make_solver
-from diffpolicy.generative.weighting import WEIGHTINGS
 
 
 def flow_matching(settings: Settings) -> Figure:
@@ -84,7 +83,7 @@ def weightings(settings: Settings) -> Figure:
     """Draw three weightings, the errors of networks trained with them, and their samples."""
     path, data = CosinePath(), mixture(1.4, 0.1, 8)
     exact = ExactField(data, path)
-    names = [name for name in WEIGHTINGS if name != "sigmoid"]  # the notes' three
+    names = ("uniform", "snr", "min_snr")
     figure, grid = canvas(2, 3, 3.2, 2.5)
     (curves, errors, *first), second = grid[0], grid[1]
     lam = torch.linspace(-5, 5, 201, dtype=torch.float64)
@@ -110,6 +109,11 @@ def weightings(settings: Settings) -> Figure:
         )
         cloud(axes, made, color, 2.5, 0.5)
         plane(axes, 2.2, f"samples, weighting “{name}”")
+    for name, line in (("notes_snr", "--"), ("notes_cosine", ":")):  # their "uniform" is our "snr"
+        curves.semilogy(
+            lam, DenoisingObjective(path, "data", weighting=name).weight(path.time_at_log_snr(lam)), MUTED,
+            linestyle=line, label=name,
+        )  # fmt: skip
     curves.set(title="weight of the data-space loss", xlabel="log-SNR λ: noise → data", ylim=(1e-4, 1e4))
     errors.set(title="learned − exact data estimate, squared", xlabel="log-SNR λ")
     curves.legend()
@@ -167,5 +171,7 @@ EXHIBITS = (
         "worst where the noise is high, uniform the other way round, whose samples run together into a ring; min-SNR "
         "lies between the two where the noise is high, and near SNR in the middle.",
         weightings,
+        "The notes weight the noise loss: their “uniform” is SNR here, their “SNR” is SNR² (dashed); their “cosine” "
+        "has no formula (dotted: α²/(α² + σ²) on the noise).",
     ),
 )

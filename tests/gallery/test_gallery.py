@@ -48,7 +48,7 @@ def drawn(tmp_path_factory):
 
 def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
     names = {exhibit.name for exhibit in EXHIBITS}
-    assert len(names) == len(EXHIBITS) == 14
+    assert len(names) == len(EXHIBITS) == 22
     assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {
         "README.md",
         "index.html",
@@ -126,7 +126,7 @@ def test_what_is_learned_is_the_same_again():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"only": ["linear_odes"]}, "unknown figure 'linear_odes' (did you mean 'linear_ode'?)"),
+        ({"only": ["brownian_motions"]}, "unknown figure 'brownian_motions' (did you mean 'brownian_motion'?)"),
         ({"seed": -1}, "seed=-1; expected at least 0"),
         ({"out": "FILE"}, "out=FILE is a file; expected a folder"),
         ({"digits": "nowhere"}, "no checkpoint at nowhere"),
