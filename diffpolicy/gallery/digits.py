@@ -1,7 +1,8 @@
-"""Guidance on digits: the same wrappers as on points, around the network for images."""
+"""Digits: the forward chain, inversion, and guidance by the same wrappers as on points."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,11 +16,15 @@ from diffpolicy.config.compose import compose
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.sources.mnist import CLASSES, SIDE, load_mnist
 from diffpolicy.gallery.learn import Attenuated, learn
-from diffpolicy.gallery.style import Exhibit, Settings, canvas
+from diffpolicy.gallery.style import FAINT, SEQUENCE, Exhibit, Settings, canvas
 from diffpolicy.generative.classifier import ClassifierObjective, class_log_prob
 from diffpolicy.generative.guidance import ClassifierGuidance
+from diffpolicy.generative.inversion import invert
+from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.generative.predictions import Field
+from diffpolicy.generative.sampling import generate
 from diffpolicy.generative.shapes import randn
+from diffpolicy.generative.solvers import make_solver
 from diffpolicy.images import ImageGenerator, build_generator, found_in, load_generator
 from diffpolicy.images.drawing import tiled
 from diffpolicy.nets.classifier import ImageClassifier
@@ -96,7 +101,101 @@ def guidance_on_digits(settings: Settings) -> Figure:
     return figure
 
 
+def forward_chain(settings: Settings) -> Figure:
+    """Draw the forward chain on digits, step by step, and how the spectrum of what it leaves falls."""
+    digits, path = load_mnist("train"), DiscretePath(1000)
+    shown, count = (0, 100, 250, 400, 600, 999), settings.size(400, 20)
+    x, generator = digits.batch(torch.arange(count))["data"], settings.generator(40)
+    states, every = {}, {}
+    for k, beta in enumerate(path.betas.tolist()):  # q(x_k | x_{k−1}), which the closed form sums up
+        noise = torch.randn(x.shape, generator=generator)
+        x = math.sqrt(1 - beta) * x + math.sqrt(beta) * noise
+        if k in shown:
+            states[k], every[k] = x[:4], x
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    grid = figure.add_gridspec(2, 8)
+    for column, (k, kept) in enumerate(states.items()):
+        for row in range(2):
+            axes = figure.add_subplot(grid[row, column])
+            axes.imshow(kept[row, 0].clamp(-1, 1), cmap="gray", vmin=-1, vmax=1)
+            axes.set(xticks=[], yticks=[], title=f"k = {k}" if row == 0 else "")
+            axes.spines[:].set_visible(False)
+    axes = figure.add_subplot(grid[:, 6:])
+    for color, (k, kept) in zip(SEQUENCE, every.items(), strict=True):
+        axes.semilogy(*_spectrum(kept), color=color, label=f"k = {k}")
+    axes.set(title="mean power by frequency", xlabel="cycles per picture")
+    axes.grid(color=FAINT, linewidth=0.6)
+    axes.legend()
+    return figure
+
+
+def _spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return frequencies and the mean power of images (B, 1, H, W) on the rings around 0."""
+    side = images.shape[-1]
+    power = torch.fft.fft2(images[:, 0]).abs().square().mean(0) / side**2
+    line = torch.fft.fftfreq(side) * side
+    ring = torch.hypot(line[:, None], line[None]).round().long().flatten()
+    rings = torch.arange(1, side // 2 + 1)
+    return rings, torch.stack([power.flatten()[ring == one].mean() for one in rings])
+
+
+def inversion(settings: Settings) -> Figure:
+    """Draw digits, the noise that they come from, what comes back of it, and what lies between two noises."""
+    digits = load_mnist("train")
+    generator, counts = _generator(settings, digits), (3, 5, 20)
+    images = digits.batch(torch.arange(settings.size(6, 3)))
+    data, labels = images["data"], images["cond"]
+    field, path, solver = generator.field(1.0), generator.method.path, make_solver("heun")
+    figure, grid = canvas(len(data), 2 * len(counts) + 1, 1.2, 1.2)
+    lines, noises = [data], []
+    for steps in counts:
+        noises.append(invert(field, path, solver, data, steps, "log_snr", labels))
+        back = generate(field, path, solver, data.shape, steps, "log_snr", labels, start=noises[-1])
+        lines += [noises[-1], back]
+    titles = ["digit", *(word for n in counts for word in (f"noise, {n}", f"back, {n}"))]
+    for number, row in enumerate(grid):
+        for axes, values, title in zip(row, lines, titles, strict=True):
+            axes.imshow(values[number, 0].clamp(-2, 2), cmap="gray", vmin=-1, vmax=1)
+            error = float((values - data).square().mean().sqrt()) if title.startswith("back") else None
+            head = title if error is None else f"{title}: {error:.3f}"
+            axes.set(xticks=[], yticks=[], title=head if number == 0 else "")
+            axes.spines[:].set_visible(False)
+    return figure
+
+
 EXHIBITS = (
+    Exhibit(
+        "forward_chain",
+        "The forward chain on digits, and what noise hides first",
+        r"q(x_k \mid x_{k-1}) = \mathcal N(\sqrt{1 - \beta_k}\, x_{k-1}, \beta_k I), \qquad"
+        r" q(x_k \mid x) = \mathcal N(\sqrt{\bar\alpha_k}\, x, (1 - \bar\alpha_k) I)",
+        "q(x_k|x_(k−1)) = N(√(1 − β_k)·x_(k−1), β_k·I),  and so  q(x_k|x) = N(√ᾱ_k·x, (1 − ᾱ_k)·I)",
+        (
+            "diffpolicy.generative.paths:DiscretePath.betas",
+            "diffpolicy.generative.paths:DiscretePath.alpha_bar",
+        ),
+        "The chain itself, a thousand small steps. Digits have most of their power in coarse shapes, "
+        "noise has as much "
+        "at every frequency: it hides fine strokes first, and a sampler on its way back finds the coarse "
+        "shape first.",
+        forward_chain,
+        needs_mnist=True,
+    ),
+    Exhibit(
+        "inversion",
+        "From digits back to their noise",
+        r"\frac{\mathrm d x}{\mathrm d t} = u_t(x), \qquad t: 1 \to 0 \to 1",
+        "dx/dt = u_t(x), from t = 1 to 0 and back",
+        (
+            "diffpolicy.generative.inversion:invert",
+            "diffpolicy.generative.sampling:generate",
+        ),
+        "A flow has an inverse: every digit has one noise, and comes back from it, the better the more steps (given "
+        "are their number and the root mean square error). That one still sees the digit in its noise is the network's "
+        "doing, which trained for a minute or two: an exact flow's noise is white.",
+        inversion,
+        needs_mnist=True,
+    ),
     Exhibit(
         "guidance_on_digits",
         "Classifier guidance and classifier-free guidance, on digits",

@@ -21,6 +21,7 @@ DATA, MODEL = "#0b7285", "#d9480f"  # what is given, and what was made of it
 DEEP = "#063f4a"  # data on a shaded ground
 VIOLET, GREEN, AMBER = "#5f3dc4", "#2b8a3e", "#e09f00"
 CYCLE = (DATA, MODEL, VIOLET, GREEN, AMBER)
+SEQUENCE = ("#063f4a", "#0b7285", "#3f9aa8", "#7fbcc6", "#e08a5b", "#d9480f")  # from data to noise
 DENSITY = LinearSegmentedColormap.from_list("density", ["#ffffff", "#d6ecf0", "#a3d3dc", "#62b3c0"])
 
 RC = {
