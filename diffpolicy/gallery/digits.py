@@ -191,8 +191,8 @@ EXHIBITS = (
             "diffpolicy.generative.sampling:generate",
         ),
         "A flow has an inverse: every digit has one noise, and comes back from it, the better the more steps (given "
-        "are their number and the root mean square error). That one still sees the digit in its noise is the network's "
-        "doing, which trained for a minute or two: an exact flow's noise is white.",
+        "are their number and the root mean square error). That one still sees the digit in its noise is the "
+        "network's doing, which trained for a minute or two: an exact flow's noise is white.",
         inversion,
         needs_mnist=True,
     ),
