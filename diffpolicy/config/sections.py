@@ -295,7 +295,8 @@ class FoundInData:
         limits: of the actions, for a robot's guard, see `control.guard.Limits`; None in earlier checkpoints.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.
-        autoencoder: the network that decodes generated latents, {"name": …, options}.
+        autoencoder: what decodes generated latents: its "net", {"name": …, options}, and "step" and "sha256" of the
+            checkpoint that it came from.
     """
 
     kind: str = free("policy")

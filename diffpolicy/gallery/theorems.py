@@ -131,8 +131,7 @@ def fokker_planck(settings: Settings) -> Figure:
 
 @dataclass
 class _Growth(FlowMap):
-    """dx = μ·x·dτ + v·x·dW by Euler–Maruyama, on one motion dW for all step lengths: (B, 2), x and the "
-    "noise's sum."""
+    """dx = μ·x·dτ + v·x·dW by Euler–Maruyama, on one motion dW for all lengths of steps; x is (B, 1)."""
 
     noise: Tensor  # (steps, B) of the finest grid
     mu: float = 1.0

@@ -12,6 +12,7 @@ that it takes:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import explain, require
 
 Net = Callable[..., Tensor]
-_LOGIT_MIN = -1e9  # of a token that cannot be: finite, so that guidance of it is no NaN
+_LOGIT_MIN = -1e9  # of a token that cannot be: finite, as gradients of −∞ are NaN
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ class TokenPath(ABC):
     def settled(self, x: Tensor) -> Tensor:
         """Return the positions of x that are known to be the data's, boolean in the shape of x."""
 
+    @abstractmethod
+    def leaving(self, t: Tensor, s: Tensor, kept: Tensor) -> Tensor:
+        """Return the probability (B,) to draw a position, such that at s a share s of them is the data's.
+
+        Args:
+            t: (B,).
+            s: (B,).
+            kept: (B,), the probability with which what is not drawn stays as it is, and does not become noise.
+        """
+
     def corrupt(self, data: Tensor, t: Tensor, generator: Generators) -> Tensor:
         """Return x_t of data (B, *shape) at t (B,).
 
@@ -89,6 +100,9 @@ class MaskPath(TokenPath):
     def settled(self, x: Tensor) -> Tensor:
         return x != self.levels
 
+    def leaving(self, t: Tensor, s: Tensor, kept: Tensor) -> Tensor:
+        return (s - kept * t) / (1 - t)  # of the masked ones: kept·t + leaving·(1 − t) = s
+
 
 @final
 @dataclass(frozen=True)
@@ -101,6 +115,9 @@ class UniformPath(TokenPath):
 
     def settled(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x, dtype=torch.bool)
+
+    def leaving(self, t: Tensor, s: Tensor, kept: Tensor) -> Tensor:
+        return (s - kept * t) / (1 - kept * t)  # of all: leaving + (1 − leaving)·kept·t = s
 
 
 TOKEN_PATHS: dict[str, type[TokenPath]] = {"mask": MaskPath, "uniform": UniformPath}
@@ -134,7 +151,7 @@ class TokenObjective:
             dropped = uniform(data.shape[:1], generator, data.device) < self.condition_dropout
             cond = condition.where(dropped.to(data.device), net.null(cond), cond)
         open_ = ~self.path.settled(x)
-        loss = -_log_probs(net, x, t, cond).gather(-1, data[..., None])[..., 0]
+        loss = -_log_probs(net, x, t, cond, self.path.levels).gather(-1, data[..., None])[..., 0]
         return (loss * open_).flatten(1).sum(1) / open_.flatten(1).sum(1).clamp(min=1)
 
 
@@ -144,31 +161,34 @@ def to_tokens(x: Tensor, levels: int) -> Tensor:
 
 
 def from_tokens(tokens: Tensor, levels: int) -> Tensor:
-    """Return the middle of each token's interval of [−1, 1], float32; of a mask, number `levels`, 0."""
-    return torch.where(tokens < levels, (2 * tokens.float() + 1) / levels - 1, 0)
+    """Return the middle of each token's interval of [−1, 1], float32."""
+    return (2 * tokens.float() + 1) / levels - 1
 
 
 SAMPLERS = ("tau_leaping", "euler")
 
 
-def check_sampler(method: str, churn: float = 0.0) -> None:
-    """Check the name of a sampler of tokens and its churn.
+def check_sampler(method: str, churn: float = 0.0, temperature: float = 1.0) -> None:
+    """Check the name of a sampler of tokens, its churn and its temperature.
 
     Raises:
-        ValueError: an unknown name, or a negative or non-finite number.
+        ValueError: an unknown name, or a number that is out of range or none.
     """
     names.check("sampler of tokens", method, SAMPLERS)
-    require(0 <= churn < float("inf"), f"churn={churn}", "a finite number >= 0")
+    number = isinstance(churn, int | float) and 0 <= churn < math.inf
+    require(number, f"churn={churn!r}", "a finite number >= 0")
+    number = isinstance(temperature, int | float) and 0 < temperature < math.inf
+    require(number, f"temperature={temperature!r}", "a finite number above 0")
 
 
 @final
 class TokenSampler(FlowMap):
     """The chain as a flow map: from t to s, positions jump to a token drawn from p(data_i | x_t).
 
-    "tau_leaping" (Campbell et al. 2022) holds these probabilities for the step and integrates the rate 1/(1 − t): a
-    position jumps with probability (s − t)/(1 − t). "euler" takes the rate times the step's length, at most 1, which
-    on these paths is the same number unless `churn` is not 0. The last step, to s = 1, draws every position that is
-    not settled.
+    "tau_leaping" (Campbell et al. 2022) holds these probabilities for the step and integrates the rates: a position
+    jumps with probability (s − t)/(1 − t), and with `churn` so much more that a share s is the data's afterwards.
+    "euler" takes rates times the step's length, at most 1: the same without churn, and with it right to first order.
+    The last step, to s = 1, draws every position that is not settled.
 
     Args:
         net: `net(x, t, cond) -> (B, *shape, K)`, logits.
@@ -191,7 +211,7 @@ class TokenSampler(FlowMap):
         method: str = "tau_leaping",
         temperature: float = 1.0,
     ) -> None:
-        check_sampler(method, churn)
+        check_sampler(method, churn, temperature)
         self._net, self._path, self._generator = net, path, generator
         self._guidance, self._churn, self._method = guidance, churn, method
         self._temperature = temperature
@@ -220,30 +240,34 @@ class TokenSampler(FlowMap):
         """
         h = s - t
         if self._method == "tau_leaping":
-            out, back = 1 - ((1 - s) / (1 - t)) ** (1 + self._churn), 1 - (t / s) ** self._churn
+            back = (1 - (t / s) ** self._churn).minimum((1 - s) / t.clamp(min=1e-9))  # so that `out` is at most 1
+            out = self._path.leaving(t, s, 1 - back)
         else:
             out, back = (1 + self._churn) * h / (1 - t), self._churn * h / t.clamp(min=1e-9)
-        return out.clamp(max=1), back.clamp(max=1)
+        return out.clamp(0, 1), back.clamp(0, 1)
 
     def _log_probs(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.calls += 1 if self._guidance == 1 else 2
-        given = _log_probs(self._net, x, t, cond)
+        given = _log_probs(self._net, x, t, cond, self._path.levels)
         if self._guidance == 1:
             return given
-        free = _log_probs(self._net, x, t, self._net.null(cond))
-        return ((1 - self._guidance) * free + self._guidance * given).log_softmax(-1)
+        free = _log_probs(self._net, x, t, self._net.null(cond), self._path.levels)
+        guided = (1 - self._guidance) * free + self._guidance * given
+        possible = torch.minimum(free, given) > _LOGIT_MIN / 2  # what either excludes stays excluded
+        return torch.where(possible, guided, _LOGIT_MIN).log_softmax(-1)
 
     def _draw(self, log_probs: Tensor) -> Tensor:
         """Return tokens (B, *shape) drawn from log-probabilities (B, *shape, K)."""
-        u = rand(log_probs.shape[:-1], self._generator, dtype=torch.float64, device=log_probs.device)
-        below = log_probs.double().exp().cumsum(-1)
+        dtype = precise_dtype(log_probs.device)
+        u = rand(log_probs.shape[:-1], self._generator, dtype=dtype, device=log_probs.device)
+        below = log_probs.to(dtype).exp().cumsum(-1)
         return (below / below[..., -1:] <= u[..., None]).sum(-1).clamp(max=log_probs.shape[-1] - 1)
 
 
-def _log_probs(net: Net, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+def _log_probs(net: Net, x: Tensor, t: Tensor, cond: Any, levels: int) -> Tensor:
     logits = net(x, as_input(t, x), cond).float()
-    if logits.shape[:-1] != x.shape:
-        raise ValueError(explain(f"logits of shape {tuple(logits.shape)}", f"{tuple(x.shape)} and one axis more"))
+    if logits.shape != (*x.shape, levels):
+        raise ValueError(explain(f"logits of shape {tuple(logits.shape)}", f"{(*x.shape, levels)}"))
     return F.log_softmax(logits.clamp(min=_LOGIT_MIN), dim=-1)
 
 
@@ -304,7 +328,7 @@ class TokenProcess:
         for option in chosen["options"]:
             names.check("option of a sampler of tokens", option, ("churn",))
         check_sampler(chosen["solver"], **chosen["options"])
-        whole = isinstance(chosen["steps"], int) and chosen["steps"] >= 1
+        whole = type(chosen["steps"]) is int and chosen["steps"] >= 1
         require(whole, f"steps={chosen['steps']!r}", "an integer >= 1")
         self.times = torch.arange(chosen["steps"] + 1, dtype=torch.float64) / chosen["steps"]
         self._sampler = chosen

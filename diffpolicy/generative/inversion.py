@@ -15,6 +15,7 @@ from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.solvers import Solver
+from diffpolicy.util.errors import require
 
 
 def invert(
@@ -55,10 +56,16 @@ def between(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
         weights: (n,) from 0, the first, to 1, the second.
 
     Returns:
-        (n, *shape).
+        (n, *shape); between noises of different lengths, lengths between theirs.
+
+    Raises:
+        ValueError: other shapes, or opposite noises, between which no arc is the shortest.
     """
+    shapes = f"noises of shapes {tuple(first.shape)} and {tuple(second.shape)}"
+    require(first.shape == second.shape and weights.ndim == 1, shapes, "two of one shape, and weights (n,)")
     cosine = torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0)
     angle = torch.arccos(cosine.clamp(-1, 1))
+    require(float(cosine) > -1 + 1e-6, "opposite noises", "two that do not point away from each other")
     parts = [torch.sin((1 - weights) * angle), torch.sin(weights * angle)]
     shares = [1 - weights, weights] if float(torch.sin(angle)) < 1e-6 else [part / torch.sin(angle) for part in parts]
     one, other = (share.to(first).reshape(-1, *[1] * first.ndim) for share in shares)

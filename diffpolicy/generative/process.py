@@ -32,7 +32,6 @@ class GenerativeProcess:
             named here stays when the solver changes.
         solver_options: options of the solver, for example {"eta": 0.5}.
         clip: bound of the data estimate while sampling; None does not clip.
-        coupling: of starts and data, see `objectives`.
 
     Raises:
         ValueError: unknown names or options that do not fit together.
@@ -50,10 +49,9 @@ class GenerativeProcess:
         grid: str | None = None,
         solver_options: Mapping[str, Any] | None = None,
         clip: float | None = None,
-        coupling: str = "independent",
     ) -> None:
         self.path, self.prediction, self.clip = path, prediction, clip
-        self.objective = DenoisingObjective(path, prediction, times, weighting, condition_dropout, coupling)
+        self.objective = DenoisingObjective(path, prediction, times, weighting, condition_dropout)
         self.sampling_path = path
         options = dict(solver_options or {})
         self._grid = grid

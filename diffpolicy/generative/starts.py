@@ -59,5 +59,5 @@ def transported(start: Tensor, data: Tensor) -> Tensor:
         start: (B, *shape).
         data: (B, *shape).
     """
-    cost = torch.cdist(data.flatten(1).double(), start.flatten(1).double()).square()
-    return torch.as_tensor(assignment(cost.cpu().numpy()), device=data.device)
+    x, y = (of.flatten(1).cpu().double() for of in (data, start))
+    return torch.as_tensor(assignment(torch.cdist(x, y).square().numpy()), device=data.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels
 from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.paths import DiscretePath
+from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.images.generator import ImageGenerator, dequantized
 from diffpolicy.util import seeds
 from diffpolicy.util.errors import require
@@ -51,8 +52,9 @@ def bits_per_dimension(
         estimator of the trace adds, "steps", "probes"}, "ddpm_bound": {"mean", "standard_error", "prior", "steps",
         "reconstruction", "indices"}}, all in bits per dimension.
     """
-    given = "the density of a generator of latents, which says nothing about pixels"
-    require(generator.latents is None, given, "a generator of pixels")
+    has = isinstance(generator.method, GenerativeProcess) and generator.latents is None
+    given = "the density of a generator of latents, of one that jumps, or of tokens"
+    require(has, given, "a generator of pixels by method=flow, ddpm, v or score")
     images = images.to(next(generator.parameters()).device)
     data = dequantized(from_levels(images.levels), seeds.generator(seed, "dequantization"))
     d = data[0].numel()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffpolicy import checkpoint
 from diffpolicy.config import FoundInData, ImageConfig, RunConfig, SamplerConfig, load_config
 from diffpolicy.datasets.images import LEVEL, LabeledImages
-from diffpolicy.generative.discrete import TokenProcess, from_tokens, to_tokens
+from diffpolicy.generative.discrete import TokenProcess, to_tokens
 from diffpolicy.generative.flow_maps import FlowMapProcess
 from diffpolicy.generative.guidance import ClassifierFree
 from diffpolicy.generative.paths import Path
@@ -71,6 +71,11 @@ class ImageGenerator(Model):
         require(name in METHODS, f"method.name={name!r} draws no images", f"one of {', '.join(METHODS)}")
         self.shape, self.labels, self.dequantize = tuple(shape), labels, images.dequantize
         self.guidance = images.guidance
+        ours = options.keys() & {"condition_dropout", "guidance"}
+        require(not ours, f"method.{', method.'.join(ours)}", "images." + ", images.".join(ours))
+        require(
+            name == "discrete" or "path" in options, f"method={dict(method)}", "one with a path", "path.name=linear"
+        )
         sizes = {"channels": self.shape[0], "labels": labels}
         options["condition_dropout"] = images.condition_dropout
         self.method: GenerativeProcess | FlowMapProcess | TokenProcess
@@ -162,7 +167,8 @@ class ImageGenerator(Model):
         if isinstance(self.method, TokenProcess):
             how = {"guidance": scale, "device": labels.device, "trajectory": trajectory}
             tokens, calls = self.method.draw(self.net, shape, labels, generators, **how)
-            return Drawn(from_tokens(tokens, self.method.tokens.levels), calls)
+            levels = self.method.tokens.levels  # from −1 to 1, as a picture's black and white; a mask is gray
+            return Drawn(torch.where(tokens < levels, 2 * tokens.float() / (levels - 1) - 1, 0), calls)
         x = randn(shape, generators, dtype=torch.float32, device=labels.device)
         x = self.method.sampling_path.start_scale * x
         if isinstance(self.method, FlowMapProcess):
@@ -222,7 +228,7 @@ def build_generator(config: RunConfig) -> ImageGenerator:
     require(found.image_shape and found.labels, f"found.kind={found.kind}", "images, with their shape and labels")
     shape, latents = tuple(found.image_shape), None
     if found.autoencoder is not None:
-        net = build("net", found.autoencoder, channels=shape[0])
+        net = build("net", found.autoencoder["net"], channels=shape[0])
         shape, latents = (net.latent, *(side // net.factor for side in shape[1:])), Latents(net)
     return ImageGenerator(shape, found.labels, config.net, config.method, config.images, latents)
 
@@ -231,7 +237,8 @@ def prepared(config: RunConfig, images: LabeledImages, labels: int) -> tuple[Run
     """Return the config of a training on `images` with what was found in them, and its untrained generator.
 
     Args:
-        config: as typed; an autoencoder that it names is read, and belongs to the generator from now on.
+        config: as typed; an autoencoder that it names is read, and belongs to the generator from now on. A run that is
+            resumed has it already.
         images: for training.
         labels: number of labels.
 
@@ -240,15 +247,24 @@ def prepared(config: RunConfig, images: LabeledImages, labels: int) -> tuple[Run
         ValueError: as `build_generator`, or an autoencoder of other images.
     """
     found = found_in(images, labels)
+    if config.method["name"] == "discrete":  # the levels themselves are what is learned
+        config = replace(config, images=replace(config.images, dequantize=False))
     if config.images.autoencoder is None:
         config = replace(config, found=found)
         return config, build_generator(config)
+    before = checkpoint.latest(FilePath(config.run_dir) / "checkpoints") if config.resume else None
+    if before is not None:
+        found = replace(found, autoencoder=load_config(before.config).found.autoencoder)
+        config = replace(config, found=found)
+        return config, build_generator(config)
+    given = f"init_from={config.init_from} with images.autoencoder={config.images.autoencoder}"
+    require(config.init_from is None, given, "one of the two, as a generator brings its own autoencoder")
     cure = "name it: images.autoencoder=RUN, of diffpolicy train task=mnist_autoencoder run_dir=RUN"
     require(config.images.autoencoder, "images.autoencoder is empty", "an autoencoder's checkpoint", cure)
     given = f"images.dequantize=true with images.autoencoder={config.images.autoencoder}"
     require(not config.images.dequantize, given, "images.dequantize=false, as latents have no levels")
-    latents, net = load_latents(config.images.autoencoder, tuple(found.image_shape))
-    config = replace(config, found=replace(found, autoencoder=net))
+    latents, record = load_latents(config.images.autoencoder, tuple(found.image_shape))
+    config = replace(config, found=replace(found, autoencoder=record))
     generator = build_generator(config)
     generator.latents.load_state_dict(latents.state_dict())
     generator.latents.fit(images.to("cpu"))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffpolicy import checkpoint
 from diffpolicy.config import FoundInData, RunConfig, load_config
-from diffpolicy.datasets.images import LabeledImages, from_levels
+from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.generative.shapes import Generators, randn
 from diffpolicy.nets.autoencoder import ImageAutoencoder
 from diffpolicy.nets.base import Model
@@ -102,6 +102,10 @@ def build_autoencoder(config: RunConfig) -> AutoencoderModel:
     """Return the untrained autoencoder that a run's config describes: its sections method and net."""
     options = {key: value for key, value in config.method.items() if key != "name"}
     require(not options.keys() - {"kl_weight"}, f"method={dict(config.method)}", "name and kl_weight")
+    images = config.images
+    plain = images.autoencoder is None and not images.dequantize
+    given = f"images.autoencoder={images.autoencoder}, images.dequantize={images.dequantize} of an autoencoder"
+    require(plain, given, "neither of them")
     return AutoencoderModel(tuple(config.found.image_shape or ()), config.net, **options)
 
 
@@ -111,7 +115,7 @@ def found_by_autoencoder(images: LabeledImages) -> FoundInData:
 
 
 def load_latents(path: str | Path, shape: tuple[int, ...]) -> tuple[Latents, dict[str, Any]]:
-    """Return the autoencoder of a checkpoint as latents that are not fitted yet, and the options of its network.
+    """Return the autoencoder of a checkpoint as latents that are not fitted yet, and what a config records of it.
 
     Args:
         path: the checkpoint of a training with task=mnist_autoencoder.
@@ -127,14 +131,5 @@ def load_latents(path: str | Path, shape: tuple[int, ...]) -> tuple[Latents, dic
         model = checkpoint.prepare(build_autoencoder(config), saved, "ema", "cpu")
     given = f"{saved.path} is an autoencoder of images {config.found.image_shape}"
     require(config.found.image_shape == list(shape), given, f"one of {list(shape)}")
-    return Latents(model.net), dict(config.net)
-
-
-def reconstruction_error(path: str | Path, images: LabeledImages) -> float:
-    """Return the root mean squared error, in [−1, 1], of an autoencoder's reconstructions by the mean latents."""
-    latents, _ = load_latents(path, tuple(images.levels.shape[1:]))
-    errors = []
-    with torch.inference_mode():
-        for part in from_levels(images.levels).split(512):
-            errors.append((latents.net.decode(latents.net.encode(part)[0]) - part).square().flatten(1).mean(1))
-    return float(torch.cat(errors).mean().sqrt())
+    record = {"net": dict(config.net), "step": saved.step, "sha256": saved.sha256["ema.safetensors"]}
+    return Latents(model.net), record

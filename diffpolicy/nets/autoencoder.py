@@ -65,7 +65,7 @@ class ImageAutoencoder(nn.Module):
     def __init__(self, channels: int, latent: int = 4, widths: Sequence[int] = (32, 64, 64)) -> None:
         super().__init__()
         given = f"{channels=}, {latent=}, widths={list(widths)}"
-        fits = min(channels, latent, *widths) >= 1 and all(width % GROUPS == 0 for width in widths)
+        fits = widths and min(channels, latent, *widths) >= 1 and all(width % GROUPS == 0 for width in widths)
         require(fits, given, f"positive numbers, and widths that are multiples of {GROUPS}")
         self.channels, self.latent, self.factor = channels, latent, 2 ** (len(widths) - 1)
         steps, middle = list(pairwise(widths)), widths[-1]

@@ -174,7 +174,7 @@ class _Chunk(nn.Module):
         policy, model = self.policy, self.policy.model
         seen = policy.normalizer.normalize("obs", policy.representations.observations(obs)).flatten(1)
         cond = model.told(seen).vector
-        flow_map, x = model.flow_map(self.net), noise
+        flow_map, x = model.flow_map(self.net), model.process.sampling_path.start_scale * noise
         x = x if policy.temperature == 1 else policy.temperature * x
         # Not `sample`, which gives every sample its time: one time for all makes the solver's coefficients constants,
         # so that what it decides by them while traced holds for any batch and no float64 is left in the file.
@@ -232,6 +232,7 @@ def _metadata(policy: Policy, saved: checkpoint.Checkpoint, what: str) -> dict[s
         "clip": model.clip,
         "sampler": model.sampler,
         "temperature": policy.temperature,
+        "start_scale": model.process.sampling_path.start_scale,
         "times": model.times.tolist(),
         "alpha": model.path.alpha(model.times).tolist(),
         "sigma": model.path.sigma(model.times).tolist(),

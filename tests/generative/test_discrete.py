@@ -102,9 +102,49 @@ def test_samples_of_the_exact_posterior_are_of_the_law(path, method, churn):
     flow = TokenSampler(net, path, gen(5), churn=churn, method=method)
     x = sample(flow, path.noise((N, 2), gen(4), "cpu"), torch.linspace(0, 1, 201))
     assert x.dtype == torch.int64 and flow.calls == net.asked == 200
-    room = 0.02 if (method, churn) == ("euler", 2.0) else 0.004
+    room = 0.02 if (method, churn) == ("euler", 2.0) else 0.004  # whose step is right to first order
     assert distance(counted(x), law()) < floor() + room
     assert distance(counted(draw(N)), law()) < floor() < 0.02  # and that is a small number
+
+
+class OneToken:
+    """The posterior of a single token whose law is known."""
+
+    law = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, x, t, cond=None):
+        noise = (x == 3).double()[..., None] if isinstance(self.path, MaskPath) else torch.tensor(1 / 3)
+        hit = (x[..., None] == torch.arange(3)).double()
+        t = t.double()[:, None, None]
+        return (self.law * (t * hit + (1 - t) * noise)).log()
+
+
+@pytest.mark.parametrize("path", [MaskPath(3), UniformPath(3)], ids=repr)
+@pytest.mark.parametrize("churn", [0.0, 2.0])
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_a_single_token_is_drawn_right_in_any_number_of_steps(path, churn, steps):
+    flow = TokenSampler(OneToken(path), path, gen(5), churn=churn)
+    x = sample(flow, path.noise((N, 1), gen(4), "cpu"), torch.linspace(0, 1, steps + 1))
+    torch.testing.assert_close(torch.bincount(x[:, 0]) / N, OneToken.law.float(), rtol=0, atol=0.011)
+
+
+def test_guidance_brings_nothing_back_that_is_impossible():
+    class Excludes:
+        def null(self, cond):
+            return torch.zeros_like(cond)
+
+        def __call__(self, x, t, cond):
+            logits = torch.zeros(*x.shape, K)
+            logits[..., 1] = torch.where((cond == 0)[:, None], -math.inf, 0.0)
+            return logits
+
+    path = MaskPath(K)
+    flow = TokenSampler(Excludes(), path, gen(5), guidance=2.0)
+    x = sample(flow, path.noise((N, 1), gen(4), "cpu"), [0.0, 1.0], torch.ones(N, dtype=torch.int64))
+    assert not bool((x == 1).any()) and len(x.unique()) == K - 1
 
 
 @each
@@ -181,8 +221,12 @@ def test_refusals():
         process.configure(steps=0)
     with pytest.raises(ValueError, match="'eta'"):
         process.configure(options={"eta": 1.0})
-    with pytest.raises(ValueError, match="one axis more"):
-        TokenObjective(MaskPath(K))(lambda x, t, c: torch.zeros(3, K), {"data": draw(3)}, gen())
+    for logits in (torch.zeros(3, K), torch.zeros(3, 2, K + 1)):
+        with pytest.raises(ValueError, match=r"expected \(3, 2, 4\)"):
+            TokenObjective(MaskPath(K))(lambda x, t, c, of=logits: of, {"data": draw(3)}, gen())
+    for wrong in ({"temperature": 0.0}, {"churn": "much"}):
+        with pytest.raises(ValueError, match="a finite number"):
+            TokenSampler(lambda *_: None, MaskPath(K), **wrong)
 
 
 def test_a_process_draws_the_same_alone_and_among_others():

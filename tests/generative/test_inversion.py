@@ -82,5 +82,9 @@ def test_between_two_noises_their_length_is_kept():
     torch.testing.assert_close(found[0], first)
     torch.testing.assert_close(found[-1], second, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.flatten(1).norm(dim=1), first.norm().expand(7), rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match="opposite noises"):
+        between(first, -first, torch.linspace(0, 1, 3))
+    with pytest.raises(ValueError, match="two of one shape"):
+        between(first, second[:, :3], torch.linspace(0, 1, 3))
     same = between(first, first, torch.linspace(0, 1, 3))
     torch.testing.assert_close(same, first.expand(3, 1, 32, 32))

@@ -93,8 +93,8 @@ def test_a_flow_between_two_laws_that_are_not_standard_normal(path, optimal):
     )  # in one dimension both are monotone
 
 
-def test_pairs_by_optimal_transport_are_straight_on_the_linear_path():
-    """One step of Euler is then exact; with independent pairs it ends in the mean."""
+def test_the_flow_of_monotone_pairs_is_straight_on_the_linear_path():
+    """Its exact field is right in one step of Euler; that of independent pairs ends in the mean."""
     path, start = LinearPath(), -4 + 0.5 * normal(2000, 0, 1)
     one = {
         optimal: sample(
@@ -107,7 +107,7 @@ def test_pairs_by_optimal_transport_are_straight_on_the_linear_path():
     assert sliced_wasserstein(one[True], data) < 0.2 < sliced_wasserstein(one[False], data)
 
 
-def test_a_loss_with_optimal_pairs_costs_less_in_the_least_squares_sense():
+def test_the_loss_of_optimal_pairs_vanishes_at_the_monotone_flow():
     """The variance of data − start at a point is what the loss cannot go below; optimal pairs have none in 1-D."""
     path, data, start = LinearPath(), 3 + 2 * normal(400, 1, 1), -4 + 0.5 * normal(400, 0, 1)
     best = {}

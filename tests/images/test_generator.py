@@ -15,6 +15,7 @@ from diffpolicy.generative.predictions import ModelField
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.solvers import make_solver
 from diffpolicy.images import build_generator, found_in, load_generator
+from diffpolicy.images.density import bits_per_dimension
 from diffpolicy.images.drawing import draw_images, save_animation, save_grid, tiled
 from diffpolicy.util.seeds import generator as keyed
 
@@ -207,12 +208,18 @@ def test_images_of_tokens(net, path):
     generator.eval().requires_grad_(False)
     images, calls = generator.draw(LABELS, [keyed(7, i) for i in range(4)])
     assert images.shape == (4, 1, 32, 32) and calls == 10
-    assert sorted(images.unique().tolist()) == [-0.75, -0.25, 0.25, 0.75]
+    torch.testing.assert_close(images.unique(), torch.tensor([-1, -1 / 3, 1 / 3, 1]))
     alone = generator.draw(LABELS[2:3], [keyed(7, 2)]).images
     assert float((alone[0] != images[2]).float().mean()) < 0.01  # but for ties that rounding decides
     states = generator.draw(LABELS, [keyed(7, i) for i in range(4)], 1.0, trajectory=True)
     assert states.images.shape == (6, 4, 1, 32, 32) and states.calls == 5
     with pytest.raises(ValueError, match="token to token"):
         generator.field()
+    with pytest.raises(ValueError, match="a generator of pixels by method=flow"):
+        bits_per_dimension(generator, LabeledImages(torch.zeros(2, 1, 32, 32, dtype=torch.uint8), LABELS[:2]))
+    with pytest.raises(ValueError, match="expected images.guidance"):
+        build_generator(replace(config, method={**method, "guidance": 2.0}))
+    with pytest.raises(ValueError, match="one with a path"):
+        build_generator(replace(config, method={"name": "mean_flow"}))
     with pytest.raises(ValueError, match="tau_leaping, euler"):
         generator.configure(SamplerConfig("ddim"))

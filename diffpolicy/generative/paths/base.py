@@ -51,7 +51,7 @@ class Path(ABC):
 
     @property
     def start_scale(self) -> float:
-        """The standard deviation of p_0, N(0, I) times this, where sampling starts; for data of variance one."""
+        """The standard deviation of what sampling starts from, N(0, I) times this: p_0 for data N(0, I)."""
         return 1.0
 
     @final
@@ -106,7 +106,8 @@ class LinearPath(Path):
 class SquareRootPath(Path):
     """α = t, σ = √(1 − t): the path of the 6.S184 notes' lab two, and their "linear" schedule σ² = 1 − t.
 
-    σ̇ has no bound at the data; it is kept finite at t = 1 by taking σ >= 1e-4 in its denominator.
+    σ̇ has no bound at the data; it is kept finite at t = 1 by taking σ >= 1e-4 in its denominator. With times drawn
+    evenly the velocity loss, with its σ̇² = 1/(4σ²), has no finite mean: learn the noise, or take weighting "snr".
     """
 
     def alpha(self, t: Tensor) -> Tensor:

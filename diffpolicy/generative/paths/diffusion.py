@@ -71,14 +71,16 @@ class VariancePreservingPath(Path):
 @final
 @dataclass(frozen=True)
 class VarianceExplodingPath(Path):
-    """α = 1, σ² = σ_min²·((σ_max/σ_min)^{2τ} − 1), τ = 1 − t (Song et al. 2021, eq. 30): noise is added alone.
+    """α = 1, σ² = σ_min²·((σ_max/σ_min)^{2τ} − 1), τ = 1 − t: noise is added alone.
 
-    Sampling starts at x_0 = data + σ_max·noise, of which the data, of variance one, are a part that N(0, 1 + σ(0)²)
-    stands for. Networks see inputs as large as σ_max: take one that scales them, or a small σ_max. σ̇ has no bound at
-    the data; it is kept finite at t = 1 by taking σ >= 1e-4·σ_min in its denominator.
+    It is the variance of the variance-exploding SDE of Song et al. 2021 that starts at the data. Sampling starts at
+    N(0, (1 + σ(0)²)·I), which stands for data + σ(0)·noise: what data of another mean or width lack there, about
+    mean/σ_max, sampling and `log_density` are off by. Networks see inputs as large as σ_max: take one that scales
+    them, or a small σ_max. σ̇ has no bound at the data; it is kept finite at t = 1 by taking σ >= 1e-4·σ_min in its
+    denominator.
 
     Args:
-        sigma_min: the rate at the data.
+        sigma_min: scale of σ near the data.
         sigma_max: σ at the noise, about.
 
     Raises:

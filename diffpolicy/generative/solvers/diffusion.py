@@ -31,7 +31,7 @@ class DDIM(Solver):
             variance one as "small" is for a single datum (Ho et al. 2020, section 3.2, "fixed large").
 
     Raises:
-        ValueError: η outside [0, 1], or an unknown variance.
+        ValueError: η outside [0, 1], an unknown variance, or a large one with η = 0.
     """
 
     eta: float = 0.0
@@ -42,6 +42,8 @@ class DDIM(Solver):
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta={self.eta}", "a number in [0, 1] (0 = DDIM, 1 = DDPM)")
         names.check("variance", self.variance, ("small", "large"))
+        given = f"variance={self.variance} with eta=0, which adds no noise"
+        require(self.eta > 0 or self.variance == "small", given, cure="take solver=ddpm_large")
 
     @property
     def stochastic(self) -> bool:
