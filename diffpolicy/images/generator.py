@@ -237,8 +237,8 @@ def prepared(config: RunConfig, images: LabeledImages, labels: int) -> tuple[Run
     """Return the config of a training on `images` with what was found in them, and its untrained generator.
 
     Args:
-        config: as typed; an autoencoder that it names is read, and belongs to the generator from now on. A run that is
-            resumed has it already.
+        config: as typed; an autoencoder that it names is read, and belongs to the generator from now on. A run
+            that is resumed has it already.
         images: for training.
         labels: number of labels.
 
