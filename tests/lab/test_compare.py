@@ -375,11 +375,11 @@ def test_unknown_names_are_refused_with_the_close_ones(tmp_path):
 
 def test_the_plan_that_ships_is_sound():
     every = plan.measurements(plan.load_plan(work.PLAN))
-    assert {"flow_206_s2/fresh", "ddpm_before_90_s0/paper", "flow_206_s0/replan_2_warm_start"} <= set(every)
+    assert {"flow_206_s2/fresh", "ddpm_90_s0/paper", "flow_206_s0/replan_2_warm_start"} <= set(every)
     first = [one.run.name for one in every.values() if one.run.seed == 0]
     assert [one.run.name for one in every.values()][: len(first)] == first
     chosen = plan.select(every, ["flow_206_s0/*", "regression_*/fresh", "mean_flow_before_90_s0"])
-    assert len(chosen) == 14 + 2 + 5
+    assert len(chosen) == 18 + 2 + 5
     one_of_each = {one.evaluation: one for one in every.values() if one.run.name.startswith("flow_206_s0")}
     one_of_each |= {one.run.training: one for one in every.values() if one.run.seed == 0}
     check(one_of_each.values(), every)
