@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffpolicy.generative.objectives import entry, uniform
+from diffpolicy.generative.objectives import drop_condition, entry, uniform
 from diffpolicy.generative.predictions import FlowMap
 from diffpolicy.generative.sampling import sample
 from diffpolicy.generative.shapes import Generators, as_input, expand, rand
-from diffpolicy.util import condition, names
+from diffpolicy.util import names
 from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import explain, require
 
@@ -46,7 +46,7 @@ class TokenPath(ABC):
     """
 
     levels: int
-    states: ClassVar[int] = 0  # tokens of noise alone, which follow those of the data
+    masks: ClassVar[int] = 0  # tokens of noise alone, which follow those of the data
 
     def __post_init__(self) -> None:
         whole = isinstance(self.levels, int) and self.levels >= 2
@@ -55,7 +55,7 @@ class TokenPath(ABC):
     @property
     def tokens(self) -> int:
         """The number of tokens that x_t may hold."""
-        return self.levels + self.states
+        return self.levels + self.masks
 
     @abstractmethod
     def noise(self, shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
@@ -92,7 +92,7 @@ class TokenPath(ABC):
 class MaskPath(TokenPath):
     """Noise is one further token, the mask, number K: what is not masked is the data's."""
 
-    states: ClassVar[int] = 1
+    masks: ClassVar[int] = 1
 
     def noise(self, shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
         return torch.full(shape, self.levels, dtype=torch.int64, device=device)
@@ -148,11 +148,10 @@ class TokenObjective:
         t = uniform(data.shape[:1], generator, data.device).to(data.device, precise_dtype(data.device))
         x = self.path.corrupt(data, t, generator)
         if self.condition_dropout:
-            dropped = uniform(data.shape[:1], generator, data.device) < self.condition_dropout
-            cond = condition.where(dropped.to(data.device), net.null(cond), cond)
-        open_ = ~self.path.settled(x)
+            cond, _ = drop_condition(net, cond, self.condition_dropout, data, generator)
+        hidden = ~self.path.settled(x)
         loss = -_log_probs(net, x, t, cond, self.path.levels).gather(-1, data[..., None])[..., 0]
-        return (loss * open_).flatten(1).sum(1) / open_.flatten(1).sum(1).clamp(min=1)
+        return (loss * hidden).flatten(1).sum(1) / hidden.flatten(1).sum(1).clamp(min=1)
 
 
 def to_tokens(x: Tensor, levels: int) -> Tensor:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from diffpolicy.generative.objectives import entry, uniform
+from diffpolicy.generative.objectives import drop_condition, entry, uniform
 from diffpolicy.generative.paths import LinearPath, Path
 from diffpolicy.generative.predictions import FlowMap
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators, as_input, expand
 from diffpolicy.generative.starts import draw_start
-from diffpolicy.util.condition import select, where
+from diffpolicy.util.condition import select
 from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import require
 
@@ -99,8 +99,10 @@ class MeanFlowObjective:
         t, s = (time.to(data.device, precise_dtype(data.device)) for time in (t, s))
         x, wanted = self.path.interpolate(data, noise, t), data - noise
         if self.condition_dropout:
-            dropped = uniform((len(data),), generator, data.device) < self.condition_dropout
-            cond, wanted = self._guided(net, x, t, cond, dropped.to(data.device), wanted)
+            asked = cond
+            cond, dropped = drop_condition(net, asked, self.condition_dropout, data, generator)
+            if self.guidance != 1:
+                wanted = self._guided(net, x, t, net.null(asked), dropped, wanted)
         some = spans.nonzero()[:, 0].to(data.device)
         if len(some):
             change = _rate(net, x[some], t[some], s[some], select(cond, some), wanted[some])
@@ -108,16 +110,11 @@ class MeanFlowObjective:
         error = (net(x, as_input(t, x), cond, r=as_input(s, x)) - wanted).square().flatten(1).mean(1)
         return error / (error.detach() + _ADAPTIVE_FLOOR) ** self.power
 
-    def _guided(
-        self, net: Net, x: Tensor, t: Tensor, cond: Any, dropped: Tensor, velocity: Tensor
-    ) -> tuple[Any, Tensor]:
-        """Return the conditions, some of them dropped, and the velocities to be taught, (B, *shape)."""
-        if self.guidance != 1:
-            with torch.no_grad():
-                free = net(x, as_input(t, x), net.null(cond), r=as_input(t, x))
-            guided = self.guidance * velocity + (1 - self.guidance) * free
-            velocity = torch.where(expand(dropped, x), velocity, guided)
-        return where(dropped, net.null(cond), cond), velocity
+    @torch.no_grad()
+    def _guided(self, net: Net, x: Tensor, t: Tensor, null: Any, dropped: Tensor, velocity: Tensor) -> Tensor:
+        """Return the velocities to be taught, (B, *shape): guided, but for samples without their condition."""
+        free = net(x, as_input(t, x), null, r=as_input(t, x))
+        return torch.where(expand(dropped, x), velocity, self.guidance * velocity + (1 - self.guidance) * free)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from diffpolicy.generative.starts import COUPLINGS, draw_start
 from diffpolicy.generative.weighting import NATIVE, TIMES, WEIGHTINGS
 from diffpolicy.util import condition, names
 from diffpolicy.util.device import precise_device, precise_dtype
-from diffpolicy.util.errors import explain, require
+from diffpolicy.util.errors import require
 
 Net = Callable[..., Tensor]
 
@@ -64,6 +64,18 @@ def draw(
     t = joint(batch_times, len(data), generator)  # a draw may spread its times over the batch
     t = t.to(data.device, precise_dtype(data.device))
     return data, t, draw_start(batch, data, generator, coupling)
+
+
+def drop_condition(net: Net, cond: Any, share: float, data: Tensor, generator: Generators) -> tuple[Any, Tensor]:
+    """Return `cond` with that of `net.null` in place of a random share of it, and where that is so, (B,) boolean.
+
+    Raises:
+        ValueError: there is no condition.
+    """
+    given = f"condition_dropout={share} without a batch['cond']"
+    require(cond is not None, given, cure="set it to 0 for a network without condition")
+    dropped = (uniform(data.shape[:1], generator, data.device) < share).to(data.device)
+    return condition.where(dropped, net.null(cond), cond), dropped
 
 
 @final
@@ -117,7 +129,7 @@ class DenoisingObjective:
         data, t, noise = draw(batch, self.times, self.path, generator, self.coupling)
         cond = batch.get("cond")
         if self.condition_dropout:
-            cond = self._drop(net, cond, generator, data)
+            cond, _ = drop_condition(net, cond, self.condition_dropout, data, generator)
         return self.at(net, data, noise, t, cond)
 
     def at(
@@ -139,10 +151,3 @@ class DenoisingObjective:
         data, t, noise = draw(batch, self.times, self.path, generator, self.coupling)
         t = torch.where(known, 1.0, t[:, None].expand(known.shape))
         return self.at(net, data, noise, t, batch.get("cond"), known)
-
-    def _drop(self, net: Net, cond: Any, generator: Generators, data: Tensor) -> Any:
-        if cond is None:
-            given = f"condition_dropout={self.condition_dropout} without a batch['cond']"
-            raise ValueError(explain(given, cure="set it to 0 for a network without condition"))
-        dropped = uniform(data.shape[:1], generator, data.device) < self.condition_dropout
-        return condition.where(dropped.to(data.device), net.null(cond), cond)

@@ -7,9 +7,12 @@ identity.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class SelfAttention(nn.Module):
@@ -68,8 +71,8 @@ def embedder(first: nn.Module, size: int, features: int) -> nn.Sequential:
     return nn.Sequential(first, nn.Linear(size, features), nn.SiLU(), nn.Linear(features, features))
 
 
-def zero(linear: nn.Linear) -> nn.Linear:
-    """Return `linear` with weights and bias 0."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
+def zero(layer: Layer) -> Layer:
+    """Return `layer`, linear or a convolution, with weights and bias 0."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

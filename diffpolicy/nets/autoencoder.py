@@ -9,14 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpolicy.nets.attention import SelfAttention
+from diffpolicy.nets.attention import SelfAttention, zero
+from diffpolicy.nets.unet2d import GROUPS, conv
 from diffpolicy.util.errors import explain, require
-
-GROUPS = 8
-
-
-def _conv(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1)
 
 
 class ResidualBlock(nn.Module):
@@ -25,9 +20,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, channels) for _ in range(2))
-        self.first, self.second = _conv(channels, channels), _conv(channels, channels)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        self.first, self.second = conv(channels, channels), zero(conv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(F.silu(self.norms[0](x)))
@@ -40,8 +33,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels: int, heads: int = 1) -> None:
         super().__init__()
         self.norm, self.attention = nn.GroupNorm(GROUPS, channels), SelfAttention(channels, heads)
-        nn.init.zeros_(self.attention.out.weight)
-        nn.init.zeros_(self.attention.out.bias)
+        zero(self.attention.out)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.attention(self.norm(x).flatten(2).transpose(1, 2))
@@ -70,8 +62,8 @@ class ImageAutoencoder(nn.Module):
         self.channels, self.latent, self.factor = channels, latent, 2 ** (len(widths) - 1)
         steps, middle = list(pairwise(widths)), widths[-1]
         self.encoder = nn.Sequential(
-            _conv(channels, widths[0]),
-            *(part for fine, coarse in steps for part in (ResidualBlock(fine), _conv(fine, coarse, stride=2))),
+            conv(channels, widths[0]),
+            *(part for fine, coarse in steps for part in (ResidualBlock(fine), conv(fine, coarse, stride=2))),
             ResidualBlock(middle),
             AttentionBlock(middle),
             ResidualBlock(middle),
@@ -87,11 +79,11 @@ class ImageAutoencoder(nn.Module):
             *(
                 part
                 for fine, coarse in reversed(steps)
-                for part in (nn.Upsample(scale_factor=2), _conv(coarse, fine), ResidualBlock(fine))
+                for part in (nn.Upsample(scale_factor=2), conv(coarse, fine), ResidualBlock(fine))
             ),
             nn.GroupNorm(GROUPS, widths[0]),
             nn.SiLU(),
-            _conv(widths[0], channels),
+            conv(widths[0], channels),
         )
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpolicy.nets.attention import embedder
+from diffpolicy.nets.attention import embedder, zero
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.inputs import check_images
@@ -19,7 +19,8 @@ from diffpolicy.util.errors import require
 GROUPS = 8
 
 
-def _conv(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
+def conv(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
+    """Return a 3×3 convolution that keeps the size of an image, or halves it with stride 2."""
     return nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1)
 
 
@@ -37,9 +38,9 @@ class NotesBlock(nn.Module):
 
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.SiLU(), nn.BatchNorm2d(channels), _conv(channels, channels))
+        self.first = nn.Sequential(nn.SiLU(), nn.BatchNorm2d(channels), conv(channels, channels))
         self.time, self.label = _adapter(features, channels), _adapter(features, channels)
-        self.second = nn.Sequential(nn.SiLU(), nn.BatchNorm2d(channels), _conv(channels, channels))
+        self.second = nn.Sequential(nn.SiLU(), nn.BatchNorm2d(channels), conv(channels, channels))
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         shift = self.time(time) + self.label(label)
@@ -58,10 +59,8 @@ class AdaptiveBlock(nn.Module):
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, channels, affine=affine) for affine in (True, False))
-        self.first, self.second = _conv(channels, channels), _conv(channels, channels)
+        self.first, self.second = conv(channels, channels), zero(conv(channels, channels))
         self.film = nn.Linear(features, 2 * channels)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         scale, shift = self.film(F.silu(time + label))[:, :, None, None].chunk(2, dim=1)
@@ -130,20 +129,20 @@ class ConditionalUnet2D(Network):
         require(divided, f"widths={list(widths)}", f"multiples of {GROUPS}, the groups of the norms")
         if block == "notes":
             self.time: nn.Module = time_embedding(time, features)
-            self.stem: nn.Module = nn.Sequential(_conv(pixels, widths[0]), nn.BatchNorm2d(widths[0]), nn.SiLU())
-            self.out: nn.Module = _conv(widths[0], pixels)
+            self.stem: nn.Module = nn.Sequential(conv(pixels, widths[0]), nn.BatchNorm2d(widths[0]), nn.SiLU())
+            self.out: nn.Module = conv(widths[0], pixels)
         else:
             self.time = nn.Sequential(time_embedding(time, features), _adapter(features, features))
-            self.stem = _conv(pixels, widths[0])
-            self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), _conv(widths[0], pixels))
+            self.stem = conv(pixels, widths[0])
+            self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), conv(widths[0], pixels))
         self.span = embedder(time_embedding(time, features), features, features) if two_times else None
         self.label = nn.Embedding(labels + 1, features)
         steps = list(pairwise(widths))
         self.down = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in steps)
-        self.downsample = nn.ModuleList(_conv(fine, coarse, stride=2) for fine, coarse in steps)
+        self.downsample = nn.ModuleList(conv(fine, coarse, stride=2) for fine, coarse in steps)
         self.middle = Stage(kind, layers, widths[-1], features)
         self.upsample = nn.ModuleList(
-            nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), _conv(coarse, fine))
+            nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv(coarse, fine))
             for fine, coarse in reversed(steps)
         )
         self.up = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in reversed(steps))
