@@ -28,7 +28,7 @@ class Robot:
 planner = RemotePlanner(sys.argv[1])
 guard = Guard(Limits(np.zeros(2), np.full(2, 512.0), np.full(2, 20.0)))
 guard.reset(np.full(2, 250.0))
-report = RealTimeRunner(Robot(), planner, 50.0, guard, hold=lambda obs: obs[:2]).run(40)
+report = RealTimeRunner(Robot(), planner, 50.0, guard, hold=lambda obs: obs[:2]).run(100)
 assert len(report.delays) >= 3 and not report.failures, report.summary()
 assert np.isfinite(report.actions).all() and np.abs(np.diff(report.actions, axis=0)).max() <= 20.001
 print("drove", len(report.actions))
@@ -54,4 +54,4 @@ def test_it_drives_a_robot_without_torch(tmp_path):
     finally:
         running.stop()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("drove 40")
+    assert done.stdout.startswith("drove 100")

@@ -284,11 +284,6 @@ def test_an_environment_is_a_robot():
 
 
 def test_a_real_clock_and_thread():
-    class Slow(Numbers):
-        def plan(self, ask):
-            time.sleep(0.03)
-            return super().plan(ask)
-
     class Robot:
         def __init__(self):
             self.number, self.acted, self.threads = 0, [], set()
@@ -301,10 +296,18 @@ def test_a_real_clock_and_thread():
             self.acted.append(float(action[0]))
             self.number += 1
 
-    robot = Robot()
-    report = RealTimeRunner(robot, Slow(), 100.0, hold=lambda obs: np.array([-1.0])).run(60)
-    assert robot.threads == {threading.get_ident()}
-    assert report.holds >= 3 and all(
-        value in (-1, step) or value % 100 == step for step, value in enumerate(robot.acted)
-    )
+    class Slow(Numbers):
+        def plan(self, ask):
+            self.threads.add(threading.get_ident())
+            while robot.number < min(int(ask.obs[-1][0]) + 3, 60):  # three steps go by, however slow the machine is
+                time.sleep(0.001)
+            return super().plan(ask)
+
+    robot, planner = Robot(), Slow()
+    planner.threads = set()
+    report = RealTimeRunner(robot, planner, 100.0, hold=lambda obs: np.array([-1.0])).run(60)
+    assert robot.threads == {threading.get_ident()} and len(planner.threads - robot.threads) == 1
+    assert robot.acted[:3] == [-1.0] * 3 and report.holds >= 3
+    assert all(value in (-1, step) or value % 100 == step for step, value in enumerate(robot.acted))
+    assert (np.array(report.starts) >= np.arange(60) / 100 - 1e-6).all(), "no step before its time"
     assert report.summary()["steps"] == 60 and report.summary()["delay"]["largest"] >= 3

@@ -104,7 +104,7 @@ def test_requests_that_wait_together_are_one_batch(serve, planner):
 
         def plan_all(self, asks):
             self.sizes.append(len(asks))
-            time.sleep(0.1)
+            time.sleep(0.5 if len(self.sizes) == 1 else 0)  # the others are there when the first is answered
             return planner.plan_all(asks)
 
     running = serve(Slow())
@@ -277,11 +277,14 @@ def test_a_robot_holds_while_the_server_is_away_and_goes_on_by_itself(serve):
             self.acted.append(float(action[0]))
             self.number += 1
 
+        def back(self):
+            return self.number > 90 and self.acted[-5:] == list(map(float, range(self.number - 5, self.number)))
+
     robot = Robot()
-    report = RealTimeRunner(robot, remote, 50.0, hold=lambda obs: np.array([-1.0])).run(150)
-    away = [step for step, value in enumerate(robot.acted) if value == -1 and step > 10]
+    report = RealTimeRunner(robot, remote, 50.0, hold=lambda obs: np.array([-1.0])).run(1500, over=robot.back)
+    away = [step for step, value in enumerate(robot.acted) if value == -1 and step >= 30]
     assert away and min(away) <= 30 + 8 + 2, "the rest of the last chunk, and two periods"
-    assert max(away) < 145 and robot.acted[-1] == 149, "it goes on by itself"
+    assert robot.back(), "it goes on by itself"
     assert all(value in (-1.0, float(step)) for step, value in enumerate(robot.acted))
     assert any("went away" in why or "no server" in why for why in report.failures)
 
