@@ -6,7 +6,8 @@ one call, and any number of steps is allowed. It is taught the velocity itself (
 and longer spans in the other; what a longer span should give, the network says itself, without gradient.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -26,6 +27,7 @@ from diffpolicy.util.errors import require
 
 Net = Callable[..., Tensor]
 
+_NORMS = (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 _ADAPTIVE_FLOOR = 1e-3  # c of Geng et al. 2025, section 4.3
 
 
@@ -48,6 +50,18 @@ def _eager(net: Net) -> Net:
     compiled again and again.
     """
     return net.forward if isinstance(net, nn.Module) else net
+
+
+@contextmanager
+def _norms_in_float32(net: Net) -> Iterator[None]:
+    """Let norms answer in float32, in which autocast leaves their derivative: the next layer refuses a mixture."""
+    norms = [m for m in net.modules() if isinstance(m, _NORMS)] if isinstance(net, nn.Module) else []
+    hooks = [norm.register_forward_hook(lambda module, inputs, out: out.float()) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @final
@@ -124,7 +138,8 @@ def _rate(net: Net, x: Tensor, t: Tensor, s: Tensor, cond: Any, velocity: Tensor
     with forward_ad.dual_level():
         moving = forward_ad.make_dual(x, velocity)
         now = forward_ad.make_dual(now, torch.ones_like(now))
-        change = forward_ad.unpack_dual(_eager(net)(moving, now, cond, r=as_input(s, x))).tangent
+        with _norms_in_float32(net):
+            change = forward_ad.unpack_dual(_eager(net)(moving, now, cond, r=as_input(s, x))).tangent
     require(change is not None, f"{type(net).__name__} has no forward-mode derivative, which MeanFlow needs")
     return change
 

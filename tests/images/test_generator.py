@@ -171,6 +171,8 @@ def test_images_by_jumps(net):
     loss = generator.loss(batch, keyed(1))
     assert loss.shape == (4,) and bool(loss.isfinite().all())
     loss.sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(generator.loss(batch, keyed(1)), loss, rtol=0.05, atol=0.05)
     generator.eval().requires_grad_(False)
     noises = [keyed(7, 3, i) for i in range(4)]
     images, calls = generator.draw(LABELS, noises)
