@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels
+from diffpolicy.generative.discrete import TokenProcess, to_tokens, token_bound
 from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.generative.process import GenerativeProcess
@@ -82,6 +83,33 @@ def bits_per_dimension(
             "indices": indices,
         },
     }
+
+
+def token_bits(generator: ImageGenerator, images: LabeledImages, times: int = 100, seed: int = 0) -> dict[str, Any]:
+    """Return an upper bound of the bits per dimension of images in the generator's gray levels, given their labels.
+
+    Fewer levels take fewer bits: only generators of equally many compare.
+
+    Args:
+        generator: of tokens that masks hide.
+        images: N images.
+        times: see `token_bound`.
+        seed: of times and masks.
+
+    Returns:
+        {"images": N, "levels": K, "token_bound": {"mean", "standard_error" over the images, "times"}}.
+
+    Raises:
+        ValueError: a generator of something else.
+    """
+    method = generator.method
+    require(isinstance(method, TokenProcess), f"the bits of tokens of a {type(method).__name__}", "method=discrete")
+    images = images.to(next(generator.parameters()).device)
+    data = to_tokens(from_levels(images.levels), method.tokens.levels)
+    noise = seeds.generator(seed, "variational bound")
+    bound = token_bound(generator.net, method.tokens, data, images.labels, noise, times)
+    bits = _mean(bound / (data[0].numel() * math.log(2)))
+    return {"images": len(data), "levels": method.tokens.levels, "token_bound": {**bits, "times": times}}
 
 
 def _mean(values: Tensor) -> dict[str, float]:

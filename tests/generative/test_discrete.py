@@ -11,6 +11,7 @@ from diffpolicy.generative.discrete import (
     TokenProcess,
     TokenSampler,
     UniformPath,
+    token_bound,
 )
 from diffpolicy.generative.sampling import sample
 from diffpolicy.generative.shapes import expand
@@ -200,6 +201,23 @@ def test_masked_positions_alone_count():
         return 50.0 * torch.nn.functional.one_hot(says, K)
 
     assert float(TokenObjective(path)(net, {"data": data}, gen()).max()) < 1e-6
+
+
+def test_the_bound_is_tight_at_the_posterior():
+    """With the true posterior the bound is −log p of every pair, and with another it is more."""
+    net, pairs = Exact(PATHS[0]), torch.tensor([[0, 0], [1, 2], [3, 3]]).repeat_interleave(N, 0)
+    found = token_bound(net, PATHS[0], pairs, None, gen(3), times=8).reshape(3, N)
+    exact = -law()[pairs[::N, 0], pairs[::N, 1]].log()
+    error = found.std(1) / N**0.5
+    assert bool(((found.mean(1) - exact).abs() < 4 * error).all()) and bool((error < 0.1).all())
+
+    def guess(x, t, cond):
+        return torch.zeros(*x.shape, K)
+
+    guessed = token_bound(guess, PATHS[0], pairs, None, gen(4), times=8)
+    assert float(guessed.mean()) == pytest.approx(2 * math.log(K), abs=0.03)
+    with pytest.raises(ValueError, match=r"bound of tokens by a UniformPath.*MaskPath"):
+        token_bound(net, PATHS[1], pairs, None, gen(), 8)
 
 
 def test_refusals():

@@ -1,6 +1,7 @@
 """Bits per dimension, in closed form."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from diffpolicy.config import FoundInData, RunConfig, SamplerConfig
 from diffpolicy.datasets.images import LEVEL, LabeledImages, from_levels, to_levels
 from diffpolicy.generative.paths import DiscretePath, LinearPath
 from diffpolicy.images import build_generator
-from diffpolicy.images.density import bits_per_dimension, to_bits
+from diffpolicy.images.density import bits_per_dimension, to_bits, token_bits
 from diffpolicy.images.generator import dequantized
 
 CONFIG = RunConfig(
@@ -54,3 +55,18 @@ def test_bits_of_a_gaussian_by_the_flow_and_by_the_bound():
     levels = math.log2(LEVEL)
     assert sum(parts) - levels == pytest.approx(found["ddpm_bound"]["mean"], abs=1e-4)
     assert to_bits(torch.tensor([0.0]), 7).item() == pytest.approx(-levels)
+
+
+def test_bits_of_tokens():
+    """A network that knows nothing but the share of black pixels: the bits are that share's cross-entropy."""
+    method = {"name": "discrete", "levels": 2}
+    generator = build_generator(replace(CONFIG, method=method)).eval().requires_grad_(False)
+    black = math.log(0.8 / 0.2)
+    generator.net.forward = lambda x, t, cond: torch.stack([torch.full(x.shape, black), torch.zeros(x.shape)], -1)
+    levels = torch.zeros(20, 1, 32, 32, dtype=torch.uint8)
+    levels[:, :, :8] = 255  # a quarter
+    found = token_bits(generator, LabeledImages(levels, torch.arange(20) % 10), times=400)
+    exact = -(0.75 * math.log2(0.8) + 0.25 * math.log2(0.2))
+    assert found["token_bound"]["mean"] == pytest.approx(exact, rel=0.01) and found["levels"] == 2
+    with pytest.raises(ValueError, match="method=discrete"):
+        token_bits(build_generator(CONFIG), LabeledImages(levels, torch.arange(20) % 10))

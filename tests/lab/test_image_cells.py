@@ -1,13 +1,17 @@
 """The reference benchmark's parts: cells, what is counted and kept, and bits per dimension in closed form."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from diffpolicy.config import FoundInData, RunConfig
 from diffpolicy.images import build_generator
 from diffpolicy.images.drawing import draw_images
-from image_benchmark.cells import SAMPLERS, Cell, balanced, cells, combined, configure, stored_draws
+from image_benchmark.cells import FIELD_SAMPLERS, SAMPLERS, Cell, balanced, cells, combined, configure, stored_draws
 from image_benchmark.plots import draw_benchmark
+from image_benchmark.tables import RECIPES
+from image_benchmark.work import RUNS
 
 CONFIG = RunConfig(
     net={"name": "unet2d", "widths": [8, 16], "layers": 1, "features": 8, "block": "adaptive", "patch": 4},
@@ -28,13 +32,32 @@ def test_every_cell_has_its_own_name_and_the_whole_table_is_there():
     every = list(cells())
     assert len({cell.name for cell in every}) == len(every)
     grid = {(cell.sampler, cell.evaluations) for cell in every if (cell.guidance, cell.samples) == (3, 1000)}
-    assert grid >= {(sampler, n) for sampler in SAMPLERS for n in (5, 10, 20, 50)}
+    assert grid >= {(sampler, n) for sampler in FIELD_SAMPLERS for n in (5, 10, 20, 50)}
     for scale in (1, 5):
-        assert {cell.sampler for cell in every if cell.guidance == scale and cell.samples == 1000} == set(SAMPLERS)
-    assert {(c.guidance, c.evaluations) for c in every if c.run == "notes"} == {(1, 99), (3, 99), (5, 99)}
+        assert {cell.sampler for cell in every if cell.guidance == scale and cell.samples == 1000} == {
+            *FIELD_SAMPLERS
+        }
+    assert {(c.guidance, c.evaluations) for c in every if c.run == "notes"} == {(1, 99), (1.5, 99), (3, 99), (5, 99)}
+    assert {cell.run for cell in every} == set(RUNS) == set(RECIPES) and {cell.sampler for cell in every} == {
+        *SAMPLERS
+    }
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    ("method", "sampler", "calls"),
+    [
+        ({"name": "mean_flow", "path": {"name": "linear"}}, "jumps", 4),
+        ({"name": "discrete", "levels": 2}, "tau-leaping", 8),  # guided
+    ],
+)
+def test_networks_without_a_field_take_the_calls_they_are_said_to(method, sampler, calls):
+    generator = build_generator(replace(CONFIG, method=method)).eval().requires_grad_(False)
+    configure(generator, sampler, 4)
+    images, spent = draw_images(generator, torch.tensor([1, 2]), seed=0, guidance=3.0)
+    assert images.isfinite().all() and spent == calls
+
+
+@pytest.mark.parametrize("sampler", FIELD_SAMPLERS)
 def test_a_sampler_takes_the_evaluations_it_is_said_to(sampler):
     generator = _generator()
     for evaluations in (5, 10):
@@ -73,6 +96,7 @@ def test_what_another_checkpoint_made_is_not_stored_draws(tmp_path):
     assert stored_draws(file, {"generator": "a"}) == []
     file.write_text('{"of": {"generator": "a"}, "draws": [1]}')
     assert stored_draws(file, {"generator": "a"}) == [1] and stored_draws(file, {"generator": "b"}) == []
+    assert stored_draws(file, {}) == [1], "of a checkpoint that is not here"
 
 
 def test_plots_of_the_table(tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
 from diffpolicy.datasets.sources.mnist import CLASSES
+from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.images import ImageGenerator
 from diffpolicy.images.drawing import draw_images
 from diffpolicy.images.metrics import Reference, assess, pooled
@@ -28,21 +29,21 @@ class Sampler:
     """What the images of a cell are drawn with.
 
     Args:
-        solver: see `generative.solvers`.
-        grid: see `generative.sampling`.
-        steps: number of evaluations of the field -> number of steps.
+        solver: see `generative.solvers`; None where steps are all that can be chosen.
+        grid: see `generative.sampling`; None is the only one.
+        steps: number of evaluations of the network -> number of steps.
         path: to sample on; None is the one that was trained on.
     """
 
-    solver: str
-    grid: str = "uniform"
+    solver: str | None
+    grid: str | None = "uniform"
     steps: Callable[[int], int] = int
     path: Mapping[str, Any] | None = None
 
 
 _DDPM = {"name": "ddpm", "steps": 1000, "schedule": "squared_cosine"}
 
-SAMPLERS = {
+FIELD_SAMPLERS = {
     "Euler": Sampler("euler"),
     "Heun": Sampler("heun", steps=lambda evaluations: (evaluations + 1) // 2),  # two per step, and one for the last
     "DDIM": Sampler("ddim", "ddpm_trailing", path=_DDPM),
@@ -51,6 +52,7 @@ SAMPLERS = {
     "DPM-Solver++ 3M": Sampler("dpmpp_3m", "log_snr"),
     "Euler–Maruyama": Sampler("euler_maruyama"),
 }
+SAMPLERS = FIELD_SAMPLERS | {"jumps": Sampler(None, None), "tau-leaping": Sampler("tau_leaping", None)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Cell:
         run: name of the trained run.
         guidance: scale w of classifier-free guidance.
         sampler: name of a sampler, see `SAMPLERS`.
-        evaluations: of the field per image.
+        evaluations: of the network per image, each two calls where it is guided.
         samples: images per draw.
         seeds: number of draws.
     """
@@ -80,19 +82,29 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """Yield all cells, the most telling first: the main ones of both runs, the grid at w = 3, that at w = 1 and 5."""
+    """Yield all cells: the main ones of our recipe, of the notes' and of the other ways, then the grid of solvers."""
     for guidance, evaluations in ((1.0, 20), (1.5, 10), (3.0, 10), (5.0, 10)):
         yield Cell("own", guidance, "DPM-Solver++ 2M", evaluations, 2000, 3)
     yield Cell("own", 3.0, "DPM-Solver++ 2M", 100, 2000, 1)
     for guidance, evaluations in ((1.0, 50), (3.0, 10), (3.0, 100), (5.0, 50)):
         yield Cell("own", guidance, "Euler", evaluations, 2000, 1)
-    for guidance in (1.0, 3.0, 5.0):
+    for evaluations in (10, 20):
+        yield Cell("own", 1.0, "DDPM", evaluations, 2000, 3)
+    for guidance in (1.0, 1.5, 3.0, 5.0):
         yield Cell("notes", guidance, "Euler", 99, 2000, 3)
-    for sampler in SAMPLERS:
+    for run in ("dit", "latent"):
+        for guidance, evaluations in ((1.0, 20), (1.5, 10), (2.0, 10), (3.0, 10)):
+            yield Cell(run, guidance, "DPM-Solver++ 2M", evaluations, 2000, 3)
+    for evaluations in (1, 2, 4, 10):
+        yield Cell("mean_flow", 1.5, "jumps", evaluations, 2000, 3)
+    for run in ("discrete", "binary"):
+        for guidance, evaluations in ((1.0, 50), (1.5, 25), (3.0, 25)):
+            yield Cell(run, guidance, "tau-leaping", evaluations, 2000, 3)
+    for sampler in FIELD_SAMPLERS:
         for evaluations in (5, 10, 20, 50):
             yield Cell("own", 3.0, sampler, evaluations, 1000, 1)
     for guidance in (1.0, 5.0):
-        for sampler in SAMPLERS:
+        for sampler in FIELD_SAMPLERS:
             for evaluations in (10, 20):
                 yield Cell("own", guidance, sampler, evaluations, 1000, 1)
 
@@ -113,9 +125,10 @@ def balanced(samples: int) -> Tensor:
 
 
 def configure(generator: ImageGenerator, sampler: str, evaluations: int) -> None:
-    """Let a generator sample by one of `SAMPLERS`, with so many evaluations of the field."""
+    """Let a generator sample by one of `SAMPLERS`, with so many evaluations of the network."""
     chosen = SAMPLERS[sampler]
-    path = build("path", chosen.path) if chosen.path else generator.method.path
+    path = generator.method.path if isinstance(generator.method, GenerativeProcess) else None
+    path = build("path", chosen.path) if chosen.path else path
     generator.configure(SamplerConfig(chosen.solver, chosen.steps(evaluations), chosen.grid), path)
 
 
@@ -150,8 +163,8 @@ def combined(cell: Cell, draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def stored_draws(file: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the draws in a file if they are of the same checkpoints and settings, else none."""
+    """Return the draws in a file if they are of these checkpoints and settings, else none."""
     if not file.exists():
         return []
     stored = json.loads(file.read_text())
-    return stored["draws"] if stored["of"] == dict(identity) else []
+    return stored["draws"] if stored["of"] == stored["of"] | dict(identity) else []

@@ -7,15 +7,26 @@ from typing import Any
 
 from text_tables import interval, markdown
 
-RECIPES = {"notes": "the notes'", "own": "our own"}
+RECIPES = {
+    "notes": "the notes'",
+    "own": "our own",
+    "dit": "transformer",
+    "latent": "latent flow",
+    "mean_flow": "MeanFlow",
+    "discrete": "8 gray levels",
+    "binary": "black and white",
+}
 _QUALITY = "accuracy | Fréchet distance | diversity | least varied"
 
 
 def recipes(found: Mapping[str, Any]) -> str:
-    """Return the table of the two recipes by guidance scale, with other test digits, from benchmark.json."""
+    """Return the table of the recipes by guidance scale, with other test digits, from benchmark.json."""
     most = max(one["samples"] for one in found["rows"])
     lines = []
-    for one in sorted(found["rows"], key=lambda one: (one["run"], one["guidance"], one["network_calls"])):
+    order = list(RECIPES)
+    for one in sorted(
+        found["rows"], key=lambda one: (order.index(one["run"]), one["guidance"], one["network_calls"])
+    ):
         if one["samples"] == most:
             minutes = f"{found['training'][one['run']]['minutes']:.0f}"
             how = [RECIPES[one["run"]], minutes, f"{one['guidance']:g}", one["sampler"], f"{one['network_calls']}"]
@@ -42,15 +53,27 @@ def ablation(found: Mapping[str, Any]) -> str:
 
 
 def likelihood(found: Mapping[str, Any]) -> str:
-    """Return the table of bits per dimension, from `bits_per_dimension` of each run."""
+    """Return the table of bits per dimension, from `bits_per_dimension` or `token_bits` of each run."""
     lines = []
     for run, one in found.items():
+        if bound := one.get("token_bound"):
+            bits = f"{bound['mean']:.3f} ± {bound['standard_error']:.3f}"
+            lines.append([RECIPES[run], str(one["images"]), str(one["levels"]), "", "", bits])
+            continue
         flow, bound = one["flow"], one["ddpm_bound"]
         through = f"{flow['mean']:.3f} ± {flow['standard_error']:.3f} ({flow['hutchinson']:.3f})"
         lines.append(
-            [RECIPES[run], str(one["images"]), through, f"{bound['mean']:.3f} ± {bound['standard_error']:.3f}"]
+            [
+                RECIPES[run],
+                str(one["images"]),
+                "256",
+                through,
+                f"{bound['mean']:.3f} ± {bound['standard_error']:.3f}",
+                "",
+            ]
         )
-    return markdown("recipe | test digits | through the flow, bits/dim | DDPM's bound, bits/dim", lines)
+    heads = "through the flow, bits/dim | DDPM's bound, bits/dim | the masks' bound, bits/dim"
+    return markdown(f"recipe | test digits | gray levels | {heads}", lines)
 
 
 def _quality(one: Mapping[str, Any]) -> list[str]:

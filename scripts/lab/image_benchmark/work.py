@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,9 +18,10 @@ from diffpolicy import checkpoint, train_policy
 from diffpolicy.config import load_config
 from diffpolicy.datasets.sources.mnist import CLASSES, load_mnist
 from diffpolicy.evaluation.report import provenance
+from diffpolicy.generative.discrete import TokenProcess
 from diffpolicy.images import load_generator
 from diffpolicy.images.classifier import load_classifier, train_classifier
-from diffpolicy.images.density import bits_per_dimension
+from diffpolicy.images.density import bits_per_dimension, token_bits
 from diffpolicy.images.metrics import Reference, shuffled
 from diffpolicy.training.log import read_metrics
 from diffpolicy.util import files
@@ -27,7 +29,18 @@ from image_benchmark.cells import SAMPLERS, Cell, combined, measure_seed, stored
 from image_benchmark.plots import draw_benchmark
 from image_benchmark.tables import grid, recipes
 
-RUNS = {"notes": ["task=mnist_notes"], "own": ["task=mnist"]}
+RUNS = {
+    "notes": ["task=mnist_notes"],
+    "own": ["task=mnist"],
+    "dit": ["task=mnist", "net=dit2d", "net.width=128"],
+    "latent": ["task=mnist_latent", "images.autoencoder={runs}/mnist_autoencoder"],
+    "mean_flow": ["task=mnist", "method=mean_flow", "images.guidance=1.5", "images.dequantize=false"],
+    "discrete": ["task=mnist", "method=discrete"],
+    "binary": ["task=mnist", "method=discrete", "method.levels=2", "training.steps=3000"],
+}
+AUTOENCODER = {"autoencoder": ["task=mnist_autoencoder"]}
+NEEDS = {"latent": "autoencoder"}  # what a run is trained upon
+DENSITIES = ("notes", "own", "dit", "discrete", "binary")  # the runs of which bits per dimension exist
 
 # What each part of our recipe is worth, at about two minutes of one core each: short trainings like those of RUNS.
 _SHORT = ["task=mnist", "images.dequantize=false", "training.warmup_steps=50"]
@@ -80,12 +93,16 @@ class Benchmark:
         files.write_json(self._file(cell), content)
 
     def likelihood(self, run: str) -> None:
-        """Compute the bits per dimension of 100 test digits, unless they are stored."""
+        """Compute the bits per dimension of 100 test digits, unless they are stored or do not exist."""
         file = self.out / f"likelihood_{run}.json"
         of = {"generator": self.checkpoint(run).sha256["ema.safetensors"], **DENSITY}
-        if stored_draws(file, of):
+        if run not in DENSITIES or stored_draws(file, of):
             return
-        found = bits_per_dimension(self.generator(run), shuffled(load_mnist("test")).per_class(10), **DENSITY)
+        digits = shuffled(load_mnist("test")).per_class(10)
+        if isinstance(self.generator(run).method, TokenProcess):
+            found = token_bits(self.generator(run), digits)
+        else:
+            found = bits_per_dimension(self.generator(run), digits, **DENSITY)
         files.write_json(file, {"of": of, "draws": [found], **provenance()})
 
     def ablation(self) -> Path:
@@ -101,22 +118,33 @@ class Benchmark:
         return file
 
     def report(self, wanted: Sequence[Cell]) -> Path:
-        """Write benchmark.json, table.md and the plots of all wanted cells that are measured; return the table."""
+        """Write benchmark.json, table.md and the plots of all wanted cells that are measured; return the table.
+
+        Of a run that is not here, what was stored of it stays if the same classifier judged it.
+        """
+        file = self.out / "benchmark.json"
+        before = json.loads(file.read_text())["training"] if file.exists() else {}
         found, floors = [], {}
         for cell in wanted:
-            if self._is_trained(cell.run) and (draws := stored_draws(self._file(cell), self._identity(cell))):
+            here = self._is_trained(cell.run)
+            if not here and cell.run not in before:
+                continue
+            if draws := stored_draws(self._file(cell), self._identity(cell) if here else self._judged(cell)):
                 found.append(combined(cell, draws))
                 floors[str(cell.samples)] = self.reference(cell.samples)[1].floor
         judge = checkpoint.read(self._classifier_path)
         result = {
             "rows": found,
             "floors": floors,
-            "training": {run: self._training(run) for run in dict.fromkeys(one["run"] for one in found)},
+            "training": {
+                run: self._training(run) if self._is_trained(run) else before[run]
+                for run in dict.fromkeys(one["run"] for one in found)
+            },
             "classifier": {"test_accuracy": judge.state["best"][0][0], "steps": judge.step},
             "precision": self.precision,
             **provenance(),
         }
-        files.write_json(self.out / "benchmark.json", result)
+        files.write_json(file, result)
         draw_benchmark(self.out, result)
         files.write_text(self.out / "table.md", f"{recipes(result)}\n\n{grid(result)}\n")
         return self.out / "table.md"
@@ -136,7 +164,10 @@ class Benchmark:
         folder = self._run_dir(run)
         if not self._is_trained(run):
             self._check_alone(folder)
-            train_policy([*(RUNS | ABLATION)[run], f"run_dir={folder}", "resume=true", *self.training])
+            if run in NEEDS:
+                self.checkpoint(NEEDS[run])
+            settings = [one.format(runs=self.runs.resolve()) for one in (RUNS | AUTOENCODER | ABLATION)[run]]
+            train_policy([*settings, f"run_dir={folder}", "resume=true", *self.training])
         return checkpoint.read(folder / "checkpoints" / "last")
 
     def _is_trained(self, run: str) -> bool:
@@ -160,18 +191,24 @@ class Benchmark:
 
     def _identity(self, cell: Cell) -> dict[str, Any]:
         """What a cell's draws depend on; draws of something else are made anew."""
+        return {"generator": self.checkpoint(cell.run).sha256["ema.safetensors"], **self._judged(cell)}
+
+    def _judged(self, cell: Cell) -> dict[str, Any]:
+        """What a cell's draws depend on, but for what was trained."""
         judge = checkpoint.read(self._classifier_path).sha256["ema.safetensors"]
-        made = self.checkpoint(cell.run).sha256["ema.safetensors"]
         sampler = asdict(SAMPLERS[cell.sampler]) | {"steps": SAMPLERS[cell.sampler].steps(cell.evaluations)}
-        return {"generator": made, "classifier": judge, "precision": self.precision, "sampler": sampler}
+        return {"classifier": judge, "precision": self.precision, "sampler": sampler}
 
     def _training(self, run: str) -> dict[str, Any]:
         saved = self.checkpoint(run)
-        log = read_metrics(self._run_dir(run) / "metrics.jsonl")
+        spent = minutes([entry["seconds"] for entry in read_metrics(self._run_dir(run) / "metrics.jsonl")])
+        if run in NEEDS:  # trained here, or elsewhere and taken along
+            needed = self._run_dir(NEEDS[run]) / "metrics.jsonl"
+            spent += minutes([entry["seconds"] for entry in read_metrics(needed)]) if needed.exists() else 0.0
         return {
             "steps": saved.step,
             "speed": saved.state["speed"],
-            "minutes": minutes([entry["seconds"] for entry in log]),
+            "minutes": spent,
             "parameters": sum(p.numel() for p in self.generator(run).parameters()),
             "config": {name: saved.config[name] for name in ("net", "method", "images")},
         }
