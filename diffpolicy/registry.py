@@ -47,6 +47,7 @@ _OWN: dict[str, dict[str, str]] = {
         "generative": "diffpolicy.policies.models.generative:GenerativeModel",
         "mean_flow": "diffpolicy.policies.models.mean_flow:MeanFlowModel",
         "tokens": "diffpolicy.policies.models.tokens:TokenModel",
+        "refined": "diffpolicy.policies.models.refined:RefinedModel",
         "two_step": "diffpolicy.policies.models.two_step:TwoStepModel",
         "regression": "diffpolicy.policies.models.regression:RegressionModel",
         "lstm_gmm": "diffpolicy.policies.models.lstm_gmm:LSTMGMMModel",

@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "mean_flow": {"name": "mean_flow", "path": {"name": "linear"}},
     "tokens": {"name": "tokens", "levels": 16, "width": 4, "steps": 3},
+    "refined": {"name": "refined", "path": {"name": "linear"}, "prediction": "velocity", "width": 8, "steps": 3},
     "two_step": {"name": "two_step"},
     "regression": {"name": "regression"},
     "lstm_gmm": {"name": "lstm_gmm", "hidden": 16, "modes": 2},

@@ -11,6 +11,7 @@ from torch import nn
 
 from diffpolicy.config import PolicyConfig, SamplerConfig
 from diffpolicy.policies import ModelSpec, build_model
+from diffpolicy.policies.chunking import SamplingContext
 from diffpolicy.policies.models import nearest
 from diffpolicy.util.condition import Condition
 
@@ -137,6 +138,7 @@ def test_what_methods_declare():
         "ddpm": (True, True, 1.0),
         "mean_flow": (True, True, math.inf),
         "tokens": (True, True, 1.0),
+        "refined": (True, True, math.inf),
         "two_step": (True, True, math.inf),
         "regression": (True, True, math.inf),
         "lstm_gmm": (True, False, 1.0),
@@ -212,6 +214,47 @@ def test_two_steps_are_two_regressions():
     assert calls == 2
     with pytest.raises(ValueError, match="method.time=1.0; expected a time between 0 and 1"):
         _model("two_step", time=1.0)
+
+
+def test_a_flow_starts_at_a_guess_of_the_mean():
+    model, asked = _model("refined", spread=0.3), []
+    source = torch.Generator().manual_seed(1)
+    data, obs = (torch.rand(200, *shape, generator=source) for shape in ((T_P, A), (T_O, D)))
+
+    class Still(nn.Module):
+        def forward(self, x, t, cond):
+            asked.append((x, t[:, None, None]))
+            return torch.zeros_like(x)
+
+    model.net = Still()
+    loss = model.loss({"action": data, "obs": obs}, torch.Generator().manual_seed(0))
+    guess = model.guess(obs.flatten(1)).view_as(data)
+    x, t = asked[0]
+    start = (x - t * data) / (1 - t)
+    near = t.flatten() < 0.9
+    left = (start - guess)[near]
+    assert float(left.std()) == pytest.approx(0.3, rel=0.05) and abs(float(left.mean())) < 0.02
+    missed = (guess - data).square().mean((1, 2))
+    found = (data - start).square().mean((1, 2)) + missed
+    torch.testing.assert_close(loss[near], found[near], rtol=1e-3, atol=1e-3)
+    (taught,) = torch.autograd.grad(loss.sum(), model.guess[0].weight)
+    torch.testing.assert_close(taught, torch.autograd.grad(missed.sum(), model.guess[0].weight)[0])
+
+    drawn, calls = _drawn(model, obs.flatten(1))
+    assert calls == 3 and float((drawn - guess).std()) == pytest.approx(0.3, rel=0.05)
+    alone, _ = model.sample(Condition(obs.flatten(1)), _generators(200), SamplingContext(temperature=0))
+    torch.testing.assert_close(alone, guess)
+
+
+def test_a_flow_from_a_guess_is_no_diffusion():
+    model = _model("refined")
+    with pytest.raises(ValueError, match=r"solver=euler_maruyama, which takes x_0 for N\(0, I\)"):
+        model.configure(SamplerConfig("euler_maruyama"))
+    assert model.sampler["solver"] == "euler"
+    with pytest.raises(ValueError, match=r"method.spread=0.*above 0"):
+        _model("refined", spread=0)
+    with pytest.raises(ValueError, match=r"method.path=.*cosine.*name=linear"):
+        _model("refined", path={"name": "cosine"})
 
 
 def test_a_mixture_learns_two_modes_as_two():

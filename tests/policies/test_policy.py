@@ -26,7 +26,7 @@ def test_a_chunk_is_a_function_of_its_request(method):
     np.testing.assert_array_equal(chunk.actions, chunk.trajectory[:, now : now + policy.action_horizon])
     assert chunk.actions.shape == (3, policy.action_horizon, A) and chunk.actions.dtype == np.float32
     assert chunk.trajectory.shape == (3, policy.horizon, A)
-    calls = {"flow": 3, "ddpm": 3, "tokens": 3, "two_step": 2, "nearest": 0}.get(method, 1)
+    calls = {"flow": 3, "ddpm": 3, "tokens": 3, "refined": 3, "two_step": 2, "nearest": 0}.get(method, 1)
     assert chunk.calls.tolist() == [calls] * 3 and chunk.memory == [None] * 3
     np.testing.assert_array_equal(policy.predict(obs, seed=5)[0], chunk.actions[0])
 

@@ -32,10 +32,10 @@ from image_benchmark.tables import grid, recipes
 RUNS = {
     "notes": ["task=mnist_notes"],
     "own": ["task=mnist"],
-    "dit": ["task=mnist", "net=dit2d", "net.width=128"],
+    "dit": ["task=mnist", "net=dit2d", "net.width=128", "training.steps=4500"],
     "latent": ["task=mnist_latent", "images.autoencoder={runs}/mnist_autoencoder"],
     "mean_flow": ["task=mnist", "method=mean_flow", "images.guidance=1.5", "images.dequantize=false"],
-    "discrete": ["task=mnist", "method=discrete"],
+    "discrete": ["task=mnist", "method=discrete", "training.steps=5000"],
     "binary": ["task=mnist", "method=discrete", "method.levels=2", "training.steps=3000"],
 }
 AUTOENCODER = {"autoencoder": ["task=mnist_autoencoder"]}
