@@ -14,6 +14,7 @@ EXHIBITS: tuple[Exhibit, ...] = tuple(
     for name in (
         "linear_ode",
         "deformed_grid",
+        "divergence",
         "brownian_motion",
         "ornstein_uhlenbeck",
         "euler_maruyama_orders",

@@ -25,7 +25,7 @@ from diffpolicy.gallery.style import (
     shade,
 )
 from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance
-from diffpolicy.generative.likelihood import variational_bound
+from diffpolicy.generative.likelihood import log_density, variational_bound
 from diffpolicy.generative.mixture import ExactField, GaussianMixture
 from diffpolicy.generative.paths import DiscretePath, LinearPath
 from diffpolicy.generative.predictions import FlowMap, score, velocity
@@ -57,6 +57,52 @@ def deformed_grid(settings: Settings) -> Figure:
         for line in states[round(t * steps)].reshape(2 * lines, per_line, 2):
             axes.plot(*line.T.numpy(), color=INK, linewidth=0.45)
         plane(axes, title=f"t = {t:g}")
+    return figure
+
+
+def divergence(settings: Settings) -> Figure:
+    """Draw where the flow draws together, a small circle that it carries, and the densities that follow."""
+    data = mixture(1.4, 0.35)
+    field, fine = ExactField(data, _PATH), settings.size(300, 40)
+
+    def diverging(x: Tensor, t: Tensor) -> Tensor:
+        x = x.detach().requires_grad_(True)
+        u = velocity(field(x, t), t, _PATH)
+        parts = [torch.autograd.grad(u[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(2)]
+        return torch.stack(parts).sum(0)
+
+    figure, (panels,) = canvas(1, 3, 3.1, 2.8)
+    place, circle, density = panels
+    side = torch.linspace(-2.6, 2.6, settings.size(121, 31), dtype=torch.float64)
+    flat = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1).reshape(-1, 2)
+    values = diverging(flat, same_time(0.6, flat)).reshape(len(side), -1)
+    most = float(values.abs().max())
+    shown = place.pcolormesh(side, side, values, cmap="PuOr", vmin=-most, vmax=most, rasterized=True)
+    figure.colorbar(shown, ax=place, shrink=0.8)
+    coarse = torch.stack(torch.meshgrid(side[::8], side[::8], indexing="xy"), dim=-1).reshape(-1, 2)
+    arrows(place, coarse, velocity(field(coarse, same_time(0.6, coarse)), same_time(0.6, coarse), _PATH), INK, 40)
+    plane(place, title="div u at t = 0.6", limit=2.6)
+
+    flow, times = make_solver("rk4").bind(field, _PATH), time_grid("uniform", fine, _PATH)
+    angles = torch.linspace(0, 2 * math.pi, 65, dtype=torch.float64)[:-1]
+    for color, start in zip(CYCLE, ((0.3, 0.1), (0.9, 0.2), (-1.2, -0.9)), strict=False):
+        middle = torch.tensor([start], dtype=torch.float64)
+        ring = middle + 1e-3 * torch.stack([angles.cos(), angles.sin()], dim=1)
+        states = sample(flow, torch.cat([middle, ring]), times, trajectory=True)
+        x, y = states[:, 1:].unbind(-1)
+        area = 0.5 * (x * y.roll(-1, 1) - y * x.roll(-1, 1)).sum(1).abs()
+        rate = torch.stack([diverging(one[:1], t[None])[0] for one, t in zip(states, times, strict=True)][:-1])
+        circle.plot(times, (area / area[0]).log(), color=color, linewidth=3, alpha=0.35)
+        circle.plot(times[1:-1], torch.cumulative_trapezoid(rate, times[:-1]), color=color, linewidth=1)
+    circle.set(title="log area of a small circle, and ∫ div u dt", xlabel="t")
+
+    points = data.sample(settings.size(60, 8), settings.generator(24))
+    found = log_density(field, points, steps=settings.size(100, 20)).value
+    exact = field.log_density(points, same_time(1.0, points))
+    density.plot(exact, found, "o", color=MODEL, markersize=3)
+    ends = [float(exact.min()), float(exact.max())]
+    density.plot(ends, ends, color=MUTED, linewidth=0.8, zorder=0)
+    density.set(title="log p of data, from −∫ div u dt", xlabel="exact log p")
     return figure
 
 
@@ -221,6 +267,18 @@ EXHIBITS = (
         "between them, where "
         "no data are. What was one square of noise becomes a sliver there.",
         deformed_grid,
+    ),
+    Exhibit(
+        "divergence",
+        "Divergence: how a flow thins and gathers",
+        r"\operatorname{div} u_t = \sum_i \frac{\partial u_t^i}{\partial x_i}, \qquad"
+        r" \frac{\mathrm d}{\mathrm dt} \log p_t(\psi_t(x)) = -\operatorname{div} u_t(\psi_t(x))",
+        "div u_t = Σ_i ∂u_tⁱ/∂x_i,  d/dt log p_t(ψ_t(x)) = −div u_t(ψ_t(x))",
+        ("diffpolicy.generative.likelihood:log_density", "diffpolicy.generative.sampling:sample"),
+        "Where the divergence is negative the flow draws together, where it is positive it spreads. Three small "
+        "circles that it carries (wide lines) have the area that the divergence on their way says (thin lines), and "
+        "with areas go densities: what a flow gathers becomes probable. Likelihoods are computed so.",
+        divergence,
     ),
     Exhibit(
         "posterior_weights",

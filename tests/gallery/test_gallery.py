@@ -48,7 +48,7 @@ def drawn(tmp_path_factory):
 
 def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
     names = {exhibit.name for exhibit in EXHIBITS}
-    assert len(names) == len(EXHIBITS) == 24
+    assert len(names) == len(EXHIBITS) == 25
     assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {
         "README.md",
         "index.html",

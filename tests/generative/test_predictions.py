@@ -148,3 +148,19 @@ def test_row_generators_do_not_depend_on_the_batch():
         randn((2, 2), torch.Generator().manual_seed(3), dtype=torch.float32, device="cpu"),
         randn((2, 2), None, dtype=torch.float32, device="cpu"),
     )
+
+
+@pytest.mark.parametrize("path", PATHS[:5], ids=repr)
+def test_the_flow_is_the_forward_process_minus_half_the_score(path):
+    """Noising is dx = f·x·dτ + g·dW with τ = 1 − t, and its probability flow, run backwards, is the velocity."""
+    data, noise = draws((6, 2))
+    t, h = TIMES, 1e-6
+    x = path.interpolate(data, noise, t)
+    rate = (path.alpha(t + h).log() - path.alpha(t - h).log()) / (2 * h)  # of α, which is −f
+    widening = (path.sigma(t + h) ** 2 - path.sigma(t - h) ** 2) / (2 * h)
+    g_squared = 2 * rate * path.sigma(t) ** 2 - widening
+    assert bool((g_squared > 0).all())
+    output = target("noise", data, noise, t, path)
+    found = estimate("noise", output, x, t, path)
+    expected = expand(rate, x) * x + expand(g_squared, x) / 2 * score(found, t, path)
+    torch.testing.assert_close(velocity(found, t, path), expected, rtol=1e-4, atol=1e-4)
