@@ -13,7 +13,7 @@ import pytest
 import tiny
 from matplotlib.image import imread
 
-from diffpolicy.config import EnvConfig, plain
+from diffpolicy.config import EnvConfig, ExecutionConfig, plain
 from diffpolicy.config.commands import EvaluateConfig, RecordConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.evaluation import Observations, TaskSpec, Video, episode_resets, make_env, rollout, summarize
@@ -88,6 +88,10 @@ def test_the_page_has_the_tasks_columns(tmp_path, filmed, result):
     assert page.count("data:image/png;base64,") == page.count("data:video/mp4;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:)', page), "a page that needs other files"
     assert "solver euler, 8 steps" in page and "seeds from 200000 on" in page
+    settings = {**result["settings"], "execution": {**plain(ExecutionConfig()), "delay": 4, "guide": "linear"}}
+    write_page(tmp_path / "late.html", {**result, "settings": settings})
+    late = (tmp_path / "late.html").read_text()
+    assert "8 steps, execution.guide=linear, execution.delay=4;" in late and "execution." not in page
 
 
 def test_a_page_without_success_and_with_named_seeds(tmp_path):

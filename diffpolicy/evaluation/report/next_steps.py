@@ -90,7 +90,11 @@ def _changed(settings: Mapping[str, Any]) -> list[str]:
     """The settings of an evaluation that are not the defaults and change what the policy does."""
     given = {name: settings.get(name) for name in ("solver", "grid", "action_horizon")}
     given |= {f"solver_options.{name}": value for name, value in (settings.get("solver_options") or {}).items()}
+    return words({name: value for name, value in given.items() if value is not None} | executed(settings))
+
+
+def executed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an evaluation's `execution` that are not the defaults, by what they are typed as."""
     usual = plain(ExecutionConfig())
-    bound = settings.get("execution", usual).items()
-    given |= {f"execution.{name}": value for name, value in bound if value != usual[name]}
-    return words({name: value for name, value in given.items() if value is not None})
+    given = settings.get("execution", usual).items()
+    return {f"execution.{name}": value for name, value in given if value != usual.get(name)}

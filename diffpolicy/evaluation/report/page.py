@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from diffpolicy.config import LAST, migrate
+from diffpolicy.config.words import words
 from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, evaluated_env, metric_names
-from diffpolicy.evaluation.report.next_steps import NextStep
+from diffpolicy.evaluation.report.next_steps import NextStep, executed
 from diffpolicy.util.files import write_text
 from diffpolicy.util.pages import embedded, template
 
@@ -91,6 +92,7 @@ def _protocol(result: Mapping[str, Any]) -> str:
     checkpoint, settings = result["checkpoint"], result["settings"]
     data, seeds, sampler = checkpoint["config"]["dataset"], settings["seeds"], settings.get("sampler")
     drawn = f"; solver {sampler['solver']}, {sampler['steps']} steps" if sampler else ""
+    how = "".join(f", {word}" for word in words(executed(settings)))
     states = f"seeds from {seeds} on" if str(seeds).isdigit() else f"the task's seeds {seeds!r}"
     choose = migrate(checkpoint["config"])["training"].get("choose", LAST)
     by = (
@@ -100,7 +102,7 @@ def _protocol(result: Mapping[str, Any]) -> str:
     )
     return (
         f"Trained for {checkpoint['step']} steps on {data['path'] or data['name']}{by}. Initial states: {states}"
-        f"{drawn}; {result['network_calls']} network calls per chunk of actions."
+        f"{drawn}{how}; {result['network_calls']} network calls per chunk of actions."
         f"{' The environment was given by hand.' if evaluated_env(result).get('given_by_hand') else ''}"
     )
 
