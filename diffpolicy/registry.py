@@ -57,6 +57,13 @@ _OWN: dict[str, dict[str, str]] = {
         "corrected": "diffpolicy.policies.models.corrected:CorrectedModel",
         "chain": "diffpolicy.policies.models.chain:ChainModel",
     },
+    "cost": {
+        "keep_out": "diffpolicy.policies.costs:KeepOut",
+        "box": "diffpolicy.policies.costs:Box",
+        "speed": "diffpolicy.policies.costs:Speed",
+        "smooth": "diffpolicy.policies.costs:Smooth",
+        "reach": "diffpolicy.policies.costs:Reach",
+    },
     "importer": {
         "lerobot": "diffpolicy.datasets.importers.lerobot:LeRobotImporter",
         "robomimic": "diffpolicy.datasets.importers.robomimic:RobomimicImporter",

@@ -193,6 +193,7 @@ class ExecutionConfig:
         roll_forward: plan as of the step at which the pending actions have been executed, where it is known how what
             is observed follows them.
         action_noise: standard deviation of the error with which actions are carried out, in their units.
+        costs: what sampling should do about a chunk's actions, {"name": …, options} each, see `policies.costs`.
     """
 
     noise: str = "random"
@@ -208,6 +209,7 @@ class ExecutionConfig:
     delay: int | Sequence[float] = 0
     roll_forward: bool = False
     action_noise: float = 0.0
+    costs: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass

@@ -143,6 +143,24 @@ class ClipData(Wrapper):
 
 @final
 @dataclass(frozen=True)
+class Changed(Wrapper):
+    """The data estimate changed by a function of it, the noise recomputed: for what samples should be like.
+
+    Args:
+        field: the field whose data estimate to change.
+        change: (data (B, *shape), t (B,)) -> data; may differentiate.
+    """
+
+    field: Field
+    change: Callable[[Tensor, Tensor], Tensor]
+    differentiates: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
+        return estimate("data", self.change(self.field(x, t, cond).data, t), x, t, self.path)
+
+
+@final
+@dataclass(frozen=True)
 class Inpaint(Wrapper):
     """On known entries data = known and noise = (x − α·known)/σ; the others are the field's.
 

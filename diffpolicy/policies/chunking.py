@@ -93,6 +93,7 @@ class SamplingContext:
         held: (B, T_p, 1) boolean, where a chunk must agree with `expected`; None holds nothing.
         noise: (B, T_p, A) that sampling starts from; None draws it.
         guide: draws the chunks towards `expected`; None does not.
+        change: what is made of every estimate of the chunks, see `Changed`; None leaves them.
     """
 
     temperature: float = 1.0
@@ -101,6 +102,7 @@ class SamplingContext:
     held: Tensor | None = None
     noise: Tensor | None = None
     guide: Guide | None = None
+    change: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def begin(
         self, shape: Sequence[int], times: Tensor, path: Path, generators: Sequence[torch.Generator], like: Tensor
@@ -128,6 +130,11 @@ class SamplingContext:
         t = torch.tensor([[[self.start]]], dtype=torch.float64)
         alpha, sigma = (of(t).to(like.dtype).to(like.device) for of in (path.alpha, path.sigma))
         return alpha * self.expected + sigma * noise, torch.cat(left)
+
+    @property
+    def binds(self) -> bool:
+        """Whether anything is asked of the chunks, so that their field is another one."""
+        return any(what is not None for what in (self.held, self.guide, self.change))
 
     def bound(self, field: Field, taught: bool = False) -> Field:
         """Return the field of a process with what is known about its chunks.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
+from diffpolicy.generative.guidance import Changed
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.process import GenerativeProcess
@@ -40,7 +41,7 @@ class GenerativeModel(NetworkModel, Exportable):
         ValueError: unknown names, or options that do not fit together.
     """
 
-    supported_execution = frozenset({"noise", "warm_start", "inpaint", "guide"})
+    supported_execution = frozenset({"noise", "warm_start", "inpaint", "guide", "costs"})
     learns_prefix = True
 
     def __init__(self, spec: ModelSpec, path: Mapping[str, Any], **process: Any) -> None:
@@ -70,7 +71,8 @@ class GenerativeModel(NetworkModel, Exportable):
         process, shape = self.process, (len(cond.vector), *self.shape)
         x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
         field = process.field(self.net, partial(context.bound, taught=bool(self.spec.prefix)))
-        alike = process.solver.fixed and times is process.times and context.guide is None and context.held is None
+        field = field if context.change is None else Changed(field, context.change)
+        alike = process.solver.fixed and times is process.times and not context.binds
         bind = partial(process.solver.bind, field, process.sampling_path, generators)
         return self.carried(bind, x, times, cond, alike)
 

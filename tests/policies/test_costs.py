@@ -1,0 +1,177 @@
+"""Costs of a chunk: what a step down each gradient does in closed form, and what a policy's chunks keep to."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny_policy as tiny
+import torch
+
+from diffpolicy.config import ExecutionConfig
+from diffpolicy.generative.guidance import Changed, Inpaint
+from diffpolicy.generative.mixture import ExactField, GaussianMixture
+from diffpolicy.generative.paths import CosinePath, LinearPath
+from diffpolicy.generative.sampling import generate
+from diffpolicy.generative.solvers import make_solver
+from diffpolicy.policies import PlanRequest
+from diffpolicy.policies.costs import Box, Custom, KeepOut, Reach, Smooth, Speed, improved, make_costs
+
+A = tiny.A
+NOW = tiny.T_O - 1
+
+
+def chunks(seed=0, rows=3, scale=1.0):
+    return scale * torch.randn(rows, 6, A, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_step_of_weight_1_undoes_a_violation():
+    a = chunks()
+    out = KeepOut(center=[0.0, 0.0], radius=1.0).improved(a)
+    away = a.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(out, torch.where(away < 1, a / away, a))
+    torch.testing.assert_close(out, KeepOut(center=[0.0, 0.0], radius=1.0, hard=True).improved(a))
+    half = KeepOut(center=[0.0, 0.0], radius=1.0, weight=0.5).improved(a)
+    torch.testing.assert_close(half, (a + out) / 2)
+    inside = Box(low=[-0.5, -0.2], high=[0.5, 0.3]).improved(a)
+    torch.testing.assert_close(inside, torch.stack([a[..., 0].clamp(-0.5, 0.5), a[..., 1].clamp(-0.2, 0.3)], -1))
+    reached = Reach(point=[3.0], dims=[1]).improved(a)
+    assert torch.equal(reached[..., 0], a[..., 0]) and torch.equal(reached[:, :-1], a[:, :-1])
+    torch.testing.assert_close(reached[:, -1, 1], torch.full((3,), 3.0, dtype=torch.float64))
+
+
+def test_values_by_hand():
+    a = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]]], dtype=torch.float64)
+    assert KeepOut(center=[3.0, 0.0], radius=4.5).value(a).item() == pytest.approx(0.5 * (1.5**2 + 2 * 0.5**2))
+    assert Speed(limit=2.0).value(a).item() == pytest.approx(0.5 * 3.0**2)
+    assert Smooth().value(a).item() == pytest.approx(0.5 * 25)
+    assert Smooth(dims=[1]).value(a).item() == pytest.approx(0.5 * 16)
+
+
+def test_the_middle_of_a_ball_has_a_way_out():
+    out = KeepOut(center=[1.0, 2.0], radius=3.0, hard=True).improved(torch.tensor([[[1.0, 2.0]]]))
+    assert float((out - torch.tensor([1.0, 2.0])).norm()) == pytest.approx(3.0)
+
+
+def test_hard_speed_is_a_limit_and_leaves_slow_chunks():
+    a = chunks(scale=2.0)
+    slow = Speed(limit=0.7, hard=True).improved(a)
+    assert float(slow.diff(dim=1).norm(dim=-1).max()) <= 0.7 + 1e-9 and torch.equal(slow[:, 0], a[:, 0])
+    again = Speed(limit=0.7 + 1e-6, hard=True).improved(slow)
+    torch.testing.assert_close(again, slow)
+
+
+def test_smoothing_is_gradient_descent():
+    a = chunks()
+    before, after = Smooth().value(a), Smooth().value(Smooth(weight=0.1).improved(a))
+    assert bool((after < 0.7 * before).all())
+
+
+def test_costs_count_from_their_start_on():
+    a, box = chunks(scale=3.0), Box(low=[-1, -1], high=[1, 1], start=0.5)
+    t = torch.tensor([0.2, 0.5, 0.9])
+    found = improved([box], a, t)
+    assert torch.equal(found[0], a[0]) and float(found[1:].abs().max()) == 1
+
+
+@pytest.mark.parametrize("path", [LinearPath(), CosinePath()], ids=repr)
+@pytest.mark.parametrize("solver", ["euler", "ddim", "dpmpp_2m", "euler_maruyama"])
+def test_of_two_modes_the_one_that_is_allowed_is_drawn(path, solver):
+    """Points at ±1.5 by an exact field: with a ball about one, nearly all go to the other, and none into the ball."""
+    means = torch.tensor([[-1.5, 0.0], [1.5, 0.0]], dtype=torch.float64)
+    field = ExactField(GaussianMixture(means, torch.tensor([0.2, 0.2]), torch.tensor([0.5, 0.5])), path)
+    cost = KeepOut(center=[1.5, 0.0], radius=2.2)
+
+    def change(data, t):
+        return improved([cost], data[:, None], t)[:, 0]
+
+    def drawn(of):
+        source = torch.Generator().manual_seed(0)
+        return generate(of, path, make_solver(solver), (400, 2), steps=20, generator=source, dtype=torch.float64)
+
+    free, kept = drawn(field), drawn(Changed(field, change))
+    assert 0.4 < float((free[:, 0] > 0).double().mean()) < 0.6
+    assert float((kept - means[1]).norm(dim=1).min()) > 2.2 - 1e-6
+    assert float(((kept - means[0]).norm(dim=1) < 0.8).double().mean()) > 0.9
+
+
+def test_what_is_held_stays_as_it_is():
+    field = ExactField(_standard(), LinearPath())
+    known, mask = torch.full((4, 2), 5.0, dtype=torch.float64), torch.tensor([True, False])
+    wrapped = Inpaint(Changed(field, lambda data, t: data.clamp(-0.1, 0.1)), known, mask)
+    source = torch.Generator().manual_seed(0)
+    found = generate(
+        wrapped, LinearPath(), make_solver("euler"), (4, 2), steps=5, generator=source, dtype=torch.float64
+    )
+    torch.testing.assert_close(found[:, 0], known[:, 0])
+    assert float(found[:, 1].abs().max()) <= 0.1 + 1e-9
+
+
+def _standard():
+    return GaussianMixture(torch.zeros(1, 2).double(), torch.ones(1).double(), torch.ones(1).double())
+
+
+@pytest.mark.parametrize("method", ["flow", "ddpm"])
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_policys_chunks_keep_out_in_their_own_units(method, hard):
+    obs, keys = tiny.observations(6), [(i, 0) for i in range(6)]
+    free = tiny.policy(method).plan(PlanRequest(obs, keys)).trajectory
+    first = free[0, NOW]  # ddpm's lie on the bounds: a ball around one beyond them pushes inwards
+    center, radius = first + 30 * np.sign(first - 250), 60.0
+    costs = [{"name": "keep_out", "center": center.tolist(), "radius": radius, "hard": hard}]
+    chunk = tiny.policy(method, execution=ExecutionConfig(costs=costs)).plan(PlanRequest(obs, keys))
+    entered = np.linalg.norm(free[:, NOW:] - center, axis=-1) < radius * (1 - 1e-4)
+    assert 0.05 < entered.mean() < 0.95
+    assert np.linalg.norm(chunk.trajectory[:, NOW:] - center, axis=-1).min() > radius * (1 - 1e-3)
+    assert chunk.calls.tolist() == tiny.policy(method).plan(PlanRequest(obs, keys)).calls.tolist(), "no further calls"
+
+
+@pytest.mark.parametrize(
+    ("cost", "says"),
+    [
+        ({"name": "keep_away", "radius": 1.0}, "unknown cost 'keep_away'"),
+        ({"name": "keep_out", "center": [0.0], "radius": 1.0}, r"center=\[0.0\]; expected 2 finite numbers"),
+        ({"name": "keep_out", "center": [0.0, math.nan], "radius": 1.0}, "2 finite numbers"),
+        ({"name": "keep_out", "center": [0.0, 0.0], "radius": 0.0}, "radius=0.0"),
+        ({"name": "keep_out", "center": [0.0, 0.0], "radius": 1.0, "dims": [0, 2]}, r"dims=\[0, 2\].*from 0 to 1"),
+        ({"name": "smooth", "weight": 0.0}, "weight=0.0 of Smooth"),
+        ({"name": "smooth", "start": 1.0}, "start=1.0 of Smooth"),
+        ({"name": "smooth", "hard": True}, "hard=true of Smooth, which has no projection"),
+        ({"name": "box", "low": [1.0, 0.0], "high": [0.0, 1.0]}, "low < high"),
+        ({"name": "speed", "limit": -1.0}, "limit=-1.0"),
+        ({"name": "reach", "point": [1.0], "dims": [1], "at": 3}, "has no option 'at'"),
+    ],
+)
+def test_costs_that_mean_nothing_are_refused_when_a_policy_is_made(cost, says):
+    with pytest.raises(ValueError, match=says):
+        tiny.policy("flow", execution=ExecutionConfig(costs=[cost]))
+
+
+def test_costs_of_ones_own():
+    own = Custom(lambda a: (a - 7.0).square().sum((1, 2)), weight=0.5)
+    (found,) = make_costs([own], A)
+    torch.testing.assert_close(found.improved(chunks()), torch.full((3, 6, A), 7.0, dtype=torch.float64))
+    for function, says in (
+        (lambda a: a.sum(), r"returned shape \(\); expected \(3,\)"),
+        (lambda a: a.detach().sum((1, 2)), "cannot be differentiated"),
+        (lambda a: a.log().sum((1, 2)), "is not finite"),
+        (lambda a: torch.zeros(len(a), requires_grad=True), "does not depend on the actions"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Custom(function).improved(chunks())
+
+
+@pytest.mark.parametrize("method", ["mean_flow", "regression", "nearest"])
+def test_methods_without_a_field_refuse_costs(method):
+    with pytest.raises(ValueError, match="costs=.* is not supported by the policy's method"):
+        tiny.policy(method, execution=ExecutionConfig(costs=[{"name": "smooth"}]))
+
+
+def test_actions_that_are_held_are_not_changed():
+    obs = tiny.observations(1)
+    first = tiny.policy("flow", execution=ExecutionConfig(inpaint=4)).plan(PlanRequest(obs, [(0, 0)]))
+    again = PlanRequest(obs, [(0, 1)], first.memory)
+    box = {"name": "box", "low": [600.0, 600.0], "high": [700.0, 700.0], "hard": True}
+    chunk = tiny.policy("flow", execution=ExecutionConfig(inpaint=4, costs=[box])).plan(again)
+    plain = tiny.policy("flow", execution=ExecutionConfig(inpaint=4)).plan(again)
+    np.testing.assert_allclose(chunk.trajectory[0, : NOW + 4], plain.trajectory[0, : NOW + 4], rtol=1e-5, atol=1e-3)
+    assert chunk.trajectory[0, NOW + 4 :].min() >= 600 - 1e-2
