@@ -100,6 +100,8 @@ class ConditionalUnet2D(Network):
         time: "fourier" (learned frequencies) or "sinusoidal".
         block: "notes", the notes' own, or "adaptive".
         patch: side of the squares of pixels that the first convolution sees as one; 1 is the notes' own.
+        skips: add the encoder's outputs in the decoder; without them all goes through the coarsest resolution. The
+            weights are the same.
 
     Raises:
         ValueError: sizes or names that do not fit together, at construction or at the call.
@@ -117,12 +119,13 @@ class ConditionalUnet2D(Network):
         time: str = "fourier",
         block: str = "notes",
         patch: int = 1,
+        skips: bool = True,
     ) -> None:
         super().__init__()
         sizes = f"sizes {channels=}, {labels=}, widths={list(widths)}, {layers=}, {features=}, {patch=}"
         require(min(channels, labels, layers, features, patch, *widths, len(widths)) >= 1, sizes, "positive ones")
         names.check("block", block, BLOCKS)
-        self.channels, self.labels, self.patch = channels, labels, patch
+        self.channels, self.labels, self.patch, self.skips = channels, labels, patch, skips
         self.stride = patch * 2 ** (len(widths) - 1)
         kind, pixels = BLOCKS[block], channels * patch**2
         divided = block == "notes" or all(width % GROUPS == 0 for width in widths)
@@ -169,6 +172,7 @@ class ConditionalUnet2D(Network):
             skips.append(h)
         h = self.middle(h, time, label)
         for stage, double in zip(self.up, self.upsample, strict=True):
-            h = stage(double(h + skips.pop()), time, label)
+            skip = skips.pop()
+            h = stage(double(h + skip if self.skips else h), time, label)
         h = self.out(h)
         return (F.pixel_shuffle(h, self.patch) if self.patch > 1 else h).to(x.dtype)

@@ -87,6 +87,35 @@ def test_a_patch_stem_sees_every_pixel_of_its_patches():
     assert torch.equal(x.grad[0, 0] != 0, seen)
 
 
+def _trained_network(**options):
+    torch.manual_seed(0)
+    net = ConditionalUnet2D(1, 10, **{**SMALL, "widths": (8, 16, 24)}, **options).eval()
+    for p in net.parameters():  # as training would: away from the start at 0
+        torch.nn.init.normal_(p, std=0.1)
+    return net
+
+
+@pytest.mark.parametrize("block", ["notes", "adaptive"])
+def test_without_skips_the_decoder_hears_of_the_image_from_the_middle_alone(block):
+    """With the middle silenced, two images give one output; with skips they still differ."""
+    x, t, cond = torch.randn(2, 1, 16, 16), torch.full((2,), 0.3), torch.zeros(2, dtype=torch.int64)
+    for skips in (True, False):
+        net = _trained_network(block=block, skips=skips)
+        assert not torch.allclose(*net(x, t, cond))
+        net.middle.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+        assert torch.allclose(*net(x, t, cond)) == (not skips)
+
+
+def test_skips_are_the_default_and_change_no_weight():
+    """Weights of one load into the other, so that checkpoints from before there was a choice do."""
+    silent, default = _trained_network(skips=False), _trained_network()
+    x, t, cond = torch.randn(2, 1, 16, 16), torch.rand(2), torch.tensor([0, 9])
+    as_always = _trained_network(skips=True)
+    as_always.load_state_dict(silent.state_dict())
+    assert torch.equal(as_always(x, t, cond), default(x, t, cond))
+    assert not torch.allclose(silent(x, t, cond), default(x, t, cond))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -57,7 +57,7 @@ def _changed(section=None, **values):
         _changed("training", log_every=3, keep_best=1, evaluate_every=2, evaluate_from=6, checkpoint_every=0),
         _changed("dataset", path="elsewhere/a/"),
         dataclasses.replace(RECORD, encoder={"name": "resnet18"}),  # without cameras there is none
-        dataclasses.replace(RECORD, net={**RECORD.net, "new_switch": False}),
+        dataclasses.replace(RECORD, net={**RECORD.net, "new_switch": False, "skips": True}),
     ],
 )
 def test_settings_that_affect_no_result_may_change(run_dir, whole, record):
@@ -71,6 +71,7 @@ def test_settings_that_affect_no_result_may_change(run_dir, whole, record):
         (_changed("training", steps=20), r"training\.steps: was 12, now 20"),
         (dataclasses.replace(RECORD, seed=2), "seed: was 1, now 2"),
         (dataclasses.replace(RECORD, net={**RECORD.net, "widths": [8]}), r"net\.widths: was \[8, 16\], now \[8\]"),
+        (dataclasses.replace(RECORD, net={**RECORD.net, "skips": False}), "net.skips: was None, now False"),
         (dataclasses.replace(RECORD, init_from="x"), "init_from: was None, now 'x'"),
         (
             dataclasses.replace(RECORD, found=FoundInData(digest="cd" * 32)),
