@@ -2,9 +2,10 @@
 
     diffpolicy gallery
     diffpolicy gallery only=[schedules,same_marginals] out=GALLERY
+    diffpolicy gallery missing=true
 
-It trains a dozen small networks, which takes some minutes on two processor cores. The digits need MNIST, which is
-downloaded if it is missing (12 MB).
+One command makes all of it: it trains some twenty small networks, a generator of digits among them, which takes some
+minutes on two processor cores. The digits need MNIST, which is downloaded if it is missing (12 MB).
 """
 
 from __future__ import annotations

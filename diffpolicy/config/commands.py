@@ -354,7 +354,8 @@ class GalleryConfig:
         only: names of figures to draw anew, the others stay as they are; empty draws all.
         seed: of everything random.
         small: few samples and training steps: fast, and unfinished.
-        digits: checkpoint of a digit generator to draw digits from, rather than from a briefly trained one.
+        digits: checkpoint of a digit generator to draw digits from, rather than from one that the command trains.
+        missing: draw what is not in the folder yet, and keep what is: an interrupted gallery goes on.
     """
 
     out: str | None = path_to(None)
@@ -362,3 +363,4 @@ class GalleryConfig:
     seed: int = 0
     small: bool = False
     digits: str | None = path_to(None)
+    missing: bool = False

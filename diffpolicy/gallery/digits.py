@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
 from diffpolicy.config.compose import compose
-from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.sources.mnist import CLASSES, SIDE, load_mnist
-from diffpolicy.gallery.learn import Attenuated, learn
+from diffpolicy.gallery.learn import Attenuated, labeled, learn
+from diffpolicy.gallery.spectra import spectrum
 from diffpolicy.gallery.style import FAINT, SEQUENCE, Exhibit, Settings, canvas
 from diffpolicy.generative.classifier import ClassifierObjective, class_log_prob
 from diffpolicy.generative.guidance import ClassifierGuidance
@@ -28,7 +29,6 @@ from diffpolicy.generative.solvers import make_solver
 from diffpolicy.images import ImageGenerator, build_generator, found_in, load_generator
 from diffpolicy.images.drawing import tiled
 from diffpolicy.nets.classifier import ImageClassifier
-from diffpolicy.training.learner import Batch
 
 
 class NoisedImageClassifier(nn.Module):
@@ -43,16 +43,21 @@ class NoisedImageClassifier(nn.Module):
         return self.net(torch.cat([x, level], dim=1))
 
 
-def _generator(settings: Settings, digits: LabeledImages) -> ImageGenerator:
-    """The checkpoint's generator, or one by the recipe of `task=mnist` at half its width, briefly trained."""
-    if settings.digits is not None:
-        return load_generator(settings.digits)
+def _generator(settings: Settings) -> ImageGenerator:
+    """A generator to configure at will: the checkpoint's, or a copy of the one that is briefly trained."""
+    return load_generator(settings.digits) if settings.digits else copy.deepcopy(_briefly_trained(settings))
+
+
+@functools.cache  # one training for all figures that draw digits with it
+def _briefly_trained(settings: Settings) -> ImageGenerator:
+    """A generator by the recipe of `task=mnist` at half its width."""
+    digits = load_mnist("train")
     size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"] if settings.small else ["net.widths=[64,128]"]
     config = replace(compose(["task=mnist", "run_dir=unused", *size]), found=found_in(digits, CLASSES))
     return learn(
         lambda: build_generator(config),
         lambda model, batch, generator: model.loss(batch, generator),
-        _batches(digits),
+        labeled(digits),
         settings,
         steps=700,
         batch_size=config.training.batch_size,
@@ -60,21 +65,17 @@ def _generator(settings: Settings, digits: LabeledImages) -> ImageGenerator:
     ).requires_grad_(False)
 
 
-def _batches(digits: LabeledImages) -> Callable[[int, torch.Generator], Batch]:
-    return lambda n, generator: digits.batch(torch.randint(len(digits), (n,), generator=generator))
-
-
 def guidance_on_digits(settings: Settings) -> Figure:
     """Draw digits by classifier-free and by classifier guidance at several scales."""
     digits = load_mnist("train")
-    generator = _generator(settings, digits)
+    generator = _generator(settings)
     # The recipe's own sampler is for images seen one by one; for a page of small ones this is enough.
     generator.configure(SamplerConfig("heun", settings.size(12, 2), "uniform"))
     path = generator.method.sampling_path
     classifier = learn(
         lambda: Attenuated(NoisedImageClassifier(), path),
         ClassifierObjective(path),
-        _batches(digits),
+        labeled(digits),
         settings,
         600,
         128,
@@ -122,27 +123,17 @@ def forward_chain(settings: Settings) -> Figure:
             axes.spines[:].set_visible(False)
     axes = figure.add_subplot(grid[:, 6:])
     for color, (k, kept) in zip(SEQUENCE, every.items(), strict=True):
-        axes.semilogy(*_spectrum(kept), color=color, label=f"k = {k}")
+        axes.semilogy(*spectrum(kept), color=color, label=f"k = {k}")
     axes.set(title="mean power by frequency", xlabel="cycles per picture")
     axes.grid(color=FAINT, linewidth=0.6)
     axes.legend()
     return figure
 
 
-def _spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return frequencies and the mean power of images (B, 1, H, W) on the rings around 0."""
-    side = images.shape[-1]
-    power = torch.fft.fft2(images[:, 0]).abs().square().mean(0) / side**2
-    line = torch.fft.fftfreq(side) * side
-    ring = torch.hypot(line[:, None], line[None]).round().long().flatten()
-    rings = torch.arange(1, side // 2 + 1)
-    return rings, torch.stack([power.flatten()[ring == one].mean() for one in rings])
-
-
 def inversion(settings: Settings) -> Figure:
     """Draw digits, the noise that they come from, what comes back of it, and what lies between two noises."""
     digits = load_mnist("train")
-    generator, counts = _generator(settings, digits), (3, 5, 20)
+    generator, counts = _generator(settings), (3, 5, 20)
     images = digits.batch(torch.arange(settings.size(6, 3)))
     data, labels = images["data"], images["cond"]
     field, path, solver = generator.field(1.0), generator.method.path, make_solver("heun")
@@ -195,6 +186,7 @@ EXHIBITS = (
         "network's doing, which trained for a minute or two: an exact flow's noise is white.",
         inversion,
         needs_mnist=True,
+        uses_generator=True,
     ),
     Exhibit(
         "guidance_on_digits",
@@ -214,5 +206,6 @@ EXHIBITS = (
         guidance_on_digits,
         "One line of the notes' derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
         needs_mnist=True,
+        uses_generator=True,
     ),
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
+from tqdm import tqdm
 
 from diffpolicy.config.commands import GalleryConfig
 from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.gallery.exhibits import EXHIBITS
 from diffpolicy.gallery.pages import save_figure, write_pages
-from diffpolicy.gallery.style import RC, Settings
+from diffpolicy.gallery.style import RC, Exhibit, Settings
 from diffpolicy.images import load_generator
 from diffpolicy.util import files, names
 from diffpolicy.util.errors import require
@@ -33,7 +35,11 @@ def draw_gallery(config: GalleryConfig) -> str:
         names.check("figure", name, [exhibit.name for exhibit in EXHIBITS])
     require(config.seed >= 0, f"seed={config.seed}", "at least 0")
     require(not out.exists() or out.is_dir(), f"out={out} is a file", "a folder", error=FileExistsError)
+    record = out / "commands.json"  # which command made which figure
+    commands = json.loads(record.read_text()) if record.exists() else {}
     chosen = [exhibit for exhibit in EXHIBITS if not config.only or exhibit.name in config.only]
+    if config.missing:
+        chosen = [exhibit for exhibit in chosen if not _drawn(exhibit, out, commands)]
     settings = Settings(config.seed, config.small, Path(config.digits) if config.digits else None)
     if settings.digits:
         load_generator(settings.digits)  # refused before minutes of drawing
@@ -41,26 +47,30 @@ def draw_gallery(config: GalleryConfig) -> str:
         load_mnist("train")  # likewise
 
     out.mkdir(parents=True, exist_ok=True)
-    record = out / "commands.json"  # which command made which figure
-    commands = json.loads(record.read_text()) if record.exists() else {}
-    for exhibit in chosen:
-        began = time.perf_counter()
-        with matplotlib.rc_context(RC):
-            save_figure(out / f"{exhibit.name}.png", exhibit.draw(settings))
-        commands[exhibit.name] = _command(settings)
-        files.write_json(record, commands)
-        print(f"{exhibit.name}.png  {time.perf_counter() - began:.0f} s", flush=True)
-    drawn = [e for e in EXHIBITS if (out / f"{e.name}.png").exists() and e.name in commands]
-    write_pages(out, drawn, commands)
+    with tqdm(chosen, desc="gallery", unit="figure") as bar:
+        for exhibit in bar:
+            bar.set_postfix_str(exhibit.name)
+            began = time.perf_counter()
+            with matplotlib.rc_context(RC):
+                save_figure(out / f"{exhibit.name}.png", exhibit.draw(settings))
+            commands[exhibit.name] = _command(settings, exhibit)
+            files.write_json(record, commands)
+            tqdm.write(f"{exhibit.name}.png  {time.perf_counter() - began:.0f} s")
+    write_pages(out, [exhibit for exhibit in EXHIBITS if _drawn(exhibit, out, commands)], commands)
     return f"{out / 'README.md'}, and for a browser {out / 'index.html'}"
 
 
-def _command(settings: Settings) -> str:
-    """What to type for a gallery of these settings."""
+def _drawn(exhibit: Exhibit, out: Path, commands: Mapping[str, str]) -> bool:
+    return exhibit.name in commands and (out / f"{exhibit.name}.png").exists()
+
+
+def _command(settings: Settings, exhibit: Exhibit) -> str:
+    """What to type for a figure of these settings; of those that it does not depend on, nothing."""
+    from_checkpoint = settings.digits is not None and exhibit.uses_generator
     options = {
         f"seed={settings.seed}": settings.seed != 0,
         "small=true": settings.small,
-        "digits=RUN/checkpoints/last": settings.digits is not None,
+        "digits=RUN/checkpoints/last": from_checkpoint,
     }
     command = " ".join(["diffpolicy gallery", *(option for option, given in options.items() if given)])
-    return f"diffpolicy train task=mnist run_dir=RUN\n{command}" if settings.digits else command
+    return f"diffpolicy train task=mnist run_dir=RUN\n{command}" if from_checkpoint else command

@@ -1,11 +1,11 @@
 """All figures of the gallery, in the order of the notes."""
 
-from diffpolicy.gallery import digits, guided, learned, paths, processes, samplers, starts, theorems
+from diffpolicy.gallery import digits, guided, learned, paths, processes, samplers, spectra, starts, theorems
 from diffpolicy.gallery.style import Exhibit
 
 _ALL = {
     exhibit.name: exhibit
-    for module in (processes, paths, learned, samplers, guided, digits, theorems, starts)
+    for module in (processes, paths, learned, samplers, guided, digits, spectra, theorems, starts)
     for exhibit in module.EXHIBITS
 }
 
@@ -23,12 +23,14 @@ EXHIBITS: tuple[Exhibit, ...] = tuple(
         "posterior_weights",
         "equal_losses",
         "flow_matching",
+        "samples_through_training",
         "circles_to_checkerboard",
         "score_and_langevin",
         "fokker_planck",
         "same_marginals",
         "schedules",
         "forward_chain",
+        "spectra_and_skips",
         "one_network",
         "guidance_on_points",
         "guided_law",

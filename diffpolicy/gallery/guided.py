@@ -101,7 +101,7 @@ EXHIBITS = (
         "Three overlapping classes, one color for each class asked for. w = 0 ignores it, w = 1 samples the class, "
         "and beyond that samples leave the overlap for where the class is beyond doubt. With exact fields (above) "
         "the two ways are one; learned, they nearly are. (The classifier is given α·x: see `Attenuated` in "
-        "scripts/figures/learn.py.)",
+        "diffpolicy/gallery/learn.py.)",
         guidance_on_points,
         "One line of the notes' derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
     ),

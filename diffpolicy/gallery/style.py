@@ -52,7 +52,7 @@ class Settings:
     Args:
         seed: of everything random.
         small: few samples and training steps, for the tests: the same figures, but unfinished.
-        digits: a checkpoint of the digit generator; without one the figure of the digits trains a small one.
+        digits: a checkpoint of the digit generator; without one a small one is trained, once for all figures.
     """
 
     seed: int = 0
@@ -82,6 +82,7 @@ class Exhibit:
         draw: draws the figure.
         erratum: what is right, in one line, where the notes print the formula wrongly; else "".
         needs_mnist: whether drawing it reads MNIST.
+        uses_generator: whether it draws with the digit generator, so that it depends on `Settings.digits`.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Exhibit:
     draw: Callable[[Settings], Figure]
     erratum: str = ""
     needs_mnist: bool = False
+    uses_generator: bool = False
 
 
 def canvas(rows: int, columns: int, width: float = 2.1, height: float = 2.1, **ratios: list[float]) -> tuple:

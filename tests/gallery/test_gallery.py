@@ -1,5 +1,6 @@
 """The gallery, small: every figure is drawn, the pages name them all, and what they name exists."""
 
+import copy
 import functools
 import importlib
 import re
@@ -11,8 +12,8 @@ from PIL import Image
 from diffpolicy.checkpoint import CheckpointError
 from diffpolicy.config.commands import GalleryConfig
 from diffpolicy.datasets.images import LabeledImages
-from diffpolicy.gallery import EXHIBITS, digits, draw, draw_gallery
-from diffpolicy.gallery.learn import learn, mlp, points
+from diffpolicy.gallery import EXHIBITS, digits, draw, draw_gallery, spectra
+from diffpolicy.gallery.learn import learn, learn_in_stages, mlp, points
 from diffpolicy.gallery.style import Settings
 
 
@@ -28,8 +29,8 @@ def bars(split, root=None):
 @pytest.fixture(scope="module", autouse=True)
 def no_mnist():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "load_mnist", bars)
-        patch.setattr(draw, "load_mnist", bars)
+        for module in (digits, draw, spectra):
+            patch.setattr(module, "load_mnist", bars)
         yield
 
 
@@ -48,7 +49,7 @@ def drawn(tmp_path_factory):
 
 def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
     names = {exhibit.name for exhibit in EXHIBITS}
-    assert len(names) == len(EXHIBITS) == 25
+    assert len(names) == len(EXHIBITS) == 27
     assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {
         "README.md",
         "index.html",
@@ -109,18 +110,73 @@ def test_a_part_has_a_page_of_its_own(tmp_path):
     assert "diffpolicy gallery seed=3 small=true" in (tmp_path / "a" / "b" / "README.md").read_text()
 
 
+def test_what_is_missing_is_drawn_and_the_rest_is_kept(drawn, capsys):
+    gone, kept = drawn / "schedules.png", drawn / "brownian_motion.png"
+    before, untouched = gone.read_bytes(), kept.stat().st_mtime_ns
+    gone.unlink()
+    small(drawn, missing=True)
+    assert gone.read_bytes() == before and kept.stat().st_mtime_ns == untouched
+    assert re.findall(r"(\w+)\.png", capsys.readouterr().out) == ["schedules"]
+
+
+def test_a_generator_of_digits_is_trained_once_and_figures_do_not_disturb_each_other(tmp_path, monkeypatch):
+    built, build = [], digits.build_generator
+    monkeypatch.setattr(digits, "build_generator", lambda config: built.append(config) or build(config))
+    digits._briefly_trained.cache_clear()
+    small(tmp_path / "both", "guidance_on_digits", "inversion")
+    assert len(built) == 1
+    digits._briefly_trained.cache_clear()
+    small(tmp_path / "one", "inversion")
+    assert (tmp_path / "one/inversion.png").read_bytes() == (tmp_path / "both/inversion.png").read_bytes()
+
+
+def test_only_figures_of_a_checkpoint_name_it(tmp_path, monkeypatch):
+    for module in (draw, digits):
+        monkeypatch.setattr(
+            module, "load_generator", lambda path: copy.deepcopy(digits._briefly_trained(Settings(small=True)))
+        )
+    small(tmp_path, "probability_paths", "inversion", digits="RUN")
+    readme = (tmp_path / "README.md").read_text()
+    assert "following: probability_paths\n\n```bash\ndiffpolicy gallery small=true\n" in readme
+    assert "following: inversion\n\n```bash\ndiffpolicy train task=mnist run_dir=RUN\ndiffpolicy gallery" in readme
+
+
+def _line(n, generator):
+    return torch.randn(n, 1, generator=generator).expand(n, 2)
+
+
+def _to_one(net, batch, generator):
+    return (net(batch["data"], torch.rand(len(batch["data"]), generator=generator)) - 1).square().mean(1)
+
+
 def test_what_is_learned_is_the_same_again():
-    def line(n, generator):
-        return torch.randn(n, 1, generator=generator).expand(n, 2)
-
-    def loss(net, batch, generator):
-        return (net(batch["data"], torch.rand(len(batch["data"]), generator=generator)) - 1).square().mean(1)
-
-    first, second = (learn(mlp, loss, points(line), Settings(small=True)) for _ in range(2))
-    other = learn(mlp, loss, points(line), Settings(seed=1, small=True))
+    first, second = (learn(mlp, _to_one, points(_line), Settings(small=True)) for _ in range(2))
+    other = learn(mlp, _to_one, points(_line), Settings(seed=1, small=True))
     x, t = torch.zeros(1, 2), torch.zeros(1)
     assert torch.equal(first(x, t), second(x, t)) and not torch.equal(first(x, t), other(x, t))
     assert not first.training
+
+
+def test_stages_are_moments_of_one_training():
+    settings, x, t = Settings(small=True), torch.zeros(1, 2), torch.zeros(1)
+    stages, losses = learn_in_stages(mlp, _to_one, points(_line), settings, (0, 2, 5))
+    (whole,), same = learn_in_stages(mlp, _to_one, points(_line), settings, (5,))
+    first, middle, last = (net(x, t) for net in stages)
+    assert torch.equal(last, whole(x, t)) and torch.equal(losses, same) and len(losses) == 5
+    torch.manual_seed(settings.seed)
+    assert torch.equal(first, mlp()(x, t)) and not torch.equal(first, middle) and not torch.equal(middle, last)
+
+
+def test_a_wave_has_its_power_on_its_ring_and_white_noise_has_one_everywhere():
+    side, cycles = 32, 5
+    wave = torch.cos(2 * torch.pi * cycles * torch.arange(side) / side).expand(1, 1, side, side)
+    rings, power = spectra.spectrum(wave)
+    line = torch.cat([torch.arange(16), torch.arange(-16, 0)]).double()
+    on_ring = ((line[:, None] ** 2 + line**2).sqrt().round() == cycles).sum()
+    assert power[cycles - 1] == pytest.approx(side**2 / 2 / float(on_ring), rel=1e-5)
+    assert power[rings != cycles].max() < 1e-6
+    noise = torch.randn(2000, 1, side, side, generator=torch.Generator().manual_seed(0))
+    assert (spectra.spectrum(noise)[1] - 1).abs().max() < 0.03
 
 
 @pytest.mark.parametrize(
