@@ -8,6 +8,7 @@ Time runs from t = 0 (noise) to t = 1 (data). In reading order:
 - `weighting`    how training draws t, and weights it
 - `starts`       what a path starts from, and how it is paired with the data
 - `objectives`   losses: draw of t × prediction × weighting
+- `times`        times drawn where the loss has been large
 - `solvers`      field -> flow map: Euler … Dormand–Prince, DDIM, DPM-Solver++, Euler–Maruyama
 - `sampling`     time grids and the one sampling loop
 - `inversion`    from data back to noise

@@ -51,5 +51,5 @@ class ClassifierObjective:
 
     def __call__(self, net: Callable[..., Tensor], batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
         cond = entry(batch, "cond")
-        data, t, noise = draw(batch, self.times, self.path, generator)
+        data, t, noise = draw(batch, TIMES[self.times], self.path, generator)
         return -class_log_prob(net, self.path.interpolate(data, noise, t), t, cond)

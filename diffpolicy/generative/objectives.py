@@ -18,7 +18,7 @@ from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import ALPHA_MIN, PREDICTIONS, SIGMA_MIN, data_gain, target
 from diffpolicy.generative.shapes import Generators, as_input, joint, rand
 from diffpolicy.generative.starts import COUPLINGS, draw_start
-from diffpolicy.generative.weighting import NATIVE, TIMES, WEIGHTINGS
+from diffpolicy.generative.weighting import NATIVE, TIMES, WEIGHTINGS, Draw
 from diffpolicy.util import condition, names
 from diffpolicy.util.device import precise_device, precise_dtype
 from diffpolicy.util.errors import require
@@ -53,13 +53,13 @@ def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device)
 
 
 def draw(
-    batch: Mapping[str, Any], times: str, path: Path, generator: Generators, coupling: str = "independent"
+    batch: Mapping[str, Any], times: Draw, path: Path, generator: Generators, coupling: str = "independent"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the data (B, *shape) of a batch, times t (B,) and noise (B, *shape), drawn in this order."""
     data = entry(batch, "data")
 
     def batch_times(samples: int, generator: Generators) -> Tensor:
-        return TIMES[times](uniform((samples,), generator, data.device), path)
+        return times(uniform((samples,), generator, data.device), path)
 
     t = joint(batch_times, len(data), generator)  # a draw may spread its times over the batch
     t = t.to(data.device, precise_dtype(data.device))
@@ -86,7 +86,7 @@ class DenoisingObjective:
     Args:
         path: the probability path.
         prediction: what the network outputs, one of `PREDICTIONS`.
-        times: how t is drawn, one of `TIMES`.
+        times: how t is drawn, one of `TIMES`; where the loss is large, by `times.LossAware` around this objective.
         weighting: "native", weight 1 in the prediction's own space, which is what flow matching, DDPM-simple and
             v-prediction use; or one of `WEIGHTINGS`, defined on the data-space loss and so the same loss for every
             prediction type. "uniform" makes noise and score losses very large near t = 0, "snr" data losses near
@@ -126,11 +126,7 @@ class DenoisingObjective:
         return WEIGHTINGS[self.weighting](snr) * data_gain(self.prediction, t, self.path) ** 2
 
     def __call__(self, net: Net, batch: Mapping[str, Any], generator: Generators = None) -> Tensor:
-        data, t, noise = draw(batch, self.times, self.path, generator, self.coupling)
-        cond = batch.get("cond")
-        if self.condition_dropout:
-            cond, _ = drop_condition(net, cond, self.condition_dropout, data, generator)
-        return self.at(net, data, noise, t, cond)
+        return self.drawn(net, batch, TIMES[self.times], generator)[1]
 
     def at(
         self, net: Net, data: Tensor, noise: Tensor, t: Tensor, cond: Any = None, known: Tensor | None = None
@@ -148,6 +144,16 @@ class DenoisingObjective:
 
         Every sample has a step that is not known; nothing is dropped; the network takes a time per step.
         """
-        data, t, noise = draw(batch, self.times, self.path, generator, self.coupling)
-        t = torch.where(known, 1.0, t[:, None].expand(known.shape))
-        return self.at(net, data, noise, t, batch.get("cond"), known)
+        return self.drawn(net, batch, TIMES[self.times], generator, known)[1]
+
+    def drawn(
+        self, net: Net, batch: Mapping[str, Any], times: Draw, generator: Generators, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return times (B,), as `times` draws them, and the loss (B,) there; of known steps, see `prefixed`."""
+        data, t, noise = draw(batch, times, self.path, generator, self.coupling)
+        cond, each = batch.get("cond"), t
+        if known is not None:
+            each = torch.where(known, 1.0, t[:, None].expand(known.shape))
+        elif self.condition_dropout:
+            cond, _ = drop_condition(net, cond, self.condition_dropout, data, generator)
+        return t, self.at(net, data, noise, each, cond, known)

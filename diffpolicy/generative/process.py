@@ -8,22 +8,24 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from diffpolicy.generative.guidance import ClipData, OnPath
-from diffpolicy.generative.objectives import DenoisingObjective
 from diffpolicy.generative.paths import DiscretePath, Path
 from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.generative.solvers import make_solver
+from diffpolicy.generative.times import make_objective
 
 
 @final
-class GenerativeProcess:
+class GenerativeProcess(nn.Module):
     """Path, prediction, objective and sampler, for targets of any shape and any network.
+
+    A module, so that the model that holds it holds the state of its objective, if that has any.
 
     Args:
         path: the probability path.
         prediction: what the network outputs, see `predictions`.
-        times: how training draws t, see `objectives`.
+        times: how training draws t, one of `weighting.TIMES`, or "loss_aware", see `times.LossAware`.
         weighting: weights of the loss, see `objectives`.
         condition_dropout: probability with which training drops a condition.
         solver: name of the sampler's solver, see `solvers`.
@@ -50,8 +52,9 @@ class GenerativeProcess:
         solver_options: Mapping[str, Any] | None = None,
         clip: float | None = None,
     ) -> None:
+        super().__init__()
         self.path, self.prediction, self.clip = path, prediction, clip
-        self.objective = DenoisingObjective(path, prediction, times, weighting, condition_dropout)
+        self.objective = make_objective(path, prediction, times, weighting, condition_dropout)
         self.sampling_path = path
         options = dict(solver_options or {})
         self._grid = grid
@@ -106,7 +109,7 @@ class GenerativeProcess:
         self.solver, self.times, self.sampling_path, self._sampler = made, times, path, chosen
 
     def loss(self, net: nn.Module, batch: Mapping[str, Any], generator: Generators) -> Tensor:
-        """Return the loss (B,) of a batch, see `DenoisingObjective`."""
+        """Return the loss (B,) of a batch, see `objectives`."""
         return self.objective(net, batch, generator)
 
     def field(self, net: nn.Module, guide: Callable[[Field], Field] | None = None, path: Path | None = None) -> Field:

@@ -30,6 +30,10 @@ class NoiseSource(ABC):
             samples: how many samples to return.
         """
 
+    @abstractmethod
+    def gather(self, values: Tensor) -> Tensor:
+        """Return values (B, ...) of this source's samples with those of all others of the batch, in its order."""
+
 
 # None (torch's global one), one for the whole batch, or one for each sample, which then does not depend on its batch.
 Generators = torch.Generator | NoiseSource | Sequence[torch.Generator] | None
@@ -103,6 +107,11 @@ def joint(function: Callable[[int, Generators], Tensor], samples: int, generator
     if isinstance(generator, NoiseSource):
         return generator.draw(function, samples)
     return function(samples, generator)
+
+
+def whole(values: Tensor, generator: Generators) -> Tensor:
+    """Return values of the samples (B, ...) of the whole batch, of which a `NoiseSource` may draw a part."""
+    return generator.gather(values) if isinstance(generator, NoiseSource) else values
 
 
 def _draw(

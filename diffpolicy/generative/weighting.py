@@ -20,8 +20,10 @@ def _discrete(u: Tensor, path: Path) -> Tensor:
     return path.time_at_index((u * path.steps).floor())
 
 
+Draw = Callable[[Tensor, Path], Tensor]
+
 # Draws of t, each as a function of uniform u (B,) on [0, 1).
-TIMES: dict[str, Callable[[Tensor, Path], Tensor]] = {
+TIMES: dict[str, Draw] = {
     "uniform": lambda u, path: u,
     # sigmoid of a standard normal (Esser et al. 2024, eq. 19, m = 0, s = 1)
     "logit_normal": lambda u, path: torch.sigmoid(torch.special.ndtri(u)),

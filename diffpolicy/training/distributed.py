@@ -146,6 +146,12 @@ class BatchShard(NoiseSource):
         require(0 <= self.start <= self.total - samples, says)
         return function(self.total, self.generator)[self.start : self.start + samples]
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the values (B, ...) of all ranks' samples, on every rank; all ranks must ask."""
+        parts = [torch.empty_like(values) for _ in range(self.total // len(values))]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
 
 def launched() -> bool:
     """Return whether torchrun, or another launcher with its environment, started this process as one of several.

@@ -26,6 +26,8 @@ Batch = Mapping[str, Any]
 class LossModel(Model):
     """A network with a loss that is given as a function. Its weights have the network's names.
 
+    A loss that is a module has a state of its own: its names begin with "objective.", the network's with "net.".
+
     Args:
         net: the network.
         loss: (net, batch, generator) -> the loss of every sample, (B,).
@@ -33,19 +35,20 @@ class LossModel(Model):
 
     def __init__(self, net: nn.Module, loss: Callable[[nn.Module, Batch, Generators], Tensor]) -> None:
         super().__init__()
-        self.net, self._loss = net, loss
+        self.net, self.objective = net, loss
+        self._plain = not isinstance(loss, nn.Module)
 
     def loss(self, batch: Batch, generator: Generators) -> Tensor:
-        return self._loss(self.net, batch, generator)
+        return self.objective(self.net, batch, generator)
 
     def networks(self) -> list[nn.Module]:
         return [self.net]
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
-        return self.net.state_dict(*args, **options)
+        return (self.net if self._plain else super()).state_dict(*args, **options)
 
     def load_state_dict(self, *args: Any, **options: Any) -> Any:
-        return self.net.load_state_dict(*args, **options)
+        return (self.net if self._plain else super()).load_state_dict(*args, **options)
 
 
 class _Losses(nn.Module):

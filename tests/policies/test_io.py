@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny_policy as tiny
+import torch
 from tiny_policy import CAMERAS, METHODS, WINDOWS, observations
 
 from diffpolicy import checkpoint, load_policy
@@ -37,6 +38,16 @@ def test_a_policy_with_cameras_comes_back(saved):
     obs = observations(2, cameras=CAMERAS)
     np.testing.assert_array_equal(loaded.predict(obs), built.predict(obs))
     assert loaded.observation == built.observation
+
+
+@pytest.mark.parametrize("method", ["flow", "ddpm"])
+def test_the_history_of_loss_aware_times_comes_back(tmp_path, method):
+    run = tiny.config({**METHODS[method], "times": "loss_aware"})
+    trained = tiny.model(run).train()
+    loss = trained.loss(tiny.windows(5), torch.Generator().manual_seed(0))
+    assert loss.shape == (5,) and loss.requires_grad
+    noted = load_policy(tiny.save(tmp_path / "run", run, trained)).model.process.objective
+    assert int(noted.counts.sum()) == 5 and noted.losses.sum() == pytest.approx(loss.sum().item(), rel=1e-5)
 
 
 def test_every_solver_can_be_chosen_without_retraining(saved):

@@ -13,7 +13,10 @@ import torch
 from torch import nn
 
 from diffpolicy.config import TrainConfig
+from diffpolicy.generative.objectives import DenoisingObjective
+from diffpolicy.generative.paths import DiscretePath
 from diffpolicy.generative.shapes import randn
+from diffpolicy.generative.times import LossAware
 from diffpolicy.training import LossModel, train
 from diffpolicy.training.distributed import process_group
 from diffpolicy.util.errors import Interrupted
@@ -41,8 +44,26 @@ def loss(net, batch, generator):
     return (net(batch["x"] + 0.1 * noise) - batch["x"][:, :2]).square().mean(1)
 
 
+class Timed(nn.Module):
+    """A network of numbers and a time."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.Mish(), nn.Linear(16, 3))
+
+    def forward(self, x, t, cond=None):
+        return self.layers(torch.cat([x, t[:, None]], dim=1))
+
+
+def loss_aware():
+    """A model whose objective has a state: four bins of times, whose histories are full within the run."""
+    return LossModel(Timed(), LossAware(DenoisingObjective(DiscretePath(4), "noise", "discrete")))
+
+
 def batch_at(step):
-    return {"x": torch.randn(8, 3, generator=generator(7, step))}
+    x = torch.randn(8, 3, generator=generator(7, step))
+    return {"x": x, "data": x}
 
 
 def run(run_dir, model=None, batch_at=batch_at, record=None, **options):
@@ -89,7 +110,7 @@ def twice_interrupted(step):
     raise AssertionError("still there")
 
 
-def as_rank(rank, world, port, run_dir, pause=0.0, **options):
+def as_rank(rank, world, port, run_dir, pause=0.0, aware=False, **options):
     """Train as one of several processes, as torchrun would start it, with a pause in every step."""
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{world}"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
@@ -98,11 +119,11 @@ def as_rank(rank, world, port, run_dir, pause=0.0, **options):
 
         def batch(step):
             time.sleep(pause)
-            return {"x": batch_at(step)["x"][shard]}
+            return {name: part[shard] for name, part in batch_at(step).items()}
 
         to_the_end(
             run_dir,
-            model=LossModel(net(nn.Identity()), loss),  # dropout is another on every rank
+            model=loss_aware() if aware else LossModel(net(nn.Identity()), loss),  # dropout: another on every rank
             batch_at=batch,
             ranks=ranks,
             evaluate=lambda model, step: {"score": sum(ranks.collect(ranks.deal(range(5))))},

@@ -78,9 +78,10 @@ def _weights(run_dir):
     return torch.cat([weight.flatten() for weight in checkpoint.read(run_dir).tensors("model").values()])
 
 
-def test_two_processes_train_as_one_and_evaluate_together(tmp_path, processes):
+@pytest.mark.parametrize("aware", [False, True], ids=["", "loss_aware"])
+def test_two_processes_train_as_one_and_evaluate_together(tmp_path, processes, aware):
     for world in (1, 2):
-        assert _exit_codes(_start(processes, tmp_path / f"{world}", world)) == [0] * world
+        assert _exit_codes(_start(processes, tmp_path / f"{world}", world, aware=aware)) == [0] * world
     one, two = _weights(tmp_path / "1"), _weights(tmp_path / "2")
     assert (one - two).norm() < 1e-5 * one.norm()
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("1", "2")]
