@@ -44,11 +44,11 @@ def time_grid(name: str, steps: int, path: Path, t_start: float = 0.0, t_end: fl
     ends = f"t_start={t_start}, t_end={t_end}"
     require(0 <= t_start < t_end <= 1, ends, "0 <= t_start < t_end <= 1 (noise is 0, data is 1)")
     if name.startswith("ddpm"):
-        cure = "take grid='uniform' or 'log_snr'"
+        cure = "sample on one (images: path.name=ddpm path.steps=1000), or take grid=uniform"
         require(isinstance(path, DiscretePath), f"grid={name!r} on {path!r}", "a DiscretePath", cure, TypeError)
         within = steps <= path.steps and (t_start, t_end) == (0, 1)
         expected = f"up to {path.steps} steps from 0 to 1, the path's own indices"
-        require(within, f"grid={name!r} with steps={steps}, {ends}", expected, cure)
+        require(within, f"grid={name!r} with steps={steps}, {ends}", expected, "take grid=uniform")
         return _increasing(_ddpm_grid(name, steps, path))
     # i/steps rather than a linspace, so that the times are those of DDPM's indices to the last digit
     u = torch.arange(steps + 1, dtype=torch.float64) / steps

@@ -61,7 +61,7 @@ def test_draw_with_another_solver_on_another_path(runs):
         ("precision=half", "bfloat16"),
         ("device=abacus", "take device=auto"),
         ("guidance=[nan]", "finite scale"),
-        ("grid=ddpm_trailing", "expected a DiscretePath"),
+        ("grid=ddpm_trailing", "sample on one (images: path.name=ddpm path.steps=1000), or take grid=uniform"),
         ("checkpoint=POLICY", "a checkpoint of policy; expected one of images"),
         ("checkpoint=NOWHERE", "no checkpoint at NOWHERE"),
     ],

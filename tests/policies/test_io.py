@@ -78,6 +78,7 @@ def test_any_number_of_steps_on_ddpms_indices(saved, steps):
     [
         ({"solver": "eulr"}, "eulr.*euler"),
         ({"steps": 0}, "steps"),
+        ({"solver": "ddpm", "grid": "ddpm_trailing"}, r"on LinearPath\(\); .* DiscretePath; .*take grid=uniform"),
         ({"weights": "emma"}, r"unknown weights 'emma' \(did you mean 'ema'"),
         ({"device": "cuda"}, "device=cuda is not available .*take device=auto"),
         ({"device": "mps"}, "device=mps is not available .*take device=auto"),
