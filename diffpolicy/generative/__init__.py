@@ -6,6 +6,7 @@ Time runs from t = 0 (noise) to t = 1 (data). In reading order:
 - `paths`        x_t = α(t)·data + σ(t)·noise: α, σ, their derivatives, the log-SNR
 - `predictions`  what a network outputs, and the one place that turns it into (data, noise); fields
 - `weighting`    how training draws t, and weights it
+- `variance`     a learned variance of the reverse chain
 - `starts`       what a path starts from, and how it is paired with the data
 - `objectives`   losses: draw of t × prediction × weighting
 - `times`        times drawn where the loss has been large

@@ -1,7 +1,8 @@
 """Guidance and constraints: wrappers field -> field, to be nested in any order.
 
-Each keeps the invariant x = α·data + σ·noise. Clip outside of guidance, `ClipData(ClassifierFree(…))`, so that what
-guidance overshoots is clipped too.
+Each keeps the invariant x = α·data + σ·noise, and a learned variance, that of the conditional field; `OnPath` drops
+it, since it belongs to the steps of the field's own path. Clip outside of guidance, `ClipData(ClassifierFree(…))`, so
+that what guidance overshoots is clipped too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import Path
-from diffpolicy.generative.predictions import ALPHA_MIN, Estimate, Field, estimate
+from diffpolicy.generative.predictions import ALPHA_MIN, Estimate, Field, alike, estimate
 from diffpolicy.generative.shapes import expand, where
 from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import explain, require
@@ -67,7 +68,8 @@ class ClassifierFree(Wrapper):
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         free, given = self.field(x, t, self.null(cond)), self.field(x, t, cond)
-        return Estimate(*((1 - self.scale) * f + self.scale * g for f, g in zip(free, given, strict=True)))
+        mixed = ((1 - self.scale) * f + self.scale * g for f, g in zip(free, given, strict=True))
+        return alike(Estimate(*mixed), given)
 
 
 @final
@@ -97,7 +99,7 @@ class ClassifierGuidance(Wrapper):
         if torch.is_inference_mode_enabled():
             cure = "run it under torch.no_grad()"
             raise RuntimeError(explain("classifier guidance differentiates, which inference mode forbids", cure=cure))
-        data, noise = self.field(x, t, cond)
+        data, noise = free = self.field(x, t, cond)
         differentiable = torch.is_grad_enabled() and x.requires_grad  # someone wants our own derivative
         with torch.enable_grad():
             inner = x if differentiable else x.detach().requires_grad_()
@@ -108,7 +110,7 @@ class ClassifierGuidance(Wrapper):
             (grad,) = torch.autograd.grad(value.sum(), inner, create_graph=differentiable)
         alpha, sigma = expand(self.path.alpha(t), x), expand(self.path.sigma(t), x)
         push = where(alpha > ALPHA_MIN, self.scale * sigma * grad, 0)
-        return Estimate(data + sigma / alpha.clamp(min=ALPHA_MIN) * push, noise - push)
+        return alike(Estimate(data + sigma / alpha.clamp(min=ALPHA_MIN) * push, noise - push), free)
 
 
 @final
@@ -137,8 +139,8 @@ class ClipData(Wrapper):
         require(self.low < self.high, f"low={self.low}, high={self.high}", "low < high")
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
-        clipped = self.field(x, t, cond).data.clamp(self.low, self.high)
-        return estimate("data", clipped, x, t, self.path)
+        free = self.field(x, t, cond)
+        return alike(estimate("data", free.data.clamp(self.low, self.high), x, t, self.path), free)
 
 
 @final
@@ -186,7 +188,7 @@ class Inpaint(Wrapper):
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
         free = self.field(x, t, cond)
         fixed = estimate("data", self.known.to(x.dtype).expand_as(x), x, t, self.path)
-        return Estimate(*(torch.where(self.mask, k, f) for k, f in zip(fixed, free, strict=True)))
+        return alike(Estimate(*(torch.where(self.mask, k, f) for k, f in zip(fixed, free, strict=True))), free)
 
 
 @final
@@ -211,7 +213,7 @@ class Prefix(Wrapper):
         fixed = estimate("data", known, x, t, self.path)
         own = torch.where(self.mask, 1.0, t.to(x.device, precise_dtype(x.device))[:, None])
         free = self.field(torch.where(mask, known, x), own, cond)
-        return Estimate(*(torch.where(mask, k, f) for k, f in zip(fixed, free, strict=True)))
+        return alike(Estimate(*(torch.where(mask, k, f) for k, f in zip(fixed, free, strict=True))), free)
 
 
 @final
@@ -252,15 +254,15 @@ class SoftInpaint(Wrapper):
                 raise RuntimeError(explain("soft inpainting differentiates, which inference mode forbids", cure=cure))
             with torch.enable_grad():
                 inner = x.detach().requires_grad_()
-                data = self.field(inner, t, cond).data
+                data, _ = free = self.field(inner, t, cond)
                 (push,) = torch.autograd.grad(data, inner, (weights * (known - data)).detach())
             data = data.detach()
         else:
-            data = self.field(x, t, cond).data
+            data, _ = free = self.field(x, t, cond)
             push = weights * (known - data)
         alpha, sigma = expand(self.path.alpha(t), x), expand(self.path.sigma(t), x)
         ratio = (alpha**2 + sigma**2) / (alpha * sigma).clamp(min=ALPHA_MIN)
-        return estimate("data", data + sigma * ratio.clamp(max=self.bound) * push, x, t, self.path)
+        return alike(estimate("data", data + sigma * ratio.clamp(max=self.bound) * push, x, t, self.path), free)
 
 
 @final

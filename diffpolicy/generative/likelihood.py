@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import DiscretePath
-from diffpolicy.generative.predictions import Field, velocity
+from diffpolicy.generative.predictions import Field, WithVariance, velocity
 from diffpolicy.generative.sampling import no_graph, time_grid
 from diffpolicy.generative.shapes import Generators, expand, randn
 from diffpolicy.generative.solvers import RK4
+from diffpolicy.generative.variance import divergence
 from diffpolicy.util import names
 from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import require
@@ -50,7 +51,8 @@ def variational_bound(field: Field, data: Tensor, cond: Any = None, generator: G
     """Return the bound of Ho et al. 2020, eq. 5, term by term; each is an unbiased draw with one noise per index.
 
     With the posterior's own variance ("fixed small") on both sides, the KL at index k is
-    ½·(SNR_{k−1} − SNR_k)·|data − estimate|² (Kingma et al. 2021, eq. 13 ff.). The decoder is
+    ½·(SNR_{k−1} − SNR_k)·|data − estimate|² (Kingma et al. 2021, eq. 13 ff.); with a learned variance it is
+    `variance.divergence`. The decoder is
     N(data; estimate at index 0, β_0·I), as the posterior's own variance is 0 there.
 
     Args:
@@ -75,9 +77,13 @@ def variational_bound(field: Field, data: Tensor, cond: Any = None, generator: G
             t = path.time_at_index(torch.full(data.shape[:1], k, device=data.device))
             noise = randn(data.shape, generator, dtype=data.dtype, device=data.device)
             x = math.sqrt(alpha_bar[k]) * data + math.sqrt(1 - alpha_bar[k]) * noise
-            error = data - field(x, t, cond).data
+            made = field(x, t, cond)
+            error = data - made.data
             if k == 0:
                 reconstruction = -_normal_log_prob(error, float(path.betas[0]))
+            elif isinstance(made, WithVariance):
+                s = path.time_at_index(torch.full_like(t, k - 1))
+                terms.append(divergence(made.v.to(x.dtype), error.square(), t, s, path).flatten(1).sum(1))
             else:
                 terms.append(0.5 * (snr[k - 1] - snr[k]) * error.square().flatten(1).sum(1))
         steps = torch.stack(terms) if terms else prior.new_zeros(0, len(prior))

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from diffpolicy.generative.paths import Path
-from diffpolicy.generative.predictions import ALPHA_MIN, PREDICTIONS, SIGMA_MIN, data_gain, target
+from diffpolicy.generative.predictions import ALPHA_MIN, PREDICTIONS, SIGMA_MIN, data_gain, halves, target
 from diffpolicy.generative.shapes import Generators, as_input, joint, rand
 from diffpolicy.generative.starts import COUPLINGS, draw_start
+from diffpolicy.generative.variance import variance_loss
 from diffpolicy.generative.weighting import NATIVE, TIMES, WEIGHTINGS, Draw
 from diffpolicy.util import condition, names
 from diffpolicy.util.device import precise_device, precise_dtype
@@ -114,8 +115,7 @@ class DenoisingObjective:
         names.check("draw of times", self.times, TIMES)
         names.check("weighting", self.weighting, (NATIVE, *WEIGHTINGS))
         names.check("coupling", self.coupling, COUPLINGS)
-        dropout = self.condition_dropout
-        require(0 <= dropout <= 1, f"condition_dropout={dropout}", "a probability in [0, 1]")
+        require(0 <= (p := self.condition_dropout) <= 1, f"condition_dropout={p}", "a probability in [0, 1]")
         TIMES[self.times](torch.zeros(1, dtype=torch.float64), self.path)
 
     def weight(self, t: Tensor) -> Tensor:
@@ -133,8 +133,11 @@ class DenoisingObjective:
     ) -> Tensor:
         """Return the loss (B,) at given noise (B, *shape) and t (B,) or (B, T); what is `known` does not count."""
         x = self.path.interpolate(data, noise, t)
-        error = net(x, as_input(t, x), cond) - target(self.prediction, data, noise, t, self.path)
+        output, v = halves(net(x, as_input(t, x), cond), x)
+        error = output - target(self.prediction, data, noise, t, self.path)
         loss = self.weight(t).to(data.dtype) * error.square().flatten(t.ndim).mean(-1)
+        if v is not None:  # a learned variance
+            loss = loss + variance_loss(self.prediction, v, error, t, self.path)
         if known is not None:
             return torch.where(known, 0, loss).sum(1) / (~known).sum(1)
         return loss if t.ndim == 1 else loss.mean(1)

@@ -41,6 +41,23 @@ class Estimate(NamedTuple):
     noise: Tensor
 
 
+@final
+class WithVariance(Estimate):
+    """Estimates, with what their network says of the variance of a reverse step, `v` (B, *shape), see `variance`."""
+
+    v: Tensor
+
+    def __new__(cls, data: Tensor, noise: Tensor, v: Tensor) -> WithVariance:
+        made = super().__new__(cls, data, noise)
+        made.v = v
+        return made
+
+
+def alike(made: Estimate, source: Estimate) -> Estimate:
+    """Return estimates that were made of `source`, with its variance if it has one."""
+    return WithVariance(*made, source.v) if isinstance(source, WithVariance) else made
+
+
 class Field(Protocol):
     """(x, t, cond) -> Estimate.
 
@@ -106,6 +123,15 @@ def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) 
     return Estimate(data, where(seen, output, x / sigma.clamp(min=SIGMA_MIN)))
 
 
+def halves(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return what a network's output says in the shape of x, and of the variance, where it is twice as large."""
+    if output.shape == x.shape or output.numel() != 2 * x.numel() or output.ndim != x.ndim:
+        return output, None
+    axis = next(i for i, (size, own) in enumerate(zip(output.shape, x.shape, strict=True)) if size != own)
+    first, second = output.chunk(2, axis)
+    return (first, second) if first.shape == x.shape else (output, None)
+
+
 def target(prediction: str, data: Tensor, noise: Tensor, t: Tensor, path: Path) -> Tensor:
     """Return what a network should output for `data` and `noise` (B, *shape) at t.
 
@@ -161,7 +187,7 @@ class ModelField:
     """The field of a network.
 
     Args:
-        net: `net(x, t, cond)`.
+        net: `net(x, t, cond)`; one with twice the outputs says in the second half what the variance is.
         path: the path whose x_t the network was trained on.
         prediction: what the network outputs, one of `PREDICTIONS`.
 
@@ -179,4 +205,6 @@ class ModelField:
         names.check("prediction", self.prediction, PREDICTIONS)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
-        return estimate(self.prediction, self.net(x, as_input(t, x), cond), x, t, self.path)
+        output, v = halves(self.net(x, as_input(t, x), cond), x)
+        made = estimate(self.prediction, output, x, t, self.path)
+        return made if v is None else WithVariance(*made, v)

@@ -14,6 +14,7 @@ from diffpolicy.generative.sampling import sample, time_grid
 from diffpolicy.generative.shapes import Generators
 from diffpolicy.generative.solvers import make_solver
 from diffpolicy.generative.times import make_objective
+from diffpolicy.generative.variance import check_solver, check_variance
 
 
 @final
@@ -28,6 +29,7 @@ class GenerativeProcess(nn.Module):
         times: how training draws t, one of `weighting.TIMES`, or "loss_aware", see `times.LossAware`.
         weighting: weights of the loss, see `objectives`.
         condition_dropout: probability with which training drops a condition.
+        learned_variance: of a network with twice the outputs, which `solver="ddpm_learned"` takes, see `variance`.
         solver: name of the sampler's solver, see `solvers`.
         steps: number of the sampler's steps.
         grid: name of the sampler's time grid, see `sampling`; None is the solver's own, or "uniform". One that is
@@ -46,6 +48,7 @@ class GenerativeProcess(nn.Module):
         times: str = "uniform",
         weighting: str = "native",
         condition_dropout: float = 0.0,
+        learned_variance: bool = False,
         solver: str = "euler",
         steps: int = 10,
         grid: str | None = None,
@@ -53,7 +56,8 @@ class GenerativeProcess(nn.Module):
         clip: float | None = None,
     ) -> None:
         super().__init__()
-        self.path, self.prediction, self.clip = path, prediction, clip
+        check_variance(learned_variance, path)
+        self.path, self.prediction, self.learned_variance, self.clip = path, prediction, learned_variance, clip
         self.objective = make_objective(path, prediction, times, weighting, condition_dropout)
         self.sampling_path = path
         options = dict(solver_options or {})
@@ -96,11 +100,10 @@ class GenerativeProcess(nn.Module):
             chosen["steps"] = steps
         path = path or self.sampling_path
         made = make_solver(chosen["solver"], **chosen["options"])
+        check_solver(made, self.learned_variance and path == self.path)
         chosen["grid"] = grid or chosen["grid"] or self._grid or made.grid or "uniform"
-        too_few = (
-            isinstance(path, DiscretePath) and chosen["steps"] > path.steps and chosen["grid"].startswith("ddpm")
-        )
-        if grid is None and too_few:
+        too_few = isinstance(path, DiscretePath) and chosen["steps"] > path.steps
+        if grid is None and too_few and chosen["grid"].startswith("ddpm"):
             chosen["grid"] = "uniform"  # between its indices the path interpolates
         try:
             times = time_grid(chosen["grid"], chosen["steps"], path)
@@ -128,12 +131,7 @@ class GenerativeProcess(nn.Module):
         return field if self.clip is None else ClipData(field, -self.clip, self.clip)
 
     def draw(
-        self,
-        field: Field,
-        x: Tensor,
-        cond: Any,
-        generators: Generators,
-        trajectory: bool = False,
+        self, field: Field, x: Tensor, cond: Any, generators: Generators, trajectory: bool = False
     ) -> tuple[Tensor, int]:
         """Return samples from noise x (B, *shape), and the number of network calls.
 

@@ -75,9 +75,8 @@ def _increasing(times: Tensor) -> Tensor:
     steps = times.diff(dim=0)
     increases = (steps > 0).all() if times.ndim == 1 else (steps >= 0).all()
     if not bool(increases and (times[0] >= 0).all() and (times[-1] <= 1).all()):
-        raise ValueError(
-            explain(f"times={times.tolist()}", "times that increase within [0, 1] (noise is 0, data is 1)")
-        )
+        expected = "times that increase within [0, 1] (noise is 0, data is 1)"
+        raise ValueError(explain(f"times={times.tolist()}", expected))
     return times
 
 

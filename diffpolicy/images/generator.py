@@ -24,6 +24,7 @@ from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.images.latent import Latents, load_latents
 from diffpolicy.nets.base import Model
 from diffpolicy.nets.tokens import TokenNetwork
+from diffpolicy.nets.variance import VarianceNetwork
 from diffpolicy.registry import build, make
 from diffpolicy.util.errors import require
 
@@ -92,7 +93,9 @@ class ImageGenerator(Model):
             options |= {"path": build("path", options["path"]), "guidance": images.guidance}
             self.method = make("method 'mean_flow'", FlowMapProcess, options)
         else:
-            self.net = build("net", net, **sizes)
+            learned = bool(options.get("learned_variance"))
+            self.net = build("net", net, **{**sizes, "channels": self.shape[0] * (1 + learned)})
+            self.net = VarianceNetwork(self.net, axis=1) if learned else self.net
             options["path"] = build("path", options["path"])
             self.method = make("method 'generative'", GenerativeProcess, options)
         self.check_guidance(images.guidance)

@@ -18,7 +18,7 @@ def net(x, t, cond):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(set(SOLVERS) - {"ddpm_learned"}))
 def test_one_sample_is_drawn_without_reading_a_number_of_it(path, solver):
     for prediction in PREDICTIONS:
         process = GenerativeProcess(path=build("path", PATHS[path]), prediction=prediction, solver=solver, steps=4)

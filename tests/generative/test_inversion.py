@@ -44,7 +44,7 @@ def test_a_gaussian_is_inverted_in_closed_form():
     torch.testing.assert_close(noise, (x - 2) / 0.5, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"ddpm_learned"}))
 def test_which_solvers_go_back(name):
     path = LinearPath()
     solver, field = make_solver(name), ExactField(mixture(), path)

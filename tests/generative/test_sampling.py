@@ -47,7 +47,7 @@ def tolerance(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"ddpm_learned"}))
 def test_every_solver_samples_the_target(name, shape):
     mixture, n, path = ring(shape), SHAPES[shape], LinearPath()
     steps = 5 if name == "dopri5" else 50
@@ -62,7 +62,7 @@ def test_every_solver_samples_the_target(name, shape):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=repr)
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"ddpm_learned"}))
 def test_every_solver_on_every_path(name, path):
     mixture, n = ring((2,)), 2000
     steps = 5 if name == "dopri5" else 50
@@ -80,7 +80,7 @@ def test_every_prediction_on_every_grid(grid, prediction):
     assert sliced_wasserstein(got, mixture.sample(n, gen(3))) < tolerance((2,))
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"ddpm_learned"}))
 def test_float32_follows_float64(name, monkeypatch):
     path, mixture = LinearPath(), ring((2,))
     x = torch.randn(8, 2, generator=gen(0), dtype=torch.float64)

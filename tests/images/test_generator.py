@@ -56,6 +56,27 @@ def test_scale_one_is_the_conditional_field_at_half_the_calls(generator):
     assert torch.allclose(drawn, sample(flow, x, time_grid("uniform", 3, generator.method.path), LABELS), atol=1e-6)
 
 
+def test_a_learned_variance_is_drawn_with_and_guided():
+    method = {"name": "generative", "path": {"name": "ddpm", "steps": 20}, "prediction": "noise", "times": "discrete"}
+    torch.manual_seed(0)
+    made = build_generator(replace(CONFIG, method={**method, "learned_variance": True, "clip": 1.0}))
+    for p in made.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    images = torch.rand(4, 1, 32, 32) * 2 - 1
+    made.loss({"data": images, "cond": LABELS}, torch.Generator().manual_seed(0)).mean().backward()
+    made.eval().requires_grad_(False)
+    drawn = {}
+    for solver in ("ddpm", "ddpm_learned"):
+        made.configure(SamplerConfig(solver, 5))
+        drawn[solver], calls = made.draw(LABELS, [keyed(7, 3, i) for i in range(4)], 2.5)
+        assert drawn[solver].shape == (4, 1, 32, 32) and drawn[solver].isfinite().all() and calls == 10
+    assert not torch.equal(*drawn.values())
+    found = bits_per_dimension(
+        made, LabeledImages(torch.zeros(2, 1, 32, 32, dtype=torch.uint8), LABELS[:2]), 2, 2, 20
+    )
+    assert found["ddpm_bound"]["steps"] > 0
+
+
 def test_an_image_does_not_depend_on_its_batch(generator):
     together = draw_images(generator, LABELS, seed=1).images
     assert torch.allclose(together[:2], draw_images(generator, LABELS[:2], seed=1).images, atol=1e-5)

@@ -53,7 +53,7 @@ def test_the_history_of_loss_aware_times_comes_back(tmp_path, method):
 def test_every_solver_can_be_chosen_without_retraining(saved):
     for method in ("flow", "ddpm"):
         path = saved(method)
-        for solver in SOLVERS:
+        for solver in set(SOLVERS) - {"ddpm_learned"}:
             options = {"rtol": 1e-1, "atol": 1e-1} if solver == "dopri5" else None
             policy = load_policy(path, SamplerConfig(solver, 4, options=options))
             chunk = policy.plan(PlanRequest(observations(2)))
@@ -62,6 +62,21 @@ def test_every_solver_can_be_chosen_without_retraining(saved):
         short = load_policy(path, solver="heun", steps=3, solver_options={}, action_horizon=4)
         assert short.model.sampler | {"grid": 0} == {"solver": "heun", "steps": 3, "grid": 0, "options": {}}
         assert short.predict(observations(1)).shape == (1, 4, 2)
+
+
+def test_a_policy_with_a_learned_variance(tmp_path):
+    run = tiny.config({**METHODS["ddpm"], "learned_variance": True})
+    made = tiny.model(run).train()
+    assert made.loss(tiny.windows(4), torch.Generator().manual_seed(0)).shape == (4,)
+    path, obs = tiny.save(tmp_path / "run", run, made), observations(2)
+    x, cond = torch.randn(2, *made.shape), made.told(torch.zeros(2, made.spec.cond_dim))
+    assert made.net(x, torch.zeros(2), cond).shape == (2, made.shape[0], 2 * made.shape[1])
+    chunks = {name: load_policy(path, solver=name, steps=20) for name in ("ddpm", "ddpm_learned", "ddim")}
+    drawn = {name: policy.predict(obs) for name, policy in chunks.items()}
+    assert all(np.isfinite(actions).all() for actions in drawn.values())
+    assert (drawn["ddpm"] != drawn["ddpm_learned"]).any()
+    frozen = load_policy(path, solver="ddpm_learned", steps=20, freeze=True)
+    np.testing.assert_allclose(frozen.predict(obs), drawn["ddpm_learned"], rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 40])
@@ -79,6 +94,10 @@ def test_any_number_of_steps_on_ddpms_indices(saved, steps):
         ({"solver": "eulr"}, "eulr.*euler"),
         ({"steps": 0}, "steps"),
         ({"solver": "ddpm", "grid": "ddpm_trailing"}, r"on LinearPath\(\); .* DiscretePath; .*take grid=uniform"),
+        (
+            {"solver": "ddpm_learned"},
+            r"none was learned .*take solver=ddpm, or train .*method\.learned_variance=true",
+        ),
         ({"weights": "emma"}, r"unknown weights 'emma' \(did you mean 'ema'"),
         ({"device": "cuda"}, "device=cuda is not available .*take device=auto"),
         ({"device": "mps"}, "device=mps is not available .*take device=auto"),

@@ -33,6 +33,7 @@ SOLVERS: dict[str, tuple[type[Solver], dict[str, Any]]] = {
     "dopri5": (DormandPrince, {}),
     "ddpm": (DDIM, {"eta": 1.0}),
     "ddpm_large": (DDIM, {"eta": 1.0, "variance": "large"}),
+    "ddpm_learned": (DDIM, {"eta": 1.0, "variance": "learned"}),
     "ddim": (DDIM, {}),
     "dpmpp_1s": (DDIM, {"eta": 0.0, "variance": "small"}),
     "dpmpp_2m": (DPMSolverMultistep, {"order": 2}),

@@ -46,6 +46,11 @@ class Solver(ABC):
         return False
 
     @property
+    def learned(self) -> bool:
+        """Whether it takes a variance that the network was taught, see `variance`."""
+        return False
+
+    @property
     def fixed(self) -> bool:
         """Whether x alone decides what comes out and in how many calls: no noise, and no steps of its own choice."""
         return not self.stochastic and not self.adaptive

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
+from diffpolicy.generative.predictions import WithVariance
 from diffpolicy.generative.shapes import expand, where
 from diffpolicy.generative.solvers.base import BoundSolver, Solver, weighted_sum
 from diffpolicy.util import names
@@ -27,11 +28,13 @@ class DDIM(Solver):
 
     Args:
         eta: η in [0, 1].
-        variance: "small", τ² as above, the posterior's; or "large", η²·β_k with the same mean, right for data of
-            variance one as "small" is for a single datum (Ho et al. 2020, section 3.2, "fixed large").
+        variance: "small", τ² as above, the posterior's; "large", η²·β_k with the same mean, right for data of
+            variance one as "small" is for a single datum (Ho et al. 2020, section 3.2, "fixed large"); or "learned",
+            what the network says lies between, see `variance`.
 
     Raises:
-        ValueError: η outside [0, 1], an unknown variance, or a large one with η = 0.
+        ValueError: η outside [0, 1], an unknown variance, or another than a small one with η = 0; when run, a learned
+            one of a field that says nothing of it.
     """
 
     eta: float = 0.0
@@ -41,9 +44,9 @@ class DDIM(Solver):
 
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta={self.eta}", "a number in [0, 1] (0 = DDIM, 1 = DDPM)")
-        names.check("variance", self.variance, ("small", "large"))
+        names.check("variance", self.variance, ("small", "large", "learned"))
         given = f"variance={self.variance} with eta=0, which adds no noise"
-        require(self.eta > 0 or self.variance == "small", given, cure="take solver=ddpm_large")
+        require(self.eta > 0 or self.variance == "small", given, cure=f"take solver=ddpm_{self.variance}")
 
     @property
     def stochastic(self) -> bool:
@@ -52,6 +55,10 @@ class DDIM(Solver):
     @property
     def reversible(self) -> bool:
         return self.fixed
+
+    @property
+    def learned(self) -> bool:
+        return self.variance == "learned"
 
     def step(self, flow: BoundSolver, x: Tensor, t: Tensor, s: Tensor, cond: Any) -> Tensor:
         estimate = flow.estimate(x, t, cond)
@@ -63,10 +70,15 @@ class DDIM(Solver):
         gone = (sigma_t**2 - (path.alpha(t) / path.alpha(s) * sigma_s) ** 2).clamp(min=0)
         tau = self.eta * sigma_s / sigma_t * gone.sqrt()
         rest = (sigma_s**2 - tau**2).clamp(min=0).sqrt()
-        if self.variance == "large":  # but not into the data, σ_s = 0, where nothing is added
+        if self.variance != "small":  # but not into the data, σ_s = 0, where nothing is added
             tau = torch.where(sigma_s > 0, self.eta * gone.sqrt(), tau)
         data, noise = estimate
-        return weighted_sum((path.alpha(s), data), (rest, noise), (tau, flow.noise_like(x)))
+        added = flow.noise_like(x)
+        if self.learned:
+            require(isinstance(estimate, WithVariance), "no variance was learned here", cure="take solver=ddpm")
+            smaller = expand(torch.where(sigma_s > 0, sigma_s / sigma_t, 1.0).log(), x)  # by e^smaller where v = 0
+            added = added * torch.exp((1 - estimate.v.to(x.dtype)) * smaller)
+        return weighted_sum((path.alpha(s), data), (rest, noise), (tau, added))
 
 
 @final

@@ -17,6 +17,7 @@ from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field, ModelField
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators
+from diffpolicy.nets.variance import VarianceNetwork
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
 from diffpolicy.policies.history import prefix_of
 from diffpolicy.policies.models.base import ModelSpec, Sample
@@ -45,7 +46,9 @@ class GenerativeModel(NetworkModel, Exportable):
     learns_prefix = True
 
     def __init__(self, spec: ModelSpec, path: Mapping[str, Any], **process: Any) -> None:
-        super().__init__(spec)
+        learned = bool(process.get("learned_variance"))
+        super().__init__(spec, width=1 + learned)
+        self.net = VarianceNetwork(self.net, axis=2) if learned else self.net
         self.process: GenerativeProcess = make(
             "method 'generative'", GenerativeProcess, process, path=build("path", path)
         )
