@@ -27,8 +27,7 @@ from diffpolicy.util.errors import require
 class WindowDataset:
     """All windows of a buffer's vectors, in memory, gathered in batches without a Python loop.
 
-    An episode of length L gives L − T_p + (T_o − 1) + (T_a − 1) + 1 windows, in order of time; the windows of episode
-    0 come first.
+    An episode of length L gives L − T_p + (T_o − 1) + (T_a − 1) + 1 windows, in order of time, and of the episodes.
 
     Args:
         buffer: the episodes.
@@ -93,8 +92,7 @@ class WindowDataset:
             indices: (B,) int64, 0 to len − 1.
 
         Returns:
-            `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device, and `weight` (B,) if there are
-            weights.
+            `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device, and `weight` (B,) if any.
         """
         frames = self._index.frames(indices, self.horizon)
         batch = {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}

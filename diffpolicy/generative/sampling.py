@@ -30,8 +30,7 @@ def time_grid(name: str, steps: int, path: Path, t_start: float = 0.0, t_end: fl
     - quadratic: 1 − t evenly spaced in its root, dense near the data (the DDIM paper's quadratic spacing);
     - ddpm: `steps` of a DiscretePath's own N indices, "leading" as in the published policies: every (N // steps)-th
       index down to 0, then t = 1. The first one is then not N − 1 (unless steps = N);
-    - ddpm_trailing: indices round(N − i·N/steps) − 1, which start at N − 1, then t = 1. Equal to uniform where steps
-      divides N.
+    - ddpm_trailing: indices round(N − i·N/steps) − 1, from N − 1 on, then t = 1: uniform where steps divides N.
 
     Raises:
         ValueError: an unknown name, steps < 1 (or > N on DDPM's indices), ends that are not 0 ≤ t_start < t_end ≤ 1

@@ -21,8 +21,7 @@ class Model(nn.Module, ABC):
 
         Args:
             batch: tensors, or structures of tensors, whose first axis is the batch.
-            generator: the source of everything random (`generative.shapes.Generators`), so that the same loss can be
-                computed again.
+            generator: of all that is random (`generative.shapes.Generators`); the same one gives the same loss.
         """
 
     @abstractmethod
@@ -70,8 +69,8 @@ class Freezable(ABC):
     def freeze(self, shape: tuple[int, ...] | None = None, per_step: bool = False) -> None:
         """Prepare for inference: the same numbers up to rounding, in fewer operations and without gradients.
 
-        The preparation is of the present weights on their present device: repeat it after training or moving the
-        module. Loading weights undoes it.
+        It is of the present weights on their present device: repeat it after training or moving the module. Loading
+        weights undoes it.
 
         Args:
             shape: the shape of x, (B, T, D), for which calls are also compiled; None compiles nothing.

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from diffpolicy.generative.shapes import expand
+from diffpolicy.policies.chunking import SamplingContext
 from diffpolicy.registry import build
 from diffpolicy.util.errors import require
 
@@ -252,6 +253,34 @@ def improved(costs: Sequence[Cost], actions: Tensor, t: Tensor) -> Tensor:
         if bool(counts.any()):
             actions = torch.where(counts, cost.improved(actions), actions)
     return actions
+
+
+Change = Callable[[Tensor, Tensor], Tensor]
+
+
+def wished(
+    costs: Sequence[Cost], context: SamplingContext, obs: Tensor, in_units: Change, normalized: Change
+) -> SamplingContext:
+    """Return the context of sampling in which costs change every estimate of chunks, but for what is held.
+
+    Args:
+        costs: of actions in their units.
+        context: of the sampling.
+        obs: (B, T_o, D) as observed, beside which actions are told in units.
+        in_units: (actions (B, T, A) as the model draws them, obs) -> in their units.
+        normalized: the inverse.
+    """
+    if not costs:
+        return context
+    now = obs.shape[1] - 1
+
+    def change(chunks: Tensor, t: Tensor) -> Tensor:
+        actions = in_units(chunks, obs)
+        actions = torch.cat([actions[:, :now], improved(costs, actions[:, now:], t)], dim=1)
+        changed = torch.cat([chunks[:, :now], normalized(actions, obs)[:, now:].to(chunks.dtype)], dim=1)
+        return changed if context.held is None else torch.where(context.held, chunks, changed)
+
+    return replace(context, change=change)
 
 
 def _check_point(name: str, point: Sequence[float], count: int) -> None:

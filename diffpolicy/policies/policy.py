@@ -10,8 +10,7 @@ A policy predicts T_p actions, from T_o - 1 steps ago on; the T_a from now on ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -22,8 +21,8 @@ from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import Observation, ObservationSpec
-from diffpolicy.policies.chunking import Chunker, Decided, Past, SamplingContext, carried, decided_in
-from diffpolicy.policies.costs import improved, make_costs
+from diffpolicy.policies.chunking import Chunker, Decided, Past, carried, decided_in
+from diffpolicy.policies.costs import make_costs, wished
 from diffpolicy.policies.execution import check_chains
 from diffpolicy.policies.models.base import ChunkModel
 from diffpolicy.policies.motion import Motion, after_pending, rolled_forward
@@ -156,8 +155,7 @@ class Policy:
         for part, padded in self._batches(pasts):
             draws = self._chunker.draws([generators[i] for i in part], len(padded))
             context = self._chunker.context([pasts[i] for i in padded], [decided[i] for i in padded])
-            if self.costs:
-                context = replace(context, change=partial(self._wished, seen["obs"][padded], context))
+            context = wished(self.costs, context, seen["obs"][padded], self.in_units, self.normalized)
             with torch.no_grad(), self.model.precision():
                 some = {name: values[padded] for name, values in observed.items()}
                 drawn = [one.sample(one.condition(some), draws, context) for one in (self.model, *self.weaker)]
@@ -177,14 +175,6 @@ class Policy:
     def in_units(self, actions: Tensor, obs: Tensor, start: int = 0) -> Tensor:
         """Return what `normalized` was given; the first action is that of step `start` of the window."""
         return self.representations.actions_back(self.normalizer.unnormalize("action", actions), obs, start)
-
-    def _wished(self, obs: Tensor, context: SamplingContext, chunks: Tensor, t: Tensor) -> Tensor:
-        """Return estimates of chunks (B, T_p, A), but for what is held, as the costs would have them."""
-        now, actions = self.obs_horizon - 1, self.in_units(chunks, obs)
-        wished = improved(self.costs, actions[:, now:], t)
-        wished = self.normalized(torch.cat([actions[:, :now], wished], dim=1), obs)
-        wished = torch.cat([chunks[:, :now], wished[:, now:].to(chunks.dtype)], dim=1)
-        return wished if context.held is None else torch.where(context.held, chunks, wished)
 
     def _batches(self, pasts: Sequence[Past | None]) -> Iterator[tuple[list[int], list[int]]]:
         """The episodes of each network call, and the episode of each of its samples, padded to a whole block."""
