@@ -1,10 +1,12 @@
 """A hook of the site: links from pages to files of the repository lead to pages that show these files.
 
-In a checkout such links are ordinary relative links; on the site each linked file gets a page below `source/`.
+In a checkout such links are ordinary relative links; on the site each linked file gets a page below `source/`, and
+each notebook of the labs a page in its own place.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -14,11 +16,14 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+NOTEBOOK = re.compile(r"\]\((?P<page>(?:[^)\s]*/)?labs/[^)\s/]+)\.ipynb\)")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sh": "bash", ".toml": "toml", ".json": "json"}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add a page for every file outside docs that a page links to."""
+    """Add a page for every notebook, and for every file outside docs that a page links to."""
+    for notebook in sorted((ROOT / "docs" / "labs").glob("*.ipynb")):
+        files.append(File.generated(config, f"labs/{notebook.stem}.md", content=_read_through(notebook)))
     linked = {path for file in files.documentation_pages() for _, path in _outside(file.src_uri, file.content_string)}
     for path in sorted(linked):
         target = ROOT / path
@@ -35,7 +40,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links to files outside docs into links to their pages."""
+    """Turn links to notebooks and to files outside docs into links to their pages."""
+    markdown = NOTEBOOK.sub(r"](\g<page>.md)", markdown)
     here = posixpath.dirname(page.file.src_uri)
     for target, path in _outside(page.file.src_uri, markdown):
         markdown = re.sub(
@@ -56,6 +62,17 @@ def _outside(page: str, markdown: str) -> list[tuple[str, str]]:
         if (not path.startswith("docs/") or is_folder) and (ROOT / path).exists():
             found.append((target, path))
     return found
+
+
+def _read_through(notebook: Path) -> str:
+    """The text and the code of a notebook as one page, with a link to the file."""
+    parts = []
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        shown = text.replace("<details>", '<details markdown="1">')
+        parts.append(f"````python\n{text}\n````" if cell["cell_type"] == "code" else shown)
+    parts.insert(1, f"The notebook itself, to run: [{notebook.name}]({notebook.name}).")
+    return "\n\n".join(parts)
 
 
 def _page(path: str) -> str:

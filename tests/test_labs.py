@@ -77,10 +77,10 @@ def test_imports_exist_wherever_the_package_is_installed(lab):
 
 
 def _few_digits(monkeypatch):
-    """Leave sixty of MNIST's test digits of each class for all that is read."""
+    """Leave twenty of MNIST's test digits of each class for all that is read."""
     if not (data_root() / "mnist" / "t10k-images-idx3-ubyte.gz").exists():
         pytest.skip("needs MNIST: set DIFFPOLICY_DATA to the folder that holds mnist/")
-    few = mnist.load_mnist("test").per_class(60)
+    few = mnist.load_mnist("test").per_class(20)
     monkeypatch.setattr(mnist, "load_mnist", lambda split, root=None: few)
 
 
