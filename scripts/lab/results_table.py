@@ -21,6 +21,7 @@ import comparison.tables as comparison_tables
 import delay_tables
 import image_benchmark.tables as image_tables
 import samplers.tables as sampler_tables
+import study_costs
 from comparison.page import HEAT_MAP, PLOTS
 from comparison.store import Result, read_results
 from comparison.tables import NOTHING
@@ -206,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "choosing": _from(choosing_table, "choosing.json"),
     "teaching": _from(teaching_table, "trials/pusht_teaching.json"),
     "history": _from(history_table, "trials/pusht_history.json"),
+    "costs": _from(study_costs.table, "costs.json"),
     "delays": _from(delay_tables.delays, "delay.json"),
     "delay": _from(delay_tables.one_delay, "delay.json"),
     "improvement": _from(improvement_table, "improvement.json"),

@@ -1,6 +1,6 @@
 """What costs do to a policy: how many episodes enter a region, with what success, and at how many network calls.
 
-python scripts/lab/study_costs.py RUN --center 150 250 --radius 70
+python scripts/lab/study_costs.py RUN --center 140 340 --radius 100
 
 Every row is the same policy on the same fresh seeds, with other `execution.costs`. A region is a ball in the first
 numbers of the actions, and of the observations, which have to be the place of what the actions move; an episode
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,24 @@ from text_tables import PERCENT, interval, markdown
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "costs.json"
 FIRST_SEED = 200_000
+KEPT = ("seed", "success", "mode", "nearest", "entered")
 
 
 def variants(center: list[float], radius: float, margins: list[float]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows: name -> costs."""
-    found: dict[str, list[dict[str, Any]]] = {"none": []}
+    """Return the rows: name -> costs; the middle one of the margins in several ways."""
+    dims, found = list(range(len(center))), {"none": []}
+
+    def ball(margin: float, **how: Any) -> dict[str, Any]:
+        return {"name": "keep_out", "center": center, "radius": radius + margin, "dims": dims, **how}
+
+    middle = sorted(margins)[len(margins) // 2]
     for margin in margins:
-        ball = {"name": "keep_out", "center": center, "radius": radius + margin, "dims": list(range(len(center)))}
-        found[f"margin {margin:g}, weight 0.3"] = [{**ball, "weight": 0.3}]
-        found[f"margin {margin:g}, weight 1"] = [{**ball, "weight": 1.0}]
-        found[f"margin {margin:g}, weight 1, from t = 0.5"] = [{**ball, "weight": 1.0, "start": 0.5}]
-    found[f"margin {margins[-1]:g}, weight 1, smooth"] = [
-        {**ball, "weight": 1.0},
-        {"name": "smooth", "weight": 0.05},
-    ]
+        found[f"margin {margin:g}"] = [ball(margin)]
+        if margin == middle:
+            found[f"margin {margin:g}, weight 0.3"] = [ball(margin, weight=0.3)]
+            found[f"margin {margin:g}, from t = 0.5 on"] = [ball(margin, start=0.5)]
+            found[f"margin {margin:g}, hard"] = [ball(margin, hard=True)]
+            found[f"margin {margin:g}, and smooth"] = [ball(margin), {"name": "smooth", "weight": 0.05}]
     return found
 
 
@@ -58,18 +63,17 @@ def measured(costs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     for row, episode in zip(rows, episodes, strict=True):
         places = np.array(episode.observed[Observations.name])[:, : len(center)]
         nearest = float(np.linalg.norm(places - center, axis=1).min())
-        row |= {"nearest": nearest, "entered": nearest < options.radius, "score": row[task.main]}
-    return {"costs": costs, **summarize(rows), "episodes": rows, "network_calls": agent.calls}
+        row |= {"nearest": nearest, "entered": nearest < options.radius}
+    kept = [{name: row[name] for name in KEPT if name in row} for row in rows]
+    return {"costs": costs, "success": summarize(rows)["success"], "episodes": kept, "network_calls": agent.calls}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown table of the rows, the first of which the others are paired with."""
-    lines = []
+def table(found: Mapping[str, Any]) -> str:
+    """Return the Markdown table of costs.json; the rows are paired with the first one."""
+    rows, lines = found["rows"], []
     for row in rows:
         entered = [episode["entered"] for episode in row["episodes"]]
-        share = dict(
-            zip(("mean", "low", "high"), (np.mean(entered), *wilson(sum(entered), len(entered))), strict=True)
-        )
+        share = wilson(sum(entered), len(entered))
         modes = [episode.get("mode") or "none" for episode in row["episodes"]]
         pairs = zip(row["episodes"], rows[0]["episodes"], strict=True)
         apart = [float(a["success"]) - float(b["success"]) for a, b in pairs]
@@ -92,7 +96,7 @@ def main() -> None:
     parser.add_argument("--center", type=float, nargs="+", required=True)
     parser.add_argument("--radius", type=float, required=True)
     parser.add_argument(
-        "--margins", type=float, nargs="+", default=[10.0, 40.0], help="that costs keep off the region"
+        "--margins", type=float, nargs="+", default=[20.0, 40.0, 60.0], help="that costs keep off the region"
     )
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--workers", type=int)
@@ -113,7 +117,7 @@ def main() -> None:
         if name not in rows:
             rows[name] = {"name": name, **measured(costs, options)}
             files.write_json(options.out, {**stored, **provenance(), "rows": list(rows.values())})
-    print(table(list(rows.values())))
+    print(table({"rows": list(rows.values())}))
 
 
 if __name__ == "__main__":

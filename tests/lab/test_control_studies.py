@@ -10,11 +10,14 @@ import tiny_policy
 
 import check_control
 import delay_tables
+import study_costs
 import study_delay
 from diffpolicy.config import EnvConfig
 from diffpolicy.control.guard import Limits
 from diffpolicy.control.planning import Metadata
 from diffpolicy.control.runner import Report
+from diffpolicy.policies.costs import make_costs
+from diffpolicy.util.stats import wilson
 
 
 def test_smoothness_is_that_of_the_steps_and_of_the_borders():
@@ -80,3 +83,23 @@ def test_a_study_of_delays_goes_on_and_is_drawn(tmp_path, monkeypatch, capsys):
     table = delay_tables.delays(found).splitlines()
     assert len(table) == 4 and "delay 4" in table[0] and "| — |" in table[3]
     assert len(delay_tables.one_delay(found).splitlines()) == 5
+
+
+def test_costs_are_counted_by_region_and_paired():
+    def episodes(*of):
+        return [{"seed": k, "success": s, "entered": e, "mode": m} for k, (s, e, m) in enumerate(of)]
+
+    def row(name, *of):
+        rows = episodes(*of)
+        wins = sum(one["success"] for one in rows)
+        return {"name": name, "episodes": rows, "success": wilson(wins, len(rows)), "network_calls": 10}
+
+    free = row("none", (True, True, "left"), (True, False, "right"), (True, True, "left"), (False, False, ""))
+    kept = row("margin 20", (True, False, "right"), (True, False, "right"), (False, False, ""), (False, False, ""))
+    lines = study_costs.table({"rows": [free, kept]}).splitlines()
+    assert "| none | 50.0% [" in lines[2] and "left 50%, none 25%, right 25%" in lines[2]
+    assert "| margin 20 | 0.0% [" in lines[3] and "-25.0% [" in lines[3] and "none 50%, right 50%" in lines[3]
+    made = study_costs.variants([140.0, 340.0], 100.0, [20.0, 40.0, 60.0])
+    assert made["none"] == [] and len(make_costs(made["margin 40, and smooth"], 2)) == 2
+    radii = [make_costs(costs, 2)[0].radius for costs in list(made.values())[1:]]
+    assert radii == [120, 140, 140, 140, 140, 140, 160]
