@@ -193,7 +193,8 @@ class ExecutionConfig:
         roll_forward: plan as of the step at which the pending actions have been executed, where it is known how what
             is observed follows them.
         action_noise: standard deviation of the error with which actions are carried out, in their units.
-        costs: what sampling should do about a chunk's actions, {"name": …, options} each, see `policies.costs`.
+        costs: costs of a chunk's actions while it is sampled, {name: keep_out, center: …, …} each, see
+            `policies.costs`.
     """
 
     noise: str = "random"

@@ -54,9 +54,16 @@ def _eager(net: Net) -> Net:
 
 @contextmanager
 def _norms_in_float32(net: Net) -> Iterator[None]:
-    """Let norms answer in float32, in which autocast leaves their derivative: the next layer refuses a mixture."""
+    """Let norms that answer in half precision answer in float32, in which autocast leaves their derivative.
+
+    The next layer refuses a mixture of the two.
+    """
+
+    def single(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+        return out.float() if out.dtype in (torch.bfloat16, torch.float16) else out
+
     norms = [m for m in net.modules() if isinstance(m, _NORMS)] if isinstance(net, nn.Module) else []
-    hooks = [norm.register_forward_hook(lambda module, inputs, out: out.float()) for norm in norms]
+    hooks = [norm.register_forward_hook(single) for norm in norms]
     try:
         yield
     finally:

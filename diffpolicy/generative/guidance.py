@@ -151,14 +151,18 @@ class Changed(Wrapper):
     Args:
         field: the field whose data estimate to change.
         change: (data (B, *shape), t (B,)) -> data; may differentiate.
+        last: time from which on t = 1 is told, that of the last estimate.
     """
 
     field: Field
     change: Callable[[Tensor, Tensor], Tensor]
+    last: float = 1.0
     differentiates: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
-        return estimate("data", self.change(self.field(x, t, cond).data, t), x, t, self.path)
+        free = self.field(x, t, cond)
+        changed = self.change(free.data, torch.where(t >= self.last, 1.0, t))
+        return alike(estimate("data", changed, x, t, self.path), free)
 
 
 @final

@@ -31,10 +31,10 @@ combined is refused:
     roll_forward the policy plans as of the step at which what is pending has been executed: the robot's own numbers
                 are advanced through it (see `motion`), the others stay as they are.
     action_noise an error with which actions are carried out, for judging how a policy recovers.
+    costs       what sampling should do about a chunk's actions, in their units, see `costs`.
 
-Everything here is in normalized units. (A policy whose actions are relative to what it observed brings earlier chunks
-to what it observes now.) Entry i of a chunk belongs to the control step i - (T_o - 1) from now, so the chunk sampled
-T_a steps ago has at i + T_a what it planned for the same step.
+All else is in normalized units; earlier chunks of relative actions are brought to what is observed now. Entry i of a
+chunk belongs to the control step i - (T_o - 1) from now: that sampled T_a steps ago planned it at i + T_a.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SamplingContext:
         held: (B, T_p, 1) boolean, where a chunk must agree with `expected`; None holds nothing.
         noise: (B, T_p, A) that sampling starts from; None draws it.
         guide: draws the chunks towards `expected`; None does not.
-        change: what is made of every estimate of the chunks, see `Changed`; None leaves them.
+        change: changes every estimate of the chunks, see `Changed`; None leaves them.
     """
 
     temperature: float = 1.0

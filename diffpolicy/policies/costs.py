@@ -1,9 +1,13 @@
-"""Wishes about a chunk's actions, as costs: what sampling keeps out of, smooths, slows down or draws to a point.
+"""Costs of a chunk's actions: to keep out of a region, stay within bounds, move slowly or smoothly, reach a point.
 
 While a chunk is sampled, each estimate of it takes a step down the gradient of every cost, and the noise is made to
 fit: guidance without the network's Jacobian (He et al. 2024, "Manifold preserving guided diffusion"), which takes no
-further network calls. Costs are half the square of a violation, in the units of the actions, so that a weight of 1
-undoes a single violation at once. A `hard` one is met exactly, by projection.
+further network calls. A cost is half the square of a violation, in the units of the actions. Steps are divided by the
+largest curvature, so that a weight of 1 undoes a violation of one action at once, and never overshoots.
+
+A `hard` cost is met by projection, after the others: exactly in what is sampled, where the policy is given actions as
+they are recorded. It says nothing about what happens to actions later, by a residual or a robot's guard, and a number
+that never varied in the recording does not move.
 """
 
 from __future__ import annotations
@@ -29,34 +33,35 @@ class Cost(ABC):
 
     Args:
         dims: which numbers of an action it is about; None takes all.
-        weight: step down the gradient, > 0; ignored where it is hard.
-        start: time in [0, 1) of sampling from which it counts, 0 being noise.
-        hard: meet it exactly, by projection, instead of a step down the gradient.
+        weight: how much of a violation a step undoes, in (0, 2).
+        start: time in [0, 1) of sampling from which it counts, 0 being noise. It always counts for the last estimate.
 
     Raises:
-        ValueError: numbers out of range, or a hard cost that has no projection.
+        ValueError: numbers out of range, or of another type.
     """
 
     _: KW_ONLY
     dims: Sequence[int] | None = None
     weight: float = 1.0
     start: float = 0.0
-    hard: bool = False
-    projects: ClassVar[bool] = False
+    curvature: ClassVar[float] = 1.0
+    """Largest eigenvalue of the second derivative, by which steps are divided."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        require(0 < self.weight < math.inf, f"weight={self.weight} of {name}", "a finite number above 0")
-        require(0 <= self.start < 1, f"start={self.start} of {name}", "a time in [0, 1)")
-        require(self.projects or not self.hard, f"hard=true of {name}, which has no projection", cure="give a weight")
+        stable = is_number(self.weight) and 0 < self.weight < 2
+        require(stable, f"weight={self.weight!r} of {name}", "a number above 0 and below 2, where steps diverge")
+        require(is_number(self.start) and 0 <= self.start < 1, f"start={self.start!r} of {name}", "a time in [0, 1)")
 
     def check(self, action_dim: int) -> None:
         """Raise ValueError unless it fits actions of so many numbers."""
-        dims = range(action_dim) if self.dims is None else self.dims
-        known = len(dims) > 0 and all(type(i) is int and 0 <= i < action_dim for i in dims)
-        require(known, f"dims={list(dims)} of {type(self).__name__}", f"integers from 0 to {action_dim - 1}")
+        dims: Any = range(action_dim) if self.dims is None else self.dims
+        known = isinstance(dims, Sequence) and all(type(i) is int and 0 <= i < action_dim for i in dims)
+        known = known and 0 < len(dims) == len(set(dims))
+        shown = dims if isinstance(dims, int) else list(dims)
+        require(known, f"dims={shown} of {type(self).__name__}", f"different integers from 0 to {action_dim - 1}")
 
-    def of(self, actions: Tensor) -> Tensor:
+    def part(self, actions: Tensor) -> Tensor:
         """Return the numbers of actions (B, T, A) that it is about, (B, T, n)."""
         return actions if self.dims is None else actions[..., list(self.dims)]
 
@@ -64,21 +69,12 @@ class Cost(ABC):
     def value(self, actions: Tensor) -> Tensor:
         """Return the cost (B,) of actions (B, T, A)."""
 
-    def projected(self, part: Tensor) -> Tensor:
-        """Return the nearest of what `of` returned that costs nothing, or one near."""
-        raise NotImplementedError
-
-    def improved(self, actions: Tensor) -> Tensor:
-        """Return actions (B, T, A) after a step down the gradient, or the projection.
+    def lowered(self, actions: Tensor) -> Tensor:
+        """Return actions (B, T, A) after a step down the gradient.
 
         Raises:
             ValueError: a cost that is not finite, that is not (B,), or that does not depend on the actions.
         """
-        if self.hard:
-            changed = actions.clone()
-            part = self.projected(self.of(actions))
-            changed[..., slice(None) if self.dims is None else list(self.dims)] = part
-            return changed
         with torch.enable_grad():
             inner = actions.detach().requires_grad_(True)
             value, name = self.value(inner), type(self).__name__
@@ -89,12 +85,39 @@ class Cost(ABC):
         require(grad is not None, f"{name} does not depend on the actions", cure="leave it out")
         finite = bool(value.isfinite().all() and grad.isfinite().all())
         require(finite, f"{name} is not finite, or its gradient is not", cure="give a cost that is, for all actions")
-        return actions - self.weight * grad
+        return actions - self.weight / self.curvature * grad
+
+
+@dataclass(frozen=True)
+class Limit(Cost):
+    """A cost that can also be met by projection.
+
+    Args:
+        hard: project, and take no step down the gradient.
+    """
+
+    _: KW_ONLY
+    hard: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(isinstance(self.hard, bool), f"hard={self.hard!r} of {type(self).__name__}", "true or false")
+
+    @abstractmethod
+    def projected(self, part: Tensor) -> Tensor:
+        """Return places (B, T, n) that cost nothing, near the given ones."""
+
+    def lowered(self, actions: Tensor) -> Tensor:
+        if not self.hard:
+            return super().lowered(actions)
+        changed = actions.clone()
+        changed[..., slice(None) if self.dims is None else list(self.dims)] = self.projected(self.part(actions))
+        return changed
 
 
 @final
 @dataclass(frozen=True)
-class KeepOut(Cost):
+class KeepOut(Limit):
     """Stay out of a ball: ½·max(0, radius − |a − center|)² at every step.
 
     Args:
@@ -104,18 +127,17 @@ class KeepOut(Cost):
 
     center: Sequence[float]
     radius: float
-    projects: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.radius < math.inf, f"radius={self.radius}", "a finite number above 0")
+        require(is_number(self.radius) and self.radius > 0, f"radius={self.radius!r}", "a finite number above 0")
 
     def check(self, action_dim: int) -> None:
         super().check(action_dim)
         _check_point("center", self.center, action_dim if self.dims is None else len(self.dims))
 
     def value(self, actions: Tensor) -> Tensor:
-        return 0.5 * (self.radius - self._away(self.of(actions))[1]).clamp(min=0).square().flatten(1).sum(1)
+        return 0.5 * (self.radius - self._away(self.part(actions))[1]).clamp(min=0).square().flatten(1).sum(1)
 
     def projected(self, part: Tensor) -> Tensor:
         away, distance = self._away(part)
@@ -132,7 +154,7 @@ class KeepOut(Cost):
 
 @final
 @dataclass(frozen=True)
-class Box(Cost):
+class Box(Limit):
     """Stay within bounds: ½·Σ (what lies outside)².
 
     Args:
@@ -142,7 +164,6 @@ class Box(Cost):
 
     low: Sequence[float]
     high: Sequence[float]
-    projects: ClassVar[bool] = True
 
     def check(self, action_dim: int) -> None:
         super().check(action_dim)
@@ -153,7 +174,7 @@ class Box(Cost):
         require(all(a < b for a, b in zip(self.low, self.high, strict=True)), given, "low < high")
 
     def value(self, actions: Tensor) -> Tensor:
-        part = self.of(actions)
+        part = self.part(actions)
         return 0.5 * (part - self.projected(part)).square().flatten(1).sum(1)
 
     def projected(self, part: Tensor) -> Tensor:
@@ -162,22 +183,25 @@ class Box(Cost):
 
 @final
 @dataclass(frozen=True)
-class Speed(Cost):
-    """Move no farther than `limit` from one action to the next: ½·max(0, |Δa| − limit)². Hard, later ones give way.
+class Speed(Limit):
+    """Move no farther than `limit` from one action of a chunk to the next: ½·max(0, |Δa| − limit)².
+
+    Hard, each action gives way to the one before it. It knows nothing of the step from the last chunk to the first
+    action; a robot's safety belongs to its guard (`control.guard`).
 
     Args:
         limit: of the length of a step, > 0.
     """
 
     limit: float
-    projects: ClassVar[bool] = True
+    curvature: ClassVar[float] = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.limit < math.inf, f"limit={self.limit}", "a finite number above 0")
+        require(is_number(self.limit) and self.limit > 0, f"limit={self.limit!r}", "a finite number above 0")
 
     def value(self, actions: Tensor) -> Tensor:
-        steps = self.of(actions).diff(dim=1)
+        steps = self.part(actions).diff(dim=1)
         length = (steps.square().sum(-1) + 1e-12).sqrt()
         return 0.5 * (length - self.limit).clamp(min=0).square().sum(1)
 
@@ -193,10 +217,12 @@ class Speed(Cost):
 @final
 @dataclass(frozen=True)
 class Smooth(Cost):
-    """Change speed little: ½·Σ |a[k−1] − 2·a[k] + a[k+1]|². Weights above 1/8 overshoot."""
+    """Change speed little within a chunk: ½·Σ |a[k−1] − 2·a[k] + a[k+1]|²."""
+
+    curvature: ClassVar[float] = 16.0
 
     def value(self, actions: Tensor) -> Tensor:
-        return 0.5 * self.of(actions).diff(n=2, dim=1).square().flatten(1).sum(1)
+        return 0.5 * self.part(actions).diff(n=2, dim=1).square().flatten(1).sum(1)
 
 
 @final
@@ -215,7 +241,7 @@ class Reach(Cost):
         _check_point("point", self.point, action_dim if self.dims is None else len(self.dims))
 
     def value(self, actions: Tensor) -> Tensor:
-        last = self.of(actions)[:, -1]
+        last = self.part(actions)[:, -1]
         return 0.5 * (last - last.new_tensor(self.point)).square().sum(1)
 
 
@@ -231,34 +257,36 @@ class Custom(Cost):
     function: Callable[[Tensor], Tensor]
 
     def value(self, actions: Tensor) -> Tensor:
-        return self.function(self.of(actions))
+        return self.function(self.part(actions))
 
 
 def make_costs(specs: Sequence[Mapping[str, Any] | Cost], action_dim: int) -> list[Cost]:
-    """Return the costs of a config, and those given as they are, that fit actions of so many numbers.
+    """Return the costs of a config, or those given as they are, that fit actions of so many numbers; hard ones last.
 
     Raises:
         ValueError: an unknown cost or option, or one that does not fit.
     """
+    for spec in specs:
+        require(isinstance(spec, (Mapping, Cost)), f"costs of {spec!r}", "a mapping with a name, such as keep_out")
     costs = [spec if isinstance(spec, Cost) else build("cost", spec) for spec in specs]
     for cost in costs:
         cost.check(action_dim)
-    return costs
+    return sorted(costs, key=lambda cost: isinstance(cost, Limit) and cost.hard)
 
 
-def improved(costs: Sequence[Cost], actions: Tensor, t: Tensor) -> Tensor:
-    """Return actions (B, T, A), from now on, as all costs that count at t (B,) would have them."""
+def lowered(costs: Sequence[Cost], actions: Tensor, t: Tensor) -> Tensor:
+    """Return actions (B, T, A), from now on, after a step down every cost that counts at t (B,)."""
     for cost in costs:
         counts = expand(t.to(actions.device) >= cost.start, actions)
         if bool(counts.any()):
-            actions = torch.where(counts, cost.improved(actions), actions)
+            actions = torch.where(counts, cost.lowered(actions), actions)
     return actions
 
 
 Change = Callable[[Tensor, Tensor], Tensor]
 
 
-def wished(
+def with_costs(
     costs: Sequence[Cost], context: SamplingContext, obs: Tensor, in_units: Change, normalized: Change
 ) -> SamplingContext:
     """Return the context of sampling in which costs change every estimate of chunks, but for what is held.
@@ -275,14 +303,22 @@ def wished(
     now = obs.shape[1] - 1
 
     def change(chunks: Tensor, t: Tensor) -> Tensor:
-        actions = in_units(chunks, obs)
-        actions = torch.cat([actions[:, :now], improved(costs, actions[:, now:], t)], dim=1)
-        changed = torch.cat([chunks[:, :now], normalized(actions, obs)[:, now:].to(chunks.dtype)], dim=1)
+        with torch.autocast(chunks.device.type, enabled=False):  # places finer than half a precision tells apart
+            before = in_units(chunks.float(), obs)
+            after = torch.cat([before[:, :now], lowered(costs, before[:, now:], t)], dim=1)
+            # Only the difference, so that what costs nothing stays as it was drawn, off the manifold of angles too.
+            moved = normalized(after, obs) - normalized(before, obs)
+        changed = torch.cat([chunks[:, :now], (chunks + moved.to(chunks.dtype))[:, now:]], dim=1)
         return changed if context.held is None else torch.where(context.held, chunks, changed)
 
     return replace(context, change=change)
 
 
-def _check_point(name: str, point: Sequence[float], count: int) -> None:
-    finite = all(isinstance(one, (int, float)) and math.isfinite(one) for one in point)
-    require(finite and len(point) == count, f"{name}={list(point)}", f"{count} finite numbers, one per dimension")
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_point(name: str, point: object, count: int) -> None:
+    fits = isinstance(point, Sequence) and len(point) == count and all(map(is_number, point))
+    require(fits, f"{name}={point!r}", f"{count} finite numbers, one per dimension")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,11 @@ def check_execution(execution: ExecutionConfig) -> None:
     require(fits, f"warm_start={warm!r}", "None or a time between 0 (noise) and 1 (data), both excluded")
     fits = d is None or (type(d) is int and d >= 0)
     require(fits, f"inpaint={d!r}", "None or a number of control steps >= 0")
+    mappings = isinstance(execution.costs, Sequence) and all(isinstance(one, Mapping) for one in execution.costs)
+    cure = "set policy.costs to make_costs([...], policy.action_dim) for costs of your own"
+    require(mappings, f"costs={execution.costs!r}", "a list of mappings, each with a name", cure)
+    averaged = ensemble is not None and any(one.get("hard") for one in execution.costs)
+    require(not averaged, "hard costs and an ensemble, which averages chunks afterwards", cure="take one of the two")
     _check_times(execution)
 
 
@@ -92,7 +97,7 @@ def check_temperature(name: str, temperature: object) -> None:
 
 
 def check_supported(execution: ExecutionConfig, supported: frozenset[str]) -> None:
-    default = asdict(ExecutionConfig())
+    execution, default = replace(execution, costs=list(execution.costs)), asdict(ExecutionConfig())
     changed = {name: value for name, value in asdict(execution).items() if value != default[name]}
     able = {*supported, "ensemble"}  # which needs nothing of the model
     able |= {"delay", "roll_forward", "action_noise"}

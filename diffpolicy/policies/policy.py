@@ -22,7 +22,7 @@ from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import Observation, ObservationSpec
 from diffpolicy.policies.chunking import Chunker, Decided, Past, carried, decided_in
-from diffpolicy.policies.costs import make_costs, wished
+from diffpolicy.policies.costs import make_costs, with_costs
 from diffpolicy.policies.execution import check_chains
 from diffpolicy.policies.models.base import ChunkModel
 from diffpolicy.policies.motion import Motion, after_pending, rolled_forward
@@ -110,7 +110,7 @@ class Policy:
         check_chains(self.execution, self.representations.chains)
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
         self.temperature = self._chunker.temperature  # of the noise that sampling starts from
-        self.costs = make_costs(self.execution.costs, self.action_dim)
+        self.costs = make_costs(self.execution.costs, self.action_dim)  # may be replaced, by `make_costs` of others
         self.weaker: Sequence[ChunkModel] = ()  # whose chunks to keep away from
         self.motion: Motion | None = None  # how what is observed follows the actions, where that is known
 
@@ -155,7 +155,7 @@ class Policy:
         for part, padded in self._batches(pasts):
             draws = self._chunker.draws([generators[i] for i in part], len(padded))
             context = self._chunker.context([pasts[i] for i in padded], [decided[i] for i in padded])
-            context = wished(self.costs, context, seen["obs"][padded], self.in_units, self.normalized)
+            context = with_costs(self.costs, context, seen["obs"][padded], self.in_units, self.normalized)
             with torch.no_grad(), self.model.precision():
                 some = {name: values[padded] for name, values in observed.items()}
                 drawn = [one.sample(one.condition(some), draws, context) for one in (self.model, *self.weaker)]

@@ -47,7 +47,7 @@ def variants(center: list[float], radius: float, margins: list[float]) -> dict[s
             found[f"margin {margin:g}, weight 0.3"] = [ball(margin, weight=0.3)]
             found[f"margin {margin:g}, from t = 0.5 on"] = [ball(margin, start=0.5)]
             found[f"margin {margin:g}, hard"] = [ball(margin, hard=True)]
-            found[f"margin {margin:g}, and smooth"] = [ball(margin), {"name": "smooth", "weight": 0.05}]
+            found[f"margin {margin:g}, and smooth"] = [ball(margin), {"name": "smooth", "weight": 0.5}]
     return found
 
 

@@ -106,6 +106,24 @@ def test_mean_flow_is_row_by_row_the_error_of_its_identity(compiled):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_norms_in_the_networks_own_precision():
+    """A float64 network with a norm is differentiated in float64."""
+
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 2))
+
+        def forward(self, x, t, cond=None, r=None):
+            return self.layers(torch.cat([x, t[:, None], r[:, None]], 1))
+
+    torch.manual_seed(0)
+    net, (x, v) = Normed().double(), torch.randn(2, 5, 2, dtype=torch.float64)
+    t, s, h = torch.full((5,), 0.3).double(), torch.full((5,), 0.7).double(), 1e-5
+    ahead, behind = (net(x + sign * h * v, t + sign * h, r=s) for sign in (1, -1))
+    torch.testing.assert_close(_rate(net, x, t, s, None, v), (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-8)
+
+
 def test_mean_flow_weights_large_errors_down():
     noise, generator = _points()
     batch = {"data": MEAN + STD * noise}

@@ -7,14 +7,15 @@ import pytest
 import tiny_policy as tiny
 import torch
 
-from diffpolicy.config import ExecutionConfig
+from diffpolicy.config import ExecutionConfig, SamplerConfig
 from diffpolicy.generative.guidance import Changed, Inpaint
 from diffpolicy.generative.mixture import ExactField, GaussianMixture
 from diffpolicy.generative.paths import CosinePath, LinearPath
 from diffpolicy.generative.sampling import generate
 from diffpolicy.generative.solvers import make_solver
 from diffpolicy.policies import PlanRequest
-from diffpolicy.policies.costs import Box, Custom, KeepOut, Reach, Smooth, Speed, improved, make_costs
+from diffpolicy.policies.chunking import SamplingContext
+from diffpolicy.policies.costs import Box, Custom, KeepOut, Reach, Smooth, Speed, lowered, make_costs, with_costs
 
 A = tiny.A
 NOW = tiny.T_O - 1
@@ -26,15 +27,15 @@ def chunks(seed=0, rows=3, scale=1.0):
 
 def test_a_step_of_weight_1_undoes_a_violation():
     a = chunks()
-    out = KeepOut(center=[0.0, 0.0], radius=1.0).improved(a)
+    out = KeepOut(center=[0.0, 0.0], radius=1.0).lowered(a)
     away = a.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(out, torch.where(away < 1, a / away, a))
-    torch.testing.assert_close(out, KeepOut(center=[0.0, 0.0], radius=1.0, hard=True).improved(a))
-    half = KeepOut(center=[0.0, 0.0], radius=1.0, weight=0.5).improved(a)
+    torch.testing.assert_close(out, KeepOut(center=[0.0, 0.0], radius=1.0, hard=True).lowered(a))
+    half = KeepOut(center=[0.0, 0.0], radius=1.0, weight=0.5).lowered(a)
     torch.testing.assert_close(half, (a + out) / 2)
-    inside = Box(low=[-0.5, -0.2], high=[0.5, 0.3]).improved(a)
+    inside = Box(low=[-0.5, -0.2], high=[0.5, 0.3]).lowered(a)
     torch.testing.assert_close(inside, torch.stack([a[..., 0].clamp(-0.5, 0.5), a[..., 1].clamp(-0.2, 0.3)], -1))
-    reached = Reach(point=[3.0], dims=[1]).improved(a)
+    reached = Reach(point=[3.0], dims=[1]).lowered(a)
     assert torch.equal(reached[..., 0], a[..., 0]) and torch.equal(reached[:, :-1], a[:, :-1])
     torch.testing.assert_close(reached[:, -1, 1], torch.full((3,), 3.0, dtype=torch.float64))
 
@@ -48,28 +49,32 @@ def test_values_by_hand():
 
 
 def test_the_middle_of_a_ball_has_a_way_out():
-    out = KeepOut(center=[1.0, 2.0], radius=3.0, hard=True).improved(torch.tensor([[[1.0, 2.0]]]))
+    out = KeepOut(center=[1.0, 2.0], radius=3.0, hard=True).lowered(torch.tensor([[[1.0, 2.0]]]))
     assert float((out - torch.tensor([1.0, 2.0])).norm()) == pytest.approx(3.0)
 
 
 def test_hard_speed_is_a_limit_and_leaves_slow_chunks():
     a = chunks(scale=2.0)
-    slow = Speed(limit=0.7, hard=True).improved(a)
+    slow = Speed(limit=0.7, hard=True).lowered(a)
     assert float(slow.diff(dim=1).norm(dim=-1).max()) <= 0.7 + 1e-9 and torch.equal(slow[:, 0], a[:, 0])
-    again = Speed(limit=0.7 + 1e-6, hard=True).improved(slow)
+    again = Speed(limit=0.7 + 1e-6, hard=True).lowered(slow)
     torch.testing.assert_close(again, slow)
 
 
-def test_smoothing_is_gradient_descent():
+def test_no_weight_that_is_allowed_overshoots():
     a = chunks()
-    before, after = Smooth().value(a), Smooth().value(Smooth(weight=0.1).improved(a))
-    assert bool((after < 0.7 * before).all())
+    for cost in (Smooth(), Smooth(weight=1.9), Speed(limit=0.5), Speed(limit=0.5, weight=1.9)):
+        once = cost.lowered(a)
+        twice = cost.lowered(once)
+        assert bool((cost.value(once) < cost.value(a)).all()) and bool((cost.value(twice) < cost.value(once)).all())
+    worst = torch.tensor([1.0, -1.0]).double().repeat(20)[None, :, None]
+    assert float(Smooth().lowered(worst)[:, 5:-5].abs().max()) < 1e-9, "the quickest wiggle is gone in one step"
 
 
 def test_costs_count_from_their_start_on():
     a, box = chunks(scale=3.0), Box(low=[-1, -1], high=[1, 1], start=0.5)
     t = torch.tensor([0.2, 0.5, 0.9])
-    found = improved([box], a, t)
+    found = lowered([box], a, t)
     assert torch.equal(found[0], a[0]) and float(found[1:].abs().max()) == 1
 
 
@@ -82,7 +87,7 @@ def test_of_two_modes_the_one_that_is_allowed_is_drawn(path, solver):
     cost = KeepOut(center=[1.5, 0.0], radius=2.2)
 
     def change(data, t):
-        return improved([cost], data[:, None], t)[:, 0]
+        return lowered([cost], data[:, None], t)[:, 0]
 
     def drawn(of):
         source = torch.Generator().manual_seed(0)
@@ -134,8 +139,15 @@ def test_a_policys_chunks_keep_out_in_their_own_units(method, hard):
         ({"name": "keep_out", "center": [0.0, 0.0], "radius": 0.0}, "radius=0.0"),
         ({"name": "keep_out", "center": [0.0, 0.0], "radius": 1.0, "dims": [0, 2]}, r"dims=\[0, 2\].*from 0 to 1"),
         ({"name": "smooth", "weight": 0.0}, "weight=0.0 of Smooth"),
+        ({"name": "smooth", "weight": 2.0}, "weight=2.0 of Smooth; expected a number above 0 and below 2"),
+        ({"name": "keep_out", "center": 5.0, "radius": 1.0}, "center=5.0; expected 2 finite numbers"),
+        ({"name": "keep_out", "center": [True, 1.0], "radius": 1.0}, r"center=\[True, 1.0\]; expected 2 finite"),
+        ({"name": "keep_out", "center": [0.0, 0.0], "radius": "70"}, "radius='70'"),
+        ({"name": "keep_out", "center": [0.0, 0.0], "radius": 1.0, "hard": "no"}, "hard='no'.*true or false"),
+        ({"name": "smooth", "dims": 0}, r"dims=0 of Smooth; expected different integers from 0 to 1"),
+        ({"name": "smooth", "dims": [0, 0]}, r"dims=\[0, 0\]"),
         ({"name": "smooth", "start": 1.0}, "start=1.0 of Smooth"),
-        ({"name": "smooth", "hard": True}, "hard=true of Smooth, which has no projection"),
+        ({"name": "smooth", "hard": True}, "has no option 'hard'"),
         ({"name": "box", "low": [1.0, 0.0], "high": [0.0, 1.0]}, "low < high"),
         ({"name": "speed", "limit": -1.0}, "limit=-1.0"),
         ({"name": "reach", "point": [1.0], "dims": [1], "at": 3}, "has no option 'at'"),
@@ -147,9 +159,9 @@ def test_costs_that_mean_nothing_are_refused_when_a_policy_is_made(cost, says):
 
 
 def test_costs_of_ones_own():
-    own = Custom(lambda a: (a - 7.0).square().sum((1, 2)), weight=0.5)
+    own = Custom(lambda a: 0.5 * (a - 7.0).square().sum((1, 2)))
     (found,) = make_costs([own], A)
-    torch.testing.assert_close(found.improved(chunks()), torch.full((3, 6, A), 7.0, dtype=torch.float64))
+    torch.testing.assert_close(found.lowered(chunks()), torch.full((3, 6, A), 7.0, dtype=torch.float64))
     for function, says in (
         (lambda a: a.sum(), r"returned shape \(\); expected \(3,\)"),
         (lambda a: a.detach().sum((1, 2)), "cannot be differentiated"),
@@ -157,7 +169,7 @@ def test_costs_of_ones_own():
         (lambda a: torch.zeros(len(a), requires_grad=True), "does not depend on the actions"),
     ):
         with pytest.raises(ValueError, match=says):
-            Custom(function).improved(chunks())
+            Custom(function).lowered(chunks())
 
 
 @pytest.mark.parametrize("method", ["mean_flow", "regression", "nearest"])
@@ -175,3 +187,53 @@ def test_actions_that_are_held_are_not_changed():
     plain = tiny.policy("flow", execution=ExecutionConfig(inpaint=4)).plan(again)
     np.testing.assert_allclose(chunk.trajectory[0, : NOW + 4], plain.trajectory[0, : NOW + 4], rtol=1e-5, atol=1e-3)
     assert chunk.trajectory[0, NOW + 4 :].min() >= 600 - 1e-2
+
+
+def test_the_last_estimate_counts_whatever_the_start():
+    obs = tiny.observations(2)
+    box = {"name": "box", "low": [600.0, 600.0], "high": [700.0, 700.0], "hard": True, "start": 0.99}
+    for steps in (1, 3):
+        policy = tiny.policy("flow", execution=ExecutionConfig(costs=[box]))
+        policy.model.configure(SamplerConfig(steps=steps))
+        assert policy.predict(obs).min() >= 600 - 1e-2
+
+
+def test_hard_costs_come_last_and_not_before_an_average():
+    ball = {"name": "keep_out", "center": [250.0, 250.0], "radius": 60.0, "hard": True}
+    costs = make_costs([ball, {"name": "smooth"}], A)
+    assert isinstance(costs[0], Smooth) and isinstance(costs[1], KeepOut)
+    with pytest.raises(ValueError, match="hard costs and an ensemble"):
+        tiny.policy("flow", t_a=4, execution=ExecutionConfig(costs=[ball], ensemble=0.0))
+    with pytest.raises(ValueError, match=r"a list of mappings.*set policy.costs to make_costs"):
+        tiny.policy("flow", execution=ExecutionConfig(costs=[Smooth()]))
+
+
+def test_costs_of_a_policy_may_be_replaced():
+    policy, obs = tiny.policy("flow"), tiny.observations(2)
+    policy.costs = make_costs([Custom(lambda a: 0.5 * (a - 300.0).square().sum((1, 2)))], policy.action_dim)
+    np.testing.assert_allclose(policy.predict(obs), 300.0, atol=1e-2)
+
+
+def test_what_costs_nothing_is_left_where_it_was_drawn():
+    """The model draws cosine, sine and a place; estimates off the unit circle stay there."""
+
+    def in_units(drawn, obs):
+        return torch.stack([torch.atan2(drawn[..., 1], drawn[..., 0]), drawn[..., 2]], -1)
+
+    def normalized(actions, obs):
+        return torch.stack([actions[..., 0].cos(), actions[..., 0].sin(), actions[..., 1]], -1)
+
+    drawn, obs, t = (
+        torch.randn(3, 6, 3, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(3, 2, 4),
+        torch.ones(3),
+    )
+    idle, place = Box(low=[-9.0, -9.0], high=[9.0, 9.0]), Box(low=[-0.1], high=[0.1], dims=[1])
+    for costs in ([idle], [idle, place]):
+        context = with_costs(costs, SamplingContext(), obs, in_units, normalized)
+        found = context.change(drawn, t)
+        assert torch.equal(found[..., :2], drawn[..., :2])
+        assert torch.equal(found[..., 2], drawn[..., 2]) == (place not in costs)
+    torch.testing.assert_close(found[:, 1:, 2], drawn[:, 1:, 2].clamp(-0.1, 0.1))
+    assert torch.equal(found[:, 0], drawn[:, 0]), "the past"
+    assert with_costs([], context, obs, in_units, normalized) is context

@@ -56,7 +56,7 @@ class BestOfModel(AroundModel):
         require(min(candidates, width, critics) >= 1, given, "at least 1 of each")
         require(0.5 <= expectile < 1, f"expectile={expectile}", "a number in [0.5, 1)")
         self.candidates, self.expectile = candidates, expectile
-        self.supported_execution -= {"guide"}
+        self.supported_execution -= {"guide", "costs"}
         told = self.told_dim
         self.value = perceptron(told, width)
         self.critics = nn.ModuleList(perceptron(told + actions * spec.action_dim, width) for _ in range(critics))

@@ -74,7 +74,7 @@ class GenerativeModel(NetworkModel, Exportable):
         process, shape = self.process, (len(cond.vector), *self.shape)
         x, times = context.begin(shape, process.times, process.sampling_path, generators, cond.vector)
         field = process.field(self.net, partial(context.bound, taught=bool(self.spec.prefix)))
-        field = field if context.change is None else Changed(field, context.change)
+        field = field if context.change is None else Changed(field, context.change, float(times[-2]) - 1e-6)
         alike = process.solver.fixed and times is process.times and not context.binds
         bind = partial(process.solver.bind, field, process.sampling_path, generators)
         return self.carried(bind, x, times, cond, alike)
