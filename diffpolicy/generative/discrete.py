@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffpolicy.generative.objectives import drop_condition, entry, uniform
+from diffpolicy.generative.objectives import drop_condition, entry
 from diffpolicy.generative.predictions import FlowMap
 from diffpolicy.generative.sampling import sample
-from diffpolicy.generative.shapes import Generators, as_input, expand, rand
+from diffpolicy.generative.shapes import Generators, as_input, expand, rand, uniform
 from diffpolicy.util import names
 from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import explain, require

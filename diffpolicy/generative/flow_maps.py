@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from diffpolicy.generative.objectives import drop_condition, entry, uniform
+from diffpolicy.generative.objectives import drop_condition, entry
 from diffpolicy.generative.paths import LinearPath, Path
 from diffpolicy.generative.predictions import FlowMap
 from diffpolicy.generative.sampling import sample, time_grid
-from diffpolicy.generative.shapes import Generators, as_input, expand
+from diffpolicy.generative.shapes import Generators, as_input, expand, uniform
 from diffpolicy.generative.starts import draw_start
 from diffpolicy.util.condition import select
 from diffpolicy.util.device import precise_dtype

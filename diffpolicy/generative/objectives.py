@@ -16,12 +16,12 @@ from torch import Tensor
 
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import ALPHA_MIN, PREDICTIONS, SIGMA_MIN, data_gain, halves, target
-from diffpolicy.generative.shapes import Generators, as_input, joint, rand
+from diffpolicy.generative.shapes import Generators, as_input, joint, uniform
 from diffpolicy.generative.starts import COUPLINGS, draw_start
 from diffpolicy.generative.variance import variance_loss
 from diffpolicy.generative.weighting import NATIVE, TIMES, WEIGHTINGS, Draw
 from diffpolicy.util import condition, names
-from diffpolicy.util.device import precise_device, precise_dtype
+from diffpolicy.util.device import precise_dtype
 from diffpolicy.util.errors import require
 
 Net = Callable[..., Tensor]
@@ -43,14 +43,6 @@ def entry(batch: Mapping[str, Any], name: str) -> Tensor:
     """
     require(name in batch, f"a batch of {sorted(batch)}", f"one with {name!r} (B, ...)")
     return batch[name]
-
-
-def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
-    """Return uniform noise in float64: near t = 1 float32 leaves σ few digits.
-
-    It lies on `device`, or on the CPU where that has no float64.
-    """
-    return rand(shape, generator, dtype=torch.float64, device=precise_device(device))
 
 
 def draw(
@@ -93,6 +85,7 @@ class DenoisingObjective:
             prediction type. "uniform" makes noise and score losses very large near t = 0, "snr" data losses near
             t = 1, and "native" score losses near t = 1 and (logarithmically) velocity losses near t = 1 on the
             variance-preserving path.
+        learned_variance: see `ModelField`.
         condition_dropout: probability with which a sample's condition is replaced by that of `net.null(cond)`, for
             classifier-free guidance.
         coupling: how noise, or the batch's own "start", is paired with the data, see `starts.draw_start`.
@@ -109,13 +102,15 @@ class DenoisingObjective:
     weighting: str = NATIVE
     condition_dropout: float = 0.0
     coupling: str = "independent"
+    learned_variance: bool = False
 
     def __post_init__(self) -> None:
         names.check("prediction", self.prediction, PREDICTIONS)
         names.check("draw of times", self.times, TIMES)
         names.check("weighting", self.weighting, (NATIVE, *WEIGHTINGS))
         names.check("coupling", self.coupling, COUPLINGS)
-        require(0 <= (p := self.condition_dropout) <= 1, f"condition_dropout={p}", "a probability in [0, 1]")
+        dropout = self.condition_dropout
+        require(0 <= dropout <= 1, f"condition_dropout={dropout}", "a probability in [0, 1]")
         TIMES[self.times](torch.zeros(1, dtype=torch.float64), self.path)
 
     def weight(self, t: Tensor) -> Tensor:
@@ -133,7 +128,7 @@ class DenoisingObjective:
     ) -> Tensor:
         """Return the loss (B,) at given noise (B, *shape) and t (B,) or (B, T); what is `known` does not count."""
         x = self.path.interpolate(data, noise, t)
-        output, v = halves(net(x, as_input(t, x), cond), x)
+        output, v = halves(net(x, as_input(t, x), cond), x, self.learned_variance)
         error = output - target(self.prediction, data, noise, t, self.path)
         loss = self.weight(t).to(data.dtype) * error.square().flatten(t.ndim).mean(-1)
         if v is not None:  # a learned variance

@@ -123,13 +123,20 @@ def estimate(prediction: str, output: Tensor, x: Tensor, t: Tensor, path: Path) 
     return Estimate(data, where(seen, output, x / sigma.clamp(min=SIGMA_MIN)))
 
 
-def halves(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return what a network's output says in the shape of x, and of the variance, where it is twice as large."""
-    if output.shape == x.shape or output.numel() != 2 * x.numel() or output.ndim != x.ndim:
+def halves(output: Tensor, x: Tensor, learned_variance: bool) -> tuple[Tensor, Tensor | None]:
+    """Return what a network's output says in the shape of x, and what of the variance, if that is learned.
+
+    Raises:
+        ValueError: a variance is learned, and the output is not twice as large along one axis after the first.
+    """
+    if not learned_variance:
         return output, None
-    axis = next(i for i, (size, own) in enumerate(zip(output.shape, x.shape, strict=True)) if size != own)
-    first, second = output.chunk(2, axis)
-    return (first, second) if first.shape == x.shape else (output, None)
+    for axis in range(1, x.ndim):
+        if output.shape == (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :]):
+            first, second = output.chunk(2, axis)
+            return first, second
+    expected = f"twice the shape of x, {tuple(x.shape)}, along one axis, since the variance is learned"
+    raise ValueError(explain(f"the output has shape {tuple(output.shape)}", expected))
 
 
 def target(prediction: str, data: Tensor, noise: Tensor, t: Tensor, path: Path) -> Tensor:
@@ -187,9 +194,10 @@ class ModelField:
     """The field of a network.
 
     Args:
-        net: `net(x, t, cond)`; one with twice the outputs says in the second half what the variance is.
+        net: `net(x, t, cond)`.
         path: the path whose x_t the network was trained on.
         prediction: what the network outputs, one of `PREDICTIONS`.
+        learned_variance: it has twice the outputs, and says in the second half what the variance is.
 
     Raises:
         ValueError: an unknown prediction.
@@ -198,6 +206,7 @@ class ModelField:
     net: Callable[..., Tensor]
     path: Path
     prediction: str
+    learned_variance: bool = False
     calls: ClassVar[int] = 1
     needs_grad: ClassVar[bool] = False
 
@@ -205,6 +214,6 @@ class ModelField:
         names.check("prediction", self.prediction, PREDICTIONS)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Estimate:
-        output, v = halves(self.net(x, as_input(t, x), cond), x)
+        output, v = halves(self.net(x, as_input(t, x), cond), x, self.learned_variance)
         made = estimate(self.prediction, output, x, t, self.path)
         return made if v is None else WithVariance(*made, v)

@@ -58,7 +58,7 @@ class GenerativeProcess(nn.Module):
         super().__init__()
         check_variance(learned_variance, path)
         self.path, self.prediction, self.learned_variance, self.clip = path, prediction, learned_variance, clip
-        self.objective = make_objective(path, prediction, times, weighting, condition_dropout)
+        self.objective = make_objective(path, prediction, times, weighting, condition_dropout, learned_variance)
         self.sampling_path = path
         options = dict(solver_options or {})
         self._grid = grid
@@ -123,7 +123,7 @@ class GenerativeProcess(nn.Module):
             guide: wraps the field, see `guidance`; None leaves it as it is.
             path: the path of the field; None is the sampler's.
         """
-        field: Field = ModelField(net, self.path, self.prediction)
+        field: Field = ModelField(net, self.path, self.prediction, self.learned_variance)
         path = path or self.sampling_path
         if path != self.path:
             field = OnPath(field, path)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from diffpolicy.util.device import precise_dtype
+from diffpolicy.util.device import precise_device, precise_dtype
 from diffpolicy.util.errors import explain
 
 
@@ -133,3 +133,11 @@ def _draw(
     if not generator:
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     return torch.stack([_draw(function, shape[1:], g, dtype, device) for g in generator])
+
+
+def uniform(shape: tuple[int, ...], generator: Generators, device: torch.device) -> Tensor:
+    """Return uniform noise in float64: near t = 1 float32 leaves σ few digits.
+
+    It lies on `device`, or on the CPU where that has no float64.
+    """
+    return rand(shape, generator, dtype=torch.float64, device=precise_device(device))

@@ -103,7 +103,7 @@ class LossAware(nn.Module):
 
     @torch.no_grad()
     def _note(self, at: Tensor, loss: Tensor) -> None:
-        """Write losses (B,) into the rings of the bins `at` (B,), without a word to the host."""
+        """Write losses (B,) into the rings of the bins `at` (B,), without a copy to the CPU."""
         at, order = at.sort(stable=True)
         new = torch.zeros_like(self.counts).index_add_(0, at, torch.ones_like(at))
         before = torch.arange(len(at), device=at.device) - torch.searchsorted(at, at)  # of its bin in this batch
@@ -120,7 +120,12 @@ def _even(path: Path) -> str:
 
 
 def make_objective(
-    path: Path, prediction: str, times: str = "uniform", weighting: str = NATIVE, condition_dropout: float = 0.0
+    path: Path,
+    prediction: str,
+    times: str = "uniform",
+    weighting: str = NATIVE,
+    condition_dropout: float = 0.0,
+    learned_variance: bool = False,
 ) -> DenoisingObjective | LossAware:
     """Return the objective whose times are one of `TIMES`, or "loss_aware"; arguments as of `DenoisingObjective`.
 
@@ -131,5 +136,6 @@ def make_objective(
     names.check("draw of times", times, (*TIMES, LOSS_AWARE))
     aware = times == LOSS_AWARE
     own = _even(path) if aware else times
-    objective = DenoisingObjective(path, prediction, own, weighting, condition_dropout)
+    how = {"condition_dropout": condition_dropout, "learned_variance": learned_variance}
+    objective = DenoisingObjective(path, prediction, own, weighting, **how)
     return LossAware(objective) if aware else objective

@@ -21,7 +21,7 @@ WEIGHT = 1e-3  # λ of the bound in L_hybrid = L_simple + λ·L_vlb (eq. 16)
 
 
 def check_variance(learned: bool, path: Path) -> None:
-    """Raise ValueError if the variance is to be learned of a path without steps."""
+    """Raise ValueError if a variance is to be learned for a path without steps."""
     fits = not learned or isinstance(path, DiscretePath)
     require(fits, f"learned_variance on {path!r}", "a DiscretePath, whose steps it belongs to", "take method=ddpm")
 

@@ -57,6 +57,11 @@ class Network(nn.Module, ABC):
 class Fusable(ABC):
     """A module that can run some of its layers as compiled passes, also in training."""
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether there are such layers; a wrapper has those of the network inside."""
+        return True
+
     @abstractmethod
     def fuse(self) -> None:
         """Use the compiled passes from now on: the same numbers up to rounding."""
@@ -69,8 +74,7 @@ class Freezable(ABC):
     def freeze(self, shape: tuple[int, ...] | None = None, per_step: bool = False) -> None:
         """Prepare for inference: the same numbers up to rounding, in fewer operations and without gradients.
 
-        It is of the present weights on their present device: repeat it after training or moving the module. Loading
-        weights undoes it.
+        Repeat it after training or moving the module, whose present weights it is made of. Loading weights undoes it.
 
         Args:
             shape: the shape of x, (B, T, D), for which calls are also compiled; None compiles nothing.

@@ -27,6 +27,10 @@ class TokenNetwork(nn.Module, Fusable):
         self.embedding = nn.Embedding(tokens, width)
         self.logits = nn.Linear(width, levels)
 
+    @property
+    def has_blocks(self) -> bool:
+        return isinstance(self.net, Fusable) and self.net.has_blocks
+
     def fuse(self) -> None:
         if isinstance(self.net, Fusable):
             self.net.fuse()

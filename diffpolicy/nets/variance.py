@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffpolicy.nets.base import Fusable, Network
+from diffpolicy.util.errors import require
 
 
 @final
@@ -23,6 +24,10 @@ class VarianceNetwork(Network, Fusable):
         super().__init__()
         self.net, self.axis, self.per_step = net, axis, net.per_step  # type: ignore[misc]
 
+    @property
+    def has_blocks(self) -> bool:
+        return isinstance(self.net, Fusable) and self.net.has_blocks
+
     def fuse(self) -> None:
         if isinstance(self.net, Fusable):
             self.net.fuse()
@@ -33,4 +38,5 @@ class VarianceNetwork(Network, Fusable):
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, r: Tensor | None = None) -> Tensor:
         """(B, C, *shape), times, a condition -> (B, 2C, *shape)."""
+        require(r is None, "a network of two times with a learned variance", cure="leave r out")
         return self.net(torch.cat([x, x], dim=self.axis), t, cond)

@@ -84,7 +84,7 @@ class Speed:
 
 def fusable(model: Model) -> list[Fusable]:
     """Return the networks of a model whose blocks can be compiled."""
-    return [net for net in model.networks() if isinstance(net, Fusable)]
+    return [net for net in model.networks() if isinstance(net, Fusable) and net.has_blocks]
 
 
 def has_compiler() -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from diffpolicy.generative.guidance import ClassifierFree, ClipData, OnPath
+from diffpolicy.generative.guidance import Changed, ClassifierFree, ClipData, Inpaint, OnPath, SoftInpaint
 from diffpolicy.generative.likelihood import variational_bound
 from diffpolicy.generative.objectives import DenoisingObjective
 from diffpolicy.generative.paths import DiscretePath, LinearPath, VariancePreservingPath
@@ -52,7 +52,7 @@ def plain(x, t, cond=None):
 @pytest.mark.parametrize(("v", "fixed"), [(0.0, "ddpm"), (1.0, "ddpm_large")])
 def test_its_ends_are_the_two_fixed_variances(v, fixed, shape, steps):
     times, noise = time_grid("ddpm_trailing", steps, PATH), randn(*shape)
-    learned = make_solver("ddpm_learned").bind(ModelField(with_half(plain, v), PATH, "noise"), PATH, gen(1))
+    learned = make_solver("ddpm_learned").bind(ModelField(with_half(plain, v), PATH, "noise", True), PATH, gen(1))
     other = make_solver(fixed).bind(ModelField(plain, PATH, "noise"), PATH, gen(1))
     got, want = (sample(flow, noise, times, trajectory=True) for flow in (learned, other))
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
@@ -62,7 +62,7 @@ def test_its_ends_are_the_two_fixed_variances(v, fixed, shape, steps):
 def test_between_the_ends_the_log_variance_is_interpolated():
     t, s = PATH.time_at_index(torch.tensor([9, 9])), PATH.time_at_index(torch.tensor([8, 8]))
     x, v = randn(2, 3), torch.tensor([[0.3, -0.4, 1.2], [0.0, 0.5, 1.0]], dtype=torch.float64)
-    field = ModelField(with_half(plain, lambda x, t: v), PATH, "noise")
+    field = ModelField(with_half(plain, lambda x, t: v), PATH, "noise", True)
     draws = {
         name: make_solver(name).bind(field, PATH, gen(2))(x, t, s) for name in ("ddpm", "ddpm_large", "ddpm_learned")
     }
@@ -78,13 +78,9 @@ def test_between_the_ends_the_log_variance_is_interpolated():
 @pytest.mark.parametrize("solver", sorted(set(SOLVERS) - {"ddpm_learned"}))
 def test_other_solvers_ignore_the_second_half(solver):
     options = {"rtol": 1e-2, "atol": 1e-2} if solver == "dopri5" else {}
-    drawn = [
-        sample(
-            make_solver(solver, **options).bind(ModelField(net, PATH, "v"), PATH, gen(3)), randn(3, 2), [0, 0.5, 1]
-        )
-        for net in (plain, with_half(plain, 0.7))
-    ]
-    assert torch.equal(*drawn)
+    fields = ModelField(plain, PATH, "v"), ModelField(with_half(plain, 0.7), PATH, "v", True)
+    flows = [make_solver(solver, **options).bind(field, PATH, gen(3)) for field in fields]
+    assert torch.equal(*(sample(flow, randn(3, 2), [0, 0.5, 1]) for flow in flows))
 
 
 def posterior(data, x, k):
@@ -139,17 +135,22 @@ def test_no_gradient_of_the_bound_reaches_the_mean():
         return torch.cat([x * mean + 0.3, (x * 0 + v)], dim=1)
 
     batch = {"data": randn(64, 2)}
-    loss = DenoisingObjective(PATH, "noise", "discrete")
+    loss = DenoisingObjective(PATH, "noise", "discrete", learned_variance=True)
     both = torch.autograd.grad(loss(net, batch, gen(4)).sum(), (mean, v))
-    (alone,) = torch.autograd.grad(loss(lambda *a: net(*a)[:, :2], batch, gen(4)).sum(), mean)
+    plainly = DenoisingObjective(PATH, "noise", "discrete")
+    (alone,) = torch.autograd.grad(plainly(lambda *a: net(*a)[:, :2], batch, gen(4)).sum(), mean)
     assert torch.equal(both[0], alone) and both[1] != 0
 
 
 def test_wrappers_keep_the_variance_of_the_conditional_field():
-    field = ModelField(with_half(plain, lambda x, t: x * 0 + 0.6), PATH, "noise")
+    field = ModelField(with_half(plain, lambda x, t: x * 0 + 0.6), PATH, "noise", True)
     x, t = randn(4, 2), torch.full((4,), 0.5, dtype=torch.float64)
     guided = ClipData(ClassifierFree(field, 3.0, lambda cond: cond))(x, t)
     assert isinstance(guided, WithVariance) and torch.equal(guided.v, torch.full_like(x, 0.6))
+    same = Changed(field, lambda data, t: data)
+    held = Inpaint(same, torch.zeros(2), torch.tensor([True, False]))
+    for wrapped in (same, held, SoftInpaint(field, torch.zeros(2), torch.ones(2), jacobian=False)):
+        assert isinstance(wrapped(x, t), WithVariance), type(wrapped)
     assert not isinstance(OnPath(field, VariancePreservingPath())(x, t), WithVariance)
 
 
@@ -179,7 +180,10 @@ def looked_up(table):
 def test_on_a_gaussian_it_learns_the_posterior_variance():
     table = torch.zeros(PATH.steps, dtype=torch.float64, requires_grad=True)
     net = with_half(gaussian, looked_up(table))
-    loss, optimizer = DenoisingObjective(PATH, "noise", "discrete"), torch.optim.Adam([table], 0.05)
+    loss, optimizer = (
+        DenoisingObjective(PATH, "noise", "discrete", learned_variance=True),
+        torch.optim.Adam([table], 0.05),
+    )
     noise = gen(5)
     for step in range(300):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 300)
@@ -192,7 +196,7 @@ def test_on_a_gaussian_it_learns_the_posterior_variance():
     bounds, widths = {}, {}
     data = WIDTH * randn(4000, 1, seed=6)
     for name, half in (("ddpm", 0.0), ("ddpm_large", 1.0), ("ddpm_learned", looked_up(table.detach()))):
-        field = ModelField(with_half(gaussian, half), PATH, "noise")
+        field = ModelField(with_half(gaussian, half), PATH, "noise", True)
         bounds[name] = float(variational_bound(field, data, generator=gen(7)).total.mean())
         flow = make_solver("ddpm_learned").bind(field, PATH, gen(8))
         widths[name] = float(sample(flow, randn(20_000, 1, seed=9), time_grid("ddpm_trailing", 20, PATH)).std())
@@ -211,7 +215,7 @@ def test_what_does_not_fit_is_refused():
     taught = GenerativeProcess(PATH, "noise", learned_variance=True, solver="ddpm_learned")
     with pytest.raises(ValueError, match="none was learned for this path"):
         taught.configure(path=LinearPath())
-    with pytest.raises(ValueError, match="no variance was learned here; take solver=ddpm"):
+    with pytest.raises(ValueError, match="this field says nothing of the variance; take solver=ddpm"):
         sample(make_solver("ddpm_learned").bind(ModelField(plain, PATH, "v"), PATH), randn(3, 2), [0, 0.5, 1])
     with pytest.raises(TypeError, match="a learned variance on LinearPath"):
-        DenoisingObjective(LinearPath(), "noise")(with_half(plain, 0.0), {"data": randn(4, 2)})
+        DenoisingObjective(LinearPath(), "noise", learned_variance=True)(with_half(plain, 0.0), {"data": randn(4, 2)})

@@ -33,7 +33,7 @@ class DDIM(Solver):
             what the network says lies between, see `variance`.
 
     Raises:
-        ValueError: η outside [0, 1], an unknown variance, or another than a small one with η = 0; when run, a learned
+        ValueError: η outside [0, 1], an unknown variance, or a large or learned one with η = 0; when run, a learned
             one of a field that says nothing of it.
     """
 
@@ -75,7 +75,9 @@ class DDIM(Solver):
         data, noise = estimate
         added = flow.noise_like(x)
         if self.learned:
-            require(isinstance(estimate, WithVariance), "no variance was learned here", cure="take solver=ddpm")
+            require(
+                isinstance(estimate, WithVariance), "this field says nothing of the variance", cure="take solver=ddpm"
+            )
             smaller = expand(torch.where(sigma_s > 0, sigma_s / sigma_t, 1.0).log(), x)  # by e^smaller where v = 0
             added = added * torch.exp((1 - estimate.v.to(x.dtype)) * smaller)
         return weighted_sum((path.alpha(s), data), (rest, noise), (tau, added))

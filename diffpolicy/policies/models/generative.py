@@ -97,6 +97,7 @@ class GenerativeModel(NetworkModel, Exportable):
 
     def check_exportable(self, what: str) -> None:
         solver = self.process.solver
+        require(what == "chunk" or not self.process.learned_variance, "a learned variance", "what=chunk")
         why = "draws noise at every step" if solver.stochastic else "chooses its steps while it runs"
         cure = "take solver=ddim (or euler, heun, rk4, dpmpp_2m, dpmpp_3m), or export what=network"
         expected = "a solver with fixed steps and no noise"
