@@ -103,7 +103,11 @@ def token_bits(generator: ImageGenerator, images: LabeledImages, times: int = 10
         ValueError: a generator of something else.
     """
     method = generator.method
-    require(isinstance(method, TokenProcess), f"the bits of tokens of a {type(method).__name__}", "method=discrete")
+    require(
+        isinstance(method, TokenProcess),
+        f"bits of tokens of a generator by {type(method).__name__}",
+        "one by method=discrete",
+    )
     images = images.to(next(generator.parameters()).device)
     data = to_tokens(from_levels(images.levels), method.tokens.levels)
     noise = seeds.generator(seed, "variational bound")

@@ -16,7 +16,7 @@ from diffpolicy.training.optim import Schedule
 from diffpolicy.util.errors import explain, require
 
 SCHEDULE_ENDS = "schedule_ends"
-_ALWAYS_ON = ("skips",)  # switches that were not there before, where what they switch was; other new ones were off
+_ALWAYS_ON = ("skips",)  # new switches whose True is what earlier releases did; of other new ones, False is
 _NEW = "resume with the old ones, or choose a new run_dir (init_from=… begins it with these weights)"
 
 
@@ -85,5 +85,5 @@ def _as_known(before: RunConfig, now: RunConfig) -> RunConfig:
 
 
 def _known(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """`now` without switches that an earlier release did not have and that say what it did."""
+    """`now` without new switches, where their value is what the earlier release did."""
     return {key: value for key, value in now.items() if key in before or value is not (key in _ALWAYS_ON)}

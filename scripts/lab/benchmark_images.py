@@ -2,9 +2,9 @@
 
 python scripts/lab/benchmark_images.py --runs runs --out docs/results/images
 
-Digits by the 6.S184 notes' recipe and by our own, judged by a classifier that is trained first: guidance scale ×
-solver × network calls. Runs that are trained and cells that are stored are not made again: stopped anywhere, the same
-command resumes.
+Digits by the 6.S184 notes' recipe, by our own and by four other ways, judged by a classifier that is trained first:
+guidance scale × solver × network calls. Runs that are trained and cells that are stored are not made again: stopped
+anywhere, the same command resumes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the trained runs: RUNS/mnist_own …")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="leave the other recipe out")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), help="these recipes alone")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the samples of a cell (default: 1)")
     parser.add_argument("--max-seeds", type=int, default=3, help="of sampling, at most (default: 3)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="while sampling")

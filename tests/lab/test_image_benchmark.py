@@ -74,6 +74,33 @@ def test_the_command_measures_once_and_reports_all(folder, monkeypatch, capsys):
     assert again["training"]["own"]["steps"] == checkpoint.read("runs/mnist_own/checkpoints/last").step == 2
 
 
+def test_what_was_stored_of_a_run_that_is_not_here_stays(folder):
+    bench = work.Benchmark(folder / "runs", folder / "out", "float32", "cpu", [])
+    cell = Cell("notes", 1.0, "Euler", 2, 100, 1)
+    interval = {"mean": 3.0, "low": 2.0, "high": 4.0}
+    draw = {
+        "n": 100, "seed": 0, "network_calls": 2, "seconds": 2.0, "frechet": interval,
+        "accuracy": {"mean": 0.5, "low": 0.4, "high": 0.6}, "diversity": {"mean": 0.9, "min": 0.5},
+    }  # fmt: skip
+    file = folder / "out/cells" / f"{cell.name}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"of": {"generator": "gone", **bench._judged(cell)}, "draws": [draw]}))
+    with pytest.raises(ValueError, match="no cell of .* is measured"):
+        bench.report([cell])
+    notes = {"minutes": 105.0, "steps": 5000}
+    (folder / "out/benchmark.json").write_text(json.dumps({"training": {"notes": notes}}))
+    for wanted in ([cell], [cell, Cell("notes", 3.0, "Euler", 2, 100, 1)]):
+        bench.report(wanted)
+        found = json.loads((folder / "out/benchmark.json").read_text())
+        assert [one["run"] for one in found["rows"]] == ["notes"] and found["training"] == {"notes": notes}
+    file.write_text(
+        json.dumps({"of": {"generator": "gone", **bench._judged(cell), "classifier": "x"}, "draws": [draw]})
+    )
+    with pytest.raises(ValueError, match="no cell of"):
+        bench.report([cell])
+    assert json.loads((folder / "out/benchmark.json").read_text())["training"] == {"notes": notes}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

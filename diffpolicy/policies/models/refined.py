@@ -28,7 +28,7 @@ class RefinedModel(NetworkModel):
     """Flow matching whose start is the answer of a regression with noise around it, N(guess(obs), spread²·I).
 
     A perceptron learns the mean of the demonstrated chunks, and the network the velocity from there to one of them.
-    The way is shorter than from noise; the noise that is left tells apart what demonstrations do differently.
+    The way is shorter than from noise; the noise that is left decides among the ways that demonstrations take.
 
     Args:
         spec: what it is built for.

@@ -25,6 +25,7 @@ from diffpolicy.images.density import bits_per_dimension, token_bits
 from diffpolicy.images.metrics import Reference, shuffled
 from diffpolicy.training.log import read_metrics
 from diffpolicy.util import files
+from diffpolicy.util.errors import require
 from image_benchmark.cells import SAMPLERS, Cell, combined, measure_seed, stored_draws
 from image_benchmark.plots import draw_benchmark
 from image_benchmark.tables import grid, recipes
@@ -55,6 +56,7 @@ ABLATION = {
 }
 ABLATION_CELL = {"guidance": 3.0, "sampler": "Euler", "evaluations": 20, "samples": 500, "seeds": 1}
 DENSITY = {"steps": 50, "probes": 4, "indices": 1000}
+TOKEN_DENSITY = {"times": 100}
 _PAUSE = 5.0  # times the usual interval of a log: so long, a training was stopped
 
 
@@ -94,15 +96,16 @@ class Benchmark:
 
     def likelihood(self, run: str) -> None:
         """Compute the bits per dimension of 100 test digits, unless they are stored or do not exist."""
-        file = self.out / f"likelihood_{run}.json"
-        of = {"generator": self.checkpoint(run).sha256["ema.safetensors"], **DENSITY}
-        if run not in DENSITIES or stored_draws(file, of):
+        if run not in DENSITIES:
+            return
+        file, generator = self.out / f"likelihood_{run}.json", self.generator(run)
+        of_tokens = isinstance(generator.method, TokenProcess)
+        how = TOKEN_DENSITY if of_tokens else DENSITY
+        of = {"generator": self.checkpoint(run).sha256["ema.safetensors"], **how}
+        if stored_draws(file, of):
             return
         digits = shuffled(load_mnist("test")).per_class(10)
-        if isinstance(self.generator(run).method, TokenProcess):
-            found = token_bits(self.generator(run), digits)
-        else:
-            found = bits_per_dimension(self.generator(run), digits, **DENSITY)
+        found = token_bits(generator, digits, **how) if of_tokens else bits_per_dimension(generator, digits, **how)
         files.write_json(file, {"of": of, "draws": [found], **provenance()})
 
     def ablation(self) -> Path:
@@ -120,7 +123,7 @@ class Benchmark:
     def report(self, wanted: Sequence[Cell]) -> Path:
         """Write benchmark.json, table.md and the plots of all wanted cells that are measured; return the table.
 
-        Of a run that is not here, what was stored of it stays if the same classifier judged it.
+        What was stored of a run that is not here stays, and is shown if the same classifier judged it.
         """
         file = self.out / "benchmark.json"
         before = json.loads(file.read_text())["training"] if file.exists() else {}
@@ -132,14 +135,12 @@ class Benchmark:
             if draws := stored_draws(self._file(cell), self._identity(cell) if here else self._judged(cell)):
                 found.append(combined(cell, draws))
                 floors[str(cell.samples)] = self.reference(cell.samples)[1].floor
+        require(found, f"no cell of {self.out} is measured", cure="measure some first")
         judge = checkpoint.read(self._classifier_path)
         result = {
             "rows": found,
             "floors": floors,
-            "training": {
-                run: self._training(run) if self._is_trained(run) else before[run]
-                for run in dict.fromkeys(one["run"] for one in found)
-            },
+            "training": before | {run: self._training(run) for run in RUNS if self._is_trained(run)},
             "classifier": {"test_accuracy": judge.state["best"][0][0], "steps": judge.step},
             "precision": self.precision,
             **provenance(),
@@ -202,9 +203,11 @@ class Benchmark:
     def _training(self, run: str) -> dict[str, Any]:
         saved = self.checkpoint(run)
         spent = minutes([entry["seconds"] for entry in read_metrics(self._run_dir(run) / "metrics.jsonl")])
-        if run in NEEDS:  # trained here, or elsewhere and taken along
+        if run in NEEDS:
             needed = self._run_dir(NEEDS[run]) / "metrics.jsonl"
-            spent += minutes([entry["seconds"] for entry in read_metrics(needed)]) if needed.exists() else 0.0
+            given = f"{needed} is not there, whose minutes belong to those of {run}"
+            require(needed.exists(), given, cure="bring the run that it was trained upon")
+            spent += minutes([entry["seconds"] for entry in read_metrics(needed)])
         return {
             "steps": saved.step,
             "speed": saved.state["speed"],
