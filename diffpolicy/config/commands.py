@@ -17,7 +17,7 @@ class ActingConfig:
     """A policy's checkpoint, and how the policy acts.
 
     Args:
-        checkpoint: folder of a checkpoint, such as RUN/checkpoints/best.
+        checkpoint: folder of a checkpoint, such as RUN/checkpoints/best, or of a run.
         solver: solver of the sampler; None keeps the training's.
         steps: steps of the sampler; None keeps the training's.
         grid: time grid of the sampler; None keeps the training's, or takes the solver's own, see `SamplerConfig`.
@@ -115,7 +115,7 @@ class ImproveConfig:
     """Settings of improving a policy by what it does itself.
 
     Args:
-        checkpoint: folder of the policy's checkpoint, such as RUN/checkpoints/best.
+        checkpoint: folder of the policy's checkpoint, such as RUN/checkpoints/best, or of its run.
         run_dir: folder of the run: rollouts, checkpoints, improvement.json. One that was begun with the same settings
             is continued.
         method: how it is improved: "filtered", "corrections", "best_of", "residual", "steering", "policy_gradient" or
@@ -288,7 +288,7 @@ class PushConfig:
     """Settings of uploading a policy. Nothing else is ever uploaded, and nothing without this command.
 
     Args:
-        source: a run, or the folder of a checkpoint, such as RUN/checkpoints/best.
+        source: a run, or the folder of a checkpoint, such as RUN/checkpoints/best, or of a run.
         to: hf://user/repo.
         evaluation: folder of an evaluation of that checkpoint, whose table and videos go into the card.
         private: make a new repository private; one that exists stays as it is.

@@ -204,7 +204,7 @@ EXHIBITS = (
         "asked for, and beyond that they get clearer and more alike. A small classifier of noised images pushes the "
         "same way, but turns fewer of them into what was asked for.",
         guidance_on_digits,
-        "One line of the notes' derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
+        "One line of their derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
         needs_mnist=True,
         uses_generator=True,
     ),

@@ -103,6 +103,6 @@ EXHIBITS = (
         "the two ways are one; learned, they nearly are. (The classifier is given α·x: see `Attenuated` in "
         "diffpolicy/gallery/learn.py.)",
         guidance_on_points,
-        "One line of the notes' derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
+        "One line of their derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
     ),
 )

@@ -225,10 +225,10 @@ EXHIBITS = (
             "diffpolicy.generative.predictions:data_gain",
         ),
         "The same network and training under three weights. SNR spends itself on the cleanest inputs and is the "
-        "worst where the noise is high, uniform the other way round, whose samples run together into a ring; min-SNR "
+        "worst where the noise is high; uniform is best there, and its samples run together into a ring; min-SNR "
         "lies between the two where the noise is high, and near SNR in the middle.",
         weightings,
-        "The notes weight the noise loss: their “uniform” is SNR here, their “SNR” is SNR² (dashed); their “cosine” "
+        "They weight the noise loss: their “uniform” is SNR here, their “SNR” is SNR² (dashed); their “cosine” "
         "has no formula (dotted: α²/(α² + σ²) on the noise).",
     ),
 )

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
+import os
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -13,6 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+import diffpolicy
 from diffpolicy.gallery.style import CYCLE, DEEP, INK, MUTED, Exhibit
 from diffpolicy.util import files
 
@@ -22,7 +29,7 @@ INTRODUCTION = (
     "one sampling loop, and its one training loop for whatever is learned. Time runs from t = 0 (noise) to t = 1 "
     "(data); α and σ are the scales of data and noise, x = α·data + σ·noise, and λ = log(α/σ), half the logarithm of "
     "the signal-to-noise ratio SNR = α²/σ², is the log-SNR. The lecture notes that this project began from print "
-    "some formulas differently; then a remark says what is right."
+    "some formulas differently; a remark then says what they print, and what is right."
 )
 _COLORS = 256
 _SHADES = 7  # of each ink, from faint to full
@@ -51,8 +58,8 @@ def write_pages(folder: Path, exhibits: Sequence[Exhibit], commands: Mapping[str
         commands: name of a figure -> command that made it.
     """
     images = {one.name: base64.b64encode((folder / f"{one.name}.png").read_bytes()).decode() for one in exhibits}
-    content = {"title": TITLE, "introduction": INTRODUCTION, "exhibits": exhibits, "images": images}
-    content["made_by"] = _made_by(exhibits, commands)
+    content: dict[str, Any] = {"title": TITLE, "introduction": INTRODUCTION, "exhibits": exhibits, "images": images}
+    content |= {"made_by": _made_by(exhibits, commands), "sources": _sources(folder, exhibits)}
     for page, template in (("README.md", "readme.md.j2"), ("index.html", "index.html.j2")):
         files.write_text(folder / page, _TEMPLATES.get_template(template).render(content).rstrip() + "\n")
 
@@ -63,8 +70,26 @@ def _made_by(exhibits: Sequence[Exhibit], commands: Mapping[str, str]) -> list[t
     for one in exhibits:
         figures.setdefault(commands[one.name], []).append(one.name)
     if len(figures) == 1:
-        return [("All of them are made by", next(iter(figures)))]
-    return [(f"Made by the following: {', '.join(of)}", command) for command, of in figures.items()]
+        return [("This makes all of them:", next(iter(figures)))]
+    return [(f"This made {', '.join(of)}:", command) for command, of in figures.items()]
+
+
+def _sources(folder: Path, exhibits: Sequence[Exhibit]) -> dict[str, str]:
+    """Name of a function -> where its source is as seen from `folder`, of a folder in the checkout."""
+    root, found = Path(diffpolicy.__file__).resolve().parents[1], {}
+    if not folder.resolve().is_relative_to(root):
+        return {}
+    for name in {name for one in exhibits for name in one.functions}:
+        module, _, inside = name.partition(":")
+        source = inspect.getsourcefile(_unwrapped(attrgetter(inside)(import_module(module)), import_module(module)))
+        found[name] = os.path.relpath(source or "", folder.resolve())
+    return found
+
+
+def _unwrapped(thing: object, module: ModuleType) -> Any:
+    """What knows where it was written: a function or a class, or of anything else the module that it is named in."""
+    thing = thing.fget if isinstance(thing, property) else thing
+    return thing if inspect.isfunction(thing) or inspect.isclass(thing) else module
 
 
 def _with_palette(image: Image.Image) -> Image.Image:

@@ -187,7 +187,7 @@ EXHIBITS = (
         "straight. Their mean over the data that may have led to x first points at the middle, then parts towards "
         "the five modes. (Long arrows are shortened.)",
         velocity_fields,
-        "“u = −σ²·s” holds on no path here; the line above is the relation of velocity and score.",
+        "They print “u = −σ²·s”, which holds on no path here; the line above is the relation of velocity and score.",
     ),
     Exhibit(
         "schedules",
@@ -208,7 +208,7 @@ EXHIBITS = (
         "variance-preserving one little happens in the first third of the time, and the flow is curved at the end, "
         "where the linear path's is nearly straight.",
         schedules,
-        "Tables of DDPM: √ᾱ_k, the root of the product of all 1 − β_j up to k, is the path's α; the notes print α "
-        "for ᾱ in places.",
+        "They print α for ᾱ in places. In tables of DDPM the path's α is √ᾱ_k, the root of the product of all "
+        "1 − β_j up to k.",
     ),
 )

@@ -140,7 +140,8 @@ EXHIBITS = (
         "leaves out of Taylor's series is h·R(h), and R goes to 0 with h: to first order, as the error of the whole "
         "way does.",
         linear_ode,
-        "A loop “for i = 1 … n − 1” with h = 1/n stops one step short of t = 1: n steps are n calls.",
+        "They print a loop “for i = 1 … n − 1” with h = 1/n, which stops one step short of t = 1: n steps are n "
+        "calls.",
     ),
     Exhibit(
         "brownian_motion",

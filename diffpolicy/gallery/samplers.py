@@ -170,7 +170,8 @@ EXHIBITS = (
         "Smooth or jagged, all paths have the same law at every t (shade): bars against the line, at t = 0.9, before "
         "the score grows without bound. The last column follows the score alone, with the wrong sign, and misses it.",
         same_marginals,
-        "The drift −½σ²·s alone has not these marginals; the velocity must be there, and the sign is plus.",
+        "They print a drift of −½σ²·s alone, which has not these marginals: the velocity must be there, and the sign "
+        "is plus.",
     ),
     Exhibit(
         "one_network",
@@ -187,8 +188,9 @@ EXHIBITS = (
         "One network that predicts the noise, 200 levels. At ten steps DPM-Solver++ is near the data, at twenty DDIM "
         "nearly so, and DDPM needs many more. (The distances of single draws scatter by about 0.01.)",
         one_network,
-        "DDPM's posterior mean is √ᾱ_(k−1)·β_k/(1 − ᾱ_k)·ẑ + √(1 − β_k)·(1 − ᾱ_(k−1))/(1 − ᾱ_k)·x, its variance "
-        "β_k·(1 − ᾱ_(k−1))/(1 − ᾱ_k), with ᾱ where the notes print α; DDIM's second term has the −τ² under the root.",
+        "They print α for ᾱ in DDPM's posterior, whose mean is √ᾱ_(k−1)·β_k/(1 − ᾱ_k)·ẑ + √(1 − β_k)·(1 − ᾱ_(k−1))/"
+        "(1 − ᾱ_k)·x and whose variance is β_k·(1 − ᾱ_(k−1))/(1 − ᾱ_k); and they leave out the −τ² under the root of "
+        "DDIM's second term.",
     ),
     Exhibit(
         "flow_against_diffusion",

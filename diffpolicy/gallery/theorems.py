@@ -311,7 +311,8 @@ EXHIBITS = (
         "likely and "
         "the spreading of the noise cancel. This is why a flow model can be sampled with noise.",
         fokker_planck,
-        "Theorem 2 begins with the ordinary equation dX = u·dt; with the stochastic one no score term would follow.",
+        "They begin theorem 2 with the stochastic equation. It begins with the ordinary one, dX = u·dt: else no "
+        "score term would follow.",
     ),
     Exhibit(
         "euler_maruyama_orders",
@@ -333,7 +334,8 @@ EXHIBITS = (
         ("diffpolicy.generative.likelihood:variational_bound", "diffpolicy.generative.paths:DiscretePath"),
         "With the exact denoiser. Most is lost in the steps nearest to the data; the prior costs nothing "
         "where the last "
-        "noise hides the data. Even so the bound stays above −log p, by what steps that are not normal lose.",
+        "noise hides the data. The reconstruction, −log p(x|x_0), is negative here and drawn by its size. Even so "
+        "the bound stays above −log p (the smaller number), by what steps that are not normal lose.",
         bound_terms,
     ),
     Exhibit(

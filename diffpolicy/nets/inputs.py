@@ -64,7 +64,7 @@ def check_vector(cond: Condition | None, batch: int, size: int) -> Tensor | None
     if given != expected:
         raise ValueError(explain(f"cond.vector has shape {given}", str(expected)))
     if cond is not None and cond.tokens is not None:
-        raise ValueError(explain("cond has tokens", "a vector alone", "take a network that attends to tokens"))
+        raise ValueError(explain("cond has tokens, which no network reads yet", "a vector alone", "give numbers"))
     return None if cond is None else cond.vector
 
 

@@ -94,12 +94,12 @@ def test_only_draws_those_anew_and_the_same_again(drawn, capsys):
 
 def test_pages_tell_apart_what_was_made_by_different_commands(tmp_path):
     small(tmp_path, "probability_paths", "velocity_fields")
-    assert "All of them are made by" in (tmp_path / "README.md").read_text()
+    assert "This makes all of them:" in (tmp_path / "README.md").read_text()
     small(tmp_path, "probability_paths", seed=3)
     for name in ("README.md", "index.html"):
         text = (tmp_path / name).read_text()
-        assert "Made by the following: probability_paths" in text and "diffpolicy gallery seed=3 small=true" in text
-        assert "Made by the following: velocity_fields" in text
+        assert "This made probability_paths:" in text and "diffpolicy gallery seed=3 small=true" in text
+        assert "This made velocity_fields" in text
 
 
 def test_a_part_has_a_page_of_its_own(tmp_path):
@@ -137,8 +137,8 @@ def test_only_figures_of_a_checkpoint_name_it(tmp_path, monkeypatch):
         )
     small(tmp_path, "probability_paths", "inversion", digits="RUN")
     readme = (tmp_path / "README.md").read_text()
-    assert "following: probability_paths\n\n```bash\ndiffpolicy gallery small=true\n" in readme
-    assert "following: inversion\n\n```bash\ndiffpolicy train task=mnist run_dir=RUN\ndiffpolicy gallery" in readme
+    assert "This made probability_paths:\n\n```bash\ndiffpolicy gallery small=true\n" in readme
+    assert "This made inversion:\n\n```bash\ndiffpolicy train task=mnist run_dir=RUN\ndiffpolicy gallery" in readme
 
 
 def _line(n, generator):

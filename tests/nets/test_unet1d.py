@@ -277,7 +277,7 @@ def test_the_forward_derivative_is_the_finite_difference(fused):
 def test_tokens_that_no_network_reads_are_refused():
     net = ConditionalUnet1D(2, 3, 8, widths=(8, 16), groups=4, time_features=8)
     cond = Condition(torch.randn(1, 3), torch.randn(1, 5, 4))
-    with pytest.raises(ValueError, match="cond has tokens; expected a vector alone"):
+    with pytest.raises(ValueError, match="cond has tokens, which no network reads yet; expected a vector alone"):
         net(torch.randn(1, 8, 2), torch.rand(1), cond)
 
 
