@@ -36,7 +36,7 @@ def continued(saved: Checkpoint, record: Any, schedule: Schedule) -> Schedule:
     before = saved_config(saved, record)
     if isinstance(record, RunConfig):
         refuse_other_data(saved, before, record)
-        record = _as_known(before, record)
+        record = as_known(before, record)
     extended = schedule  # which has no steps where there is nothing to train
     if schedule.steps:
         extended = schedule.extended(saved.state.get(SCHEDULE_ENDS, [before.training.steps]), saved.step)
@@ -74,8 +74,8 @@ def refuse_other_data(saved: Checkpoint, before: RunConfig, now: RunConfig) -> N
         raise ValueError(explain(says, cure=_NEW))
 
 
-def _as_known(before: RunConfig, now: RunConfig) -> RunConfig:
-    """`now` without what makes no difference: an encoder without cameras, what an earlier release left out."""
+def as_known(before: RunConfig, now: RunConfig) -> RunConfig:
+    """Return `now` without what makes no difference: an encoder without cameras, what an earlier release left out."""
     return replace(
         now,
         method=_known(before.method, now.method),

@@ -26,6 +26,7 @@ from diffpolicy.datasets.spec import Field, ObservationSpec
 from diffpolicy.evaluation import TaskSpec, episode_resets, is_same_task, policy_env
 from diffpolicy.policies import ChunkModel, build_model
 from diffpolicy.policies.chunking import Chunker
+from diffpolicy.training.resume import as_known
 from diffpolicy.util.errors import located, require
 
 WINDOWS = 1000  # any number, for methods that remember their training data
@@ -128,12 +129,7 @@ def training_changes(recorded: Mapping[str, Any], run: Run) -> list[str]:
         run=now.dataset.stream.run or before.dataset.stream.run,
     )
     now = dataclasses.replace(now, dataset=dataclasses.replace(now.dataset, stream=stream))
-    unused = {"images": now.images}
-    if not before.observation.images:
-        unused["encoder"] = now.encoder
-    if not before.net:  # of methods without a network, earlier checkpoints record none
-        unused["net"] = now.net
-    return changes(dataclasses.replace(before, **unused), now)
+    return changes(dataclasses.replace(before, images=now.images), as_known(before, now))
 
 
 def evaluation_changes(recorded: Mapping[str, Any], one: Measurement) -> list[str]:
