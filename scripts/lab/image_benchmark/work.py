@@ -208,12 +208,15 @@ class Benchmark:
             given = f"{needed} is not there, whose minutes belong to those of {run}"
             require(needed.exists(), given, cure="bring the run that it was trained upon")
             spent += minutes([entry["seconds"] for entry in read_metrics(needed)])
+        config = {name: saved.config[name] for name in ("net", "method", "images")}
+        if run in NEEDS:  # by its name, wherever it lies
+            config["images"] = {**config["images"], "autoencoder": NEEDS[run]}
         return {
             "steps": saved.step,
             "speed": saved.state["speed"],
             "minutes": spent,
             "parameters": sum(p.numel() for p in self.generator(run).parameters()),
-            "config": {name: saved.config[name] for name in ("net", "method", "images")},
+            "config": config,
         }
 
 
