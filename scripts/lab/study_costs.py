@@ -56,6 +56,9 @@ def measured(costs: list[dict[str, Any]], options: argparse.Namespace) -> dict[s
     policy = load_policy(options.run, block=INFERENCE_BLOCK, execution=ExecutionConfig(costs=costs))
     make_env = policy_env(load_config(checkpoint.read(options.run).config))
     task = check_policy(policy, make_env)
+    first = list(range(len(options.center)))
+    given = f"{task.follows} as the observed numbers that follow the actions"
+    require(list(task.follows)[: len(first)] == first, given, f"{first}, whose region is told by --center")
     agent, resets = Agent(policy), episode_resets(FIRST_SEED, options.episodes, task)
     seen = [Observations()]
     episodes = rollout(agent, make_env, resets, seen, workers=options.workers, task=task, progress=True)
