@@ -189,7 +189,9 @@ def _check_exportable(policy: Policy, what: str) -> None:
     require(not cameras, f"the policy sees images of {cameras}", "a policy that observes vectors alone")
     name = type(policy.model).__name__
     require(
-        isinstance(policy.model, Exportable), f"{name} cannot be exported", "flow matching or diffusion from noise, or mean flow"
+        isinstance(policy.model, Exportable),
+        f"{name} cannot be exported",
+        "flow or diffusion from noise, or mean flow",
     )
     policy.model.check_exportable(what)
     given = f"the network alone lacks dataset.representations={policy.representations.declared}"
