@@ -191,7 +191,7 @@ def _check_exportable(policy: Policy, what: str) -> None:
     require(
         isinstance(policy.model, Exportable),
         f"{name} cannot be exported",
-        "flow or diffusion from noise, or mean flow",
+        "flow matching, diffusion or mean flow from noise",
     )
     policy.model.check_exportable(what)
     given = f"the network alone lacks dataset.representations={policy.representations.declared}"
