@@ -6,11 +6,12 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
-from diffpolicy.nets.base import Fusable, Network
+from diffpolicy.nets.around import AroundNetwork
+from diffpolicy.nets.base import Network
 
 
 @final
-class TokenNetwork(nn.Module, Fusable):
+class TokenNetwork(AroundNetwork, nn.Module):
     """(B, *shape) tokens -> (B, *shape, K) logits, by a network of numbers with `width` numbers for each token.
 
     Args:
@@ -26,18 +27,6 @@ class TokenNetwork(nn.Module, Fusable):
         self.net, self.axis = net, axis
         self.embedding = nn.Embedding(tokens, width)
         self.logits = nn.Linear(width, levels)
-
-    @property
-    def has_blocks(self) -> bool:
-        return isinstance(self.net, Fusable) and self.net.has_blocks
-
-    def fuse(self) -> None:
-        if isinstance(self.net, Fusable):
-            self.net.fuse()
-
-    def null(self, cond: Any) -> Any:
-        """Return the condition that stands for "none"."""
-        return self.net.null(cond)
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, r: Tensor | None = None) -> Tensor:
         """(B, *shape) int64, (B,), a condition -> (B, *shape, K)."""

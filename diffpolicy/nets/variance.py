@@ -7,12 +7,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from diffpolicy.nets.base import Fusable, Network
+from diffpolicy.nets.around import AroundNetwork
+from diffpolicy.nets.base import Network
 from diffpolicy.util.errors import require
 
 
 @final
-class VarianceNetwork(Network, Fusable):
+class VarianceNetwork(AroundNetwork, Network):
     """(B, C, *shape) -> (B, 2C, *shape), by a network of 2C numbers in place of C, which is given x twice.
 
     Args:
@@ -23,18 +24,6 @@ class VarianceNetwork(Network, Fusable):
     def __init__(self, net: Network, axis: int) -> None:
         super().__init__()
         self.net, self.axis, self.per_step = net, axis, net.per_step  # type: ignore[misc]
-
-    @property
-    def has_blocks(self) -> bool:
-        return isinstance(self.net, Fusable) and self.net.has_blocks
-
-    def fuse(self) -> None:
-        if isinstance(self.net, Fusable):
-            self.net.fuse()
-
-    def null(self, cond: Any) -> Any:
-        """Return the condition that stands for "none"."""
-        return self.net.null(cond)
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, r: Tensor | None = None) -> Tensor:
         """(B, C, *shape), times, a condition -> (B, 2C, *shape)."""

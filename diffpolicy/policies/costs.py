@@ -12,7 +12,6 @@ that never varied in the recording does not move.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from diffpolicy.generative.shapes import expand
 from diffpolicy.policies.chunking import SamplingContext
+from diffpolicy.policies.execution import is_number
 from diffpolicy.registry import build
 from diffpolicy.util.errors import require
 
@@ -312,11 +312,6 @@ def with_costs(
         return changed if context.held is None else torch.where(context.held, chunks, changed)
 
     return replace(context, change=change)
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_point(name: str, point: object, count: int) -> None:

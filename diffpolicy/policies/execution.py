@@ -30,15 +30,15 @@ def check_execution(execution: ExecutionConfig) -> None:
     require(not both, f"temperature={execution.temperature} of noise=zero", cure="take one of the two")
     ensemble, warm, d = execution.ensemble, execution.warm_start, execution.inpaint
     if isinstance(ensemble, Sequence) and not isinstance(ensemble, str):
-        usable = ensemble and all(_is_number(w) and w >= 0 for w in ensemble) and ensemble[0] > 0
+        usable = ensemble and all(is_number(w) and w >= 0 for w in ensemble) and ensemble[0] > 0
         given = f"ensemble weights {list(ensemble)}"
         require(usable, given, "numbers >= 0, newest chunk first, and the newest one's above 0")
         total = math.fsum(ensemble)
         require(abs(total - 1) <= 1e-6, f"{given} sum to {total:g}", "1")
     else:
-        fits = ensemble is None or _is_number(ensemble)
+        fits = ensemble is None or is_number(ensemble)
         require(fits, f"ensemble={ensemble!r}", "a number, a list of weights or None")
-    fits = warm is None or (_is_number(warm) and 0 < warm < 1)
+    fits = warm is None or (is_number(warm) and 0 < warm < 1)
     require(fits, f"warm_start={warm!r}", "None or a time between 0 (noise) and 1 (data), both excluded")
     fits = d is None or (type(d) is int and d >= 0)
     require(fits, f"inpaint={d!r}", "None or a number of control steps >= 0")
@@ -64,13 +64,13 @@ def _check_times(execution: ExecutionConfig) -> None:
     looks = looking_back(execution)
     given = f"roll_forward, which plans from later on, and {' and '.join(looks)}, which look at the last chunk"
     require(not (execution.roll_forward and looks), given, cure="take one of the two")
-    require(_is_number(bound) and bound > 0, f"guide_bound={bound!r}", "a number above 0")
+    require(is_number(bound) and bound > 0, f"guide_bound={bound!r}", "a number above 0")
     require(type(count) is int and count >= 1, f"candidates={count!r}", "a number of chunks from 1 on")
     given = f"weaker={execution.weaker} with candidates={count}"
     require(execution.weaker is None or count > 1, given, "several to choose among", "take candidates=16")
-    require(_is_number(noise) and noise >= 0, f"action_noise={noise!r}", "a standard deviation >= 0, in action units")
+    require(is_number(noise) and noise >= 0, f"action_noise={noise!r}", "a standard deviation >= 0, in action units")
     if isinstance(delay, Sequence) and not isinstance(delay, str):
-        usable = all(_is_number(weight) and weight >= 0 for weight in delay) and any(delay)
+        usable = all(is_number(weight) and weight >= 0 for weight in delay) and any(delay)
         require(usable, f"delay={list(delay)}", "weights >= 0 of the delays 0, 1, 2, …, not all of them 0")
     else:
         require(type(delay) is int and delay >= 0, f"delay={delay!r}", "a number of control steps >= 0, or weights")
@@ -92,7 +92,7 @@ def check_chains(execution: ExecutionConfig, chains: bool) -> None:
 
 def check_temperature(name: str, temperature: object) -> None:
     """Raise ValueError unless a temperature is None or a number above 0."""
-    fits = temperature is None or (_is_number(temperature) and temperature > 0)
+    fits = temperature is None or (is_number(temperature) and temperature > 0)
     require(fits, f"{name}={temperature!r}", "a number above 0", 'take execution.noise="zero" for none')
 
 
@@ -126,7 +126,8 @@ def check_fit(execution: ExecutionConfig, horizons: PolicyConfig, overlapping: i
     require(d != 0 or t_o > 1, given, cure="take inpaint=1 or more")
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
