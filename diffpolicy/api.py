@@ -59,7 +59,9 @@ from diffpolicy.evaluation.rollout import finished_episodes
 from diffpolicy.images import build_autoencoder, found_by_autoencoder, prepared
 from diffpolicy.improvement.improve import improve
 from diffpolicy.nets.base import Model
+from diffpolicy.nets.text import vocabulary
 from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, load_policy
+from diffpolicy.policies.instructions import reader
 from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models import Remembers
 from diffpolicy.training import train
@@ -261,7 +263,7 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     net = config.net if method_class(config).has_net else {}
     record = replace(_with_stream(config, windows, start), net=net, found=_found(config, windows))
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
-    batch = windows.normalized
+    batch = reader(model, windows.texts, windows.normalized)
     if isinstance(model, Remembers):
         every = torch.arange(len(windows.train), device=device)
         model.remember(batch(windows.train.batch(part)) for part in every.split(4096))
@@ -330,6 +332,7 @@ def _with_stream(
 def _found(config: RunConfig, windows: Windows) -> FoundInData:
     count = None if method_class(config).learns else len(windows.train)
     known = {"observation": windows.spec.to_plain(), "action_dim": windows.train.action_dim, "windows": count}
+    known["words"] = {key: vocabulary(texts) for key, texts in windows.texts.items()}
     return FoundInData(digest=windows.digest, limits=Limits.of(windows.actions).to_plain(), **known)
 
 

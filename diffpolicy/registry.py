@@ -64,6 +64,7 @@ _OWN: dict[str, dict[str, str]] = {
         "smooth": "diffpolicy.policies.costs:Smooth",
         "reach": "diffpolicy.policies.costs:Reach",
     },
+    "text": {"words": "diffpolicy.nets.text:WordsEncoder"},
     "importer": {
         "lerobot": "diffpolicy.datasets.importers.lerobot:LeRobotImporter",
         "robomimic": "diffpolicy.datasets.importers.robomimic:RobomimicImporter",
@@ -126,7 +127,7 @@ def known(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 def choices(group: str) -> list[str]:
     """Return the names that installed packages add to the choices of a config group, such as "net"."""
-    kind = {"method": "model", "net": "net", "encoder": "encoder"}.get(group)
+    kind = {"method": "model", "net": "net", "encoder": "encoder", "text": "text"}.get(group)
     return sorted(known(kind).keys() - _OWN[kind].keys()) if kind else []
 
 
@@ -134,8 +135,8 @@ def lookup(kind: str, name: str) -> Any:
     """Return what is called `name` among the things of a kind, usually a class.
 
     Args:
-        kind: "net", "encoder", "classifier", "path", "model", "importer", "improvement", "transform", "source",
-            "env", "expert" or "drawing".
+        kind: "net", "encoder", "text", "classifier", "path", "model", "importer", "improvement", "transform",
+            "source", "env", "expert" or "drawing".
         name: see `known`.
 
     Raises:

@@ -44,7 +44,7 @@ class PushingEnv(gym.Env[Any, NDArray[np.float32]], abc.ABC):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": CONTROL_HZ}
     obs_modes: ClassVar[tuple[str, ...]] = ("state", "pixels")
-    reset_options: ClassVar[tuple[str, ...]] = ("state",)
+    reset_options: tuple[str, ...] = ("state",)
     modes: ClassVar[tuple[str, ...]] = ()
     """Names of the modes in which the task can be done."""
 

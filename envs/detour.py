@@ -11,9 +11,21 @@ from numpy.typing import NDArray
 
 from .base import PushingEnv
 from .geometry import Point, Region
+from .phrases import Phrases
 from .pucks import PUCK_RADIUS, ZONE_RADIUS, PuckEnv
 from .tasks import SUCCESS_COVERAGE, task_facts
 from .zones import disc_fraction
+
+PHRASES = Phrases(
+    words={"left": {"side": "left"}, "right": {"side": "right"}},
+    taught=(
+        "push the block around the obstacle on the {side}",
+        "go {side}",
+        "take the way on the {side} side",
+        "pass the obstacle on its {side} side",
+    ),
+    held_out=("push the block around on the {side} side", "take the {side} way around the obstacle"),
+)
 
 ZONE: Point = (256.0, 100.0)
 OBSTACLE = Region.of([[(221.0, 225.0), (291.0, 225.0), (291.0, 265.0), (221.0, 265.0)]])
@@ -76,11 +88,17 @@ class DetourEnv(PuckEnv):
     * `render_mode`: `None`, `"rgb_array"` (`render` returns the image) or `"human"` (a window, which needs pygame:
       `pip install "diffpolicy[human]"`).
     * `render_size`: side of the rendered image, px.
+    * `told`: every episode asks for one of the modes, drawn at random, in words. Observations are then a dict with
+      these words as `task` beside the others (`state` for the numbers). Success and reward count only in the mode
+      that was asked for; `info` holds it as `asked`, and whether it is the present one as `obeyed`. The option `task`
+      of `reset` asks in words of the environment's own.
+    * `phrasings`: `"taught"`, the words of demonstrations, or `"held_out"`, others made of the same vocabulary.
 
     ## Version History
     * v0: original version.
     """
 
+    phrases = PHRASES
     modes = ("left", "right")
     metadata = PushingEnv.metadata | {"task": task_facts({"puck": (2, 3)}, modes)}
     pucks = ("puck",)

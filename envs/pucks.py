@@ -9,17 +9,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from .base import AGENT_BOUNDS, PushingEnv
-from .checks import Bounds, numbers, require
+from .checks import Bounds, check_choice, numbers, require
 from .drawing import polygon_distance
 from .geometry import Point, Polygon, Region
+from .phrases import PHRASINGS, Phrases
 from .physics import AGENT_RADIUS, WORLD_SIZE, Puck
 from .zones import outline
 
 PUCK_RADIUS = 25.0
 ZONE_RADIUS = 45.0
+OBEYED = {"key": "obeyed", "reducer": "last", "description": "the task was done in the way that was asked for"}
+_LETTERS = "abcdefghijklmnopqrstuvwxyz "
 WALL_INSET = 8.0  # px from the border of the world to the inner side of a wall
 
 DEEPEST = 27.0
@@ -36,8 +40,12 @@ class PuckEnv(PushingEnv):
         obs_mode: "state" or "pixels".
         render_mode: None, "rgb_array" or "human".
         render_size: side of a rendered image, px.
+        told: whether every episode asks for one of the modes, in words that are observed as "task".
+        phrasings: of these words, "taught" or "held_out".
     """
 
+    phrases: ClassVar[Phrases]
+    """What the modes are called."""
     pucks: ClassVar[tuple[str, ...]]
     """The pucks' names."""
     zones: ClassVar[tuple[Point, ...]]
@@ -47,10 +55,26 @@ class PuckEnv(PushingEnv):
     obstacles: ClassVar[tuple[Region, ...]] = ()
 
     def __init__(
-        self, obs_mode: str = "state", render_mode: str | None = None, render_size: int = int(WORLD_SIZE)
+        self,
+        obs_mode: str = "state",
+        render_mode: str | None = None,
+        render_size: int = int(WORLD_SIZE),
+        told: bool = False,
+        phrasings: str = PHRASINGS[0],
     ) -> None:
         super().__init__(obs_mode, self._bounds(), self.obstacles, render_mode, render_size)
         self._set_goal([outline(zone, ZONE_RADIUS) for zone in self.zones])
+        check_choice("phrasings", phrasings, PHRASINGS)
+        self.told, self._phrasings, self._asked, self._text = told, phrasings, "", ""
+        if told:
+            shown = self.observation_space
+            parts = dict(shown.spaces) if isinstance(shown, spaces.Dict) else {"state": shown}
+            text = spaces.Text(self.phrases.longest, charset=_LETTERS)
+            self.observation_space = spaces.Dict({**parts, "task": text})
+            self.reset_options = (*self.reset_options, "task")
+            task = self.metadata["task"]
+            metrics = {**task["metrics"], "obeyed": OBEYED}
+            self.metadata = {**self.metadata, "task": {**task, "metrics": metrics}}  # type: ignore[misc]
 
     @abc.abstractmethod
     def _draw(self, draw: np.random.Generator) -> list[float]:
@@ -63,7 +87,27 @@ class PuckEnv(PushingEnv):
             check_overlaps(agent, dict(zip(self.pucks, pucks, strict=True)), self._obstacle_pieces())
         else:
             agent, *pucks = _points(self._draw(self.np_random))
+        if self.told:
+            self._ask(options.get("task"))
         return agent, [Puck(PUCK_RADIUS, x, y) for x, y in pucks]
+
+    def _ask(self, text: str | None) -> None:
+        """Ask for a mode: in the words of `text`, or for one drawn at random after the initial state."""
+        if text is None:
+            mode = self.modes[self.np_random.integers(len(self.modes))]
+            every = self.phrases.of(mode, self._phrasings)
+            text = every[self.np_random.integers(len(every))]
+        self._asked, self._text = self.phrases.mode_of(text), text
+
+    def _observe(self, contacts: int) -> tuple[Any, float, dict[str, Any]]:
+        obs, reward, info = super()._observe(contacts)
+        if not self.told:
+            return obs, reward, info
+        obeyed = info["mode"] == self._asked
+        success = info["success"] and obeyed
+        info |= {"asked": self._asked, "obeyed": obeyed, "success": success, "is_success": success}
+        seen = obs if isinstance(obs, Mapping) else {"state": obs}
+        return {**seen, "task": self._text}, reward if obeyed or not info["mode"] else 0.0, info
 
     def _state(self) -> NDArray[np.float64]:
         return np.array([center for body in (self._table.agent, *self._table.blocks) for center in body.position])

@@ -11,9 +11,34 @@ from numpy.typing import NDArray
 
 from .base import PushingEnv
 from .geometry import Point
+from .phrases import Phrases
 from .pucks import PUCK_RADIUS, ZONE_RADIUS, PuckEnv
 from .tasks import SUCCESS_COVERAGE, task_facts
 from .zones import disc_fraction
+
+PHRASES = Phrases(
+    words={
+        "0-left": {"a": "left", "z": "left", "b": "right", "y": "right"},
+        "0-right": {"a": "left", "z": "right", "b": "right", "y": "left"},
+        "1-left": {"a": "right", "z": "left", "b": "left", "y": "right"},
+        "1-right": {"a": "right", "z": "right", "b": "left", "y": "left"},
+    },
+    taught=(
+        "first push the {a} block into the {z} zone",
+        "put the {a} block into the {z} zone and then the {b} block into the {y} zone",
+        "start with the {a} block and bring it to the {z} zone",
+        "move the {a} block to the {z} zone first",
+        "the {b} block goes into the {y} zone after the {a} block is in the {z} zone",
+        "the {a} one goes {z} then the {b} one goes {y}",
+    ),
+    held_out=(
+        "push the {a} block to the {z} zone and then the {b} one to the {y} zone",
+        "first bring the {a} block into the {z} zone",
+        "start with the {a} one it goes into the {z} zone",
+        "the {b} one goes to the {y} zone after the {a} one is in the {z} zone",
+    ),
+)
+"""Puck 0 starts on the left and is called the left block: a goes first, into zone z; then b, into zone y."""
 
 ZONES: tuple[Point, Point] = ((146.0, 120.0), (366.0, 120.0))
 """Centers of the left and the right zone, px."""
@@ -73,11 +98,17 @@ class PushBlocksEnv(PuckEnv):
     * `render_mode`: `None`, `"rgb_array"` (`render` returns the image) or `"human"` (a window, which needs pygame:
       `pip install "diffpolicy[human]"`).
     * `render_size`: side of the rendered image, px.
+    * `told`: every episode asks for one of the modes, drawn at random, in words. Observations are then a dict with
+      these words as `task` beside the others (`state` for the six numbers). Success and reward count only in the mode
+      that was asked for; `info` holds it as `asked`, and whether it is the present one as `obeyed`. The option `task`
+      of `reset` asks in words of the environment's own.
+    * `phrasings`: `"taught"`, the words of demonstrations, or `"held_out"`, others made of the same vocabulary.
 
     ## Version History
     * v0: original version.
     """
 
+    phrases = PHRASES
     modes = ("0-left", "0-right", "1-left", "1-right")
     metadata = PushingEnv.metadata | {"task": task_facts({"puck 0": (2, 3), "puck 1": (4, 5)}, modes)}
     pucks = ("puck 0", "puck 1")

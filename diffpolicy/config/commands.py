@@ -34,7 +34,7 @@ class ActingConfig:
     grid: str | None = None
     solver_options: dict[str, Any] = any_key()
     action_horizon: int | None = None
-    execution: dict[str, Any] = field(default_factory=lambda: plain(ExecutionConfig()))
+    execution: dict[str, Any] = any_key(("guidance",), lambda: plain(ExecutionConfig()))
     weights: str = "ema"
     device: str = free("auto")
 

@@ -25,7 +25,7 @@ from diffpolicy.config.schema import NOT_TYPED, array_maps, note_named, open_map
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import unknown
 
-GROUPS = ("task", "method", "net", "encoder")
+GROUPS = ("task", "method", "net", "encoder", "text")
 """Config groups of `train`, see configs/."""
 
 CONFIGS = "diffpolicy.configs"

@@ -39,6 +39,7 @@ class RunConfig:
         method: the generative method, {"name": …, options}, see configs/method.
         net: the network, {"name": …, options}, see configs/net.
         encoder: the image encoder, {"name": …, options}, see configs/encoder.
+        text: the encoder of texts, {"name": …, options}, see configs/text.
         images: for generation of images.
         training: the training loop.
         found: what training found in its data; not to be set.
@@ -62,6 +63,7 @@ class RunConfig:
     method: dict[str, Any] = any_key(("path", "solver_options"))
     net: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
     images: ImageConfig = field(default_factory=ImageConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     found: FoundInData = free(default_factory=FoundInData)

@@ -44,9 +44,9 @@ def as_typed(default: Any) -> Any:
     return path_to(default)
 
 
-def any_key(open_below: tuple[str, ...] | None = None) -> Any:
+def any_key(open_below: tuple[str, ...] | None = None, default_factory: Callable[[], Any] = dict) -> Any:
     """Return a dataclass field for a mapping with any keys; with `open_below` only below these of its keys."""
-    return dataclasses.field(default_factory=dict, metadata={_OPEN: open_below or ("",)})
+    return dataclasses.field(default_factory=default_factory, metadata={_OPEN: open_below or ("",)})
 
 
 def by_array() -> Any:

@@ -35,12 +35,16 @@ class ObservationConfig:
         images: keys of the cameras.
         ranges: nearest and farthest of depth images, in their unit, by camera (observation.ranges.depth=[0,2000]);
             without, what the recording's attribute "ranges" says, or 0 to the largest value in some of its frames.
+        texts: keys of the texts that say what to do, such as "task"; of a recording they are one per episode.
+        goals: keys of the arrays of numbers that say what to do, of which the newest frame counts.
     """
 
     mode: str | None = None
     vectors: list[str] = field(default_factory=lambda: ["obs"])
     images: list[str] = field(default_factory=list)
     ranges: dict[str, list[float]] = any_key()
+    texts: list[str] = field(default_factory=list)
+    goals: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -140,6 +144,8 @@ class PolicyConfig:
         prefix: the most pending actions that a chunk is taught to go on from: half of the training windows know their
             first actions, 1 to `prefix` of them and those of the past; 0 teaches no window so. With
             `execution.inpaint` of a delay it is what a robot that does not wait needs (flow and diffusion alone).
+        condition_dropout: by text or goal, the share of the training windows that are not told it: for policies that
+            act without, and for `execution.guidance`.
     """
 
     obs_horizon: int = 2
@@ -149,6 +155,7 @@ class PolicyConfig:
     temperature: float = 1.0
     history_dropout: float = 0.0
     prefix: int = 0
+    condition_dropout: dict[str, float] = any_key()
 
 
 @dataclass
@@ -195,6 +202,9 @@ class ExecutionConfig:
         action_noise: standard deviation of the error with which actions are carried out, in their units.
         costs: costs of a chunk's actions while it is sampled, {name: keep_out, center: …, …} each, see
             `policies.costs`.
+        guidance: by text or goal, the scale w of classifier-free guidance: 1 is none and costs nothing, 0 does as if
+            it were not told, above 1 exaggerates what it changes, below 0 does the opposite. Each takes one network
+            call more.
     """
 
     noise: str = "random"
@@ -211,6 +221,7 @@ class ExecutionConfig:
     roll_forward: bool = False
     action_noise: float = 0.0
     costs: list[dict[str, Any]] = field(default_factory=list)
+    guidance: dict[str, float] = any_key()
 
 
 @dataclass
@@ -295,6 +306,7 @@ class FoundInData:
         observation: the `ObservationSpec` as plain data: key -> {kind, shape, unit, rate}.
         action_dim: numbers per action as recorded; None in earlier checkpoints, whose normalizer tells.
         windows: number of training windows, for methods that remember them.
+        words: by text, the words that training saw.
         limits: of the actions, for a robot's guard, see `control.guard.Limits`; None in earlier checkpoints.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.
@@ -307,6 +319,7 @@ class FoundInData:
     observation: dict[str, Any] = free(default_factory=dict)
     action_dim: int | None = free(None)
     windows: int | None = free(None)
+    words: dict[str, list[str]] = free(default_factory=dict)
     limits: dict[str, Any] | None = free(None)
     image_shape: list[int] | None = free(None)
     labels: int | None = free(None)

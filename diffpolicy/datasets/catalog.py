@@ -103,11 +103,14 @@ class DemonstrationSource(Source):
         return recorded.attrs.get("fps", self.rate)
 
     def fields(self, observed: ReplayBuffer) -> dict[str, Field]:
-        """Return the fields of the vectors that a policy observes."""
+        """Return the fields of the vectors that a policy observes, and of the texts and goals that it is told."""
         units = {**self.units, **observed.attrs.get("units", {})}
         rate = self.rate_of(observed)
-        keys = self.observation.vectors
-        return {key: Field("vector", observed[key].shape[1:], units.get(key), rate) for key in keys}
+        kinds = {"vector": self.observation.vectors, "goal": self.observation.goals}
+        found = {
+            key: Field(kind, observed[key].shape[1:], units.get(key), rate) for kind in kinds for key in kinds[kind]
+        }
+        return found | {key: Field("text") for key in self.observation.texts}
 
     def frames(self, recorded: ReplayBuffer) -> FrameSource | None:
         """Return the images of `observation.images`, or None without any.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from diffpolicy.datasets.buffer import ReplayBuffer
@@ -11,7 +13,9 @@ from diffpolicy.util.files import new_digest
 SAMPLED_FRAMES = 16
 
 
-def digest_of(recorded: ReplayBuffer, images: FrameSource | None = None) -> str:
+def digest_of(
+    recorded: ReplayBuffer, images: FrameSource | None = None, texts: Mapping[str, Sequence[str]] | None = None
+) -> str:
     """Return the SHA-256 of training data as recorded, before transforms.
 
     It covers the length of every episode, all vectors and actions as float32, and of images the pixels of
@@ -21,12 +25,16 @@ def digest_of(recorded: ReplayBuffer, images: FrameSource | None = None) -> str:
     Args:
         recorded: the training episodes; `episode_numbers` are those of the recording.
         images: the recording's images, if there are any.
+        texts: by key, the texts that are observed; which each episode has, it says itself.
     """
     digest = new_digest()
     digest.update(recorded.episode_lengths.astype("<i8").tobytes())
     for name in sorted(recorded.keys()):
         digest.update(f"{name} {recorded[name].shape}".encode())
         digest.update(np.ascontiguousarray(recorded[name], "<f4").data)
+    for name, every in (texts or {}).items():
+        said = [every[number] if number >= 0 else None for number in recorded.meta[name].astype(int)]
+        digest.update(f"{name} {said}".encode())
     if images is not None:
         for name, values in sorted(images.read(sampled_frames(recorded, images)).items()):
             digest.update(f"{name} {values.shape}".encode())

@@ -34,6 +34,7 @@ class ImageWindows:
         obs_horizon: T_o, frames.
         action_horizon: T_a, frames.
         weights: (N,) of the frames, see `WindowDataset`.
+        told: arrays that say what to do, see `WindowDataset`.
 
     Raises:
         KeyError: a key that the buffer lacks.
@@ -50,13 +51,14 @@ class ImageWindows:
         obs_horizon: int,
         action_horizon: int,
         weights: Tensor | None = None,
+        told: Sequence[str] = (),
     ) -> None:
         self.frames = frames
-        clash = not frames.shapes or any(name in _NUMBERS for name in frames.shapes)
+        clash = not frames.shapes or any(name in (*_NUMBERS, *told) for name in frames.shapes)
         says = f"cameras {list(frames.shapes)}"
         require(not clash, says, f"at least one, and none called {' or '.join(_NUMBERS)}, as a batch's numbers are")
         horizons = (horizon, obs_horizon, action_horizon)
-        self._numbers = WindowDataset(buffer, obs_keys, action_key, *horizons, weights=weights)
+        self._numbers = WindowDataset(buffer, obs_keys, action_key, *horizons, weights=weights, told=told)
         firsts = _first_frames(buffer, frames)
         self._index = WindowIndex(firsts, buffer.episode_lengths, self._numbers.window_counts, obs_horizon)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from diffpolicy.datasets.samplers import BatchSampler
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.datasets.streaming import WindowStream
+from diffpolicy.datasets.told import texts_of, with_texts
 from diffpolicy.datasets.transforms import Batch, StreamedAugmentation
 from diffpolicy.datasets.weights import time_to_success_weights, unweighted
 from diffpolicy.datasets.windows import WindowDataset
@@ -47,6 +48,7 @@ class Windows:
         digest: SHA-256 of the training data, see `digest_of`.
         actions: as recorded, an array (L, A) for each training episode, augmentations included.
         streamed: augmentations of half of the windows of every batch, drawn at random, where images stream.
+        texts: by key, all texts of the recording, of which a batch has the numbers.
         notes: lines about the numbers, for the person who trains.
         short: how many episodes were left out since they are too short for one window.
     """
@@ -59,6 +61,7 @@ class Windows:
     digest: str
     actions: Sequence[np.ndarray]
     streamed: Sequence[StreamedAugmentation] = ()
+    texts: Mapping[str, list[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     short: int = 0
 
@@ -84,18 +87,19 @@ def load_windows(
     source, data, keys = catalog.open_demonstrations(config), config.dataset, config.observation.vectors
     observed = [*keys, *config.observation.images]
     require(observed, "observation.vectors=[] without observation.images", "vectors or images to observe")
-    recorded, horizons = source.recorded(), horizons_of(config)
+    recorded, horizons, told = source.recorded(), horizons_of(config), config.observation
+    texts = {key: texts_of(recorded, key) for key in told.texts}
     chosen, held_out, short = choose(recorded, config)
     transforms = transforms_of(source, config)
     changed = transformed(recorded, transforms)
-    copies = [source.observed(copy) for copy in changed]
+    copies = [with_texts(source.observed(copy), told.texts) for copy in changed]
     training = [copy.subset(chosen) for copy in copies]
 
     def windows(part: ReplayBuffer, weights: Tensor | None = None) -> WindowDataset | ImageWindows:
         images = source.frames(changed[0])
         if images is not None:
-            return ImageWindows(part, images, keys, data.action_key, *horizons, weights)
-        return WindowDataset(part, keys, data.action_key, *horizons, device, weights)
+            return ImageWindows(part, images, keys, data.action_key, *horizons, weights, [*told.texts, *told.goals])
+        return WindowDataset(part, keys, data.action_key, *horizons, device, weights, [*told.texts, *told.goals])
 
     streams = bool(config.observation.images)
     seen = functools.reduce(ReplayBuffer.joined, training)
@@ -119,9 +123,10 @@ def load_windows(
         normalizer,
         represented,
         spec,
-        digest_of(recorded.subset(chosen), None if source.mode in source.drawn else images),
+        digest_of(recorded.subset(chosen), None if source.mode in source.drawn else images, texts),
         [seen[data.action_key][part] for part in seen.episode_slices()],
         [one for one in transforms if isinstance(one, StreamedAugmentation)] if streams else (),
+        texts,
         notes,
         short,
     )

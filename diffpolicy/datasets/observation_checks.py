@@ -57,6 +57,20 @@ def check_image(
     )
 
 
+def check_text(key: str, values: np.ndarray, axes: int) -> None:
+    """Raise TypeError or ValueError unless texts are strings, one per moment.
+
+    Args:
+        key: of the text.
+        values: the texts.
+        axes: of the batch, and of time if there is one.
+    """
+    if values.dtype.kind != "U":
+        raise TypeError(explain(f"obs[{key!r}] is {values.dtype}", "text", "give np.array of strings"))
+    if values.ndim != axes:
+        raise ValueError(explain(f"obs[{key!r}] has shape {values.shape}", f"{axes} axes, one text per moment"))
+
+
 def check_vector(key: str, values: np.ndarray, size: int | None, leading: tuple[int, ...]) -> None:
     """Raise ValueError unless vectors have the leading axes, and `size` numbers behind these if that is known."""
     shape = values.shape

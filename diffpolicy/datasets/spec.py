@@ -10,7 +10,14 @@ from typing import Any, final
 import numpy as np
 from gymnasium import spaces
 
-from diffpolicy.datasets.observation_checks import check_array, check_entries, check_finite, check_image, check_vector
+from diffpolicy.datasets.observation_checks import (
+    check_array,
+    check_entries,
+    check_finite,
+    check_image,
+    check_text,
+    check_vector,
+)
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
 
@@ -127,6 +134,31 @@ class ObservationSpec(Mapping[str, Field]):
         """The cameras."""
         return self._of_kind("image")
 
+    @property
+    def told(self) -> dict[str, Field]:
+        """The texts and goals."""
+        return {key: field for key, field in self._fields.items() if field.kind in ("text", "goal")}
+
+    def told_in(self, obs: Observation) -> dict[str, np.ndarray]:
+        """Return texts (B,) and goals (B, G) float32 of the newest of T_o observations (B, T_o, …), checked.
+
+        Raises:
+            TypeError: a text that is no string.
+            ValueError: an entry that is missing or of another shape, NaN or infinity.
+        """
+        assert isinstance(obs, Mapping)  # as `split` demands
+        found = {}
+        for key, field in self.told.items():
+            values = np.asarray(obs[key])
+            if field.kind == "text":
+                check_text(key, values, 2)
+                found[key] = values[:, -1]
+                continue
+            check_vector(key, values, field.size, values.shape[:2])
+            found[key] = values[:, -1].reshape(len(values), -1).astype(np.float32)
+            check_finite(found[key])
+        return found
+
     def to_plain(self) -> dict[str, dict[str, Any]]:
         """Return the spec as mappings, lists, strings and numbers: key -> {kind, shape, unit, rate, range}."""
         plain = {key: {**asdict(field), "shape": _listed(field.shape)} for key, field in self._fields.items()}
@@ -180,7 +212,7 @@ class ObservationSpec(Mapping[str, Field]):
         """
         images: dict[str, np.ndarray] = {}
         if isinstance(obs, Mapping):
-            check_entries(obs, [*self.images, *self.vectors], self._says())
+            check_entries(obs, [*self.images, *self.vectors, *self.told], self._says())
             leading = _leading(np.asarray(obs[next(iter([*self.images, *self.vectors]))]), steps)
             for key, field in self.images.items():
                 values = np.asarray(obs[key])
@@ -198,7 +230,7 @@ class ObservationSpec(Mapping[str, Field]):
         else:
             joined = np.asarray(obs)
             given = f"obs is {type(obs).__name__} of shape {joined.shape}"
-            require(not self.images, given, f"a mapping with {self._says()}", error=TypeError)
+            require(not (self.images or self.told), given, f"a mapping with {self._says()}", error=TypeError)
             check_array(joined, (self.vector_dim,) if steps is None else (steps, self.vector_dim))
             joined = joined.reshape(len(joined), steps or 1, self.vector_dim)
         joined = joined.astype(np.float32)
@@ -230,14 +262,15 @@ class ObservationSpec(Mapping[str, Field]):
             cure: what the message advises.
         """
         if isinstance(space, spaces.Dict):
-            shown: Any = {key: part.shape for key, part in space.items()}
+            shown: Any = {key: "text" if _is_text(part) else part.shape for key, part in space.items()}
             sizes = [math.prod(shown[key]) for key in self.vectors if key in shown and shown[key] is not None]
             fits = len(sizes) == len(self.vectors) and sum(sizes) == self.vector_dim
             fits = fits and all(shown.get(key) == field.shape for key, field in self.images.items())
+            fits = fits and all(_is_told(space, key, field) for key, field in self.told.items())
         else:
             shown = space.shape
-            fits = not self.images and shown == (self.vector_dim,)
-        expected = self._says() if self.images or len(self.vectors) > 1 else f"({self.vector_dim},)"
+            fits = not (self.images or self.told) and shown == (self.vector_dim,)
+        expected = self._says() if self.images or self.told or len(self.vectors) > 1 else f"({self.vector_dim},)"
         require(fits, f"{env} shows {shown}", f"{expected}, as {whose}", cure)
         for key in self.images:
             dtype, wanted = space[key].dtype, self._fields[key].dtype
@@ -263,6 +296,17 @@ def _leading(first: np.ndarray, steps: int | None) -> tuple[int, ...]:
     """The sizes of the batch axis and, with `steps`, of the time axis, which all entries share."""
     count = len(first) if first.ndim else 0
     return (count,) if steps is None else (count, steps)
+
+
+def _is_text(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Text)
+
+
+def _is_told(space: spaces.Dict, key: str, field: Field) -> bool:
+    """Whether a dict of spaces has a text or a goal."""
+    if key not in space.spaces:
+        return False
+    return _is_text(space[key]) if field.kind == "text" else math.prod(space[key].shape or ()) == field.size
 
 
 def _listed(shape: tuple[int, ...] | None) -> list[int] | None:

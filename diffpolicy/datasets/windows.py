@@ -39,6 +39,7 @@ class WindowDataset:
         action_horizon: T_a, frames; T_o − 1 + T_a ≤ T_p.
         device: where the tensors live.
         weights: (N,) of the frames; a window's weight is that of its frame "now". None for none.
+        told: arrays that say what to do, of which a window has the frame "now".
 
     Raises:
         ValueError: horizons that do not fit, an episode too short for one window, images among the keys, or values
@@ -56,12 +57,14 @@ class WindowDataset:
         action_horizon: int,
         device: str | torch.device = "cpu",
         weights: Tensor | None = None,
+        told: Sequence[str] = (),
     ) -> None:
         check_keys("obs_keys", obs_keys)
         check_horizons(horizon, obs_horizon, action_horizon)
         self.horizon, self.obs_horizon = horizon, obs_horizon
         self._obs = joined_frames(buffer, obs_keys).to(device)
         self._action = joined_frames(buffer, [action_key]).to(device)
+        self._told = {key: joined_frames(buffer, [key]).to(device) for key in told}
         self._weights = None if weights is None else weights.to(device)
         lengths = buffer.episode_lengths
         self._counts = window_counts(buffer, horizon, obs_horizon, action_horizon)
@@ -92,13 +95,14 @@ class WindowDataset:
             indices: (B,) int64, 0 to len − 1.
 
         Returns:
-            `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device, and `weight` (B,) if any.
+            `obs` (B, T_o, D) and `action` (B, T_p, A), float32, on the data's device; what is told, (B, G), by key;
+            and `weight` (B,) if any.
         """
         frames = self._index.frames(indices, self.horizon)
+        now = frames[:, self.obs_horizon - 1]
         batch = {"obs": self._obs[frames[:, : self.obs_horizon]], "action": self._action[frames]}
-        if self._weights is not None:
-            batch["weight"] = self._weights[frames[:, self.obs_horizon - 1]]
-        return batch
+        batch |= {key: values[now] for key, values in self._told.items()}
+        return batch if self._weights is None else {**batch, "weight": self._weights[now]}
 
     def window_weights(self) -> Tensor | None:
         """Return the weight of every window, (len,), or None where there are none."""

@@ -57,7 +57,7 @@ def record(config: RecordConfig) -> str:
         recording = _Recording(config, EpisodeWriter(config.out, facts), who, noisy)
         recording.fill(make)
     says = [*recording.says(), f"SHA-256 {digest(config.out)}: {config.out}"]
-    return "\n".join([*says, "", "train on it:", f"  {train_line(config.out, who.env, facts)}"])
+    return "\n".join([*says, "", "train on it:", f"  {train_line(config.out, who.env, facts, recording.texts)}"])
 
 
 def _check(config: RecordConfig) -> None:
@@ -158,6 +158,7 @@ class _Recording:
         failed: consecutive seeds without an episode to keep.
         broke: consecutive seeds whose episodes the environment broke off.
         broken: a sentence for each such episode.
+        texts: keys of the texts that say what was to be done.
     """
 
     config: RecordConfig
@@ -168,6 +169,7 @@ class _Recording:
     failed: int = 0
     broke: int = 0
     broken: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.seeds:
@@ -207,7 +209,7 @@ class _Recording:
         self.tried += 1
         if episode.error is not None:
             self.broken.append(episode.error)
-            self.writer.note({BROKEN_OFF: self.writer.noted.get(BROKEN_OFF, 0) + 1})
+            self.writer.note({**self.writer.noted, BROKEN_OFF: self.writer.noted.get(BROKEN_OFF, 0) + 1})
             self.broke += 1
             given = f"the environment broke off {BROKEN} episodes running; the last: {episode.error}"
             require(self.broke < BROKEN, given, cure="diffpolicy check-env says what it is like")
@@ -225,9 +227,29 @@ class _Recording:
         self.failed = 0
         done = -1 if episode.success is None else int(bool(episode.success_at_end))
         flag = {SUCCESS: done} if config.keep == "all" else {}
-        task = {} if config.instruction is None else {TASK: 0}
-        self.writer.add(episode.observed[Recorder.name], **{SEEDS: episode.seed}, **flag, **task)
+        arrays, numbers = self._told(episode.observed[Recorder.name])
+        self.writer.add(arrays, **{SEEDS: episode.seed}, **flag, **numbers)
         return True
+
+    def _told(self, recorded: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """The arrays of an episode that are numbers, and of each text its number among those of the recording."""
+        texts = {name: values for name, values in recorded.items() if values.dtype.kind == "U"}
+        if self.config.instruction is not None:
+            given = f"instruction={self.config.instruction!r} where the environment says {TASK!r} itself"
+            require(TASK not in texts, given, cure="leave it out")
+            return recorded, {TASK: 0}
+        numbers: dict[str, int] = {}
+        for name, values in texts.items():
+            given = f"the text {name!r} changes within an episode"
+            require((values == values[0]).all(), given, "one text per episode", "leave it out by env.obs_keys")
+            every = list(self.writer.noted.get(f"{name}s", []))
+            text = str(values[0])
+            if text not in every:
+                self.writer.note({**self.writer.noted, f"{name}s": [*every, text]})
+                every.append(text)
+            numbers[name] = every.index(text)
+        self.texts = list(texts)
+        return {name: values for name, values in recorded.items() if name not in texts}, numbers
 
     def says(self) -> list[str]:
         """Return what to say of it."""

@@ -80,7 +80,8 @@ def _shown(env: gym.Env[Any, Any], obs_key: str, fps: float) -> dict[str, Any] |
     taken = sorted({ACTION, EXECUTED} & set(parts))
     given = f"the environment shows {', '.join(map(repr, taken))}"
     require(not taken, given, "another key: a recording keeps actions by that name", "leave it out by env.obs_keys")
-    return ObservationSpec({name: _field(name, part, fps) for name, part in parts.items()}).to_plain()
+    numbers = {name: part for name, part in parts.items() if not isinstance(part, gym.spaces.Text)}
+    return ObservationSpec({name: _field(name, part, fps) for name, part in numbers.items()}).to_plain()
 
 
 def _field(name: str, space: gym.Space[Any], fps: float) -> Field:
@@ -132,16 +133,18 @@ def success_rate(meta: Mapping[str, Sequence[int]], facts: Mapping[str, Any]) ->
     return None if -1 in flags else wilson(int(sum(flags)), tried)
 
 
-def train_line(path: str, env: EnvConfig, facts: Mapping[str, Any]) -> str:
+def train_line(path: str, env: EnvConfig, facts: Mapping[str, Any], texts: Sequence[str] = ()) -> str:
     """Return the command that trains on a recording.
 
     Args:
         path: of the recording.
         env: where it was recorded.
         facts: see `attributes`.
+        texts: keys of the texts that were recorded.
     """
     shown = facts.get("observation", {STATE: {"kind": "vector"}})
     kinds = {kind: [name for name, one in shown.items() if one["kind"] == kind] for kind in ("vector", "image")}
     observed = {"vectors": kinds["vector"], **({"images": kinds["image"]} if kinds["image"] else {})}
+    observed |= {"texts": list(texts)} if texts else {}
     settings = [shlex.quote(f"dataset.path={path}"), *words(observed, "observation."), *env_words(plain(env))]
     return " ".join(["diffpolicy train task=own", *settings, "run_dir=RUN"])

@@ -22,7 +22,7 @@ LEFT_OUT = "achieved_goal"
 _CHANNELS = (1, 3, 4)
 _SMALLEST = 8  # pixels along a side, from which on an array of three axes is taken for a picture
 
-_VECTORS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
+_READABLE = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete, spaces.Text)
 
 Read = Callable[[Any], np.ndarray]
 
@@ -45,7 +45,7 @@ class Part:
 
     key: str
     path: tuple[Any, ...]
-    space: spaces.Box
+    space: spaces.Box | spaces.Text
     read: Read
 
 
@@ -54,8 +54,8 @@ def observation(
 ) -> tuple[spaces.Box | spaces.Dict, Callable[[Any], Any]]:
     """Return the space that is shown instead of an observation space, and what reads observations so.
 
-    One array of numbers stays one: a vector of float32. All else becomes a flat dict of float32 vectors and uint8
-    images (uint16 for depth), by keys such as "pixels.top".
+    One array of numbers stays one: a vector of float32. All else becomes a flat dict of float32 vectors, uint8 images
+    (uint16 for depth) and texts, by keys such as "pixels.top".
 
     Args:
         space: of the environment.
@@ -66,6 +66,7 @@ def observation(
         ValueError: keys that there are not, parts that are no numbers, or pictures without a range.
     """
     plain = not isinstance(space, (spaces.Dict, spaces.Tuple))
+    require(not isinstance(space, spaces.Text), f"observations are {space} alone", "numbers or images too")
     require(not (plain and keys), f"env.obs_keys={list(keys)} where observations are {space}", "a dict observation")
     leaves = dict(_leaves(space))
     chosen = _chosen(leaves, keys)
@@ -163,11 +164,11 @@ def _chosen(leaves: Mapping[tuple[Any, ...], gym.Space[Any]], keys: Sequence[str
         kept = [path for path in leaves if LEFT_OUT not in path]
         require(kept, f"the environment shows {', '.join(by_key) or 'nothing'}", cure="choose with env.obs_keys=[…]")
         for path in kept:
-            usable = isinstance(leaves[path], _VECTORS)
-            others = [key for key, one in by_key.items() if isinstance(leaves[one], _VECTORS)]
+            usable = isinstance(leaves[path], _READABLE)
+            others = [key for key, one in by_key.items() if isinstance(leaves[one], _READABLE)]
             given = f"the environment shows {_key(path) or 'observations'} as {leaves[path]}"
             cure = f"choose from the others with env.obs_keys=[{','.join(others)}]" if others else None
-            require(usable, given, "numbers or images", cure)
+            require(usable, given, "numbers, images or texts", cure)
         return kept
     chosen: list[tuple[Any, ...]] = []
     for key in keys:
@@ -175,7 +176,11 @@ def _chosen(leaves: Mapping[tuple[Any, ...], gym.Space[Any]], keys: Sequence[str
         if not below:
             names.check("observation in env.obs_keys", key, by_key)
         for path in below:
-            require(isinstance(leaves[path], _VECTORS), f"env.obs_keys: {_key(path)} is {leaves[path]}", "numbers")
+            require(
+                isinstance(leaves[path], _READABLE),
+                f"env.obs_keys: {_key(path)} is {leaves[path]}",
+                "numbers or a text",
+            )
         chosen += [path for path in below if path not in chosen]
     return chosen
 
@@ -205,6 +210,8 @@ def upright(shape: Sequence[int]) -> tuple[int, int, int]:
 
 def _part(path: tuple[Any, ...], space: gym.Space[Any], image_range: Sequence[float] | None) -> Part:
     key = _key(path)
+    if isinstance(space, spaces.Text):
+        return Part(key, path, space, _text)
     if not is_image(space):
         return Part(key, path, *_vector(space))
     shape, size = space.shape or (), upright(space.shape or ())
@@ -232,6 +239,12 @@ def _vector(space: gym.Space[Any]) -> tuple[spaces.Box, Read]:
         return numbers.reshape(size) if numbers.shape == shape else numbers
 
     return spaces.Box(-np.inf, np.inf, (size,), np.float32), flattened
+
+
+def _text(value: Any) -> np.ndarray:
+    if not isinstance(value, str):
+        raise Misfit(f"a text of the observation is a {type(value).__name__}")
+    return np.array(value)
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -25,19 +25,18 @@ def check_trajectory(x: Tensor, t: Tensor, r: Tensor | None, dim: int) -> None:
         raise ValueError(explain(f"r has shape {tuple(r.shape)}", f"that of t, {tuple(t.shape)}"))
 
 
-def check_images(x: Tensor, t: Tensor, cond: Tensor | None, r: Tensor | None, channels: int, multiple: int) -> None:
-    """Check images x (B, channels, H, W) whose sides are multiples, their times t and r and their labels, (B,) each.
+def check_images(x: Tensor, t: Tensor, r: Tensor | None, channels: int, multiple: int) -> None:
+    """Check images x (B, channels, H, W) whose sides are multiples, and their times t and r, (B,) each.
 
     Raises:
-        ValueError: other shapes, or labels that are not int64.
+        ValueError: other shapes.
     """
     if x.ndim != 4 or x.shape[1] != channels or any(side % multiple for side in x.shape[2:]):
         expected = f"(B, {channels}, H, W) with H and W multiples of {multiple}"
         raise ValueError(explain(f"x has shape {tuple(x.shape)}", expected))
-    given = tuple(t.shape), None if cond is None else tuple(cond.shape), (len(x),) if r is None else tuple(r.shape)
-    if given != ((len(x),),) * 3 or cond.dtype != torch.int64:
-        expected = f"({len(x)},) of each: one time and one int64 label per image"
-        raise ValueError(explain(f"t, cond and r have shapes {given}", expected))
+    given = tuple(t.shape), (len(x),) if r is None else tuple(r.shape)
+    if given != ((len(x),),) * 2:
+        raise ValueError(explain(f"t and r have shapes {given}", f"({len(x)},): one time per image"))
 
 
 def joined(features: Tensor, vector: Tensor | None) -> Tensor:
@@ -50,22 +49,34 @@ def joined(features: Tensor, vector: Tensor | None) -> Tensor:
     return torch.cat([features, vector], dim=-1)
 
 
-def check_vector(cond: Condition | None, batch: int, size: int) -> Tensor | None:
-    """Return the vector of a condition, (batch, size), or None where a network takes no condition (size 0).
+def check_condition(
+    cond: Condition | None, batch: int, size: int, token_dim: int = 0
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the vector (batch, size) of a condition, its tokens (batch, N, token_dim) and their mask.
+
+    Each is None where a network takes no such thing (size 0, token_dim 0); a mask is None where all tokens count.
 
     Raises:
         TypeError: `cond` is neither a `Condition` nor None.
-        ValueError: a vector of another shape, tokens, a condition that is missing, or one where none is taken.
+        ValueError: a vector or tokens of another shape, what is missing, or what is not taken.
     """
     if cond is not None and not isinstance(cond, Condition):
         raise TypeError(explain(f"cond is a {type(cond).__name__}", "a Condition", "write Condition(vector)"))
-    given = None if cond is None else tuple(cond.vector.shape)
+    vector, tokens, mask = (None, None, None) if cond is None else cond
+    given = None if vector is None else tuple(vector.shape)
     expected = (batch, size) if size else None
     if given != expected:
         raise ValueError(explain(f"cond.vector has shape {given}", str(expected)))
-    if cond is not None and cond.tokens is not None:
-        raise ValueError(explain("cond has tokens, which no network reads yet", "a vector alone", "give numbers"))
-    return None if cond is None else cond.vector
+    if not token_dim:
+        if tokens is not None:
+            raise ValueError(explain("cond has tokens, and the network was made without", "a vector alone"))
+        return vector, None, None
+    if tokens is None or tokens.ndim != 3 or (len(tokens), tokens.shape[2]) != (batch, token_dim):
+        given = None if tokens is None else tuple(tokens.shape)
+        raise ValueError(explain(f"cond.tokens has shape {given}", f"({batch}, N, {token_dim})"))
+    if mask is not None and mask.shape != tokens.shape[:2]:
+        raise ValueError(explain(f"cond.mask has shape {tuple(mask.shape)}", f"{tuple(tokens.shape[:2])}"))
+    return vector, tokens, mask
 
 
 def null_vector(learned: Tensor | None, cond: Condition) -> Condition:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
-from diffpolicy.nets.inputs import check_vector, null_vector
+from diffpolicy.nets.inputs import check_condition, null_vector
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import explain, require
 
@@ -77,7 +77,7 @@ class MLP(Network):
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
         if x.shape != (len(x), self.dim):
             raise ValueError(explain(f"x has shape {tuple(x.shape)}", f"(B, {self.dim})"))
-        vector = check_vector(cond, x.shape[0], self.cond_dim)
+        vector, *_ = check_condition(cond, x.shape[0], self.cond_dim)
         parts = [x, self.time(t)] + ([] if vector is None else [vector])
         dtype = self.layers[0].weight.dtype
         return self.layers(torch.cat([part.to(dtype) for part in parts], dim=-1)).to(x.dtype)

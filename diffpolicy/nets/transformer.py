@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpolicy.nets.attention import Block, embedder, layer_norm, modulated, zero
+from diffpolicy.nets.attention import blocks, embedder, layer_norm, modulated, zero
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
-from diffpolicy.nets.inputs import check_trajectory, check_vector, null_vector
+from diffpolicy.nets.inputs import check_condition, check_trajectory, null_vector
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import explain, require
 
@@ -35,6 +35,8 @@ class ConditionalTransformer(Network):
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
         dropout: fraction of each branch's outputs that training drops, drawn by torch's global generator.
+        token_dim: numbers per token of the condition, to which every block attends; 0 for none.
+        joint: let tokens and steps attend to each other (MM-DiT) in place of the steps to the tokens alone.
 
     Raises:
         ValueError: sizes that do not fit together, at construction or at the call.
@@ -57,6 +59,8 @@ class ConditionalTransformer(Network):
         time_features: int = 128,
         time: str = "sinusoidal",
         dropout: float = 0.0,
+        token_dim: int = 0,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "horizon": horizon, "width": width, "layers": layers, "heads": heads}
@@ -72,17 +76,18 @@ class ConditionalTransformer(Network):
         self.span = embedder(time_embedding(time, time_features), time_features, features) if two_times else None
         self.cond = embedder(nn.Identity(), cond_dim, features) if cond_dim else None
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
-        self.blocks = nn.ModuleList(Block(width, heads, expansion, features, dropout) for _ in range(layers))
+        self.token_dim = token_dim
+        self.blocks, self.entry = blocks(layers, width, heads, expansion, features, dropout, token_dim, joint)
         self.norm = layer_norm(width)
         self.film = zero(nn.Linear(features, 2 * width))
         self.out = zero(nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,) or (B, T), a vector (B, C), as t -> (B, T, D)."""
+        """(B, T, D), (B,) or (B, T), a condition, as t -> (B, T, D)."""
         check_trajectory(x, t, r, self.dim)
         if x.shape[1] > self.horizon:
             raise ValueError(explain(f"x has {x.shape[1]} steps", f"at most the horizon, {self.horizon}"))
-        vector = check_vector(cond, x.shape[0], self.cond_dim)
+        vector, tokens, mask = check_condition(cond, x.shape[0], self.cond_dim, self.token_dim)
         features, dtype = self.time(t), self.token.weight.dtype
         if self.span is not None:
             features = features + self.span(torch.zeros_like(t) if r is None else r - t)
@@ -91,8 +96,9 @@ class ConditionalTransformer(Network):
             features = features + self.cond(vector.to(dtype))[:, None]
         features = F.silu(features)
         h = self.token(x.to(dtype)) + self.position[: x.shape[1]]
+        tokens = tokens if self.entry is None else self.entry(tokens.to(dtype))
         for block in self.blocks:
-            h = block(h, features)
+            h, tokens = block(h, features, tokens, mask)
         scale, shift = self.film(features).chunk(2, dim=-1)
         return self.out(modulated(self.norm(h), scale, shift)).to(x.dtype)
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffpolicy.nets.attention import CrossAttention
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_mlp
-from diffpolicy.nets.inputs import check_trajectory, check_vector, joined, null_vector
+from diffpolicy.nets.inputs import check_condition, check_trajectory, joined, null_vector
 from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 
@@ -78,6 +79,8 @@ class ConditionalUnet1D(Network):
         groups: groups of the group norms; divides every width.
         time_features: size of the time embedding, even.
         time: "sinusoidal" or "fourier" (learned frequencies).
+        token_dim: numbers per token of the condition, to which the coarsest steps attend; 0 for none.
+        heads: of that attention; divides the last width.
 
     Raises:
         ValueError: sizes that do not fit together, at construction or at the call.
@@ -97,13 +100,16 @@ class ConditionalUnet1D(Network):
         groups: int = 8,
         time_features: int = 128,
         time: str = "sinusoidal",
+        token_dim: int = 0,
+        heads: int = 4,
     ) -> None:
         super().__init__()
         require(dim >= 1 and cond_dim >= 0, f"dim={dim}, cond_dim={cond_dim}", "dim >= 1 and cond_dim >= 0")
         fits = widths and all(width % groups == 0 for width in widths)
         require(fits, f"widths={list(widths)}", f"at least one, each a multiple of groups={groups}")
         require(kernel % 2, f"kernel={kernel}", "an odd number, which keeps the length")
-        self.dim, self.cond_dim, self.stride = dim, cond_dim, 2 ** (len(widths) - 1)
+        require(widths[-1] % heads == 0, f"widths={list(widths)} with heads={heads}", "heads that divide the last")
+        self.dim, self.cond_dim, self.token_dim, self.stride = dim, cond_dim, token_dim, 2 ** (len(widths) - 1)
         self.time = time_mlp(time, time_features)
         self.span = time_mlp(time, time_features) if two_times else None
         self.null_cond = nn.Parameter(torch.zeros(cond_dim)) if cond_dim else None
@@ -111,6 +117,7 @@ class ConditionalUnet1D(Network):
         self.down = nn.ModuleList(Level(i, o, *shared) for i, o in pairwise((dim, *widths)))
         self.downsample = nn.ModuleList(nn.Conv1d(w, w, 3, stride=2, padding=1) for w in widths[:-1])
         self.middle = Level(widths[-1], widths[-1], *shared)
+        self.attend = CrossAttention(widths[-1], token_dim, heads) if token_dim else None
         self.up = nn.ModuleList(Level(2 * o, i, *shared) for i, o in reversed(list(pairwise(widths))))
         self.upsample = nn.ModuleList(nn.ConvTranspose1d(w, w, 4, stride=2, padding=1) for w in reversed(widths[:-1]))
         self.head = ConvBlock(widths[0], widths[0], kernel, groups)
@@ -121,9 +128,9 @@ class ConditionalUnet1D(Network):
         return null_vector(self.null_cond, cond)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,) or (B, T), a vector (B, C), as t -> (B, T, D)."""
+        """(B, T, D), (B,) or (B, T), a condition, as t -> (B, T, D)."""
         check_trajectory(x, t, r, self.dim)
-        vector = check_vector(cond, x.shape[0], self.cond_dim)
+        vector, tokens, mask = check_condition(cond, x.shape[0], self.cond_dim, self.token_dim)
         features = self.time(t) if self.span is None else self.time(t) + self.span((t if r is None else r) - t)
         missing = -x.shape[1] % self.stride
         h = torch.cat([x, x[:, -1:].expand(-1, missing, -1)], dim=1).transpose(1, 2).to(features.dtype)
@@ -142,6 +149,8 @@ class ConditionalUnet1D(Network):
             if depth < len(self.downsample):
                 h = self.downsample[depth](h)
         h = self.middle(h, at(len(self.up)))
+        if self.attend is not None:
+            h = self.attend(h.transpose(1, 2), tokens, mask).transpose(1, 2)
         # As published, each level on the way up takes the skip of its own (coarser) resolution and upsamples after
         # it, so the skip of the finest level, skips[0], is not used.
         for depth, level, upsample in zip(range(len(self.up), 0, -1), self.up, self.upsample, strict=True):

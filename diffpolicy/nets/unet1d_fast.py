@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diffpolicy.nets import unet1d
 from diffpolicy.nets.base import Freezable, Fusable, Network
 from diffpolicy.nets.captured import Captured
-from diffpolicy.nets.inputs import check_trajectory, check_vector, joined, null_vector
+from diffpolicy.nets.inputs import check_condition, check_trajectory, joined, null_vector
 from diffpolicy.nets.temporal import Downsample, NormMish, TemporalConv, Upsample, fuse_norms
 from diffpolicy.util.condition import Condition
 
@@ -83,11 +83,16 @@ class FastUnet1D(Network, Fusable, Freezable):
     def __init__(self, *sizes: Any, **options: Any) -> None:
         super().__init__()
         plain = unet1d.ConditionalUnet1D(*sizes, **options)
-        self.dim, self.cond_dim, self.stride = plain.dim, plain.cond_dim, plain.stride
+        self.dim, self.cond_dim, self.token_dim, self.stride = (
+            plain.dim,
+            plain.cond_dim,
+            plain.token_dim,
+            plain.stride,
+        )
         self.time, self.span, self.null_cond = plain.time, plain.span, plain.null_cond
         self.down = nn.ModuleList(map(Level, plain.down))
         self.downsample = nn.ModuleList(map(Downsample, plain.downsample))
-        self.middle = Level(plain.middle)
+        self.middle, self.attend = Level(plain.middle), plain.attend
         self.up = nn.ModuleList(map(Level, plain.up))
         self.upsample = nn.ModuleList(map(Upsample, plain.upsample))
         self.head, self.out = ConvBlock(plain.head), pointwise(plain.out)
@@ -123,14 +128,14 @@ class FastUnet1D(Network, Fusable, Freezable):
         return null_vector(self.null_cond, cond)
 
     def forward(self, x: Tensor, t: Tensor, cond: Condition | None = None, r: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B,) or (B, T), a vector (B, C), as t -> (B, T, D)."""
+        """(B, T, D), (B,) or (B, T), a condition, as t -> (B, T, D)."""
         check_trajectory(x, t, r, self.dim)
-        vector = check_vector(cond, x.shape[0], self.cond_dim)
+        vector, *tokens = check_condition(cond, x.shape[0], self.cond_dim, self.token_dim)
         if self._frozen is not None:
-            return self._frozen(x, t, vector, r).to(x.dtype)
+            return self._frozen(x, t, vector, r, tokens).to(x.dtype)
         features = self.whole(F.mish(joined(self.time_features(t, r), vector)))
         films = (block.film(self.at_block(features, i)) for i, block in enumerate(self.blocks))
-        return self.trunk(x, films).to(x.dtype)
+        return self.trunk(x, films, *tokens).to(x.dtype)
 
     def whole(self, steps: Tensor) -> Tensor:
         """Return (B, T, C) with the last step repeated until the strides divide T; (B, C) stays as it is."""
@@ -149,7 +154,9 @@ class FastUnet1D(Network, Fusable, Freezable):
         features = self.time(t)
         return features if self.span is None else features + self.span((t if r is None else r) - t)
 
-    def trunk(self, x: Tensor, films: Iterator[Tensor]) -> Tensor:
+    def trunk(
+        self, x: Tensor, films: Iterator[Tensor], tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Return the output for x, in the dtype of the weights, given FiLM in the order in which blocks are run."""
         horizon = x.shape[1]
         x = self.whole(x.to(self.out.weight.dtype))
@@ -160,6 +167,7 @@ class FastUnet1D(Network, Fusable, Freezable):
             if depth < len(self.downsample):
                 x = self.downsample[depth](x)
         x = self.middle(x, films)
+        x = x if self.attend is None else self.attend(x, tokens, mask)
         for level, upsample in zip(self.up, self.upsample, strict=True):
             x = upsample(level(torch.cat([x, skips.pop()], dim=-1), films))
         return self.out(self.head(x))[:, :horizon]
@@ -189,9 +197,9 @@ class _Trunk(nn.Module):
         super().__init__()
         self._net, self._sizes = net, list(sizes)
 
-    def forward(self, x: Tensor, films: Tensor) -> Tensor:
+    def forward(self, x: Tensor, films: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         parts = self._net.whole(films).split(self._sizes, dim=-1)
-        return self._net.trunk(x, (self._net.at_block(part, i) for i, part in enumerate(parts)))
+        return self._net.trunk(x, (self._net.at_block(part, i) for i, part in enumerate(parts)), tokens, mask)
 
 
 class _Frozen:
@@ -207,31 +215,35 @@ class _Frozen:
         self._two_times = net.span is not None
         weight = torch.cat([film.weight.detach() for film in films])
         self._time, self.shape = net.time_features, shape
-        self.graphs: dict[str, Any] | None = {} if weight.is_cuda and shape is not None else None
+        captures = weight.is_cuda and shape is not None and net.attend is None
+        self.graphs: dict[str, Any] | None = {} if captures else None
         self._bias = torch.cat([film.bias.detach() for film in films])
         self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
         self._trunk = _Trunk(net, [film.out_features for film in films])
         self._times: dict[tuple[float, float], Tensor] = {}
         self._cond: tuple[Tensor, Tensor] | None = None
         self._compiled: dict[int, Callable[[Tensor, Tensor], Tensor]] = {}  # by the axes of the FiLM
-        for leading in [] if shape is None else [shape[:1], shape[:2]][: 1 + per_step]:
+        compiles = shape is not None and net.attend is None  # tokens come in any number: with them nothing is
+        for leading in [shape[:1], shape[:2]][: 1 + per_step] if compiles else []:
             films = weight.new_zeros((*leading, len(weight)))
             self._compiled[films.ndim] = self._compile(weight.new_zeros(shape or ()), films)
 
-    def __call__(self, x: Tensor, t: Tensor, vector: Tensor | None, r: Tensor | None) -> Tensor:
+    def __call__(
+        self, x: Tensor, t: Tensor, vector: Tensor | None, r: Tensor | None, tokens: Sequence[Tensor | None] = ()
+    ) -> Tensor:
         if t.ndim == 2:  # of every step: nothing of it comes again
             films = self._of(t, t if r is None else r)
             films = films if vector is None else films + self._of_vector(vector)[:, None]
-            return self._run(x, films)
+            return self._run(x, films, tokens)
         films = self._time_part(t, r if self._two_times and r is not None else t)
         if vector is not None:
             films = films + self._cond_part(vector)
         films = films.expand(len(t), -1).contiguous()
-        return self._run(x, films)
+        return self._run(x, films, tokens)
 
-    def _run(self, x: Tensor, films: Tensor) -> Tensor:
+    def _run(self, x: Tensor, films: Tensor, tokens: Sequence[Tensor | None]) -> Tensor:
         compiled = self._compiled.get(films.ndim) if x.shape == self.shape else None
-        return self._trunk(x, films) if compiled is None else compiled(x.to(films.dtype).contiguous(), films)
+        return self._trunk(x, films, *tokens) if compiled is None else compiled(x.to(films.dtype).contiguous(), films)
 
     def _compile(self, x: Tensor, films: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         if x.device.type == "cuda":

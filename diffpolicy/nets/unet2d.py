@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffpolicy.nets.attention import embedder, zero
+from diffpolicy.nets.attention import CrossAttention, embedder, zero
 from diffpolicy.nets.base import Network
 from diffpolicy.nets.embeddings import time_embedding
 from diffpolicy.nets.inputs import check_images
+from diffpolicy.nets.subject import no_subject, read_subject, subject_layer
 from diffpolicy.util import names
+from diffpolicy.util.condition import Condition
 from diffpolicy.util.errors import require
 
 GROUPS = 8
@@ -85,14 +87,14 @@ BLOCKS = {"notes": NotesBlock, "adaptive": AdaptiveBlock}
 
 
 class ConditionalUnet2D(Network):
-    """U-Net over images with skips that are added, conditioned on (time, label).
+    """U-Net over images with skips that are added, conditioned on (time, label or text).
 
     Encoder stages run residual layers and halve the resolution; decoder stages add the output of their encoder stage,
     double the resolution and run residual layers.
 
     Args:
         channels: C of the images.
-        labels: number of labels; label number `labels` is the null label.
+        labels: number of labels; label number `labels` is the null label. 0 takes a condition.
         two_times: add features of r - t to those of t (r = None is r = t), for methods with two times.
         widths: channels per resolution, each half as fine as the one before.
         layers: residual layers of a stage.
@@ -102,6 +104,9 @@ class ConditionalUnet2D(Network):
         patch: side of the squares of pixels that the first convolution sees as one; 1 is the notes' own.
         skips: add the encoder's outputs in the decoder; without them all goes through the coarsest resolution. The
             weights are the same.
+        cond_dim: see `subject_layer`.
+        token_dim: see `subject_layer`; the coarsest pixels attend to the tokens.
+        heads: of that attention; divides the last width.
 
     Raises:
         ValueError: sizes or names that do not fit together, at construction or at the call.
@@ -110,7 +115,7 @@ class ConditionalUnet2D(Network):
     def __init__(
         self,
         channels: int,
-        labels: int,
+        labels: int = 0,
         *,
         two_times: bool = False,
         widths: Sequence[int] = (32, 64, 128),
@@ -120,12 +125,17 @@ class ConditionalUnet2D(Network):
         block: str = "notes",
         patch: int = 1,
         skips: bool = True,
+        cond_dim: int = 0,
+        token_dim: int = 0,
+        heads: int = 4,
     ) -> None:
         super().__init__()
-        sizes = f"sizes {channels=}, {labels=}, widths={list(widths)}, {layers=}, {features=}, {patch=}"
-        require(min(channels, labels, layers, features, patch, *widths, len(widths)) >= 1, sizes, "positive ones")
+        sizes = f"sizes {channels=}, widths={list(widths)}, {layers=}, {features=}, {patch=}"
+        require(min(channels, layers, features, patch, *widths, len(widths)) >= 1, sizes, "positive ones")
+        fits = not token_dim or widths[-1] % heads == 0
+        require(fits, f"widths={list(widths)} with heads={heads}", "heads that divide the last")
         names.check("block", block, BLOCKS)
-        self.channels, self.labels, self.patch, self.skips = channels, labels, patch, skips
+        self.channels, self.patch, self.skips = channels, patch, skips
         self.stride = patch * 2 ** (len(widths) - 1)
         kind, pixels = BLOCKS[block], channels * patch**2
         divided = block == "notes" or all(width % GROUPS == 0 for width in widths)
@@ -139,11 +149,12 @@ class ConditionalUnet2D(Network):
             self.stem = conv(pixels, widths[0])
             self.out = nn.Sequential(nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), conv(widths[0], pixels))
         self.span = embedder(time_embedding(time, features), features, features) if two_times else None
-        self.label = nn.Embedding(labels + 1, features)
+        self.token_dim, self.label = token_dim, subject_layer(labels, cond_dim, token_dim, features)
         steps = list(pairwise(widths))
         self.down = nn.ModuleList(Stage(kind, layers, fine, features) for fine, _ in steps)
         self.downsample = nn.ModuleList(conv(fine, coarse, stride=2) for fine, coarse in steps)
         self.middle = Stage(kind, layers, widths[-1], features)
+        self.attend = CrossAttention(widths[-1], token_dim, heads) if token_dim else None
         self.upsample = nn.ModuleList(
             nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv(coarse, fine))
             for fine, coarse in reversed(steps)
@@ -155,12 +166,12 @@ class ConditionalUnet2D(Network):
 
     def null(self, cond: Tensor) -> Tensor:
         """Return the labels that stand for "none", (B,)."""
-        return torch.full_like(cond, self.labels)
+        return no_subject(self.label, cond)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor, r: Tensor | None = None) -> Tensor:
-        """(B, C, H, W), (B,), (B,) int64 -> (B, C, H, W)."""
-        check_images(x, t, cond, r, self.channels, self.stride)
-        time, label = self.time(t), self.label(cond)
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor | Condition, r: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B,), labels (B,) or a condition -> (B, C, H, W)."""
+        check_images(x, t, r, self.channels, self.stride)
+        time, (label, tokens, mask) = self.time(t), read_subject(self.label, cond, len(x), self.token_dim)
         if self.span is not None:
             time = time + self.span(torch.zeros_like(t) if r is None else r - t)
         h = x.to(self.label.weight.dtype)
@@ -171,6 +182,9 @@ class ConditionalUnet2D(Network):
             h = halve(stage(h, time, label))
             skips.append(h)
         h = self.middle(h, time, label)
+        if self.attend is not None:
+            read = self.attend(h.flatten(2).transpose(1, 2), tokens, mask)
+            h = read.transpose(1, 2).unflatten(2, h.shape[2:]).contiguous(memory_format=self.layout)
         for stage, double in zip(self.up, self.upsample, strict=True):
             skip = skips.pop()
             h = stage(double(h + skip if self.skips else h), time, label)

@@ -49,7 +49,7 @@ from torch import Tensor
 
 from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.generative.distances import apart
-from diffpolicy.generative.guidance import Inpaint, Prefix, SoftInpaint
+from diffpolicy.generative.guidance import Guided, Inpaint, Prefix, SoftInpaint
 from diffpolicy.generative.paths import Path
 from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.shapes import randn
@@ -94,6 +94,7 @@ class SamplingContext:
         noise: (B, T_p, A) that sampling starts from; None draws it.
         guide: draws the chunks towards `expected`; None does not.
         change: changes every estimate of the chunks, see `Changed`; None leaves them.
+        without: of what is told, scales and the conditions without it, see `Guided`.
     """
 
     temperature: float = 1.0
@@ -103,6 +104,7 @@ class SamplingContext:
     noise: Tensor | None = None
     guide: Guide | None = None
     change: Callable[[Tensor, Tensor], Tensor] | None = None
+    without: Sequence[tuple[float, Any]] = ()
 
     def begin(
         self, shape: Sequence[int], times: Tensor, path: Path, generators: Sequence[torch.Generator], like: Tensor
@@ -134,7 +136,7 @@ class SamplingContext:
     @property
     def binds(self) -> bool:
         """Whether anything is asked of the chunks, so that their field is another one."""
-        return any(what is not None for what in (self.held, self.guide, self.change))
+        return bool(self.without) or any(what is not None for what in (self.held, self.guide, self.change))
 
     def bound(self, field: Field, taught: bool = False) -> Field:
         """Return the field of a process with what is known about its chunks.
@@ -143,6 +145,7 @@ class SamplingContext:
             field: of the process.
             taught: whether its network was taught what known actions are, see `PolicyConfig.prefix`.
         """
+        field = Guided(field, self.without) if self.without else field
         if self.held is not None and taught:
             return Prefix(field, self.expected, self.held[..., 0])
         if self.guide is not None:
@@ -390,11 +393,3 @@ class Chunker:
         at = entries.clamp(max=self._t_p - 1)
         of_steps = torch.stack([chunk[entry] for chunk, entry in zip(chunks, at, strict=True)])
         return (weights[..., None] * of_steps).sum(0)
-
-
-def delay_of(delay: int | Sequence[float], *key: int) -> int:
-    """Return the delay of a chunk, drawn by its key where there are weights."""
-    if isinstance(delay, int):
-        return delay
-    weights = torch.tensor(delay, dtype=torch.float64)
-    return int(torch.multinomial(weights, 1, generator=generator("delay", *key)))

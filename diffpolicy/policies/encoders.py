@@ -1,16 +1,18 @@
-"""The encoder stage: normalized vectors and images of cameras -> the condition of a network."""
+"""The encoder stage: normalized vectors, images of cameras, texts and goals -> the condition of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
 from diffpolicy.datasets.spec import Field
 from diffpolicy.generative.shapes import Generators, rand
+from diffpolicy.nets.text import TextEncoder, Told
 from diffpolicy.nets.vision import CameraEncoder
 from diffpolicy.policies.chunking import FROM_NOISE, SamplingContext
 from diffpolicy.policies.models.base import ChunkModel, Sample
@@ -24,39 +26,69 @@ _RESERVED = ("obs", "action", "weight", *dir(nn.ModuleDict))
 
 @final
 class EncodedModel(ChunkModel):
-    """A chunk model behind encoders of cameras, trained together with it.
+    """A chunk model behind encoders of cameras, texts and goals, trained together with it.
 
-    The condition's vector is, step by step, (vectors, features of camera 1, features of camera 2, …). In training the
-    images are cropped at random, by the generator of the loss.
+    The condition's vector is, step by step, (vectors, features of camera 1, features of camera 2, …), and then what
+    texts and goals say; its tokens are those of the texts, where the network attends to them. In training the images
+    are cropped, and texts and goals left out, at random, by the generator of the loss.
 
     Args:
         actor: a model for a condition of the vectors and all cameras' features of T_o steps. (Its name, and that of
             `encoders`, stand in checkpoints.)
         encoders: camera -> module from its images to (B, T_o·F). Cameras may share one, which is kept under the name
             of the first, its dots replaced by slashes.
+        instructed: text or goal -> its encoder, see `nets.text` and `nets.goal`.
+        dropout: text or goal -> the share of training that is not told it.
 
     Raises:
-        ValueError: a camera with a reserved name.
+        ValueError: a camera, a text or a goal with a reserved name.
     """
 
-    def __init__(self, actor: ChunkModel, encoders: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        actor: ChunkModel,
+        encoders: Mapping[str, nn.Module],
+        instructed: Mapping[str, nn.Module] | None = None,
+        dropout: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__(actor.spec)
         self.actor = actor
-        reserved = [camera for camera in encoders if camera in _RESERVED]
-        require(not reserved, f"a camera called {reserved[:1]}", "another name, since this one is reserved")
+        instructed = instructed or {}
+        reserved = [key for key in (*encoders, *instructed) if key in _RESERVED]
+        require(not reserved, f"an observation called {reserved[:1]}", "another name, since this one is reserved")
+        self.instructed = nn.ModuleDict({_name(key): one for key, one in instructed.items()})
+        self.dropout = {key: float((dropout or {}).get(key, 0)) for key in instructed}
         first: dict[nn.Module, str] = {}
-        self._encoder_of = {
-            camera: first.setdefault(encoder, camera.replace(".", "/")) for camera, encoder in encoders.items()
-        }
+        self._encoder_of = {camera: first.setdefault(encoder, _name(camera)) for camera, encoder in encoders.items()}
         self.encoders = nn.ModuleDict({name: encoder for encoder, name in first.items()})
         self.supported_execution, self.bound = actor.supported_execution, actor.bound
         self.half_precisions, self.drops_history = actor.half_precisions, actor.drops_history
+        self.attends = actor.spec.token_dim > 0
 
     def networks(self) -> list[nn.Module]:
         return [*self.encoders.values(), *self.actor.networks()]
 
+    def read(self, key: str, values: np.ndarray) -> np.ndarray:
+        """Return texts (B,) as the ids (B, L) that `condition` takes; goals (B, G) as they are.
+
+        Raises:
+            ValueError: texts that the encoder refuses.
+        """
+        encoder = self.instructed[_name(key)]
+        return encoder.ids(list(values)).numpy() if isinstance(encoder, TextEncoder) else values
+
+    def untold(self, observed: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
+        """Return what is observed without one text or goal."""
+        return {**observed, key: self.instructed[_name(key)].null(observed[key])}
+
     def condition(self, observed: Mapping[str, Tensor], generator: Generators = None) -> Condition:
-        """Return the condition of vectors "obs" (B, T_o, D) and, by camera, images (B, T_o, H, W, C)."""
+        """Return the condition of a batch.
+
+        Args:
+            observed: vectors "obs" (B, T_o, D); by camera, images (B, T_o, H, W, C); by text, ids (B, L); by goal,
+                normalized numbers (B, G).
+            generator: of what is random in training.
+        """
         vectors, places = observed["obs"], {}
         if self.training:
             kind = {"dtype": torch.float32, "device": vectors.device}
@@ -65,7 +97,20 @@ class EncodedModel(ChunkModel):
             self.encoders[of](observed[camera], places.get(camera)) for camera, of in self._encoder_of.items()
         ]
         steps = [part.unflatten(1, (self.spec.obs_horizon, -1)) for part in features]
-        return self.actor.told(torch.cat([vectors, *steps], dim=2).flatten(1))
+        numbers = [torch.cat([vectors, *steps], dim=2).flatten(1)]
+        tokens, masks = [], []
+        for key, share in self.dropout.items():
+            encoder, given = self.instructed[_name(key)], observed[key]
+            if self.training and share:
+                untold = rand((len(given), 1), generator, dtype=torch.float32, device=given.device) < share
+                given = torch.where(untold, encoder.null(given), given)
+            told = encoder(given)
+            numbers.append(told.vector if isinstance(told, Told) else told)
+            if isinstance(told, Told):
+                tokens.append(told.tokens)
+                masks.append(told.mask)
+        found = self.actor.told(torch.cat(numbers, dim=1) if len(numbers) > 1 else numbers[0])
+        return found._replace(tokens=torch.cat(tokens, 1), mask=torch.cat(masks, 1)) if self.attends else found
 
     def chunk_loss(self, data: Tensor, cond: Condition, generator: Generators) -> Tensor:
         return self.actor.chunk_loss(data, cond, generator)
@@ -81,6 +126,10 @@ class EncodedModel(ChunkModel):
 
     def configure(self, config: SamplerConfig) -> None:
         self.actor.configure(config)
+
+
+def _name(key: str) -> str:
+    return key.replace(".", "/")  # as modules may be called
 
 
 def build_encoders(section: Mapping[str, Any], cameras: Mapping[str, Field]) -> dict[str, CameraEncoder]:

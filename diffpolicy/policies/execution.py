@@ -12,6 +12,7 @@ from torch import Tensor
 from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
+from diffpolicy.util.seeds import generator
 
 NOISES = ("random", "episode", "zero")
 SCHEDULES = ("exponential", "linear", "ones", "zeros")
@@ -20,6 +21,14 @@ SCHEDULES = ("exponential", "linear", "ones", "zeros")
 def longest_delay(delay: int | Sequence[float]) -> int:
     """Return the longest delay that may occur, in control steps."""
     return delay if isinstance(delay, int) else max(i for i, weight in enumerate(delay) if weight > 0)
+
+
+def delay_of(delay: int | Sequence[float], *key: int) -> int:
+    """Return the delay of a chunk, drawn by its key where there are weights."""
+    if isinstance(delay, int):
+        return delay
+    weights = torch.tensor(delay, dtype=torch.float64)
+    return int(torch.multinomial(weights, 1, generator=generator("delay", *key)))
 
 
 def check_execution(execution: ExecutionConfig) -> None:

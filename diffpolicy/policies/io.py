@@ -18,6 +18,7 @@ from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.nets.base import Network
 from diffpolicy.policies.encoders import EncodedModel, build_encoders
 from diffpolicy.policies.execution import check_temperature
+from diffpolicy.policies.instructions import build_instructed, token_dim
 from diffpolicy.policies.models.around import AroundModel
 from diffpolicy.policies.models.base import ChunkModel, ModelSpec
 from diffpolicy.policies.models.capabilities import Corrects
@@ -52,14 +53,17 @@ def build_model(
         cameras or not weights, f"encoder.weights={weights}", "images to encode, and nothing but vectors is observed"
     )
     represented = Representations.of(config.dataset, observation, action_dim)
+    instructed = build_instructed(config, observation)
     numbers = represented.dim("obs") + sum(encoder.features for encoder in encoders.values())
     steps, drawn = config.policy.obs_horizon, represented.dim("action")
-    sizes, found = (drawn, steps * numbers, config.policy.horizon, steps), config.found.windows
+    told = steps * numbers + sum(encoder.features for encoder in instructed.values())
+    sizes, found = (drawn, told, config.policy.horizon, steps), config.found.windows
     require(config.policy.features >= 0, f"policy.features={config.policy.features}", "at least 0")
     check_temperature("policy.temperature", config.policy.temperature)
     share = config.policy.history_dropout
     require(0 <= share < 1, f"policy.history_dropout={share}", "a share of the windows in [0, 1)")
-    spec = ModelSpec(*sizes, config.net, found, config.policy.features, share, config.policy.prefix)
+    taught = (config.policy.features, share, config.policy.prefix, token_dim(config, instructed))
+    spec = ModelSpec(*sizes, config.net, found, *taught)
     model: ChunkModel = build("model", config.method, spec=spec)
     if for_training or config.policy.prefix:
         _check_prefix(model, config)
@@ -68,11 +72,15 @@ def build_model(
             given = f"method {config.method['name']!r} does not learn from demonstrations"
             require(False, given, cure=f"train its base, and then {model.command}")
         _check_bound(model, config, drawn)
-    if not encoders:
+    if not encoders and not instructed:
         return model
-    given = f"method {config.method['name']!r} learns nothing, and so no encoder of {', '.join(map(repr, encoders))}"
+    every = ", ".join(map(repr, (*encoders, *instructed)))
+    given = f"method {config.method['name']!r} learns nothing, and so no encoder of {every}"
     require(model.learns, given, cure="observe vectors alone, or choose another method")
-    encoded = EncodedModel(model, encoders)
+    given = f"method {config.method['name']!r} with {', '.join(map(repr, instructed))}"
+    able = model.takes_instructions or not instructed
+    require(able, given, "a method that can be told what to do, such as flow", "observe no texts or goals")
+    encoded = EncodedModel(model, encoders, instructed, config.policy.condition_dropout)
     if for_training and weights:
         load_pretrained(encoded.encoders, weights)
     return encoded

@@ -24,6 +24,7 @@ from diffpolicy.datasets.spec import Observation, ObservationSpec
 from diffpolicy.policies.chunking import Chunker, Decided, Past, carried, decided_in
 from diffpolicy.policies.costs import make_costs, with_costs
 from diffpolicy.policies.execution import check_chains
+from diffpolicy.policies.instructions import check_guidance, guided, told_by
 from diffpolicy.policies.models.base import ChunkModel
 from diffpolicy.policies.motion import Motion, after_pending, rolled_forward
 from diffpolicy.util.errors import require
@@ -37,7 +38,8 @@ class PlanRequest:
 
     Args:
         obs: the last T_o observations, oldest first, in the environment's units: (B, T_o, D), or a mapping of such
-            arrays by key. At the start of an episode the first observation is repeated.
+            arrays by key, texts among them as arrays of strings. At the start of an episode the first observation is
+            repeated.
         keys: per episode its noise key: integers >= 0, the last of which is the chunk's number within the episode.
             An integer s stands for the first chunks of episodes with the seeds s, s + 1, …
         previous: per episode the `memory` of its last chunk, or None at its start; None if all start.
@@ -108,6 +110,7 @@ class Policy:
         as_is = Representations({}, {"obs": observation.vector_dim}, "action", normalizer.dim("action"))
         self.representations = representations or as_is
         check_chains(self.execution, self.representations.chains)
+        check_guidance(self.execution, model)
         self._chunker = Chunker(self.execution, model.supported_execution, horizons)
         self.temperature = self._chunker.temperature  # of the noise that sampling starts from
         self.costs = make_costs(self.execution.costs, self.action_dim)  # may be replaced, by `make_costs` of others
@@ -143,7 +146,8 @@ class Policy:
         pasts = [None] * count if request.previous is None else list(request.previous)
         given = f"{len(keys)} noise keys and {len(pasts)} previous chunks for {count} observations"
         require(len(keys) == len(pasts) == count, given, "one of each per observation")
-        seen = {key: torch.from_numpy(values).to(device) for key, values in {"obs": vector, **images}.items()}
+        told = told_by(self.observation, self.model, given_obs)
+        seen = {key: torch.from_numpy(values).to(device) for key, values in {"obs": vector, **images, **told}.items()}
         observed = self.normalizer.apply(self.representations.apply(seen))
         moves = self.representations.moves
         pasts = carried(pasts, seen["obs"], self.normalized) if moves else pasts
@@ -158,7 +162,10 @@ class Policy:
             context = with_costs(self.costs, context, seen["obs"][padded], self.in_units, self.normalized)
             with torch.no_grad(), self.model.precision():
                 some = {name: values[padded] for name, values in observed.items()}
-                drawn = [one.sample(one.condition(some), draws, context) for one in (self.model, *self.weaker)]
+                drawn = [
+                    one.sample(one.condition(some), draws, guided(context, one, some, self.execution.guidance))
+                    for one in (self.model, *self.weaker)
+                ]
             every = [one.chunks for one in drawn]
             chosen = self._chunker.chosen(every, [pasts[i] for i in part], [decided[i] for i in part])
             chunks[part], calls[part] = chosen, sum(one.calls for one in drawn) * self.execution.candidates

@@ -11,8 +11,8 @@ import torch
 
 from diffpolicy.config import ExecutionConfig
 from diffpolicy.datasets.spec import Observation, stack
-from diffpolicy.policies.chunking import Decided, delay_of
-from diffpolicy.policies.execution import longest_delay
+from diffpolicy.policies.chunking import Decided
+from diffpolicy.policies.execution import delay_of, longest_delay
 from diffpolicy.policies.policy import Policy
 from diffpolicy.util.seeds import generator
 

@@ -75,12 +75,13 @@ def refuse_other_data(saved: Checkpoint, before: RunConfig, now: RunConfig) -> N
 
 
 def as_known(before: RunConfig, now: RunConfig) -> RunConfig:
-    """Return `now` without what makes no difference: an encoder without cameras, what an earlier release left out."""
+    """Return `now` without what makes no difference: an encoder of nothing, what an earlier release left out."""
     return replace(
         now,
         method=_known(before.method, now.method),
         net=_known(before.net, now.net) if before.net else {},
         encoder=_known(before.encoder, now.encoder) if now.observation.images else before.encoder,
+        text=_known(before.text, now.text) if before.found.words else before.text,
     )
 
 

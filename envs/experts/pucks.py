@@ -40,7 +40,7 @@ SETTINGS = {
 
 
 class DetourExpert(Expert):
-    """Pushes the puck of `DetourEnv` around the obstacle, left or right with equal chance whatever the start."""
+    """Pushes the puck of `DetourEnv` around the obstacle: as asked, else left or right with equal chance."""
 
     id = "diffpolicy/Detour-v0"
     settings = SETTINGS
@@ -53,6 +53,7 @@ class DetourExpert(Expert):
             info: what the environment's `reset` returned.
         """
         side = 1 if self._draw.random() < 0.5 else -1
+        side = {"left": -1, "right": 1}.get(info.get("asked", ""), side)
         ((x0, y0), _, (_, y1), _) = OBSTACLE.pieces[0]
         beside = MIDDLE_X + side * (MIDDLE_X - x0 + PUCK_RADIUS + BERTH)
         self._line = np.array([info["state"][2:], (beside, y1 + BERTH), (beside, y0 - BERTH), ZONE])
@@ -71,7 +72,7 @@ class DetourExpert(Expert):
 
 
 class PushBlocksExpert(Expert):
-    """Pushes the pucks of `PushBlocksEnv` one after the other, in one of the four modes with equal chance."""
+    """Pushes the pucks of `PushBlocksEnv` one after the other: as asked, else in a mode drawn with equal chance."""
 
     id = "diffpolicy/PushBlocks-v0"
     settings = SETTINGS | {"done": DONE}
@@ -84,6 +85,9 @@ class PushBlocksExpert(Expert):
             info: what the environment's `reset` returned.
         """
         self._first, self._zone = self._draw.integers(0, 2, 2).tolist()
+        if asked := info.get("asked"):
+            first, zone = asked.split("-")
+            self._first, self._zone = int(first), ("left", "right").index(zone)
         self._starts = info["state"][2:].reshape(2, 2).copy()
 
     def act(self, obs: Any, info: Mapping[str, Any]) -> Vector:

@@ -124,16 +124,32 @@ def test_a_picture_alone_has_a_key():
     assert adapted(Screen).reset(seed=0)[0]["image"].shape == (9, 8, 3)
 
 
-def test_what_is_no_number_has_to_be_left_out():
+def test_what_is_neither_number_nor_text_has_to_be_left_out():
+    class Listing(Walk):
+        def space(self):
+            return spaces.Dict({"place": spaces.Box(-1, 1, (2,)), "seen": spaces.Sequence(spaces.Box(-1, 1, (2,)))})
+
+    with pytest.raises(ValueError, match=r"shows seen as Sequence.*numbers, images or texts; .*obs_keys=\[place\]"):
+        adapted(Listing)
+    with pytest.raises(ValueError, match="env.obs_keys: seen is Sequence"):
+        adapted(Listing, obs_keys=["seen"])
+    assert list(adapted(Listing, obs_keys=["place"]).observation_space) == ["place"]
+
+
+def test_a_text_is_observed_as_a_string():
     class Told(Walk):
         def space(self):
             return spaces.Dict({"place": spaces.Box(-1, 1, (2,)), "mission": spaces.Text(9)})
 
-    with pytest.raises(ValueError, match=r"shows mission as Text.*expected numbers or images; .*obs_keys=\[place\]"):
-        adapted(Told)
-    with pytest.raises(ValueError, match="env.obs_keys: mission is Text"):
-        adapted(Told, obs_keys=["mission"])
-    assert list(adapted(Told, obs_keys=["place"]).observation_space) == ["place"]
+        def see(self):
+            return {"place": np.zeros(2, np.float32), "mission": "go left"}
+
+    obs = adapted(Told).reset(seed=0)[0]
+    assert obs["mission"].dtype.kind == "U" and str(obs["mission"]) == "go left"
+    with pytest.raises(ValueError, match="a text of the observation is a int"):
+        adapted(type("Wrong", (Told,), {"see": lambda self: {"place": [0, 0], "mission": 3}})).reset(seed=0)
+    with pytest.raises(ValueError, match="alone; expected numbers or images too"):
+        adapted(type("Alone", (Walk,), {"space": lambda self: spaces.Text(9)}))
 
 
 def test_an_observation_that_lacks_what_its_space_says_is_named():

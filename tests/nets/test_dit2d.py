@@ -96,5 +96,5 @@ def test_inputs_that_do_not_fit():
         net(torch.zeros(1, 1, 6, 8), torch.zeros(1), cond)
     with pytest.raises(ValueError, match="one int64 label"):
         net(torch.zeros(1, 1, 8, 8), torch.zeros(1), cond.float())
-    with pytest.raises(ValueError, match="t, cond and r"):
+    with pytest.raises(ValueError, match="t and r"):
         net(torch.zeros(1, 1, 8, 8), torch.zeros(1), cond, r=torch.zeros(2))

@@ -274,10 +274,12 @@ def test_the_forward_derivative_is_the_finite_difference(fused):
     torch.testing.assert_close(found, (ahead - behind) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
-def test_tokens_that_no_network_reads_are_refused():
+def test_tokens_that_the_network_does_not_read_are_refused():
     net = ConditionalUnet1D(2, 3, 8, widths=(8, 16), groups=4, time_features=8)
     cond = Condition(torch.randn(1, 3), torch.randn(1, 5, 4))
-    with pytest.raises(ValueError, match="cond has tokens, which no network reads yet; expected a vector alone"):
+    with pytest.raises(
+        ValueError, match="cond has tokens, and the network was made without; expected a vector alone"
+    ):
         net(torch.randn(1, 8, 2), torch.rand(1), cond)
 
 

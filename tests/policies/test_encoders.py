@@ -106,7 +106,7 @@ def test_features_are_computed_once_a_chunk():
 
 @pytest.mark.parametrize("name", ["obs", "action", "weight", "type", "values"])
 def test_names_that_a_camera_cannot_have(name):
-    with pytest.raises(ValueError, match=rf"a camera called \['{name}'\]; expected another name"):
+    with pytest.raises(ValueError, match=rf"an observation called \['{name}'\]; expected another name"):
         tiny.model(tiny.config(cameras={name: (16, 16, 3)}))
 
 

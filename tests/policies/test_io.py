@@ -136,7 +136,7 @@ def test_a_network_that_does_not_fit_its_weights(saved, tmp_path):
 
 
 def test_a_network_of_images_is_refused():
-    with pytest.raises(ValueError, match=r"'unet2d' does not take dim, cond_dim, horizon"):
+    with pytest.raises(ValueError, match=r"'unet2d' does not take dim, horizon"):
         tiny.model(tiny.config("mean_flow", net={"name": "unet2d", "widths": [8]}))
 
 

@@ -39,7 +39,7 @@ class OwnRecording(DemonstrationSource):
         Raises:
             KeyError: an array that the recording lacks; says which settings would fit.
         """
-        keys = dict.fromkeys([*self.observation.vectors, self.dataset.action_key])
+        keys = dict.fromkeys([*self.observation.vectors, *self.observation.goals, self.dataset.action_key])
         self._check([*keys, *self.observation.images])
         return ReplayBuffer.open(self.path, list(keys))
 

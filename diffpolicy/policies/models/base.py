@@ -35,7 +35,7 @@ class ModelSpec:
 
     Args:
         action_dim: A, numbers per action.
-        cond_dim: C, numbers of the condition's vector, which holds T_o observations.
+        cond_dim: C, numbers of the condition's vector, which holds T_o observations and what the policy is told.
         horizon: T_p, actions per chunk.
         obs_horizon: T_o, observations that the condition is made of.
         net: the network for the registry, {"name": …, options}.
@@ -43,6 +43,7 @@ class ModelSpec:
         features: see `models.network`.
         history_dropout: see `PolicyConfig`.
         prefix: see `PolicyConfig`.
+        token_dim: numbers of each of the condition's tokens; 0 where it has none.
     """
 
     action_dim: int
@@ -54,6 +55,7 @@ class ModelSpec:
     features: int = 0
     history_dropout: float = 0.0
     prefix: int = 0
+    token_dim: int = 0
 
 
 class Sample(NamedTuple):
@@ -76,6 +78,7 @@ class ChunkModel(Model):
     """The types beside float32 that its weights may have when it samples."""
     bound: float = math.inf
     """The largest normalized action that it can draw."""
+    takes_instructions: bool = True  # whether its condition may hold more than T_o observations
     learns_prefix: bool = False  # whether `PolicyConfig.prefix` makes sense for it
     drops_history: bool = True  # whether `PolicyConfig.history_dropout` makes sense for it
 

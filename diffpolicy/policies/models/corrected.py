@@ -33,6 +33,7 @@ class CorrectedModel(AroundModel, Corrects):
     """
 
     command = "diffpolicy improve method=corrector"
+    takes_instructions = False  # the perceptron reads observations alone
 
     def __init__(self, spec: ModelSpec, base: Mapping[str, Any], actions: int, width: int = 256) -> None:
         super().__init__(spec, base, actions)

@@ -42,7 +42,7 @@ class GenerativeModel(NetworkModel, Exportable):
         ValueError: unknown names, or options that do not fit together.
     """
 
-    supported_execution = frozenset({"noise", "warm_start", "inpaint", "guide", "costs"})
+    supported_execution = frozenset({"noise", "warm_start", "inpaint", "guide", "costs", "guidance"})
     learns_prefix = True
 
     def __init__(self, spec: ModelSpec, path: Mapping[str, Any], **process: Any) -> None:

@@ -41,6 +41,7 @@ class LSTMGMMModel(ChunkModel):
     has_net = False
     half_precisions = ()  # torch's LSTM has none on the CPU
     bound = 1.0
+    takes_instructions = False  # of its condition every part is a moment
     drops_history = False  # it learns the action after every observation
 
     def __init__(

@@ -30,7 +30,8 @@ class NetworkModel(ChunkModel):
     def __init__(self, spec: ModelSpec, two_times: bool = False, width: int = 1) -> None:
         super().__init__(spec)
         sizes = {"dim": spec.action_dim * width, "cond_dim": spec.features or spec.cond_dim, "horizon": spec.horizon}
-        self.net = build("net", spec.net, **sizes, two_times=two_times)
+        told = {"token_dim": spec.token_dim} if spec.token_dim else {}
+        self.net = build("net", spec.net, **sizes, **told, two_times=two_times)
         self.reader: nn.Sequential | None = None
         if spec.features:
             first, second = nn.Linear(spec.cond_dim, spec.features), nn.Linear(spec.features, spec.features)
