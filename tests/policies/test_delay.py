@@ -24,8 +24,7 @@ from diffpolicy.generative.paths import CosinePath, LinearPath
 from diffpolicy.generative.predictions import Estimate, estimate, velocity
 from diffpolicy.policies import Agent, PlanRequest, build_policy
 from diffpolicy.policies.chunking import Decided, Past
-from diffpolicy.policies.execution import delay_of
-from diffpolicy.policies.execution import check_execution, longest_delay, prefix_weights
+from diffpolicy.policies.execution import check_execution, delay_of, longest_delay, prefix_weights
 from diffpolicy.policies.motion import Motion
 from diffpolicy.util.seeds import generator
 
