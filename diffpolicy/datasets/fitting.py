@@ -44,8 +44,8 @@ def fit(config: RunConfig, seen: ReplayBuffer, represented: Representations) -> 
         fitted = _of_windows(config, seen, represented)
     else:
         fitted = {name: one[:, 0] for name, one in represented.apply(_as_windows(frames)).items()}
-    fitted |= {key: joined_frames(seen, [key]) for key in config.observation.goals}
-    normalizer = Normalizer.fit(fitted, data.normalize)
+    goals = {key: joined_frames(seen, [key]) for key in config.observation.goals}
+    normalizer = Normalizer.fit({**fitted, **goals}, data.normalize)
     notes = list(_constants(fitted, normalizer, represented))
     for group in frames:
         notes += _spikes(group, arrays[group], seen, represented, data.normalize)

@@ -25,7 +25,7 @@ from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.samplers import BatchSampler
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.stream_settings import fitted
-from diffpolicy.datasets.streaming import WindowStream
+from diffpolicy.datasets.streaming import WindowStream, augmented
 from diffpolicy.datasets.told import texts_of, with_texts
 from diffpolicy.datasets.transforms import Batch, StreamedAugmentation
 from diffpolicy.datasets.weights import time_to_success_weights, unweighted
@@ -166,25 +166,8 @@ def open_batches(
             stream = fitted(stream, windows.train)
             reading = (stream.pool, stream.run, stream.memory)
             batches = opened.enter_context(WindowStream(windows.train, batch_size, seed, *reading, shard))
-            yield functools.partial(_augmented, batches, windows.streamed, seed, batch_size, mine)
+            yield functools.partial(augmented, batches, windows.streamed, seed, batch_size, mine)
     else:
         train = windows.train
         sampler = BatchSampler(len(train), batch_size, seed, device, train.window_weights())
         yield lambda step: unweighted(train.batch(sampler[step][mine]))
-
-
-def _augmented(
-    batches: WindowStream,
-    augmentations: Sequence[StreamedAugmentation],
-    seed: int,
-    batch_size: int,
-    mine: slice,
-    step: int,
-) -> dict[str, Tensor]:
-    """A batch in which each augmentation changed every window with probability 1/2, by the seed and the step."""
-    batch = batches[step]
-    for number, augmentation in enumerate(augmentations):
-        key = [seed, step, number] if number else [seed, step]
-        chosen = np.random.default_rng(key).random(batch_size) < 0.5
-        batch = augmentation.change(batch, torch.from_numpy(chosen[mine]))
-    return batch

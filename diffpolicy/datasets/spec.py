@@ -156,7 +156,7 @@ class ObservationSpec(Mapping[str, Field]):
                 continue
             check_vector(key, values, field.size, values.shape[:2])
             found[key] = values[:, -1].reshape(len(values), -1).astype(np.float32)
-            check_finite(found[key])
+            check_finite(found[key][:, None])
         return found
 
     def to_plain(self) -> dict[str, dict[str, Any]]:

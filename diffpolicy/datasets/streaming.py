@@ -13,6 +13,7 @@ next.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import final
@@ -24,6 +25,7 @@ from torch import Tensor
 from diffpolicy.datasets.image_windows import Frames, ImageWindows
 from diffpolicy.datasets.samplers import PoolSampler
 from diffpolicy.datasets.stream_settings import MIB, POOL, RUN, pool_bytes, too_large
+from diffpolicy.datasets.transforms import StreamedAugmentation
 from diffpolicy.util.errors import require
 
 
@@ -158,3 +160,29 @@ class _Reading:
     key: tuple[int, int]
     future: Future[Frames]
     cancelled: threading.Event
+
+
+def augmented(
+    batches: WindowStream,
+    augmentations: Sequence[StreamedAugmentation],
+    seed: int,
+    batch_size: int,
+    mine: slice,
+    step: int,
+) -> dict[str, Tensor]:
+    """Return a batch in which each augmentation changed every window with probability 1/2, by the seed and the step.
+
+    Args:
+        batches: of windows.
+        augmentations: what changes them.
+        seed: of what is drawn.
+        batch_size: of all processes together.
+        mine: the part of every batch that this process has.
+        step: number of the batch.
+    """
+    batch = batches[step]
+    for number, augmentation in enumerate(augmentations):
+        key = [seed, step, number] if number else [seed, step]
+        chosen = np.random.default_rng(key).random(batch_size) < 0.5
+        batch = augmentation.change(batch, torch.from_numpy(chosen[mine]))
+    return batch

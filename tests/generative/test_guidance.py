@@ -4,7 +4,7 @@ import pytest
 import torch
 from mixture import ExactNet, ring
 
-from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, ClipData, Inpaint
+from diffpolicy.generative.guidance import ClassifierFree, ClassifierGuidance, ClipData, Guided, Inpaint
 from diffpolicy.generative.mixture import ExactField
 from diffpolicy.generative.paths import (
     CosinePath,
@@ -13,7 +13,7 @@ from diffpolicy.generative.paths import (
     SquareRootPath,
     VariancePreservingPath,
 )
-from diffpolicy.generative.predictions import PREDICTIONS, ModelField, score, velocity
+from diffpolicy.generative.predictions import PREDICTIONS, ModelField, estimate, score, velocity
 from diffpolicy.generative.sampling import generate, sample, time_grid
 from diffpolicy.generative.shapes import expand
 from diffpolicy.generative.solvers import SOLVERS, make_solver
@@ -92,6 +92,48 @@ def test_guidance_is_the_same_for_every_prediction(path):
         field = ClassifierFree(ModelField(net, path, prediction), 3.0, net.null)
         got = velocity(field(x, t, LABELS), t, path)
         torch.testing.assert_close(got, (1 - 3.0) * free + 3.0 * given, rtol=1e-8, atol=1e-8)
+
+
+@each
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 3.0])
+def test_guidance_by_one_part_is_classifier_free(path, scale):
+    exact, x = ExactField(ring((2,)), path), points()
+    parts = Guided(exact, [(scale, null(LABELS))])
+    expected = ClassifierFree(exact, scale, null)(x, TIMES, LABELS)
+    for ours, theirs in zip(parts(x, TIMES, LABELS), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    assert parts.calls == 2
+
+
+class Sum:
+    """The exact field of a standard Gaussian whose mean is the sum of two conditions, each 0 where it is not told.
+
+    Data are cond[:, :D] + cond[:, D:] + noise of variance 1; the field of the mean m is known in closed form.
+    """
+
+    calls, needs_grad = 1, False
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, x, t, cond):
+        mean = cond[:, :2] + cond[:, 2:]
+        alpha, sigma = expand(self.path.alpha(t), x), expand(self.path.sigma(t), x)
+        data = mean + alpha / (alpha**2 + sigma**2) * (x - alpha * mean)
+        return estimate("data", data, x, t, self.path)
+
+
+def test_each_part_of_a_condition_has_a_scale_of_its_own():
+    path, x = LinearPath(), points()
+    first, second = torch.randn(2, 6, 2, generator=gen(1), dtype=torch.float64)
+    both, none = torch.cat([first, second], 1), torch.zeros(6, 2, dtype=torch.float64)
+    without = [(3.0, torch.cat([none, second], 1)), (-0.5, torch.cat([first, none], 1))]
+    field, t = Guided(Sum(path), without), torch.linspace(0.05, 0.95, 6, dtype=torch.float64)
+    # Gaussians of one variance: scores are affine in the mean, so that scales multiply the parts of the mean.
+    expected = Sum(path)(x, t, torch.cat([3.0 * first, -0.5 * second], 1))
+    for ours, theirs in zip(field(x, t, both), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+    assert field.calls == 3 and ClipData(field).calls == 3
 
 
 def test_guided_calls_count_double():
