@@ -222,7 +222,7 @@ def improve_policy(checkpoint: str | Path, run_dir: str | Path, **settings: Any)
 def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: torch.device) -> Path:
     images, held_out = (source.images(split).to(device) for split in ("train", "test"))
     torch.manual_seed(config.seed)
-    record, generator = _untrained(_with_stream(config), images, source.classes)
+    record, generator = _untrained(_with_stream(config), images, source)
     batches = BatchSampler(len(images), config.training.batch_size, config.seed, device)
     rows = ranks.shard(config.training.batch_size)
 
@@ -236,10 +236,10 @@ def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: 
     return _train(config, ranks, device, generator, batch_at, record, validation=validation)
 
 
-def _untrained(config: RunConfig, images: LabeledImages, labels: int) -> tuple[RunConfig, Model]:
+def _untrained(config: RunConfig, images: LabeledImages, source: ImageSource) -> tuple[RunConfig, Model]:
     """Return a config with what was found in the images, and the model that it describes."""
     if config.method["name"] != "autoencoder":
-        return prepared(config, images, labels)
+        return prepared(config, images, source.classes, source.texts)
     config = replace(config, found=found_by_autoencoder(images))
     return config, build_autoencoder(config)
 

@@ -312,7 +312,8 @@ class SampleConfig:
         checkpoint: folder of a checkpoint.
         out: folder for the images.
         guidance: scales w of classifier-free guidance, one panel each; 1 is none.
-        labels: which labels, one line of images each; None takes all.
+        labels: which labels, one line of images each; None takes all, or the first 12.
+        texts: what is to be drawn in words, one line of images each, of a generator that is told by them.
         samples: images per label.
         solver: solver of the sampler; None keeps the training's.
         steps: steps of the sampler; None keeps the training's.
@@ -331,6 +332,7 @@ class SampleConfig:
     out: str = path_to(MISSING)
     guidance: list[float] = field(default_factory=lambda: [1.0, 3.0, 5.0])
     labels: list[int] | None = None
+    texts: list[str] = field(default_factory=list)
     samples: int = 10
     solver: str | None = None
     steps: int | None = None

@@ -310,6 +310,7 @@ class FoundInData:
         limits: of the actions, for a robot's guard, see `control.guard.Limits`; None in earlier checkpoints.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.
+        texts: what each label says, where images are told by words.
         autoencoder: what decodes generated latents: its "net", {"name": …, options}, and "step" and "sha256" of the
             checkpoint that it came from.
     """
@@ -323,4 +324,5 @@ class FoundInData:
     limits: dict[str, Any] | None = free(None)
     image_shape: list[int] | None = free(None)
     labels: int | None = free(None)
+    texts: list[str] = free(default_factory=list)
     autoencoder: dict[str, Any] | None = free(None)

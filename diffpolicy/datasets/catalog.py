@@ -139,6 +139,9 @@ class ImageSource(Source):
     classes: ClassVar[int]
     """Labels are 0 to classes - 1."""
 
+    texts: ClassVar[tuple[str, ...]] = ()
+    """What each label says, for images that are told by words; empty where labels are numbers."""
+
     @abstractmethod
     def images(self, split: str) -> LabeledImages:
         """Return the images of "train" or "test".

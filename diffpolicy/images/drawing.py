@@ -39,7 +39,7 @@ def draw_images(
 
     Args:
         generator: draws them.
-        labels: (N,) int64.
+        labels: (N,) int64; or texts (N, L), see `ImageGenerator.read`.
         seed: of the noise.
         guidance: scale w; None is the generator's default.
         precision: of the network: "float32", or "bfloat16" (autocast), which is faster.
@@ -50,7 +50,8 @@ def draw_images(
         ValueError: an unknown precision, no labels, or what `ImageGenerator.draw` refuses.
     """
     names.check("precision", precision, PRECISIONS)
-    require(labels.ndim == 1 and len(labels), f"labels of shape {tuple(labels.shape)}", "at least one label, (N,)")
+    fits = labels.ndim in (1, 2) and len(labels)
+    require(fits, f"labels of shape {tuple(labels.shape)}", "at least one label, (N,), or text, (N, L)")
     device = next(generator.parameters()).device
     images, calls = [], 0
     blocks = range(0, len(labels), BLOCK)

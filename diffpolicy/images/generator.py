@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple, final
@@ -22,10 +22,11 @@ from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.images.latent import Latents, load_latents
-from diffpolicy.nets.base import Model
+from diffpolicy.nets.base import Model, Network
+from diffpolicy.nets.text import TextEncoder, ToldNetwork, vocabulary
 from diffpolicy.nets.tokens import TokenNetwork
 from diffpolicy.nets.variance import VarianceNetwork
-from diffpolicy.registry import build, make
+from diffpolicy.registry import build, lookup, make
 from diffpolicy.util.errors import require
 
 METHODS = ("generative", "mean_flow", "discrete")
@@ -40,7 +41,7 @@ class Drawn(NamedTuple):
 
 @final
 class ImageGenerator(Model):
-    """Draws images (B, C, H, W) in [−1, 1] of labels (B,).
+    """Draws images (B, C, H, W) in [−1, 1] of labels (B,), or as texts say.
 
     Args:
         shape: (C, H, W) of what is generated, latents where there is an autoencoder.
@@ -51,6 +52,8 @@ class ImageGenerator(Model):
             `width` numbers for the network in place of each token.
         images: how labels, guidance and gray levels are treated.
         latents: encodes the images that it learns from and decodes those that it draws; None leaves them as they are.
+        text: the encoder of texts, {"name": …, options}, see the registry, and `attend`; read where there are texts.
+        texts: what each label says; empty where labels are numbers.
 
     Raises:
         ValueError: unknown names or options, a method that draws no images, or guidance without label dropout.
@@ -64,9 +67,11 @@ class ImageGenerator(Model):
         method: Mapping[str, Any],
         images: ImageConfig | None = None,
         latents: Latents | None = None,
+        text: Mapping[str, Any] | None = None,
+        texts: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.latents = latents
+        self.latents, self.texts = latents, list(texts)
         images, options = images or ImageConfig(), dict(method)
         name = options.pop("name", None)
         require(name in METHODS, f"method.name={name!r} draws no images", f"one of {', '.join(METHODS)}")
@@ -77,7 +82,7 @@ class ImageGenerator(Model):
         require(
             name == "discrete" or "path" in options, f"method={dict(method)}", "one with a path", "path.name=linear"
         )
-        sizes = {"channels": self.shape[0], "labels": labels}
+        told, sizes = self._told(text or {}, labels)
         options["condition_dropout"] = images.condition_dropout
         self.method: GenerativeProcess | FlowMapProcess | TokenProcess
         if name == "discrete":
@@ -86,19 +91,42 @@ class ImageGenerator(Model):
             width = options.pop("width", 8)
             self.method = make("method 'discrete'", TokenProcess, options)
             tokens = self.method.tokens
-            net = build("net", net, **{**sizes, "channels": self.shape[0] * width})
+            net = told(build("net", net, **{**sizes, "channels": self.shape[0] * width}))
             self.net: nn.Module = TokenNetwork(net, tokens.tokens, tokens.levels, width, axis=1)
         elif name == "mean_flow":  # guided by what it is taught
-            self.net = build("net", net, **sizes, two_times=True)
+            self.net = told(build("net", net, **sizes, two_times=True))
             options |= {"path": build("path", options["path"]), "guidance": images.guidance}
             self.method = make("method 'mean_flow'", FlowMapProcess, options)
         else:
             learned = bool(options.get("learned_variance"))
-            self.net = build("net", net, **{**sizes, "channels": self.shape[0] * (1 + learned)})
+            self.net = told(build("net", net, **{**sizes, "channels": self.shape[0] * (1 + learned)}))
             self.net = VarianceNetwork(self.net, axis=1) if learned else self.net
             options["path"] = build("path", options["path"])
             self.method = make("method 'generative'", GenerativeProcess, options)
         self.check_guidance(images.guidance)
+
+    def _told(self, text: Mapping[str, Any], labels: int) -> tuple[Callable[[Network], Network], dict[str, int]]:
+        """What makes a network read its condition, and the sizes that it is to be made with."""
+        sizes = {"channels": self.shape[0], "labels": labels}
+        if not self.texts:
+            return lambda net: net, sizes
+        options = {key: value for key, value in text.items() if key != "attend"}
+        trained = lookup("text", options.get("name", "words")).learns_words
+        encoder: TextEncoder = build("text", options, **({"words": vocabulary(self.texts)} if trained else {}))
+        attends = bool(text.get("attend"))
+        self.register_buffer("ids", encoder.ids(self.texts), persistent=False)
+        sizes = {"channels": self.shape[0], "cond_dim": encoder.features, "token_dim": attends * encoder.width}
+        self._reads = encoder.ids
+        return lambda net: ToldNetwork(net, encoder, attends), sizes
+
+    def read(self, texts: Sequence[str]) -> Tensor:
+        """Return texts as `draw` takes them in place of labels, (B, L) int64 on the CPU.
+
+        Raises:
+            ValueError: a generator of numbered labels, or texts that its encoder refuses.
+        """
+        require(self.texts, f"texts={list(texts)[:3]} of a generator that is told by numbers", "labels")
+        return self._reads(texts)
 
     def networks(self) -> list[nn.Module]:
         """Return the network."""
@@ -108,6 +136,8 @@ class ImageGenerator(Model):
         """Return the loss (B,) of "data" (B, C, H, W) in [−1, 1] and "cond" (B,) int64."""
         if self.dequantize and self.training:
             batch = {**batch, "data": dequantized(batch["data"], generator)}
+        if self.texts:
+            batch = {**batch, "cond": self.ids[batch["cond"]]}
         if isinstance(self.method, TokenProcess):
             batch = {**batch, "data": to_tokens(batch["data"], self.method.tokens.levels)}
         if self.latents is not None:
@@ -153,7 +183,7 @@ class ImageGenerator(Model):
         """Return images of labels, with the network calls that they took.
 
         Args:
-            labels: (B,) int64.
+            labels: (B,) int64; or texts, as `read` returns them.
             generators: one per image, of its noise, so that an image does not depend on its batch.
             guidance: see `field`.
             trajectory: return the states at all times of the sampler's grid.
@@ -161,8 +191,10 @@ class ImageGenerator(Model):
         Raises:
             ValueError: labels that do not exist.
         """
-        known = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < self.labels)).all())
-        require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
+        if labels.ndim == 1:
+            known = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < self.labels)).all())
+            require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
+            labels = self.ids[labels] if self.texts else labels
         scale, shape = (
             self.check_guidance(self.guidance if guidance is None else guidance),
             (len(labels), *self.shape),
@@ -207,15 +239,16 @@ def dequantized(images: Tensor, generator: Generators) -> Tensor:
     return images + LEVEL * (rand(images.shape, generator, dtype=images.dtype, device=images.device) - 0.5)
 
 
-def found_in(images: LabeledImages, labels: int) -> FoundInData:
+def found_in(images: LabeledImages, labels: int, texts: Sequence[str] = ()) -> FoundInData:
     """Return what a run's config records of its training images.
 
     Args:
         images: for training.
         labels: number of labels.
+        texts: what each says, if anything.
     """
     shape = list(images.levels.shape[1:])
-    return FoundInData(kind="images", digest=images.digest(), image_shape=shape, labels=labels)
+    return FoundInData(kind="images", digest=images.digest(), image_shape=shape, labels=labels, texts=list(texts))
 
 
 def build_generator(config: RunConfig) -> ImageGenerator:
@@ -233,10 +266,13 @@ def build_generator(config: RunConfig) -> ImageGenerator:
     if found.autoencoder is not None:
         net = build("net", found.autoencoder["net"], channels=shape[0])
         shape, latents = (net.latent, *(side // net.factor for side in shape[1:])), Latents(net)
-    return ImageGenerator(shape, found.labels, config.net, config.method, config.images, latents)
+    how = (config.net, config.method, config.images, latents, config.text, found.texts)
+    return ImageGenerator(shape, found.labels, *how)
 
 
-def prepared(config: RunConfig, images: LabeledImages, labels: int) -> tuple[RunConfig, ImageGenerator]:
+def prepared(
+    config: RunConfig, images: LabeledImages, labels: int, texts: Sequence[str] = ()
+) -> tuple[RunConfig, ImageGenerator]:
     """Return the config of a training on `images` with what was found in them, and its untrained generator.
 
     Args:
@@ -244,12 +280,13 @@ def prepared(config: RunConfig, images: LabeledImages, labels: int) -> tuple[Run
             that is resumed has it already.
         images: for training.
         labels: number of labels.
+        texts: what each says, if anything.
 
     Raises:
         CheckpointError: the autoencoder's is missing, damaged, or one of something else.
         ValueError: as `build_generator`, or an autoencoder of other images.
     """
-    found = found_in(images, labels)
+    found = found_in(images, labels, texts)
     if config.method["name"] == "discrete":  # the levels themselves are what is learned
         config = replace(config, images=replace(config.images, dequantize=False))
     if config.images.autoencoder is None:

@@ -19,6 +19,9 @@ from diffpolicy.registry import build
 from diffpolicy.util.errors import require
 from diffpolicy.util.files import write_json
 
+LINES = 12
+"""Lines of images that are drawn where nothing says which."""
+
 GRID, ANIMATION, RECORD = "samples.png", "samples.gif", "samples.json"
 
 
@@ -53,12 +56,20 @@ def sample_images(config: SampleConfig) -> str:
     return f"{len(panels[0][1])} images for each of {len(results)} scales: {out / GRID}"
 
 
+def _wanted(generator: ImageGenerator, config: SampleConfig) -> Tensor:
+    """A label or a text for each line of images."""
+    if config.texts:
+        require(config.labels is None, f"labels={config.labels} beside texts", "one of the two")
+        return generator.read(config.texts)
+    labels = range(min(generator.labels, LINES)) if config.labels is None else config.labels
+    return torch.tensor(list(labels), dtype=torch.int64)
+
+
 def _draw(
     generator: ImageGenerator, config: SampleConfig
 ) -> tuple[list[dict[str, float]], list[tuple[str, Tensor]], Tensor | None]:
     """What each scale took, its images under a title, and the states of the last scale for the animation."""
-    labels = range(generator.labels) if config.labels is None else config.labels
-    wanted = torch.tensor(list(labels), dtype=torch.int64).repeat_interleave(config.samples)
+    wanted = _wanted(generator, config).repeat_interleave(config.samples, 0)
     results, panels, states = [], [], None
     for scale in config.guidance:
         trajectory = config.animation and scale == config.guidance[-1]

@@ -7,6 +7,7 @@ SOURCES = {
     "detour": "diffpolicy.datasets.sources.shipped:Detour",
     "zarr": "diffpolicy.datasets.sources.zarr:OwnRecording",
     "mnist": "diffpolicy.datasets.sources.mnist:MNIST",
+    "colored_digits": "diffpolicy.datasets.sources.colored_digits:ColoredDigits",
 }
 """dataset.name -> module and class."""
 
