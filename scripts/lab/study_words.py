@@ -2,9 +2,9 @@
 
 python scripts/lab/study_words.py --runs runs --out docs/results/words
 
-Trains the generator (`task=TASK`) and, for each kind of word, a classifier on the same training images, where RUNS has
-none yet, and draws every text several times. A word is obeyed where its classifier reads it; what the classifiers read
-in test images is the bound of what can be found so.
+Trains the generator (`task=TASK`) and, for each kind of word, a classifier on the same training images, where RUNS
+has none yet, and draws every text several times. A word is obeyed where its classifier reads it; what the classifiers
+read in test images is the bound of what can be found so.
 """
 
 from __future__ import annotations
