@@ -176,6 +176,9 @@ def _check_observed(obs: Any, planner: Planner) -> None:
     """Refuse an environment that shows something else than the policy observes, before anything moves."""
     given = obs if isinstance(obs, Mapping) else {next(iter(planner.metadata.fields)): obs}
     for key, one in planner.metadata.fields.items():
+        if one["kind"] == "text":
+            require(key in given, f"the environment says no {key!r}", "the text by which the policy is told")
+            continue
         shape = np.shape(given[key]) if key in given else None
         fits = shape is not None and np.prod(shape) == np.prod(one["shape"])
         expected = f"{tuple(one['shape'])}, as the policy observes"

@@ -15,6 +15,7 @@ from diffpolicy.datasets.spec import stack
 from diffpolicy.policies import PlanRequest, Policy
 from diffpolicy.policies.chunking import Decided, Past
 from diffpolicy.policies.correcting import corrected
+from diffpolicy.policies.encoders import EncodedModel
 from diffpolicy.policies.models.capabilities import Corrects
 from diffpolicy.util.errors import require
 
@@ -43,9 +44,11 @@ class LocalPlanner(Planner):
         require(not waits, given, cure="take device=cpu")
         self.policy = policy
         fields = {
-            key: {"kind": one.kind, "shape": list(one.shape), "unit": one.unit}
+            key: {"kind": one.kind, "shape": list(one.shape or ()), "unit": one.unit}
             for key, one in policy.observation.items()
         }
+        for key, text in (policy.model.examples if isinstance(policy.model, EncodedModel) else {}).items():
+            fields[key]["example"] = text
         self.metadata = Metadata(
             policy.obs_horizon,
             policy.horizon,

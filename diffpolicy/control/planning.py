@@ -22,8 +22,8 @@ class Metadata:
         horizon: T_p, actions that it plans, the first T_o - 1 of which lie in the past.
         action_horizon: T_a, steps after which it is asked again.
         action_dim: A, numbers per action.
-        fields: of an observation, by key: "kind" ("vector" or "image"), "shape", and "unit" where it is known. One
-            key "obs" stands for an observation that is no mapping.
+        fields: of an observation, by key: "kind" ("vector", "image", "text" or "goal"), "shape", "unit" where it is
+            known, and of a text an "example". One key "obs" stands for an observation that is no mapping.
         fps: control steps per second of the recording that it learned from; None if that is not known.
         limits: of actions, see `guard.Limits.to_plain`; None if they are not known.
         follows: which numbers of the observation's vector follow the action; empty if that is not known.
@@ -82,8 +82,12 @@ def warm(planner: Planner) -> None:
         ConnectionError: whoever plans cannot be reached.
     """
     meta = planner.metadata
-    kinds = {"vector": np.float32, "image": np.uint8}
-    seen = {key: np.zeros(one["shape"], kinds[one["kind"]]) for key, one in meta.fields.items()}
+    seen = {
+        key: np.array(one["example"])
+        if one["kind"] == "text"
+        else np.zeros(one["shape"], np.uint8 if one["kind"] == "image" else np.float32)
+        for key, one in meta.fields.items()
+    }
     alone = len(seen) == 1 and next(iter(meta.fields.values()))["kind"] == "vector"
     obs = [next(iter(seen.values())) if alone else seen] * meta.obs_horizon
     none, past = (np.zeros((rows, meta.action_dim), np.float32) for rows in (0, meta.obs_horizon - 1))

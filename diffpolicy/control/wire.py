@@ -20,6 +20,8 @@ DTYPES = ("bool", "uint8", "int8", "uint16", "int16", "int32", "int64", "float32
 
 _ARRAY = "__array__"
 _AXES = 8
+_TEXT = 1_000
+"""Letters of a text, at most."""
 _OTHER = 65_536  # bytes of a message beside its arrays, at most
 
 
@@ -61,6 +63,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
+        if value.dtype.kind == "U" and value.ndim == 0:
+            return str(value)
         if value.dtype.name not in DTYPES:
             raise WireError(f"an array of {value.dtype}; expected one of {', '.join(DTYPES)}")
         little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
@@ -156,6 +160,9 @@ def check_observation(obs: Any, metadata: Metadata) -> Any:
         if key not in given:
             there = ", ".join(map(str, given)) or "nothing by key"
             raise WireError(f"an observation of {there}; the policy observes {key!r}")
+        if one["kind"] == "text":
+            given = {**given, key: _text(key, given[key])}
+            continue
         array, image = given[key], one["kind"] == "image"
         shape = tuple(array.shape) if isinstance(array, np.ndarray) else None
         if shape != tuple(one["shape"]) or (image and array.dtype != np.uint8):
@@ -166,6 +173,13 @@ def check_observation(obs: Any, metadata: Metadata) -> Any:
     found = {key: given[key] for key in wanted}
     alone = len(found) == 1 and next(iter(wanted.values()))["kind"] == "vector"
     return next(iter(found.values())) if alone else found
+
+
+def _text(key: str, value: Any) -> np.ndarray:
+    text = str(value) if isinstance(value, np.ndarray) and value.dtype.kind == "U" and value.ndim == 0 else value
+    if not isinstance(text, str) or not 0 < len(text) <= _TEXT:
+        raise WireError(f"{key!r} is a {type(value).__name__}; the policy is told by a text of up to {_TEXT} letters")
+    return np.array(text)
 
 
 def answer(plan: Plan, number: Any) -> dict[str, Any]:
@@ -192,7 +206,8 @@ def answered(message: Mapping[str, Any], number: int, metadata: Metadata) -> Pla
 
 def message_limit(metadata: Metadata) -> int:
     """Return the most bytes that a message of a robot may have."""
-    sizes = [math.prod(one["shape"]) * (1 if one["kind"] == "image" else 8) for one in metadata.fields.values()]
+    each = {"image": 1, "text": 4 * _TEXT}  # bytes
+    sizes = [math.prod(one["shape"]) * each.get(one["kind"], 8) for one in metadata.fields.values()]
     chunks = 8 * metadata.action_dim * (3 * metadata.horizon)
     return metadata.obs_horizon * sum(sizes) + chunks + _OTHER
 

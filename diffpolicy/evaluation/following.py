@@ -37,7 +37,9 @@ def motion_of(task: TaskSpec, env: EnvConfig, config: RunConfig, policy: Policy)
         return Motion(follows) if follows else None
     given = "execution.roll_forward where it is not known which numbers follow the action"
     require(follows, given, 'an environment that declares "follows" in its task', "leave it out")
-    require(not policy.observation.images, "execution.roll_forward of pictures", "vectors alone", "leave it out")
+    others = [*policy.observation.images, *policy.observation.told]
+    given = f"execution.roll_forward of a policy that observes {', '.join(others)}"
+    require(not others, given, "vectors alone", "leave it out")
     recorded, keys = load_demonstrations(config), config.observation.vectors
     vectors = np.concatenate([recorded[key].reshape(recorded.n_steps, -1) for key in keys], axis=1)
     actions = recorded[config.dataset.action_key]

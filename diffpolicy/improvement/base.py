@@ -113,10 +113,12 @@ class Improvement(ABC):
 
 
 def check_numbers(policy: Policy) -> None:
-    """Raise ValueError for a policy of pictures."""
+    """Raise ValueError for a policy of pictures, or one that is told what to do."""
     images = policy.observation.images
     given = f"a policy that observes images, {', '.join(images)}"
     require(not images, given, "one of numbers", "let an estimator tell the numbers (env.estimator)")
+    given = f"a policy that is told what to do, {', '.join(policy.observation.told)}"
+    require(not policy.observation.told, given, "one that does one thing", "train on demonstrations of that alone")
 
 
 class Batches(Protocol):

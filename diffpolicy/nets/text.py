@@ -53,6 +53,11 @@ class TextEncoder(nn.Module, ABC):
             ValueError: a text that is empty, too long, or of words that it does not know.
         """
 
+    @property
+    @abstractmethod
+    def example(self) -> str:
+        """A text that it knows."""
+
     @abstractmethod
     def null(self, ids: Tensor) -> Tensor:
         """Return ids that say nothing, for training without a text and for guidance; in the shape of `ids`."""
@@ -121,6 +126,11 @@ class WordsEncoder(TextEncoder):
                 require(word in self._numbers, says + suggest(word, self._numbers), cure=cure)
             row[1 : len(words) + 1] = torch.tensor([self._numbers[word] for word in words])
         return found
+
+    @property
+    def example(self) -> str:
+        """Its first word."""
+        return next(iter(self._numbers))
 
     def null(self, ids: Tensor) -> Tensor:
         """Return ids of no words at all."""

@@ -77,6 +77,12 @@ class EncodedModel(ChunkModel):
         encoder = self.instructed[_name(key)]
         return encoder.ids(list(values)).numpy() if isinstance(encoder, TextEncoder) else values
 
+    @property
+    def examples(self) -> dict[str, str]:
+        """A text that each encoder knows, by key."""
+        encoders = {key: self.instructed[_name(key)] for key in self.dropout}
+        return {key: one.example for key, one in encoders.items() if isinstance(one, TextEncoder)}
+
     def untold(self, observed: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
         """Return what is observed without one text or goal."""
         return {**observed, key: self.instructed[_name(key)].null(observed[key])}

@@ -187,6 +187,8 @@ class _Chunk(nn.Module):
 def _check_exportable(policy: Policy, what: str) -> None:
     cameras = ", ".join(map(repr, policy.observation.images))
     require(not cameras, f"the policy sees images of {cameras}", "a policy that observes vectors alone")
+    told = ", ".join(map(repr, policy.observation.told))
+    require(not told, f"the policy is told {told}", "a policy that observes vectors alone")
     name = type(policy.model).__name__
     require(
         isinstance(policy.model, Exportable),

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from diffpolicy import load_policy, train_policy
+from diffpolicy import checkpoint, load_policy, train_policy
 from diffpolicy.config import ExecutionConfig, load_config
 from diffpolicy.config.compose import compose
+from diffpolicy.control import wire
+from diffpolicy.control.local import LocalPlanner
+from diffpolicy.control.planning import Ask, warm
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.datasets.load import load_windows
 from diffpolicy.datasets.normalizer import Normalizer
+from diffpolicy.improvement.base import check_numbers
 from diffpolicy.policies import Agent, PlanRequest
+from diffpolicy.policies.export_onnx import export_onnx
 
 TEXTS = ["go left", "go right", "to the left", "to the right"]
 SIGNS = np.array([-1.0, 1.0, -1.0, 1.0])
@@ -192,9 +197,31 @@ def test_settings_that_do_not_fit_are_refused(told, tmp_path, changed, says):
         train_policy(settings(told[0], tmp_path / "run", *changed))
 
 
-def test_a_checkpoint_knows_its_words(told):
-    from diffpolicy import checkpoint
+def test_a_robot_tells_it_over_the_wire(told):
+    planner = LocalPlanner(load_policy(told[1], steps=2))
+    meta = wire.metadata_of(wire.unpack(wire.pack(wire.hello(planner.metadata))))
+    warm(planner)
+    moment = {"state": np.zeros(3, np.float32), "where": np.zeros(1, np.float32), "task": np.array("go left")}
+    none = np.zeros((0, 2), np.float32)
+    sent = wire.pack(wire.asking(Ask([moment, moment], (3, 0), none, none), 0))
+    assert len(sent) < wire.message_limit(meta)
+    here, there = planner.plan(Ask([moment, moment], (3, 0), none, none)), wire.asked(wire.unpack(sent), meta)
+    np.testing.assert_array_equal(planner.plan(there).trajectory, here.trajectory)
+    for wrong in ("", "x" * 1001, 3, np.array(["a", "b"])):
+        with pytest.raises(wire.WireError, match="the policy is told by a text|an array of"):
+            wire.asked(
+                wire.unpack(wire.pack(wire.asking(Ask([{**moment, "task": wrong}] * 2, (3, 0), none, none), 0))), meta
+            )
 
+
+def test_what_needs_numbers_alone_refuses_it(told, tmp_path):
+    with pytest.raises(ValueError, match="the policy is told 'where', 'task'"):
+        export_onnx(told[1], tmp_path / "policy.onnx")
+    with pytest.raises(ValueError, match="that is told what to do, where, task"):
+        check_numbers(load_policy(told[1]))
+
+
+def test_a_checkpoint_knows_its_words(told):
     config = load_config(checkpoint.read(told[1]).config)
     assert config.found.words == {"task": ["go", "left", "right", "the", "to"]}
     assert config.found.observation["task"] == {"kind": "text", "shape": None, "unit": None, "rate": None}
