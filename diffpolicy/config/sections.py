@@ -202,6 +202,8 @@ class ExecutionConfig:
         action_noise: standard deviation of the error with which actions are carried out, in their units.
         costs: costs of a chunk's actions while it is sampled, {name: keep_out, center: …, …} each, see
             `policies.costs`.
+        ask_above: spread of candidates, in normalized units, above which the policy asks `Agent.ask` what to do, or
+            holds where it is until its next chunk; None never asks.
         guidance: by text or goal, the scale w of classifier-free guidance: 1 is none and costs nothing, 0 does as if
             it were not told, above 1 exaggerates what it changes, below 0 does the opposite. Each takes one network
             call more.
@@ -221,6 +223,7 @@ class ExecutionConfig:
     roll_forward: bool = False
     action_noise: float = 0.0
     costs: list[dict[str, Any]] = field(default_factory=list)
+    ask_above: float | None = None
     guidance: dict[str, float] = any_key()
 
 

@@ -30,13 +30,13 @@ class LocalPlanner(Planner):
         limits: of its actions, where they are known.
 
     Raises:
-        ValueError: execution settings that are the simulation's: delay, action_noise, ensemble, roll_forward; or a
-            policy with a corrector on a GPU.
+        ValueError: execution settings that are the simulation's: delay, action_noise, ensemble, roll_forward,
+            ask_above; or a policy with a corrector on a GPU.
     """
 
     def __init__(self, policy: Policy, fps: float | None = None, limits: Limits | None = None) -> None:
         how = policy.execution
-        unfit = {"delay": 0, "action_noise": 0.0, "ensemble": None, "roll_forward": False}
+        unfit = {"delay": 0, "action_noise": 0.0, "ensemble": None, "roll_forward": False, "ask_above": None}
         given = [f"execution.{name}={vars(how)[name]}" for name, usual in unfit.items() if vars(how)[name] != usual]
         require(not given, f"{' and '.join(given)} of a policy that plans for a robot", cure="leave it out")
         waits = isinstance(policy.model, Corrects) and policy.model.device.type != "cpu"

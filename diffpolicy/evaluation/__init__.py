@@ -14,7 +14,7 @@ from diffpolicy.evaluation.episode import (
 from diffpolicy.evaluation.experts import ExpertAgent, ReplayAgent
 from diffpolicy.evaluation.metrics import check_comparable, compare, is_same_task, summarize
 from diffpolicy.evaluation.modes import compare_modes, mode_fractions, total_variation
-from diffpolicy.evaluation.observers import Observations, Observer, Recorder, States, Timing, Video
+from diffpolicy.evaluation.observers import Observations, Observer, Recorder, Spread, States, Timing, Video
 from diffpolicy.evaluation.rollout import rollout, simulate
 from diffpolicy.evaluation.shards import INFERENCE_BLOCK
 from diffpolicy.evaluation.task import Metric, TaskSpec
@@ -34,6 +34,7 @@ __all__ = [
     "Recorder",
     "ReplayAgent",
     "Reset",
+    "Spread",
     "States",
     "Step",
     "TaskSpec",

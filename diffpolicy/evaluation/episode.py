@@ -134,6 +134,7 @@ class Step(NamedTuple):
         done: whether the episode has ended.
         seconds: how long the agent took to act, for all environments together.
         planned: whether the agent started new chunks at this step.
+        spread: how far the candidates of the chunk that began at this step are apart; None of one candidate.
     """
 
     env_id: int
@@ -147,6 +148,7 @@ class Step(NamedTuple):
     done: bool
     seconds: float
     planned: bool
+    spread: float | None = None
 
 
 def second_difference(actions: np.ndarray) -> float:

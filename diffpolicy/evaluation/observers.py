@@ -149,6 +149,16 @@ def _popped(frames: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
     return joined
 
 
+class Spread(Observer):
+    """Keeps how far the candidates of each chunk were apart, as the list `observed["spread"]`."""
+
+    name = "spread"
+
+    def on_step(self, step: Step) -> None:
+        if step.spread is not None:
+            step.episode.observed[self.name].append(step.spread)
+
+
 class Timing(Observer):
     """Keeps how long each start of a chunk took, in seconds, as the list `observed["timing"]`.
 

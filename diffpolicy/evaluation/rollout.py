@@ -145,7 +145,9 @@ def _advance(agent: Controller, running: dict[int, _Running], planned: bool, bro
             broke(one.episode, error)
             continue
         done = done or one.episode.steps >= one.limit
-        step = Step(env_id, one.episode, one.place.env, one.obs, action, reward, obs, info, done, seconds, planned)
+        spread = agent.spread.get(env_id) if planned else None
+        what = (one.obs, action, reward, obs, info, done, seconds, planned, spread)
+        step = Step(env_id, one.episode, one.place.env, *what)
         one.obs, one.info = obs, info
         if done:
             one.place.end()

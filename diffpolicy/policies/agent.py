@@ -10,7 +10,7 @@ Several environments are told apart by `env_ids`.
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -22,6 +22,7 @@ from diffpolicy.datasets.spec import Observation, ObservationSpec, stack
 from diffpolicy.policies.chunking import Past
 from diffpolicy.policies.controller import Batch, Controller, EnvIds, env_numbers
 from diffpolicy.policies.correcting import corrected
+from diffpolicy.policies.doubt import Ask, answered
 from diffpolicy.policies.models.capabilities import Corrects
 from diffpolicy.policies.policy import PlanRequest, Policy
 from diffpolicy.policies.queue import ActionQueue, hold
@@ -49,10 +50,13 @@ class Agent(Controller):
 
     Args:
         policy: what is asked.
+        ask: who is asked where the policy is not sure, see `ExecutionConfig.ask_above`.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, ask: Ask | None = None) -> None:
+        self.policy, self.ask = policy, ask
+        self.spread: dict[int, float] = {}
+        self.asked: Counter[int] = Counter()  # how often, by environment
         self.replan_every = policy.action_horizon
         self._episodes: dict[int, _Episode] = {}
 
@@ -61,8 +65,9 @@ class Agent(Controller):
         return self.policy.model.device
 
     def __copy__(self) -> Agent:
-        other = Agent(self.policy)
+        other = Agent(self.policy, self.ask)
         other.calls, other._episodes = self.calls, copy.deepcopy(self._episodes)
+        other.spread, other.asked = dict(self.spread), Counter(self.asked)
         return other
 
     def reset(self, env_ids: EnvIds | None = None, seeds: Sequence[int] | None = None) -> None:
@@ -103,7 +108,7 @@ class Agent(Controller):
             episode = self._episodes.get(env) or self._start(env, (env, 0))
             now = _entry(obs, i, self.policy.observation)
             episode.history.extend([now] * (1 if episode.history else self.policy.obs_horizon))
-        due = [self._episodes[env] for env in envs if not self._episodes[env].queue.due]
+        due = [env for env in envs if not self._episodes[env].queue.due]
         if due:
             self._plan(due)
         planned = [self._episodes[env].queue.next() for env in envs]
@@ -117,8 +122,9 @@ class Agent(Controller):
         self._episodes[env] = _Episode(key, deque(maxlen=steps), queue)
         return self._episodes[env]
 
-    def _plan(self, episodes: Sequence[_Episode]) -> None:
-        """Fill the queues of these episodes."""
+    def _plan(self, envs: Sequence[int]) -> None:
+        """Fill the queues of these environments' episodes."""
+        episodes = [self._episodes[env] for env in envs]
         obs = stack([stack(episode.history) for episode in episodes])
         keys = [(*episode.key, episode.chunks) for episode in episodes]
         decided = [episode.queue.decided(hold(self.policy, episode.history[-1])) for episode in episodes]
@@ -127,9 +133,22 @@ class Agent(Controller):
         counted = [n for n, episode in zip(chunk.calls, episodes, strict=True) if episode.chunks or not warm]
         if counted or not self.calls:
             self.calls = int((counted or list(chunk.calls))[-1])
-        for episode, actions, past in zip(episodes, chunk.actions, chunk.memory, strict=True):
+        if chunk.spread is not None:
+            self.spread |= dict(zip(envs, chunk.spread.tolist(), strict=True))
+        for env, episode, actions, past in zip(envs, episodes, chunk.actions, chunk.memory, strict=True):
             episode.chunks, episode.past = episode.chunks + 1, past
-            episode.queue.put(actions, self.replan_every)
+            episode.queue.put(self._sure(env, actions), self.replan_every)
+
+    def _sure(self, env: int, actions: np.ndarray) -> np.ndarray:
+        """A chunk's actions, or those of whoever is asked where the policy is not sure of them."""
+        above = self.policy.execution.ask_above
+        if above is None:
+            return actions
+        history = self._episodes[env].history
+        held = hold(self.policy, history[-1])
+        actions, asked = answered(env, list(history), actions, self.spread[env], above, self.ask, held)
+        self.asked[env] += asked
+        return actions
 
 
 def _entry(obs: Observation, i: int, spec: ObservationSpec) -> Observation:

@@ -26,6 +26,8 @@ class Controller(ABC):
     """Control steps between the starts of chunks."""
     calls: int = 0
     """Network calls of the last chunk; with a warm start, of the last one that followed another."""
+    spread: Mapping[int, float] = {}
+    """How far the candidates of the last chunk were apart, by environment, where there were several."""
     device: torch.device = torch.device("cpu")
     """Where it computes."""
 

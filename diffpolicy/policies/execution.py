@@ -75,6 +75,11 @@ def _check_times(execution: ExecutionConfig) -> None:
     require(not (execution.roll_forward and looks), given, cure="take one of the two")
     require(is_number(bound) and bound > 0, f"guide_bound={bound!r}", "a number above 0")
     require(type(count) is int and count >= 1, f"candidates={count!r}", "a number of chunks from 1 on")
+    asks = execution.ask_above
+    fits = asks is None or (is_number(asks) and asks > 0)
+    require(fits, f"ask_above={asks!r}", "a spread above 0, in normalized units, or None")
+    given = f"ask_above={asks} with candidates={count}"
+    require(asks is None or count > 1, given, "several that can be apart", "take candidates=8")
     given = f"weaker={execution.weaker} with candidates={count}"
     require(execution.weaker is None or count > 1, given, "several to choose among", "take candidates=16")
     require(is_number(noise) and noise >= 0, f"action_noise={noise!r}", "a standard deviation >= 0, in action units")
@@ -110,7 +115,7 @@ def check_supported(execution: ExecutionConfig, supported: frozenset[str]) -> No
     changed = {name: value for name, value in asdict(execution).items() if value != default[name]}
     able = {*supported, "ensemble"}  # which needs nothing of the model
     able |= {"delay", "roll_forward", "action_noise"}
-    able |= {"temperature", "candidates", "weaker"} if "noise" in able else set()
+    able |= {"temperature", "candidates", "weaker", "ask_above"} if "noise" in able else set()
     able |= {"guide_bound", "guide_jacobian"} if "guide" in able else set()
     refused = [f"{name}={value}" for name, value in changed.items() if name not in able]
     given = f"{', '.join(refused)} is not supported by the policy's method"

@@ -10,7 +10,6 @@ A policy predicts T_p actions, from T_o - 1 steps ago on; the T_a from now on ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -21,54 +20,16 @@ from diffpolicy.config import ExecutionConfig, PolicyConfig
 from diffpolicy.datasets.normalizer import Normalizer
 from diffpolicy.datasets.representations import Representations
 from diffpolicy.datasets.spec import Observation, ObservationSpec
-from diffpolicy.policies.chunking import Chunker, Decided, Past, carried, decided_in
+from diffpolicy.policies.chunking import Chunker, Past, carried, decided_in
 from diffpolicy.policies.costs import make_costs, with_costs
+from diffpolicy.policies.doubt import spread_of
 from diffpolicy.policies.execution import check_chains
 from diffpolicy.policies.instructions import check_guidance, guided, told_by
 from diffpolicy.policies.models.base import ChunkModel
 from diffpolicy.policies.motion import Motion, after_pending, rolled_forward
+from diffpolicy.policies.request import Chunk, PlanRequest
 from diffpolicy.util.errors import require
 from diffpolicy.util.seeds import generator
-
-
-@final
-@dataclass(frozen=True)
-class PlanRequest:
-    """A request for the next chunk of each of B episodes.
-
-    Args:
-        obs: the last T_o observations, oldest first, in the environment's units: (B, T_o, D), or a mapping of such
-            arrays by key, texts among them as arrays of strings. At the start of an episode the first observation is
-            repeated.
-        keys: per episode its noise key: integers >= 0, the last of which is the chunk's number within the episode.
-            An integer s stands for the first chunks of episodes with the seeds s, s + 1, …
-        previous: per episode the `memory` of its last chunk, or None at its start; None if all start.
-        decided: per episode what was executed and what is pending, in the environment's units, (n, A) float32 each;
-            None where nothing is delayed, and the last chunk was executed as it was planned.
-    """
-
-    obs: Observation
-    keys: Sequence[Sequence[int]] | int = 0
-    previous: Sequence[Past | None] | None = None
-    decided: Sequence[Decided | None] | None = None
-
-
-@final
-@dataclass(frozen=True)
-class Chunk:
-    """The next chunk of each of B episodes, in the environment's units.
-
-    Args:
-        actions: (B, T_a + d, A) float32 from now on, where d is the longest delay; asked again T_a steps later.
-        trajectory: (B, T_p, A) float32, the whole chunk as sampled; its first T_o - 1 actions lie in the past.
-        calls: (B,) network calls that each took.
-        memory: per episode what the next request needs as `previous`; None where it needs nothing.
-    """
-
-    actions: np.ndarray
-    trajectory: np.ndarray
-    calls: np.ndarray
-    memory: list[Past | None]
 
 
 @final
@@ -155,7 +116,7 @@ class Policy:
         whole_episode = self.execution.noise == "episode"
         generators = [generator(*key[:-1], 0 if whole_episode else key[-1]) for key in keys]
         shape, calls = (count, self.horizon, self.normalizer.dim("action")), np.zeros(count, int)
-        chunks = torch.empty(shape, device=device)
+        chunks, spread = torch.empty(shape, device=device), np.zeros(count)
         for part, padded in self._batches(pasts):
             draws = self._chunker.draws([generators[i] for i in part], len(padded))
             context = self._chunker.context([pasts[i] for i in padded], [decided[i] for i in padded])
@@ -168,12 +129,15 @@ class Policy:
                 ]
             every = [one.chunks for one in drawn]
             chosen = self._chunker.chosen(every, [pasts[i] for i in part], [decided[i] for i in part])
-            chunks[part], calls[part] = chosen, sum(one.calls for one in drawn) * self.execution.candidates
+            each = self.execution.candidates
+            chunks[part], calls[part] = chosen, sum(one.calls for one in drawn) * each
+            spread[part] = spread_of(every[0], each, len(part), self.obs_horizon - 1, self.action_horizon).cpu()
         actions, memory = self._chunker.execute(chunks, pasts)
         now, obs = self.obs_horizon - 1, seen["obs"]
         memory = carried(memory, obs, self.in_units) if moves else memory
         actions, chunks = self.in_units(actions, obs, now).cpu().numpy(), self.in_units(chunks, obs).cpu().numpy()
-        return Chunk(actions if later is None else after_pending(actions, later), chunks, calls, memory)
+        actions = actions if later is None else after_pending(actions, later)
+        return Chunk(actions, chunks, calls, memory, spread if self.execution.candidates > 1 else None)
 
     def normalized(self, actions: Tensor, obs: Tensor) -> Tensor:
         """Return recorded actions (B, T, A) beside recorded observations (B, T_o, D) as the model draws them."""

@@ -1,0 +1,66 @@
+"""How sure a policy is, by how far chunks are apart that it samples from one observation; and whom it then asks.
+
+Where demonstrations agree, samples do, whatever noise they start from; where training saw little, they scatter.
+Several ways of doing a task scatter, too, so that a threshold is to be found by what it does: see
+`scripts/lab/study_doubt.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diffpolicy.util.errors import require
+
+Ask = Callable[[int, Any], np.ndarray | None]
+"""(environment, its observations) -> actions (T_a, A) of whoever was asked, or None, and the robot holds."""
+
+
+def spread_of(chunks: Tensor, candidates: int, count: int, start: int, steps: int) -> Tensor:
+    """Return how far the candidates of each of `count` episodes are apart, (count,), in normalized units.
+
+    It is the square root of their variance, averaged over the numbers of the actions that are executed.
+
+    Args:
+        chunks: (at least count·candidates, T_p, A), the candidates of an episode side by side.
+        candidates: of each episode.
+        count: of episodes.
+        start: T_o - 1, the first action that is executed.
+        steps: T_a, how many are.
+    """
+    executed = chunks[: count * candidates, start : start + steps].unflatten(0, (count, candidates))
+    return executed.var(1, correction=0).mean((1, 2)).sqrt()
+
+
+def answered(
+    env: int, obs: Any, actions: np.ndarray, spread: float, above: float, ask: Ask | None, hold: np.ndarray | None
+) -> tuple[np.ndarray, bool]:
+    """Return the actions to execute, and whether somebody was asked for them.
+
+    Args:
+        env: number of the environment.
+        obs: the observations of the chunk.
+        actions: (n, A) of the chunk.
+        spread: of its candidates.
+        above: from where on the policy asks.
+        ask: who is asked; None is nobody, and the robot holds.
+        hold: the action (A,) with which it does; None if that is not known.
+
+    Raises:
+        ValueError: nobody answers, and it is not known how the robot holds; or an answer of another shape.
+    """
+    if spread <= above:
+        return actions, False
+    answer = None if ask is None else ask(env, obs)
+    if answer is None:
+        given = f"candidates that are {spread:.3g} apart, with execution.ask_above={above:g}, and nobody to ask"
+        cure = "set agent.ask, which returns actions"
+        require(hold is not None, given, "an environment in which it is known how the robot holds", cure)
+        answer = np.broadcast_to(np.asarray(hold), actions.shape)
+    answer = np.asarray(answer, np.float32)
+    fits = answer.shape == actions.shape and np.isfinite(answer).all()
+    require(fits, f"an answer of shape {answer.shape}", f"{actions.shape}, finite actions from now on")
+    return answer, True
