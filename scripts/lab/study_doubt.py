@@ -3,8 +3,8 @@
 python scripts/lab/study_doubt.py RUN
 
 A chunk's spread is that of its candidates, see `policies.doubt`; an episode's doubt is the mean of its chunks'. The
-most certain half is compared with the other, and thresholds of a chunk's spread say how many episodes would have asked,
-and how often those succeed that would not.
+most certain half is compared with the other, and thresholds of a chunk's spread say how many episodes would have
+asked, and how often those succeed that would not.
 """
 
 from __future__ import annotations
