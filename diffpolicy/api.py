@@ -64,6 +64,7 @@ from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, lo
 from diffpolicy.policies.instructions import reader
 from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models import Remembers
+from diffpolicy.policies.texts import text_identity
 from diffpolicy.training import train
 from diffpolicy.training.distributed import Ranks, process_group
 from diffpolicy.training.log import read_metrics
@@ -93,6 +94,8 @@ def train_policy(config: RunConfig | Sequence[str]) -> Path | None:
         from diffpolicy.config.compose import compose
 
         config = compose(config)
+    if config.text.get("path"):  # a checkpoint names it, wherever it is used from
+        config = replace(config, text={**config.text, "path": str(Path(config.text["path"]).expanduser().resolve())})
     with process_group(config.device) as (ranks, device):
         ranks.shard(config.training.batch_size)  # refused here, before anything is opened
         source = open_source(config)
@@ -333,6 +336,7 @@ def _found(config: RunConfig, windows: Windows) -> FoundInData:
     count = None if method_class(config).learns else len(windows.train)
     known = {"observation": windows.spec.to_plain(), "action_dim": windows.train.action_dim, "windows": count}
     known["words"] = {key: vocabulary(texts) for key, texts in windows.texts.items()}
+    known["text"] = text_identity(config.text) if windows.texts else None
     return FoundInData(digest=windows.digest, limits=Limits.of(windows.actions).to_plain(), **known)
 
 

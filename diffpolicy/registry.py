@@ -64,7 +64,10 @@ _OWN: dict[str, dict[str, str]] = {
         "smooth": "diffpolicy.policies.costs:Smooth",
         "reach": "diffpolicy.policies.costs:Reach",
     },
-    "text": {"words": "diffpolicy.nets.text:WordsEncoder"},
+    "text": {
+        "words": "diffpolicy.nets.text:WordsEncoder",
+        "pretrained": "diffpolicy.policies.text_pretrained:PretrainedEncoder",
+    },
     "importer": {
         "lerobot": "diffpolicy.datasets.importers.lerobot:LeRobotImporter",
         "robomimic": "diffpolicy.datasets.importers.robomimic:RobomimicImporter",

@@ -310,6 +310,7 @@ class FoundInData:
         action_dim: numbers per action as recorded; None in earlier checkpoints, whose normalizer tells.
         windows: number of training windows, for methods that remember them.
         words: by text, the words that training saw.
+        text: what tells the weights of a pretrained text encoder from others; None of one that was trained here.
         limits: of the actions, for a robot's guard, see `control.guard.Limits`; None in earlier checkpoints.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.
@@ -324,6 +325,7 @@ class FoundInData:
     action_dim: int | None = free(None)
     windows: int | None = free(None)
     words: dict[str, list[str]] = free(default_factory=dict)
+    text: str | None = free(None)
     limits: dict[str, Any] | None = free(None)
     image_shape: list[int] | None = free(None)
     labels: int | None = free(None)

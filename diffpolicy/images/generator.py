@@ -23,10 +23,11 @@ from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.images.latent import Latents, load_latents
 from diffpolicy.nets.base import Model, Network
-from diffpolicy.nets.text import TextEncoder, ToldNetwork, vocabulary
+from diffpolicy.nets.text import ToldNetwork, vocabulary
 from diffpolicy.nets.tokens import TokenNetwork
 from diffpolicy.nets.variance import VarianceNetwork
-from diffpolicy.registry import build, lookup, make
+from diffpolicy.policies.texts import build_text, text_identity
+from diffpolicy.registry import build, make
 from diffpolicy.util.errors import require
 
 METHODS = ("generative", "mean_flow", "discrete")
@@ -54,6 +55,7 @@ class ImageGenerator(Model):
         latents: encodes the images that it learns from and decodes those that it draws; None leaves them as they are.
         text: the encoder of texts, {"name": …, options}, see the registry, and `attend`; read where there are texts.
         texts: what each label says; empty where labels are numbers.
+        known: identity of a pretrained text encoder's weights, see `FoundInData.text`.
 
     Raises:
         ValueError: unknown names or options, a method that draws no images, or guidance without label dropout.
@@ -69,6 +71,7 @@ class ImageGenerator(Model):
         latents: Latents | None = None,
         text: Mapping[str, Any] | None = None,
         texts: Sequence[str] = (),
+        known: str | None = None,
     ) -> None:
         super().__init__()
         self.latents, self.texts = latents, list(texts)
@@ -82,7 +85,7 @@ class ImageGenerator(Model):
         require(
             name == "discrete" or "path" in options, f"method={dict(method)}", "one with a path", "path.name=linear"
         )
-        told, sizes = self._told(text or {}, labels)
+        told, sizes = self._told(text or {}, labels, known)
         options["condition_dropout"] = images.condition_dropout
         self.method: GenerativeProcess | FlowMapProcess | TokenProcess
         if name == "discrete":
@@ -105,14 +108,14 @@ class ImageGenerator(Model):
             self.method = make("method 'generative'", GenerativeProcess, options)
         self.check_guidance(images.guidance)
 
-    def _told(self, text: Mapping[str, Any], labels: int) -> tuple[Callable[[Network], Network], dict[str, int]]:
+    def _told(
+        self, text: Mapping[str, Any], labels: int, known: str | None
+    ) -> tuple[Callable[[Network], Network], dict[str, int]]:
         """What makes a network read its condition, and the sizes that it is to be made with."""
         sizes = {"channels": self.shape[0], "labels": labels}
         if not self.texts:
             return lambda net: net, sizes
-        options = {key: value for key, value in text.items() if key != "attend"}
-        trained = lookup("text", options.get("name", "words")).learns_words
-        encoder: TextEncoder = build("text", options, **({"words": vocabulary(self.texts)} if trained else {}))
+        encoder = build_text(text, vocabulary(self.texts), known)
         attends = bool(text.get("attend"))
         self.register_buffer("ids", encoder.ids(self.texts), persistent=False)
         sizes = {"channels": self.shape[0], "cond_dim": encoder.features, "token_dim": attends * encoder.width}
@@ -266,7 +269,7 @@ def build_generator(config: RunConfig) -> ImageGenerator:
     if found.autoencoder is not None:
         net = build("net", found.autoencoder["net"], channels=shape[0])
         shape, latents = (net.latent, *(side // net.factor for side in shape[1:])), Latents(net)
-    how = (config.net, config.method, config.images, latents, config.text, found.texts)
+    how = (config.net, config.method, config.images, latents, config.text, found.texts, found.text)
     return ImageGenerator(shape, found.labels, *how)
 
 
@@ -287,6 +290,7 @@ def prepared(
         ValueError: as `build_generator`, or an autoencoder of other images.
     """
     found = found_in(images, labels, texts)
+    found.text = text_identity(config.text) if texts else None
     if config.method["name"] == "discrete":  # the levels themselves are what is learned
         config = replace(config, images=replace(config.images, dequantize=False))
     if config.images.autoencoder is None:

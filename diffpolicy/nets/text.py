@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
@@ -44,6 +44,15 @@ class TextEncoder(nn.Module, ABC):
     features: int
     width: int
     learns_words: ClassVar[bool] = False
+
+    @classmethod
+    def identity(cls, options: Mapping[str, Any]) -> str | None:
+        """Return what tells its weights from others, of an encoder that brings some; None of one that is trained.
+
+        Args:
+            options: those that it is made with.
+        """
+        return None
 
     @abstractmethod
     def ids(self, texts: Sequence[str]) -> Tensor:

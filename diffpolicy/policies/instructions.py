@@ -18,7 +18,7 @@ from diffpolicy.nets.text import TextEncoder
 from diffpolicy.policies.chunking import SamplingContext
 from diffpolicy.policies.encoders import EncodedModel
 from diffpolicy.policies.models.base import ChunkModel
-from diffpolicy.registry import build, lookup
+from diffpolicy.policies.texts import build_text
 from diffpolicy.util.errors import located, require
 from diffpolicy.util.names import check
 
@@ -47,11 +47,8 @@ def build_instructed(config: RunConfig, observation: ObservationSpec) -> dict[st
         if field.kind == "goal":
             encoders[key] = GoalEncoder(field.size or 0, GOAL_FEATURES)
             continue
-        options = {name: value for name, value in config.text.items() if name != "attend"}
-        trained = lookup("text", options.get("name", "words")).learns_words
         with located(f"text {key!r}"):
-            words = {"words": config.found.words.get(key, ())} if trained else {}
-            encoders[key] = build("text", options, **words)
+            encoders[key] = build_text(config.text, config.found.words.get(key, ()), config.found.text)
     return encoders
 
 

@@ -1,0 +1,128 @@
+"""Texts through a pretrained encoder that stays as it is: CLIP's text tower or T5's encoder, from a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from diffpolicy.nets.text import TextEncoder, Told
+from diffpolicy.nets.text_towers import TOWERS
+from diffpolicy.util.errors import explain, require
+from diffpolicy.util.files import sha256
+from diffpolicy.util.optional import optional
+
+_FILES = ("config.json", "tokenizer.json", "model.safetensors")
+
+
+@final
+class PretrainedEncoder(TextEncoder):
+    """A frozen encoder, on the CPU, whose answer to a text is computed once; two linear layers on top are trained.
+
+    Checkpoints hold these layers alone, and name the folder and the digest of its weights.
+
+    Args:
+        path: folder in the Hugging Face layout: config.json, tokenizer.json and model.safetensors.
+        features: F, numbers of the vector: a linear layer over the mean of the tokens.
+        width: W, numbers of each token: a linear layer over the encoder's.
+        length: the most tokens of a text, those included that mark its ends.
+        known: SHA-256 of model.safetensors; None accepts any.
+
+    Raises:
+        ValueError: no such folder, files that are missing or of another model, or other weights than `known` says.
+        ImportError: the package tokenizers is missing.
+    """
+
+    def __init__(
+        self, path: str, features: int = 64, width: int = 64, length: int = 32, known: str | None = None
+    ) -> None:
+        super().__init__()
+        folder = Path(path).expanduser()
+        missing = [name for name in _FILES if not (folder / name).is_file()]
+        given = f"text.path={path}, which lacks {', '.join(missing)}"
+        require(not missing, given, "a folder in the Hugging Face layout", "download one, or take text=words")
+        config = json.loads((folder / _FILES[0]).read_text("utf-8"))
+        kind = config.get("model_type")
+        require(kind in TOWERS, f"{folder} holds a model of type {kind!r}", f"one of {', '.join(TOWERS)}")
+        found = self.identity({"path": path})
+        same = known in (None, found)
+        require(same, f"{folder} holds weights {str(found)[:12]}…", f"{str(known)[:12]}…, as in training")
+        require(min(features, width, length) >= 1, f"{features=}, {width=}, {length=}", "positive sizes")
+        tower = TOWERS[kind](config.get("text_config", config))
+        tower.load_state_dict(_weights(folder / _FILES[2], tower))
+        self._tower = [tower.eval().requires_grad_(False)]  # no module of this one: neither moved nor saved with it
+        self._texts = optional("tokenizers", "text", "a pretrained text encoder").Tokenizer.from_file(
+            str(folder / _FILES[1])
+        )
+        self._texts.no_padding()
+        self._texts.no_truncation()
+        self.features, self.width, self.length = features, width, min(length, tower.longest)
+        self.token, self.vector = nn.Linear(tower.width, width), nn.Linear(tower.width, features)
+        self._said: dict[tuple[int, ...], Tensor] = {}
+
+    @classmethod
+    def identity(cls, options: Mapping[str, Any]) -> str | None:
+        file = Path(options["path"]).expanduser() / _FILES[2]
+        return sha256(file.read_bytes()) if file.is_file() else None
+
+    def ids(self, texts: Sequence[str]) -> Tensor:
+        """Return the ids of texts, (B, length) int64, padded with -1."""
+        found = torch.full((len(texts), self.length), -1)
+        for row, text in zip(found, texts, strict=True):
+            require(text.strip(), f"the text {text!r}", "words", "say what to do")
+            ids = self._texts.encode(text).ids
+            given = f"the text {text[:60]!r} of {len(ids)} tokens"
+            require(len(ids) <= self.length, given, f"at most {self.length}", "say it shorter, or raise text.length")
+            row[: len(ids)] = torch.tensor(ids)
+        return found
+
+    @property
+    def example(self) -> str:
+        """A word."""
+        return "go"
+
+    def null(self, ids: Tensor) -> Tensor:
+        """Return the ids of the empty text."""
+        empty = self._texts.encode("").ids or [0]
+        none = torch.full_like(ids, -1)
+        none[:, : len(empty)] = torch.tensor(empty, device=ids.device)
+        return none
+
+    def forward(self, ids: Tensor) -> Told:
+        mask = ids >= 0
+        said = torch.stack([self._of(row) for row in ids.tolist()])
+        said = said.to(self.token.weight)
+        mean = said.sum(1) / mask.sum(1, keepdim=True)
+        return Told(self.vector(mean), self.token(said) * mask[..., None], mask)
+
+    @torch.no_grad()
+    def _of(self, row: list[int]) -> Tensor:
+        """The tower's answer (L, W) to one text, 0 in its padding, computed once."""
+        key = tuple(one for one in row if one >= 0)
+        if key not in self._said:
+            (tower,) = self._tower
+            with torch.autocast("cpu", enabled=False):
+                self._said[key] = tower(torch.tensor([key]))[0]
+        said = self._said[key]
+        return torch.cat([said, said.new_zeros(len(row) - len(key), said.shape[1])])
+
+
+def _weights(file: Path, tower: nn.Module) -> dict[str, Tensor]:
+    """The weights of a published file, by the names of the tower."""
+    from safetensors.torch import load_file
+
+    published: dict[str, Any] = load_file(file)
+    if "shared.weight" in published:  # T5's embedding, which encoder and decoder share
+        published.setdefault("encoder.embed_tokens.weight", published["shared.weight"])
+    prefix, names = str(tower.prefix), tower.state_dict().keys()
+    found = {}
+    for name in names:
+        source = next((one for one in (prefix + name, name) if one in published), None)
+        if source is None:
+            raise ValueError(explain(f"{file} lacks {prefix}{name}", "the weights of the model in its config.json"))
+        found[name] = published[source].float()
+    return found
