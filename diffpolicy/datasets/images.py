@@ -17,10 +17,10 @@ LEVEL = 2 / 255  # what one gray level is in [−1, 1]
 @final
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images as gray levels, and their labels.
+    """Images, or films or points, and their labels.
 
     Args:
-        levels: (N, C, H, W) uint8.
+        levels: (N, C, H, W) uint8, or films (N, T, C, H, W); or numbers in [−1, 1], float32, of any shape.
         labels: (N,) int64, from 0 on.
     """
 
@@ -35,7 +35,7 @@ class LabeledImages:
         return LabeledImages(self.levels.to(device), self.labels.to(device))
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Return the images numbered `index` (B,): {"data": (B, C, H, W) float32 in [−1, 1], "cond": (B,) int64}."""
+        """Return what is numbered `index` (B,): {"data": (B, …) float32 in [−1, 1], "cond": (B,) int64}."""
         return {"data": from_levels(self.levels[index]), "cond": self.labels[index]}
 
     def per_class(self, count: int) -> LabeledImages:
@@ -62,8 +62,8 @@ class LabeledImages:
 
 
 def from_levels(levels: Tensor) -> Tensor:
-    """Return gray levels 0 … 255 as float32 in [−1, 1]."""
-    return levels.float() / 127.5 - 1
+    """Return gray levels 0 … 255 as float32 in [−1, 1]; numbers that are no levels as they are."""
+    return levels.float() / 127.5 - 1 if levels.dtype == torch.uint8 else levels
 
 
 def to_levels(images: Tensor) -> Tensor:

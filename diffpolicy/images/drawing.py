@@ -64,9 +64,39 @@ def draw_images(
     return Drawn(torch.cat(images, dim=1 if trajectory else 0), calls)
 
 
+def as_images(samples: Tensor) -> Tensor:
+    """Return samples as images: films (B, T, C, H, W) with frames as channels, points (B, N, 3) by `views`."""
+    if samples.ndim == 3:
+        return views(samples)
+    return samples.flatten(1, 2) if samples.ndim == 5 else samples
+
+
+def as_shown(samples: Tensor) -> Tensor:
+    """Return samples as people look at them: films with their frames side by side, points from three sides."""
+    if samples.ndim == 3:
+        return views(samples, 48)
+    return torch.cat(samples.unbind(1), dim=-1) if samples.ndim == 5 else samples
+
+
+def views(points: Tensor, side: int = 32) -> Tensor:
+    """Return what sets of points (B, N, 3) look like from three sides, as channels (B, 3, side, side) in [−1, 1].
+
+    Args:
+        points: in [−1, 1], each of which lights a pixel; those outside are not seen.
+        side: px.
+    """
+    shown = torch.full((len(points), 3, side, side), -1.0)
+    rows = torch.arange(len(points))[:, None].expand(points.shape[:2])
+    for view, (across, down) in enumerate(((0, 1), (0, 2), (1, 2))):
+        x, y = (((points[..., axis].cpu() + 1) / 2 * side).floor().long() for axis in (across, down))
+        inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+        shown[rows[inside], view, y[inside], x[inside]] = 1.0
+    return shown
+
+
 def tiled(images: Tensor, columns: int, margin: int = 2) -> np.ndarray:
-    """Return a sheet (H, W, C) uint8 of images (N, C, h, w) in [−1, 1], from left to right, on a dark ground."""
-    levels = to_levels(images).movedim(1, -1)
+    """Return a sheet (H, W, C) uint8 of samples in [−1, 1], see `as_shown`, from left to right, on a dark ground."""
+    levels = to_levels(as_shown(images)).movedim(1, -1)
     n, h, w, channels = levels.shape
     lines = -(-n // columns)
     size = (lines * (h + margin) + margin, columns * (w + margin) + margin, channels)
@@ -94,11 +124,11 @@ def save_grid(path: Path, panels: Sequence[tuple[str, Tensor]], columns: int) ->
 
 
 def save_animation(path: Path, states: Sequence[Tensor], columns: int, frames: int = 40, rest: float = 1.5) -> None:
-    """Write a GIF from noise to images.
+    """Write a GIF from noise to images, or of films, frame after frame.
 
     Args:
         path: of the file.
-        states: images (N, C, h, w) at successive times.
+        states: images (N, C, h, w) at successive times, or the frames of films.
         columns: images side by side.
         frames: number of states shown at most.
         rest: seconds for which the last one is shown.

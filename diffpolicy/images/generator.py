@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple, final
@@ -22,11 +22,11 @@ from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.process import GenerativeProcess
 from diffpolicy.generative.shapes import Generators, rand, randn
 from diffpolicy.images.latent import Latents, load_latents
-from diffpolicy.nets.base import Model, Network
-from diffpolicy.nets.text import ToldNetwork, vocabulary
+from diffpolicy.images.networks import NetworkMaker
+from diffpolicy.nets.base import Model
 from diffpolicy.nets.tokens import TokenNetwork
 from diffpolicy.nets.variance import VarianceNetwork
-from diffpolicy.policies.texts import build_text, text_identity
+from diffpolicy.policies.texts import text_identity
 from diffpolicy.registry import build, make
 from diffpolicy.util.errors import require
 
@@ -42,10 +42,10 @@ class Drawn(NamedTuple):
 
 @final
 class ImageGenerator(Model):
-    """Draws images (B, C, H, W) in [−1, 1] of labels (B,), or as texts say.
+    """Draws images (B, C, H, W) in [−1, 1], or films or points, of labels (B,) or as texts say.
 
     Args:
-        shape: (C, H, W) of what is generated, latents where there is an autoencoder.
+        shape: of what is generated, latents where there is an autoencoder; see `NetworkMaker`.
         labels: number of labels.
         net: the network, {"name": …, options}, see the registry.
         method: the generative method, {"name": "generative", "path": …, …}, see `GenerativeProcess`; or "mean_flow",
@@ -85,7 +85,7 @@ class ImageGenerator(Model):
         require(
             name == "discrete" or "path" in options, f"method={dict(method)}", "one with a path", "path.name=linear"
         )
-        told, sizes = self._told(text or {}, labels, known)
+        make_net = NetworkMaker(self.shape, labels, net, text or {}, texts, known)
         options["condition_dropout"] = images.condition_dropout
         self.method: GenerativeProcess | FlowMapProcess | TokenProcess
         if name == "discrete":
@@ -94,33 +94,22 @@ class ImageGenerator(Model):
             width = options.pop("width", 8)
             self.method = make("method 'discrete'", TokenProcess, options)
             tokens = self.method.tokens
-            net = told(build("net", net, **{**sizes, "channels": self.shape[0] * width}))
-            self.net: nn.Module = TokenNetwork(net, tokens.tokens, tokens.levels, width, axis=1)
+            inner = make_net(width)
+            self.net: nn.Module = TokenNetwork(inner, tokens.tokens, tokens.levels, width, axis=1)
         elif name == "mean_flow":  # guided by what it is taught
-            self.net = told(build("net", net, **sizes, two_times=True))
+            self.net = make_net(two_times=True)
             options |= {"path": build("path", options["path"]), "guidance": images.guidance}
             self.method = make("method 'mean_flow'", FlowMapProcess, options)
         else:
             learned = bool(options.get("learned_variance"))
-            self.net = told(build("net", net, **{**sizes, "channels": self.shape[0] * (1 + learned)}))
+            self.net = make_net(1 + learned)
             self.net = VarianceNetwork(self.net, axis=1) if learned else self.net
             options["path"] = build("path", options["path"])
             self.method = make("method 'generative'", GenerativeProcess, options)
+        if texts:
+            self.register_buffer("ids", make_net.ids(), persistent=False)
+        self._encoder = [make_net.encoder]  # a part of the network already
         self.check_guidance(images.guidance)
-
-    def _told(
-        self, text: Mapping[str, Any], labels: int, known: str | None
-    ) -> tuple[Callable[[Network], Network], dict[str, int]]:
-        """What makes a network read its condition, and the sizes that it is to be made with."""
-        sizes = {"channels": self.shape[0], "labels": labels}
-        if not self.texts:
-            return lambda net: net, sizes
-        encoder = build_text(text, vocabulary(self.texts), known)
-        attends = bool(text.get("attend"))
-        self.register_buffer("ids", encoder.ids(self.texts), persistent=False)
-        sizes = {"channels": self.shape[0], "cond_dim": encoder.features, "token_dim": attends * encoder.width}
-        self._reads = encoder.ids
-        return lambda net: ToldNetwork(net, encoder, attends), sizes
 
     def read(self, texts: Sequence[str]) -> Tensor:
         """Return texts as `draw` takes them in place of labels, (B, L) int64 on the CPU.
@@ -129,7 +118,7 @@ class ImageGenerator(Model):
             ValueError: a generator of numbered labels, or texts that its encoder refuses.
         """
         require(self.texts, f"texts={list(texts)[:3]} of a generator that is told by numbers", "labels")
-        return self._reads(texts)
+        return self._encoder[0].ids(texts)
 
     def networks(self) -> list[nn.Module]:
         """Return the network."""

@@ -22,7 +22,8 @@ from diffpolicy.util.files import write_json
 LINES = 12
 """Lines of images that are drawn where nothing says which."""
 
-GRID, ANIMATION, RECORD = "samples.png", "samples.gif", "samples.json"
+GRID, ANIMATION, FILMS, RECORD = "samples.png", "samples.gif", "films.gif", "samples.json"
+FILM = 4  # axes of one
 
 
 def sample_images(config: SampleConfig) -> str:
@@ -35,7 +36,7 @@ def sample_images(config: SampleConfig) -> str:
     """
     out = Path(config.out)
     require(not out.exists() or out.is_dir(), f"out={out} is a file", "a folder", error=FileExistsError)
-    old = [name for name in (GRID, ANIMATION, RECORD) if (out / name).exists()]
+    old = [name for name in (GRID, ANIMATION, FILMS, RECORD) if (out / name).exists()]
     cure = "choose another out, or overwrite=true"
     require(not old or config.overwrite, f"{out} holds {', '.join(old)}", cure=cure, error=FileExistsError)
     require(config.samples >= 1 and config.guidance, "no samples or no guidance", "samples >= 1 and a scale")
@@ -51,6 +52,8 @@ def sample_images(config: SampleConfig) -> str:
     save_grid(out / GRID, panels, config.samples)
     if states is not None:
         save_animation(out / ANIMATION, list(states), config.samples)
+    if len(generator.shape) == FILM:
+        save_animation(out / FILMS, list(panels[-1][1].unbind(1)), config.samples, rest=0.2)
     record = {"rows": results, "sampler": generator.method.sampler, "settings": asdict(config), **provenance()}
     write_json(out / RECORD, record | {"checkpoint": {"step": saved.step, "sha256": saved.sha256}})
     return f"{len(panels[0][1])} images for each of {len(results)} scales: {out / GRID}"

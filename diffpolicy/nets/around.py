@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
+
+from torch import Tensor, nn
 
 from diffpolicy.nets.base import Fusable, Network
 
@@ -23,3 +25,20 @@ class AroundNetwork(Fusable):
     def null(self, cond: Any) -> Any:
         """Return the condition that stands for "none"."""
         return self.net.null(cond)
+
+
+@final
+class FilmNetwork(AroundNetwork, Network):
+    """A network of images for films (B, T, C, H, W): the frames are channels, side by side.
+
+    Args:
+        net: of images of T·C channels.
+    """
+
+    def __init__(self, net: Network) -> None:
+        nn.Module.__init__(self)
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any = None, r: Tensor | None = None) -> Tensor:
+        """(B, T, C, H, W), (B,), a condition -> (B, T, C, H, W)."""
+        return self.net(x.flatten(1, 2), t, cond, r).unflatten(1, x.shape[1:3])

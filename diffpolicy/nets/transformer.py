@@ -36,6 +36,7 @@ class ConditionalTransformer(Network):
         time: "sinusoidal" or "fourier" (learned frequencies).
         dropout: fraction of each branch's outputs that training drops, drawn by torch's global generator.
         token_dim: numbers per token of the condition, to which every block attends; 0 for none.
+        ordered: whether steps know their places; without, they are a set, and the network treats all alike.
         joint: let tokens and steps attend to each other (MM-DiT) in place of the steps to the tokens alone.
 
     Raises:
@@ -61,6 +62,7 @@ class ConditionalTransformer(Network):
         dropout: float = 0.0,
         token_dim: int = 0,
         joint: bool = False,
+        ordered: bool = True,
     ) -> None:
         super().__init__()
         sizes = {"dim": dim, "horizon": horizon, "width": width, "layers": layers, "heads": heads}
@@ -71,7 +73,7 @@ class ConditionalTransformer(Network):
         require(0 <= dropout < 1, f"dropout={dropout}", "a fraction in [0, 1)")
         self.dim, self.cond_dim, self.horizon = dim, cond_dim, horizon
         self.token = nn.Linear(dim, width)
-        self.position = nn.Parameter(0.02 * torch.randn(horizon, width))
+        self.position = nn.Parameter(0.02 * torch.randn(horizon, width)) if ordered else None
         self.time = embedder(time_embedding(time, time_features), time_features, features)
         self.span = embedder(time_embedding(time, time_features), time_features, features) if two_times else None
         self.cond = embedder(nn.Identity(), cond_dim, features) if cond_dim else None
@@ -95,7 +97,8 @@ class ConditionalTransformer(Network):
         if vector is not None:
             features = features + self.cond(vector.to(dtype))[:, None]
         features = F.silu(features)
-        h = self.token(x.to(dtype)) + self.position[: x.shape[1]]
+        h = self.token(x.to(dtype))
+        h = h if self.position is None else h + self.position[: x.shape[1]]
         tokens = tokens if self.entry is None else self.entry(tokens.to(dtype))
         for block in self.blocks:
             h, tokens = block(h, features, tokens, mask)

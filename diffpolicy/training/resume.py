@@ -16,7 +16,7 @@ from diffpolicy.training.optim import Schedule
 from diffpolicy.util.errors import explain, require
 
 SCHEDULE_ENDS = "schedule_ends"
-_ALWAYS_ON = ("skips",)  # new switches whose True is what earlier releases did; of other new ones, False is
+_ALWAYS_ON = ("skips", "ordered")  # new switches whose True is what earlier releases did; of other new ones, False is
 _NEW = "resume with the old ones, or choose a new run_dir (init_from=… begins it with these weights)"
 
 

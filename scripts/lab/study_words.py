@@ -24,11 +24,11 @@ from diffpolicy.checkpoint import latest, read
 from diffpolicy.config import SamplerConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.datasets.catalog import open_source
-from diffpolicy.datasets.images import LabeledImages, from_levels
+from diffpolicy.datasets.images import LabeledImages, from_levels, to_levels
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.images import load_generator
 from diffpolicy.images.classifier import TRAINING, load_classifier, logits_and_features, train_classifier
-from diffpolicy.images.drawing import draw_images, save_grid
+from diffpolicy.images.drawing import as_images, draw_images, save_grid
 from diffpolicy.util import files
 from diffpolicy.util.stats import wilson
 from text_tables import PERCENT, interval, markdown
@@ -45,10 +45,16 @@ def judges(runs: Path, task: str, source: Any, train: LabeledImages, test: Label
     for word in source.words:
         folder = runs / f"{task}_{word}"
         if latest(folder / "checkpoints") is None:
-            one, other = (LabeledImages(part.levels, labels[word]) for part, labels in ((train, said), (test, heard)))
+            one, other = (
+                LabeledImages(_levels(part), labels[word]) for part, labels in ((train, said), (test, heard))
+            )
             train_classifier(folder, one, other, training=replace(TRAINING, steps=1200))
         found[word] = load_classifier(folder / "checkpoints" / "last")
     return found
+
+
+def _levels(images: LabeledImages) -> Tensor:
+    return to_levels(as_images(from_levels(images.levels)))
 
 
 def obeyed(images: Tensor, wanted: Mapping[str, Tensor], judges: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def main() -> None:
         {
             "guidance": None,
             "images": len(test),
-            "obeyed": obeyed(from_levels(test.levels), source.said(test.labels), read_by),
+            "obeyed": obeyed(as_images(from_levels(test.levels)), source.said(test.labels), read_by),
         }
     ]
     generator = load_generator(saved.path)
@@ -104,7 +110,7 @@ def main() -> None:
     panels = []
     for scale in SCALES:
         drawn, calls = draw_images(generator, labels, 0, scale, "bfloat16", progress=f"w = {scale:g}")
-        says = obeyed(drawn, source.said(labels), read_by)
+        says = obeyed(as_images(drawn), source.said(labels), read_by)
         rows.append({"guidance": scale, "images": len(labels), "network_calls": calls, "obeyed": says})
         spread = torch.linspace(0, len(source.texts) - 1, SHOWN).long()
         panels.append((f"w = {scale:g}", drawn.unflatten(0, (-1, options.each))[spread].flatten(0, 1)))
@@ -112,7 +118,9 @@ def main() -> None:
     seconds = sum(float(line["seconds"]) for line in _log(run) if "seconds" in line)
     found = {"of": of, "rows": rows, "texts": [source.texts[k] for k in spread], "seconds": seconds}
     files.write_json(options.out / f"{options.task}.json", found | provenance())
-    save_grid(options.out / f"{options.task}.png", panels[1:5], options.each)
+    save_grid(
+        options.out / f"{options.task}.png", panels[1:5] if len(generator.shape) == 3 else panels[2:3], options.each
+    )
     print(table(found))
 
 

@@ -8,6 +8,8 @@ SOURCES = {
     "zarr": "diffpolicy.datasets.sources.zarr:OwnRecording",
     "mnist": "diffpolicy.datasets.sources.mnist:MNIST",
     "colored_digits": "diffpolicy.datasets.sources.colored_digits:ColoredDigits",
+    "moving_digits": "diffpolicy.datasets.sources.moving_digits:MovingDigits",
+    "solids": "diffpolicy.datasets.sources.solids:Solids",
 }
 """dataset.name -> module and class."""
 
