@@ -22,6 +22,9 @@ import delay_tables
 import image_benchmark.tables as image_tables
 import samplers.tables as sampler_tables
 import study_costs
+import study_doubt
+import study_told
+import study_words
 from comparison.page import HEAT_MAP, PLOTS
 from comparison.store import Result, read_results
 from comparison.tables import NOTHING
@@ -208,6 +211,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "teaching": _from(teaching_table, "trials/pusht_teaching.json"),
     "history": _from(history_table, "trials/pusht_history.json"),
     "costs": _from(study_costs.table, "costs.json"),
+    "told": _from(study_told.table, "told.json"),
+    "doubt": _from(study_doubt.table, "doubt.json"),
+    **{task: _from(study_words.table, f"words/{task}.json") for task in study_words.TASKS},
     "delays": _from(delay_tables.delays, "delay.json"),
     "delay": _from(delay_tables.one_delay, "delay.json"),
     "improvement": _from(improvement_table, "improvement.json"),

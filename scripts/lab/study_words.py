@@ -34,6 +34,7 @@ from diffpolicy.util.stats import wilson
 from text_tables import PERCENT, interval, markdown
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "words"
+TASKS = ("colored_digits", "moving_digits", "solids")
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 SAMPLER = SamplerConfig("dpmpp_2m", 20, "log_snr")
 SHOWN = 8  # texts in the picture
@@ -82,7 +83,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="colored_digits")
+    parser.add_argument("--task", choices=TASKS, default=TASKS[0])
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--each", type=int, default=10, help="images of a text")
     parser.add_argument("--settings", nargs="*", default=[], help="of the training, as `diffpolicy train` takes them")
