@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from .base import AGENT_BOUNDS, PushingEnv
@@ -83,6 +84,10 @@ class PushTEnv(PushingEnv):
     With `goal="random"` a vector ends with three more numbers: the goal's x, y (px) and angle (0 to 2π rad). With
     another block the corners are its own.
 
+    With `told=True`, for `"corners"` and `"keypoints"`, a `Dict` by gymnasium-robotics' keys: `observation`, the vector
+    above without these three numbers; `achieved_goal`, the points of the block; and `desired_goal`, where they are when
+    the block lies on the goal.
+
     ## Action Space
     `Box(0, 512, (2,), float32)`: the agent's target.
 
@@ -127,6 +132,7 @@ class PushTEnv(PushingEnv):
     * `render_size`: side of the rendered image, px.
     * `goal`: the goal's pose (x, y, angle), px and rad, or `"random"`: at every reset x and y uniform in 128 to 384,
       any angle.
+    * `told`: observe the goal by its points, beside the block's.
     * `block`: `"tee"`, `"ell"`, `"plus"` or convex pieces `[[(x, y), ...], ...]`, px.
     * `obstacles`: convex polygons `[[(x, y), ...], ...]`, px, that stop the block; the agent reaches over them. One
       that covers part of the goal raises `ValueError`.
@@ -151,6 +157,7 @@ class PushTEnv(PushingEnv):
         goal: Any = GOAL_POSE,
         block: Any = "tee",
         obstacles: Any = (),
+        told: bool = False,
     ) -> None:
         is_tee = isinstance(block, str) and block == "tee"
         pairs = obs_mode != "keypoints" or is_tee
@@ -165,6 +172,17 @@ class PushTEnv(PushingEnv):
         in_the_way = [make_region("obstacle", [polygon]) for polygon in obstacles]
         super().__init__(obs_mode, self._bounds(obs_mode), in_the_way, render_mode, render_size)
         self._pose: tuple[float, float, float] | None = None
+        self.told = told
+        if told:
+            pointed = obs_mode in ("corners", "keypoints")
+            require(
+                pointed, f"told=True with obs_mode={obs_mode!r}", "'corners' or 'keypoints', which a goal has too"
+            )
+            seen, count = self.observation_space, 2 * len(self._points)
+            low, high = (bound[: count + 2] for bound in (seen.low, seen.high))  # without a drawn goal's pose
+            points = spaces.Box(low[:count], high[:count], dtype=np.float32)
+            parts = {"observation": spaces.Box(low, high, dtype=np.float32)}
+            self.observation_space = spaces.Dict({**parts, "achieved_goal": points, "desired_goal": points})
         if not self._goal_drawn:
             x, y, angle = numbers("goal", goal, _GOAL, (*AGENT_BOUNDS, ANY))
             self._aim((x, y, angle))
@@ -218,6 +236,15 @@ class PushTEnv(PushingEnv):
             x, y, angle = self._goal_pose
             seen.append(np.array([x, y, angle % (2.0 * math.pi)]))
         return np.concatenate(seen)
+
+    def _observe(self, contacts: int) -> tuple[Any, float, dict[str, Any]]:
+        obs, reward, info = super()._observe(contacts)
+        if not self.told:
+            return obs, reward, info
+        count = 2 * len(self._points)
+        goal = block_points(np.array([0.0, 0.0, *self._goal_pose]), self._points).astype(np.float32)
+        parts = {"observation": obs[: count + 2], "achieved_goal": obs[:count].copy(), "desired_goal": goal}
+        return parts, reward, info
 
     def _blocks(self) -> Sequence[Polygon]:
         (block,) = self._table.blocks

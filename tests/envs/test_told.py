@@ -99,3 +99,25 @@ def test_instructions_that_it_does_not_know_are_refused():
         gym.make("diffpolicy/Detour-v0", phrasings="new")
     with pytest.raises(ValueError, match="unknown reset option 'task'"):
         gym.make("diffpolicy/Detour-v0").reset(options={"task": "go left"})
+
+
+def test_a_goal_is_told_by_the_points_of_a_block_that_lies_on_it():
+    env = gym.make("diffpolicy/PushT-v0", obs_mode="corners", goal="random", told=True)
+    plain = gym.make("diffpolicy/PushT-v0", obs_mode="corners", goal="random")
+    goals = []
+    for seed in range(5):
+        obs, info = env.reset(seed=seed)
+        assert env.observation_space.contains(obs)
+        seen = plain.reset(seed=seed)[0]
+        np.testing.assert_array_equal(obs["observation"], seen[:-3])
+        np.testing.assert_array_equal(obs["achieved_goal"], seen[:16])
+        goals.append(obs["desired_goal"])
+        reached, there = env.reset(seed=seed, options={"state": [20, 20, *info["goal_pose"]]}), info["goal_pose"]
+        assert reached[1]["coverage"] < 0.99 or np.allclose(reached[1]["goal_pose"], there)
+    fixed = gym.make("diffpolicy/PushT-v0", obs_mode="keypoints", told=True)
+    obs, info = fixed.reset(seed=0, options={"state": [20, 20, 256, 256, np.pi / 4]})
+    assert info["coverage"] > 0.99
+    np.testing.assert_allclose(obs["achieved_goal"], obs["desired_goal"], atol=1e-3)
+    assert len({goal.tobytes() for goal in goals}) == 5
+    with pytest.raises(ValueError, match="told=True with obs_mode='state'"):
+        gym.make("diffpolicy/PushT-v0", told=True)

@@ -14,6 +14,7 @@ SOURCES = {
 """dataset.name -> module and class."""
 
 TRANSFORMS = {
+    "hindsight": "diffpolicy.datasets.hindsight:Hindsight",
     "align": "diffpolicy.datasets.sources.pusht:Align",
     "mirror": "diffpolicy.datasets.sources.pusht:Mirror",
     "left_right": "diffpolicy.datasets.sources.pusht:LeftRight",
