@@ -84,9 +84,9 @@ class PushTEnv(PushingEnv):
     With `goal="random"` a vector ends with three more numbers: the goal's x, y (px) and angle (0 to 2π rad). With
     another block the corners are its own.
 
-    With `told=True`, for `"corners"` and `"keypoints"`, a `Dict` by gymnasium-robotics' keys: `observation`, the vector
-    above without these three numbers; `achieved_goal`, the points of the block; and `desired_goal`, where they are when
-    the block lies on the goal.
+    With `told=True`, for `"corners"` and `"keypoints"`, a `Dict` by gymnasium-robotics' keys: `observation`, the
+    vector above without these three numbers; `achieved_goal`, the points of the block; and `desired_goal`, where
+    they are when the block lies on the goal.
 
     ## Action Space
     `Box(0, 512, (2,), float32)`: the agent's target.
@@ -175,9 +175,7 @@ class PushTEnv(PushingEnv):
         self.told = told
         if told:
             pointed = obs_mode in ("corners", "keypoints")
-            require(
-                pointed, f"told=True with obs_mode={obs_mode!r}", "'corners' or 'keypoints', which a goal has too"
-            )
+            require(pointed, f"told=True with obs_mode={obs_mode!r}", "'corners' or 'keypoints', as goals have")
             seen, count = self.observation_space, 2 * len(self._points)
             low, high = (bound[: count + 2] for bound in (seen.low, seen.high))  # without a drawn goal's pose
             points = spaces.Box(low[:count], high[:count], dtype=np.float32)

@@ -26,13 +26,12 @@ class Hindsight(EpisodeTransform):
     """
 
     adds: ClassVar[bool] = True
+    reads: ClassVar[tuple[str, ...]] = (ACHIEVED, DESIRED)
 
     def fit(self, buffer: ReplayBuffer) -> None:
         """Remember the goals, which `undo` puts back."""
         missing = [key for key in (ACHIEVED, DESIRED) if key not in buffer]
-        cure = (
-            "record both: env.obs_keys=[observation,achieved_goal,desired_goal], and name them in observation.goals"
-        )
+        cure = "record them by env.obs_keys=[observation,achieved_goal,desired_goal]"
         require(not missing, f"dataset.transforms=[hindsight] without {' and '.join(missing)}", "both arrays", cure)
         shapes = [buffer[key].shape[1:] for key in (ACHIEVED, DESIRED)]
         require(shapes[0] == shapes[1], f"{ACHIEVED} {shapes[0]} and {DESIRED} {shapes[1]}", "one shape")

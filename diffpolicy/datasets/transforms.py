@@ -76,6 +76,9 @@ class EpisodeTransform(Transform):
     keeps_images: ClassVar[bool] = False
     """Whether images of the frames stay right when it changes the rest."""
 
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Arrays that it needs, beside those that are observed."""
+
     def fit(self, buffer: ReplayBuffer) -> None:
         """Measure the episodes that `apply` and `undo` are about to change."""
 

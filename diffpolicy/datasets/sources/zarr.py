@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from diffpolicy.datasets.buffer import ReplayBuffer
-from diffpolicy.datasets.catalog import DemonstrationSource
+from diffpolicy.datasets.catalog import DemonstrationSource, transform
 from diffpolicy.datasets.checks import IMAGE_NDIM, is_picture
 from diffpolicy.datasets.conversion_cache import replay_buffer_at
 from diffpolicy.datasets.frames import FrameSource, ZarrFrames
@@ -39,7 +39,9 @@ class OwnRecording(DemonstrationSource):
         Raises:
             KeyError: an array that the recording lacks; says which settings would fit.
         """
-        keys = dict.fromkeys([*self.observation.vectors, *self.observation.goals, self.dataset.action_key])
+        read = [key for name in self.dataset.transforms for key in transform(name).reads]
+        observed = [*self.observation.vectors, *self.observation.goals]
+        keys = dict.fromkeys([*observed, *read, self.dataset.action_key])
         self._check([*keys, *self.observation.images])
         return ReplayBuffer.open(self.path, list(keys))
 
