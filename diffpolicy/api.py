@@ -64,7 +64,7 @@ from diffpolicy.policies import Agent, ChunkModel, build_model, build_policy, lo
 from diffpolicy.policies.instructions import reader
 from diffpolicy.policies.io import method_class
 from diffpolicy.policies.models import Remembers
-from diffpolicy.policies.texts import text_identity
+from diffpolicy.policies.texts import check_words, text_identity
 from diffpolicy.training import train
 from diffpolicy.training.distributed import Ranks, process_group
 from diffpolicy.training.log import read_metrics
@@ -226,6 +226,9 @@ def _train_images(source: ImageSource, config: RunConfig, ranks: Ranks, device: 
     images, held_out = (source.images(split).to(device) for split in ("train", "test"))
     torch.manual_seed(config.seed)
     record, generator = _untrained(_with_stream(config), images, source)
+    if config.init_from is not None and source.texts:
+        start = checkpoints.read(config.init_from)
+        check_words(load_config(start.config).found, record.found, start.path)
     batches = BatchSampler(len(images), config.training.batch_size, config.seed, device)
     rows = ranks.shard(config.training.batch_size)
 
@@ -265,6 +268,8 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     torch.manual_seed(config.seed)
     net = config.net if method_class(config).has_net else {}
     record = replace(_with_stream(config, windows, start), net=net, found=_found(config, windows))
+    if start is not None:
+        check_words(load_config(start.config).found, record.found, start.path)
     model = build_model(record, windows.spec, windows.train.action_dim, for_training=start is None)
     batch = reader(model, windows.texts, windows.normalized)
     if isinstance(model, Remembers):
@@ -335,7 +340,7 @@ def _with_stream(
 def _found(config: RunConfig, windows: Windows) -> FoundInData:
     count = None if method_class(config).learns else len(windows.train)
     known = {"observation": windows.spec.to_plain(), "action_dim": windows.train.action_dim, "windows": count}
-    known["words"] = {key: vocabulary(texts) for key, texts in windows.texts.items()}
+    known["words"] = {key: vocabulary(text for text in texts if text) for key, texts in windows.texts.items()}
     known["text"] = text_identity(config.text) if windows.texts else None
     return FoundInData(digest=windows.digest, limits=Limits.of(windows.actions).to_plain(), **known)
 

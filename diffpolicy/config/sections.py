@@ -145,7 +145,7 @@ class PolicyConfig:
             first actions, 1 to `prefix` of them and those of the past; 0 teaches no window so. With
             `execution.inpaint` of a delay it is what a robot that does not wait needs (flow and diffusion alone).
         condition_dropout: by text or goal, the share of the training windows that are not told it: for policies that
-            act without, and for `execution.guidance`.
+            also act on an empty text or a goal of NaN, and for `execution.guidance`.
     """
 
     obs_horizon: int = 2
@@ -310,7 +310,7 @@ class FoundInData:
         action_dim: numbers per action as recorded; None in earlier checkpoints, whose normalizer tells.
         windows: number of training windows, for methods that remember them.
         words: by text, the words that training saw.
-        text: what tells the weights of a pretrained text encoder from others; None of one that was trained here.
+        text: digest of a pretrained text encoder's files; None of one that was trained here.
         limits: of the actions, for a robot's guard, see `control.guard.Limits`; None in earlier checkpoints.
         image_shape: (C, H, W) of training images.
         labels: number of labels of training images.

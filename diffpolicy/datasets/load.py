@@ -26,11 +26,12 @@ from diffpolicy.datasets.samplers import BatchSampler
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.stream_settings import fitted
 from diffpolicy.datasets.streaming import WindowStream, augmented
-from diffpolicy.datasets.told import texts_of, with_texts
+from diffpolicy.datasets.told import heard, texts_of, with_texts
 from diffpolicy.datasets.transforms import Batch, StreamedAugmentation
 from diffpolicy.datasets.weights import time_to_success_weights, unweighted
 from diffpolicy.datasets.windows import WindowDataset
 from diffpolicy.util.errors import require
+from diffpolicy.util.names import check
 
 BatchAt = Callable[[int], dict[str, Tensor]]
 
@@ -48,7 +49,7 @@ class Windows:
         digest: SHA-256 of the training data, see `digest_of`.
         actions: as recorded, an array (L, A) for each training episode, augmentations included.
         streamed: augmentations of half of the windows of every batch, drawn at random, where images stream.
-        texts: by key, all texts of the recording, of which a batch has the numbers.
+        texts: by key, the texts of the recording, of which a batch has the numbers; "" for those never trained on.
         notes: lines about the numbers, for the person who trains.
         short: how many episodes were left out since they are too short for one window.
     """
@@ -87,8 +88,13 @@ def load_windows(
     source, data, keys = catalog.open_demonstrations(config), config.dataset, config.observation.vectors
     observed = [*keys, *config.observation.images]
     require(observed, "observation.vectors=[] without observation.images", "vectors or images to observe")
+    every = [*observed, *config.observation.texts, *config.observation.goals]
+    twice = sorted({key for key in every if every.count(key) > 1})
+    require(not twice, f"{', '.join(twice)} observed twice", "each key in one of vectors, images, texts and goals")
     recorded, horizons, told = source.recorded(), horizons_of(config), config.observation
     texts = {key: texts_of(recorded, key) for key in told.texts}
+    for key in told.goals:
+        check("goal in observation.goals", key, recorded.keys())
     chosen, held_out, short = choose(recorded, config)
     transforms = transforms_of(source, config)
     changed = transformed(recorded, transforms)
@@ -126,7 +132,7 @@ def load_windows(
         digest_of(recorded.subset(chosen), None if source.mode in source.drawn else images, texts),
         [seen[data.action_key][part] for part in seen.episode_slices()],
         [one for one in transforms if isinstance(one, StreamedAugmentation)] if streams else (),
-        texts,
+        {key: heard(recorded.subset(chosen), key, every) for key, every in texts.items()},
         notes,
         short,
     )

@@ -57,18 +57,18 @@ def check_image(
     )
 
 
-def check_text(key: str, values: np.ndarray, axes: int) -> None:
+def check_text(key: str, values: np.ndarray, leading: tuple[int, ...]) -> None:
     """Raise TypeError or ValueError unless texts are strings, one per moment.
 
     Args:
         key: of the text.
         values: the texts.
-        axes: of the batch, and of time if there is one.
+        leading: sizes of the axes of the batch and of time.
     """
     if values.dtype.kind != "U":
         raise TypeError(explain(f"obs[{key!r}] is {values.dtype}", "text", "give np.array of strings"))
-    if values.ndim != axes:
-        raise ValueError(explain(f"obs[{key!r}] has shape {values.shape}", f"{axes} axes, one text per moment"))
+    if values.shape != leading:
+        raise ValueError(explain(f"obs[{key!r}] has shape {values.shape}", f"{leading}, one text per moment"))
 
 
 def check_vector(key: str, values: np.ndarray, size: int | None, leading: tuple[int, ...]) -> None:

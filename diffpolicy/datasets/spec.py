@@ -139,24 +139,28 @@ class ObservationSpec(Mapping[str, Field]):
         """The texts and goals."""
         return {key: field for key, field in self._fields.items() if field.kind in ("text", "goal")}
 
-    def told_in(self, obs: Observation) -> dict[str, np.ndarray]:
-        """Return texts (B,) and goals (B, G) float32 of the newest of T_o observations (B, T_o, …), checked.
+    def told_in(self, obs: Observation, batch: int, steps: int) -> dict[str, np.ndarray]:
+        """Return texts (B,) and goals (B, G) float32 of the newest of T_o observations (B, T_o, …).
+
+        Args:
+            obs: as `split` took it.
+            batch: B.
+            steps: T_o.
 
         Raises:
             TypeError: a text that is no string.
-            ValueError: an entry that is missing or of another shape, NaN or infinity.
+            ValueError: an entry of another shape.
         """
         assert isinstance(obs, Mapping)  # as `split` demands
         found = {}
         for key, field in self.told.items():
             values = np.asarray(obs[key])
             if field.kind == "text":
-                check_text(key, values, 2)
+                check_text(key, values, (batch, steps))
                 found[key] = values[:, -1]
                 continue
-            check_vector(key, values, field.size, values.shape[:2])
+            check_vector(key, values, field.size, (batch, steps))
             found[key] = values[:, -1].reshape(len(values), -1).astype(np.float32)
-            check_finite(found[key][:, None])
         return found
 
     def to_plain(self) -> dict[str, dict[str, Any]]:

@@ -18,12 +18,18 @@ def texts_of(recorded: ReplayBuffer, key: str) -> list[str]:
     """
     texts, numbers = recorded.attrs.get(f"{key}s"), recorded.meta.get(key)
     given = f"observation.texts=[{key}] of a recording without {key}s"
-    cure = "take observation.texts=[], or add them: attrs['tasks'] and, one per episode, meta['task']"
+    cure = f"take observation.texts=[], or add them: attrs[{key + 's'!r}] and, one per episode, meta[{key!r}]"
     fits = isinstance(texts, (list, tuple)) and numbers is not None and all(isinstance(one, str) for one in texts)
     require(fits, given, "texts and the number of each episode's", cure)
     whole = (numbers == numbers.astype(int)).all() and numbers.max() < len(texts)
     require(whole, f"meta[{key!r}] up to {numbers.max()} of {len(texts)} texts", "the number of each episode's text")
     return list(texts)
+
+
+def heard(trained: ReplayBuffer, key: str, texts: Sequence[str]) -> list[str]:
+    """Return texts with "" in place of those that none of the training episodes has."""
+    numbers = set(trained.meta[key].astype(int).tolist())
+    return [text if number in numbers else "" for number, text in enumerate(texts)]
 
 
 def with_texts(recorded: ReplayBuffer, keys: Sequence[str]) -> ReplayBuffer:

@@ -158,7 +158,6 @@ class _Recording:
         failed: consecutive seeds without an episode to keep.
         broke: consecutive seeds whose episodes the environment broke off.
         broken: a sentence for each such episode.
-        texts: keys of the texts that say what was to be done.
     """
 
     config: RecordConfig
@@ -169,7 +168,6 @@ class _Recording:
     failed: int = 0
     broke: int = 0
     broken: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.seeds:
@@ -179,6 +177,11 @@ class _Recording:
     def seeds(self) -> list[int]:
         """The seeds of the episodes that are kept."""
         return self.writer.meta.get(SEEDS, [])
+
+    @property
+    def texts(self) -> list[str]:
+        """Keys of the texts that say what was to be done."""
+        return [key for key in self.writer.meta if f"{key}s" in self.writer.noted]
 
     def fill(self, make: MakeEnv) -> None:
         """Add episodes until there are as many as the settings ask for."""
@@ -234,11 +237,9 @@ class _Recording:
     def _told(self, recorded: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """The arrays of an episode that are numbers, and of each text its number among those of the recording."""
         texts = {name: values for name, values in recorded.items() if values.dtype.kind == "U"}
-        if self.config.instruction is not None:
-            given = f"instruction={self.config.instruction!r} where the environment says {TASK!r} itself"
-            require(TASK not in texts, given, cure="leave it out")
-            return recorded, {TASK: 0}
-        numbers: dict[str, int] = {}
+        given = f"instruction={self.config.instruction!r} where the environment says {TASK!r} itself"
+        require(self.config.instruction is None or TASK not in texts, given, cure="leave it out")
+        numbers: dict[str, int] = {} if self.config.instruction is None else {TASK: 0}
         for name, values in texts.items():
             given = f"the text {name!r} changes within an episode"
             require((values == values[0]).all(), given, "one text per episode", "leave it out by env.obs_keys")
@@ -248,7 +249,6 @@ class _Recording:
                 self.writer.note({**self.writer.noted, f"{name}s": [*every, text]})
                 every.append(text)
             numbers[name] = every.index(text)
-        self.texts = list(texts)
         return {name: values for name, values in recorded.items() if name not in texts}, numbers
 
     def says(self) -> list[str]:

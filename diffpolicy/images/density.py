@@ -58,11 +58,11 @@ def bits_per_dimension(
     require(has, given, "a generator of pixels by method=flow, ddpm, v or score")
     images = images.to(next(generator.parameters()).device)
     data = dequantized(from_levels(images.levels), seeds.generator(seed, "dequantization"))
-    d = data[0].numel()
+    d, told = data[0].numel(), generator.condition(images.labels)
     density = log_density(
         generator.field(1.0, generator.method.path),
         data,
-        images.labels,
+        told,
         steps=steps,
         grid="log_snr",
         divergence="hutchinson",
@@ -70,7 +70,7 @@ def bits_per_dimension(
         generator=seeds.generator(seed, "probe signs"),
     )
     table = generator.field(1.0, DiscretePath(indices))
-    bound = variational_bound(table, data, images.labels, seeds.generator(seed, "variational bound"))
+    bound = variational_bound(table, data, told, seeds.generator(seed, "variational bound"))
     parts = {"prior": bound.prior, "steps": bound.steps.sum(0), "reconstruction": bound.reconstruction}
     scale = d * math.log(2)
     trace_error = float(density.standard_error.square().mean().sqrt()) / scale / math.sqrt(len(data))
@@ -111,7 +111,7 @@ def token_bits(generator: ImageGenerator, images: LabeledImages, times: int = 10
     images = images.to(next(generator.parameters()).device)
     data = to_tokens(from_levels(images.levels), method.tokens.levels)
     noise = seeds.generator(seed, "variational bound")
-    bound = token_bound(generator.net, method.tokens, data, images.labels, noise, times)
+    bound = token_bound(generator.net, method.tokens, data, generator.condition(images.labels), noise, times)
     bits = _mean(bound / (data[0].numel() * math.log(2)))
     return {"images": len(data), "levels": method.tokens.levels, "token_bound": {**bits, "times": times}}
 

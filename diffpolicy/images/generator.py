@@ -120,6 +120,23 @@ class ImageGenerator(Model):
         require(self.texts, f"texts={list(texts)[:3]} of a generator that is told by numbers", "labels")
         return self._encoder[0].ids(texts)
 
+    def condition(self, labels: Tensor) -> Tensor:
+        """Return what the network is told: labels (B,) int64 as they are, or the ids (B, L) of their texts.
+
+        Args:
+            labels: numbers, or texts, as `read` returns them.
+
+        Raises:
+            ValueError: labels or ids that do not exist.
+        """
+        if labels.ndim == 1:
+            known = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < self.labels)).all())
+            require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
+            return self.ids[labels] if self.texts else labels
+        fits = bool(self.texts) and labels.ndim == 2 and labels.shape[1] == self.ids.shape[1]
+        require(fits, f"labels of shape {tuple(labels.shape)}", "numbers (B,), or texts as `read` returns them")
+        return labels
+
     def networks(self) -> list[nn.Module]:
         """Return the network."""
         return [self.net]
@@ -183,10 +200,7 @@ class ImageGenerator(Model):
         Raises:
             ValueError: labels that do not exist.
         """
-        if labels.ndim == 1:
-            known = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < self.labels)).all())
-            require(known, f"labels {labels.tolist()[:20]}", f"integers from 0 to {self.labels - 1}")
-            labels = self.ids[labels] if self.texts else labels
+        labels = self.condition(labels)
         scale, shape = (
             self.check_guidance(self.guidance if guidance is None else guidance),
             (len(labels), *self.shape),

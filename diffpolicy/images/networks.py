@@ -63,14 +63,15 @@ class NetworkMaker:
         given = f"a method with {factor} numbers in place of one, for data of shape {self.shape}"
         require(factor == 1 or len(self.shape) == _IMAGE, given, "images", "take method=flow")
         told, attends = self.encoder, bool(self.text.get("attend"))
-        sizes: dict[str, int] = {} if told else {"labels": self.labels}
-        if told is not None:
-            sizes = {"cond_dim": told.features, **({"token_dim": told.width} if attends else {})}
         if len(self.shape) == _POINTS:
-            sizes |= {"dim": self.shape[1], "horizon": self.shape[0]}
+            sizes = {"dim": self.shape[1], "horizon": self.shape[0]}
         else:
             frames = self.shape[0] if len(self.shape) == _FILM else 1
-            sizes["channels"] = frames * self.shape[-3] * factor
+            sizes = {"channels": frames * self.shape[-3] * factor}
+        if told is None:
+            sizes["labels"] = self.labels
+        else:
+            sizes |= {"cond_dim": told.features, **({"token_dim": told.width} if attends else {})}
         net = build("net", self.net, **sizes, **({"two_times": True} if two_times else {}))
         net = FilmNetwork(net) if len(self.shape) == _FILM else net
         return net if told is None else ToldNetwork(net, told, attends)

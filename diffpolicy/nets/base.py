@@ -70,6 +70,11 @@ class Fusable(ABC):
 class Freezable(ABC):
     """A module that can be prepared for inference."""
 
+    @property
+    def compiles(self) -> bool:
+        """Whether `freeze` can compile calls."""
+        return True
+
     @abstractmethod
     def freeze(self, shape: tuple[int, ...] | None = None, per_step: bool = False) -> None:
         """Prepare for inference: the same numbers up to rounding, in fewer operations and without gradients.

@@ -83,8 +83,10 @@ def null_vector(learned: Tensor | None, cond: Condition) -> Condition:
     """Return `cond` with the learned vector (C,) that stands for "none" in place of every sample's.
 
     Raises:
-        ValueError: the network was built without a condition.
+        ValueError: the network was built without a condition, or there are tokens, which would say what was dropped.
     """
     if learned is None:
         raise ValueError(explain("cond_dim=0: this network has no condition to drop", cure="set cond_dim"))
+    if cond.tokens is not None:
+        raise ValueError(explain("a condition with tokens", "a vector to drop", "drop texts by condition_dropout"))
     return cond._replace(vector=learned.expand_as(cond.vector))

@@ -108,7 +108,8 @@ class ConditionalUnet1D(Network):
         fits = widths and all(width % groups == 0 for width in widths)
         require(fits, f"widths={list(widths)}", f"at least one, each a multiple of groups={groups}")
         require(kernel % 2, f"kernel={kernel}", "an odd number, which keeps the length")
-        require(widths[-1] % heads == 0, f"widths={list(widths)} with heads={heads}", "heads that divide the last")
+        divided = not token_dim or widths[-1] % heads == 0
+        require(divided, f"widths={list(widths)} with heads={heads}", "heads that divide the last")
         self.dim, self.cond_dim, self.token_dim, self.stride = dim, cond_dim, token_dim, 2 ** (len(widths) - 1)
         self.time = time_mlp(time, time_features)
         self.span = time_mlp(time, time_features) if two_times else None

@@ -102,6 +102,11 @@ class FastUnet1D(Network, Fusable, Freezable):
         self._frozen: _Frozen | None = None
         self.register_load_state_dict_post_hook(_thaw)
 
+    @property
+    def compiles(self) -> bool:
+        """Not with tokens to attend to, for which the compiled trunk has no input."""
+        return self.attend is None
+
     def fuse(self) -> None:
         """Run the group norms with Mish and FiLM as compiled passes: the same numbers up to rounding."""
         fuse_norms(self)
@@ -215,7 +220,7 @@ class _Frozen:
         self._two_times = net.span is not None
         weight = torch.cat([film.weight.detach() for film in films])
         self._time, self.shape = net.time_features, shape
-        captures = weight.is_cuda and shape is not None and net.attend is None
+        captures = weight.is_cuda and shape is not None and net.compiles
         self.graphs: dict[str, Any] | None = {} if captures else None
         self._bias = torch.cat([film.bias.detach() for film in films])
         self._of_time, self._of_cond = weight[:, :features].contiguous(), weight[:, features:].contiguous()
@@ -223,7 +228,7 @@ class _Frozen:
         self._times: dict[tuple[float, float], Tensor] = {}
         self._cond: tuple[Tensor, Tensor] | None = None
         self._compiled: dict[int, Callable[[Tensor, Tensor], Tensor]] = {}  # by the axes of the FiLM
-        compiles = shape is not None and net.attend is None  # tokens come in any number: with them nothing is
+        compiles = shape is not None and net.compiles
         for leading in [shape[:1], shape[:2]][: 1 + per_step] if compiles else []:
             films = weight.new_zeros((*leading, len(weight)))
             self._compiled[films.ndim] = self._compile(weight.new_zeros(shape or ()), films)

@@ -56,7 +56,7 @@ class Agent(Controller):
     def __init__(self, policy: Policy, ask: Ask | None = None) -> None:
         self.policy, self.ask = policy, ask
         self.spread: dict[int, float] = {}
-        self.asked: Counter[int] = Counter()  # how often, by environment
+        self.asked: Counter[int] = Counter()  # how often in the present episode, by environment
         self.replan_every = policy.action_horizon
         self._episodes: dict[int, _Episode] = {}
 
@@ -118,6 +118,8 @@ class Agent(Controller):
 
     def _start(self, env: int, key: tuple[int, ...]) -> _Episode:
         policy, steps = self.policy, self.policy.obs_horizon
+        self.spread.pop(env, None)
+        self.asked.pop(env, None)
         queue = ActionQueue(key, policy.execution, policy.action_dim, steps - 1, isinstance(policy.model, Corrects))
         self._episodes[env] = _Episode(key, deque(maxlen=steps), queue)
         return self._episodes[env]
@@ -135,20 +137,14 @@ class Agent(Controller):
             self.calls = int((counted or list(chunk.calls))[-1])
         if chunk.spread is not None:
             self.spread |= dict(zip(envs, chunk.spread.tolist(), strict=True))
-        for env, episode, actions, past in zip(envs, episodes, chunk.actions, chunk.memory, strict=True):
-            episode.chunks, episode.past = episode.chunks + 1, past
-            episode.queue.put(self._sure(env, actions), self.replan_every)
-
-    def _sure(self, env: int, actions: np.ndarray) -> np.ndarray:
-        """A chunk's actions, or those of whoever is asked where the policy is not sure of them."""
         above = self.policy.execution.ask_above
-        if above is None:
-            return actions
-        history = self._episodes[env].history
-        held = hold(self.policy, history[-1])
-        actions, asked = answered(env, list(history), actions, self.spread[env], above, self.ask, held)
-        self.asked[env] += asked
-        return actions
+        for env, episode, actions, past in zip(envs, episodes, chunk.actions, chunk.memory, strict=True):
+            if above is not None and self.spread[env] > above:  # the next chunk has none that was carried out
+                held = hold(self.policy, episode.history[-1])
+                actions, past = answered(env, list(episode.history), actions, self.ask, held), None
+                self.asked[env] += 1
+            episode.chunks, episode.past = episode.chunks + 1, past
+            episode.queue.put(actions, self.replan_every)
 
 
 def _entry(obs: Observation, i: int, spec: ObservationSpec) -> Observation:

@@ -16,7 +16,8 @@ from torch import Tensor
 from diffpolicy.util.errors import require
 
 Ask = Callable[[int, Any], np.ndarray | None]
-"""(environment, its observations) -> actions (T_a, A) of whoever was asked, or None, and the robot holds."""
+"""(environment, its observations) -> actions (n, A) from now on of whoever was asked, as many as a chunk's: T_a, and
+the longest delay. Or None, and the robot holds."""
 
 
 def spread_of(chunks: Tensor, candidates: int, count: int, start: int, steps: int) -> Tensor:
@@ -28,39 +29,33 @@ def spread_of(chunks: Tensor, candidates: int, count: int, start: int, steps: in
         chunks: (at least count·candidates, T_p, A), the candidates of an episode side by side.
         candidates: of each episode.
         count: of episodes.
-        start: T_o - 1, the first action that is executed.
+        start: the first action that is executed, T_o - 1 and the longest delay.
         steps: T_a, how many are.
     """
     executed = chunks[: count * candidates, start : start + steps].unflatten(0, (count, candidates))
     return executed.var(1, correction=0).mean((1, 2)).sqrt()
 
 
-def answered(
-    env: int, obs: Any, actions: np.ndarray, spread: float, above: float, ask: Ask | None, hold: np.ndarray | None
-) -> tuple[np.ndarray, bool]:
-    """Return the actions to execute, and whether somebody was asked for them.
+def answered(env: int, obs: Any, actions: np.ndarray, ask: Ask | None, hold: np.ndarray | None) -> np.ndarray:
+    """Return the actions (n, A) to execute in place of a chunk's that the policy is not sure of.
 
     Args:
         env: number of the environment.
         obs: the observations of the chunk.
         actions: (n, A) of the chunk.
-        spread: of its candidates.
-        above: from where on the policy asks.
         ask: who is asked; None is nobody, and the robot holds.
         hold: the action (A,) with which it does; None if that is not known.
 
     Raises:
         ValueError: nobody answers, and it is not known how the robot holds; or an answer of another shape.
     """
-    if spread <= above:
-        return actions, False
     answer = None if ask is None else ask(env, obs)
     if answer is None:
-        given = f"candidates that are {spread:.3g} apart, with execution.ask_above={above:g}, and nobody to ask"
-        cure = "set agent.ask, which returns actions"
+        given = f"a chunk of environment {env} that the policy is not sure of, and no answer"
+        cure = "let agent.ask return actions"
         require(hold is not None, given, "an environment in which it is known how the robot holds", cure)
         answer = np.broadcast_to(np.asarray(hold), actions.shape)
     answer = np.asarray(answer, np.float32)
     fits = answer.shape == actions.shape and np.isfinite(answer).all()
     require(fits, f"an answer of shape {answer.shape}", f"{actions.shape}, finite actions from now on")
-    return answer, True
+    return answer

@@ -71,11 +71,22 @@ class EncodedModel(ChunkModel):
     def read(self, key: str, values: np.ndarray) -> np.ndarray:
         """Return texts (B,) as the ids (B, L) that `condition` takes; goals (B, G) as they are.
 
+        An empty text and a goal of NaN say nothing, which a model takes whose training left some out.
+
         Raises:
-            ValueError: texts that the encoder refuses.
+            ValueError: texts that the encoder refuses, goals that are not finite, or nothing said to a model that was
+                always told something.
         """
-        encoder = self.instructed[_name(key)]
-        return encoder.ids(list(values)).numpy() if isinstance(encoder, TextEncoder) else values
+        encoder, able = self.instructed[_name(key)], self.dropout[key] > 0
+        text = isinstance(encoder, TextEncoder)
+        silent = values == "" if text else np.isnan(values).all(1)
+        cure = f"say what to do, or train with policy.condition_dropout.{key}=0.1"
+        require(able or not silent.any(), f"nothing said as {key!r} to a policy that was always told", cure=cure)
+        if not text:
+            require(np.isfinite(values[~silent]).all(), f"obs[{key!r}] holds NaN or infinity", "finite numbers")
+            return values
+        ids = encoder.ids([encoder.example if none else str(one) for one, none in zip(values, silent, strict=True)])
+        return torch.where(torch.from_numpy(silent)[:, None], encoder.null(ids), ids).numpy()
 
     @property
     def examples(self) -> dict[str, str]:

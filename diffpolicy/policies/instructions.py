@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from diffpolicy.nets.goal import GoalEncoder
 from diffpolicy.nets.text import TextEncoder
 from diffpolicy.policies.chunking import SamplingContext
 from diffpolicy.policies.encoders import EncodedModel
+from diffpolicy.policies.execution import is_number
 from diffpolicy.policies.models.base import ChunkModel
 from diffpolicy.policies.texts import build_text
 from diffpolicy.util.errors import located, require
@@ -66,21 +66,25 @@ def token_dim(config: RunConfig, instructed: Mapping[str, nn.Module]) -> int:
     return width
 
 
-def told_by(observation: ObservationSpec, model: ChunkModel, obs: Observation) -> dict[str, np.ndarray]:
+def told_by(
+    observation: ObservationSpec, model: ChunkModel, obs: Observation, batch: int, steps: int
+) -> dict[str, np.ndarray]:
     """Return what episodes are told, as `EncodedModel` reads it but for the normalization of goals.
 
     Args:
         observation: what is observed.
         model: of the policy.
         obs: of B episodes and T_o steps, of which the newest counts.
+        batch: B.
+        steps: T_o.
 
     Raises:
-        ValueError: texts that the policy's encoder does not know.
+        ValueError: texts that the policy's encoder does not know, or what `EncodedModel.read` refuses.
     """
     if not observation.told:
         return {}
     assert isinstance(model, EncodedModel)
-    told = observation.told_in(obs)
+    told = observation.told_in(obs, batch, steps)
     return {key: model.read(key, values) for key, values in told.items()}
 
 
@@ -91,15 +95,18 @@ def reader(
 
     Args:
         model: that is trained.
-        texts: by key, all texts of the recording; a batch says which, as (B, 1) numbers; below 0 is none.
+        texts: by key, see `Windows.texts`; a batch says which, as (B, 1) numbers; below 0 is none.
         normalized: from recorded batches.
     """
     if not texts or not isinstance(model, EncodedModel):
         return normalized
     tables: dict[str, Tensor] = {}
     for key, every in texts.items():
-        ids = torch.from_numpy(model.read(key, np.array(every)))
-        tables[key] = torch.cat([ids, model.instructed[key].null(ids[:1])])  # the last stands for none
+        known = [number for number, text in enumerate(every) if text]
+        ids = torch.from_numpy(model.read(key, np.array([every[number] for number in known])))
+        none = model.instructed[key].null(ids[:1])
+        tables[key] = none.repeat(len(every) + 1, 1)  # the last one stands for none
+        tables[key][known] = ids
 
     def batch(raw: Any) -> dict[str, Tensor]:
         made = normalized(raw)
@@ -118,8 +125,7 @@ def check_guidance(execution: ExecutionConfig, model: ChunkModel) -> None:
         require(told, f"execution.guidance={execution.guidance} of a policy that is told nothing", "no guidance")
         check("execution.guidance", key, told)
         given = f"execution.guidance.{key}={scale!r}"
-        number = isinstance(scale, (int, float)) and math.isfinite(scale)
-        require(number, given, "a finite scale, 1 for none")
+        require(is_number(scale), given, "a finite scale, 1 for none")
         cure = f"train with policy.condition_dropout.{key}=0.1"
         untold = scale == 1 or told[key] > 0
         require(untold, f"{given} of a policy that never acted without {key!r}", "1, which is none", cure)

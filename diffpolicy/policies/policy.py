@@ -23,7 +23,7 @@ from diffpolicy.datasets.spec import Observation, ObservationSpec
 from diffpolicy.policies.chunking import Chunker, Past, carried, decided_in
 from diffpolicy.policies.costs import make_costs, with_costs
 from diffpolicy.policies.doubt import spread_of
-from diffpolicy.policies.execution import check_chains
+from diffpolicy.policies.execution import check_chains, longest_delay
 from diffpolicy.policies.instructions import check_guidance, guided, told_by
 from diffpolicy.policies.models.base import ChunkModel
 from diffpolicy.policies.motion import Motion, after_pending, rolled_forward
@@ -107,7 +107,7 @@ class Policy:
         pasts = [None] * count if request.previous is None else list(request.previous)
         given = f"{len(keys)} noise keys and {len(pasts)} previous chunks for {count} observations"
         require(len(keys) == len(pasts) == count, given, "one of each per observation")
-        told = told_by(self.observation, self.model, given_obs)
+        told = told_by(self.observation, self.model, given_obs, len(vector), self.obs_horizon)
         seen = {key: torch.from_numpy(values).to(device) for key, values in {"obs": vector, **images, **told}.items()}
         observed = self.normalizer.apply(self.representations.apply(seen))
         moves = self.representations.moves
@@ -131,7 +131,8 @@ class Policy:
             chosen = self._chunker.chosen(every, [pasts[i] for i in part], [decided[i] for i in part])
             each = self.execution.candidates
             chunks[part], calls[part] = chosen, sum(one.calls for one in drawn) * each
-            spread[part] = spread_of(every[0], each, len(part), self.obs_horizon - 1, self.action_horizon).cpu()
+            first = self.obs_horizon - 1 + longest_delay(self.execution.delay)
+            spread[part] = spread_of(every[0], each, len(part), first, self.action_horizon).cpu()
         actions, memory = self._chunker.execute(chunks, pasts)
         now, obs = self.obs_horizon - 1, seen["obs"]
         memory = carried(memory, obs, self.in_units) if moves else memory

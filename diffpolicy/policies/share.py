@@ -6,7 +6,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from diffpolicy import checkpoint
 from diffpolicy.config import RunConfig, load_config
 from diffpolicy.config.commands import PushConfig
 from diffpolicy.config.schema import paths, plain
+from diffpolicy.config.sections import ObservationConfig
 from diffpolicy.util import hub
 from diffpolicy.util.errors import require
 from diffpolicy.util.files import write_json
@@ -99,7 +100,7 @@ def stage(config: PushConfig, folder: Path) -> Path:
 def without_paths(run: RunConfig) -> RunConfig:
     """Return a config in which paths are their last part: where files lay on the machine that trained is private."""
     values = plain(run)
-    for place in (*paths(RunConfig), "dataset.episodes", "encoder.weights"):
+    for place in (*paths(RunConfig), "dataset.episodes", "encoder.weights", "text.path"):
         *sections, name = place.split(".")
         section = functools.reduce(lambda node, key: node[key], sections, values)
         if isinstance(section.get(name), str):
@@ -135,7 +136,7 @@ def _card(
     evaluation: Mapping[str, Any] | None,
     videos: list[str],
 ) -> str:
-    observed = ", ".join(f"`{key}`" for key in (*run.observation.vectors, *run.observation.images))
+    observed = ", ".join(f"`{key}`" for key in _observed(run.observation))
     return _CARD.format(
         name=hub.parse(address).repo.partition("/")[2],
         address=address,
@@ -147,6 +148,10 @@ def _card(
         action_horizon=run.policy.action_horizon,
         results="" if evaluation is None else _results(evaluation, videos),
     )
+
+
+def _observed(observation: ObservationConfig) -> Iterator[str]:
+    yield from (*observation.vectors, *observation.images, *observation.texts, *observation.goals)
 
 
 def _results(evaluation: Mapping[str, Any], videos: list[str]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffpolicy.nets.text import TextEncoder
+from diffpolicy.config import FoundInData
+from diffpolicy.nets.text import TextEncoder, vocabulary
 from diffpolicy.registry import build, lookup
+from diffpolicy.util.errors import require
 
 
 def build_text(section: Mapping[str, Any], words: Sequence[str], known: str | None = None) -> TextEncoder:
@@ -29,3 +31,21 @@ def build_text(section: Mapping[str, Any], words: Sequence[str], known: str | No
 def text_identity(section: Mapping[str, Any]) -> str | None:
     """Return what tells the weights of a config's text encoder from others, see `TextEncoder.identity`."""
     return lookup("text", section.get("name", "words")).identity(section)
+
+
+def check_words(before: FoundInData, now: FoundInData, path: object) -> None:
+    """Refuse to begin with the weights of a text encoder that numbered its words otherwise.
+
+    Args:
+        before: what a checkpoint found in its data.
+        now: what a training did that begins with its weights.
+        path: of the checkpoint.
+
+    Raises:
+        ValueError: other words, which would get each other's meaning.
+    """
+    words, others = ({**one.words, "": vocabulary(one.texts)} for one in (now, before))
+    for key in words:
+        changed = sorted(set(words[key]) ^ set(others.get(key, ())))
+        given = f"{path} was trained on other words{f' of {key!r}' if key else ''}: {', '.join(changed[:8])}"
+        require(not changed, given, "the same ones", "train anew, or on recordings with the same words")

@@ -81,8 +81,16 @@ def as_known(before: RunConfig, now: RunConfig) -> RunConfig:
         method=_known(before.method, now.method),
         net=_known(before.net, now.net) if before.net else {},
         encoder=_known(before.encoder, now.encoder) if now.observation.images else before.encoder,
-        text=_known(before.text, now.text) if before.found.words else before.text,
+        text=_text(before, now),
     )
+
+
+def _text(before: RunConfig, now: RunConfig) -> dict[str, Any]:
+    if not (before.found.words or before.found.texts):
+        return dict(before.text)
+    # Where a pretrained encoder lies may change; which one it is, `found.text` says.
+    moved = {"path": before.text["path"]} if "path" in before.text and "path" in now.text else {}
+    return {**_known(before.text, now.text), **moved}
 
 
 def _known(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Make the tiny text encoders that tests compare with, and what transformers answers with them.
 
 pip install transformers
-python scripts/lab/make_text_fixtures.py tests/fixtures/text
+python scripts/lab/make_text_fixtures.py tests/text_towers
 """
 
 from __future__ import annotations

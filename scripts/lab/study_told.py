@@ -17,6 +17,7 @@ from typing import Any
 from diffpolicy import checkpoint, evaluate_policy
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util import files
+from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
 from text_tables import PERCENT, interval, markdown
 
@@ -53,6 +54,9 @@ def main() -> None:
             folder = options.evaluations / f"e_{phrasings}_{scale:g}"
             if (folder / "evaluation.json").exists():
                 found = json.loads((folder / "evaluation.json").read_text())
+                same = found["checkpoint"]["sha256"]["ema.safetensors"] == saved.sha256["ema.safetensors"]
+                same = same and len(found["episodes"]) == options.episodes and found["settings"]["seeds"] == 200_000
+                require(same, f"{folder} is of another checkpoint or other seeds", cure="take another --evaluations")
             else:
                 found = evaluate_policy(
                     saved.path,
@@ -65,7 +69,7 @@ def main() -> None:
                 )
             kept = [{name: one[name] for name in ("seed", "obeyed", "success", "mode")} for one in found["episodes"]]
             rows.append({"phrasings": phrasings, "guidance": scale, "episodes": kept})
-            rows[-1] |= {"network_calls": found["network_calls"], "of": found["checkpoint"]["sha256"]}
+            rows[-1] |= {"network_calls": found["network_calls"]}
     of = {"policy": saved.sha256["ema.safetensors"], "config": saved.config}
     files.write_json(options.out, {"of": of, "rows": rows, **provenance()})
     print(table({"rows": rows}))

@@ -60,13 +60,26 @@ def test_an_agent_asks_where_it_is_not_sure_and_nowhere_else():
     sure = sorted(set(range(6)) - unsure)
     np.testing.assert_array_equal(first[sure], plain.act(obs)[sure])
     np.testing.assert_array_equal(copy.copy(agent).act(obs), agent.act(obs))
+    agent.reset(seeds=range(6))
+    assert not agent.asked and not agent.spread
+
+
+@pytest.mark.parametrize("how", [{}, {"inpaint": 1}, {"ensemble": 0.1}, {"delay": 2}])
+def test_a_chunk_that_was_not_carried_out_is_forgotten(how):
+    obs = list(tiny_policy.observations(1, steps=None))
+    count = 8 + how.get("delay", 0)
+    agent = Agent(policy(candidates=4, ask_above=1e-6, **how), lambda env, history: np.full((count, 2), 7))
+    agent.reset(seeds=[0])
+    for _ in range(9):
+        agent.act(obs)
+    assert agent.asked[0] == 2 and agent._episodes[0].past is None
 
 
 def test_a_robot_without_anybody_to_ask_holds():
     agent = Agent(policy(candidates=4, ask_above=1e-6))
     obs = list(tiny_policy.observations(1, steps=None))
     agent.reset(seeds=[0])
-    with pytest.raises(ValueError, match="and nobody to ask; expected .*set agent.ask"):
+    with pytest.raises(ValueError, match="is not sure of, and no answer; expected .*let agent.ask return actions"):
         agent.act(obs)
     agent.policy.motion = Motion((0, 1))
     agent.reset(seeds=[0])

@@ -98,6 +98,39 @@ def test_scales_of_guidance(told):
     assert away[:, 1].mean() < plain[:, 1].mean() - 0.2  # the opposite of the goal
 
 
+def test_an_empty_text_and_a_goal_of_nan_say_nothing(told):
+    untold = load_policy(told[1], steps=10)
+    guided = load_policy(told[1], steps=10, execution=ExecutionConfig(guidance={"task": 0.0}))
+    texts, goals = ["go left"] * 16, [0.3] * 16
+    silent, calls = mean_action(untold, [""] * 16, goals)
+    np.testing.assert_allclose(silent, mean_action(guided, texts, goals)[0], atol=1e-4)
+    assert set(calls) == {10} and 0 < (silent[:, 0] < 0).mean() < 1
+    mixed, _ = mean_action(untold, ["", "go right"] * 8, [np.nan, 0.3] * 8)
+    assert np.isfinite(mixed).all() and (mixed[1::2, 0] > 0).all()
+
+
+def test_words_that_no_training_episode_had_are_refused(tmp_path):
+    buffer = ReplayBuffer.open(recording(tmp_path / "some.zarr"))
+    buffer.attrs["tasks"] = [*TEXTS, "jump somersault", ""]
+    buffer.save(tmp_path / "more.zarr")
+    last = train_policy(settings(tmp_path / "more.zarr", tmp_path / "run", "training.steps=1"))
+    policy = load_policy(last, steps=1)
+    with pytest.raises(ValueError, match="'jump' .*training never saw"):
+        policy.plan(PlanRequest(asked(1, ["jump somersault"], [0.0])))
+
+
+def test_a_run_does_not_begin_with_another_ones_words(told, tmp_path):
+    buffer = ReplayBuffer.open(told[0])
+    buffer.attrs["tasks"] = ["aim left", "aim right", "at the left", "at the right"]
+    buffer.save(tmp_path / "other.zarr")
+    few = ["training.steps=1", f"init_from={told[1]}"]
+    with pytest.raises(ValueError, match="trained on other words of 'task': aim, at, go, to"):
+        train_policy(settings(tmp_path / "other.zarr", tmp_path / "run", *few))
+    train_policy(settings(told[0], tmp_path / "same", *few))
+    with pytest.raises(ValueError, match=r"other settings .*text.heads"):
+        train_policy(settings(told[0], tmp_path / "same", *few, "resume=true", "text.heads=2"))
+
+
 def test_an_agent_hears_an_instruction_that_changes_within_an_episode(told):
     agent = Agent(load_policy(told[1], steps=5))
     agent.reset()
@@ -148,7 +181,7 @@ def test_other_texts_are_other_data(tmp_path):
 
 def test_what_it_cannot_be_told_is_refused_before_it_acts(told):
     policy = load_policy(told[1], steps=2)
-    for text, says in (("", "expected words"), ("go up", "the word 'up'"), ("go " * 30, "of 30 words")):
+    for text, says in ((" ", "expected words"), ("go up", "the word 'up'"), ("go " * 30, "of 30 words")):
         with pytest.raises(ValueError, match=says):
             policy.plan(PlanRequest(asked(1, [text], [0.0])))
     obs = asked(1, ["go left"], [0.0])
@@ -156,8 +189,10 @@ def test_what_it_cannot_be_told_is_refused_before_it_acts(told):
         policy.plan(PlanRequest({key: obs[key] for key in ("state", "where")}))
     with pytest.raises(TypeError, match=r"obs\['task'\] is int64; expected text"):
         policy.plan(PlanRequest({**obs, "task": np.zeros((1, 2), int)}))
-    with pytest.raises(ValueError, match="NaN"):
-        policy.plan(PlanRequest({**obs, "where": obs["where"] * np.nan}))
+    with pytest.raises(ValueError, match=r"obs\['where'\] holds NaN or infinity"):
+        policy.plan(PlanRequest({**obs, "where": obs["where"] + np.inf}))
+    with pytest.raises(ValueError, match=r"obs\['task'\] has shape \(1, 2\); expected \(3, 2\)"):
+        policy.plan(PlanRequest({**asked(3, ["go left"] * 3, [0.0] * 3), "task": obs["task"]}))
     with pytest.raises(ValueError, match=r"obs\['where'\]"):
         policy.plan(PlanRequest({**obs, "where": np.zeros((1, 2, 3), np.float32)}))
 
@@ -175,7 +210,10 @@ def test_guidance_of_a_policy_that_was_always_told_is_refused(told, tmp_path):
     drops = ["policy.condition_dropout={}", "training.steps=1"]
     kept = [one for one in settings(told[0], tmp_path / "run") if not one.startswith("policy.condition_dropout")]
     last = train_policy([*kept, *drops])
-    load_policy(last, execution=ExecutionConfig(guidance={"task": 1.0}))
+    always = load_policy(last, execution=ExecutionConfig(guidance={"task": 1.0}))
+    for nothing in (asked(1, [""], [0.0]), asked(1, ["go left"], [np.nan])):
+        with pytest.raises(ValueError, match="nothing said as .* to a policy that was always told; say what to do"):
+            always.plan(PlanRequest(nothing))
     with pytest.raises(ValueError, match="never acted without 'task'.*condition_dropout.task=0.1"):
         load_policy(last, execution=ExecutionConfig(guidance={"task": 2.0}))
 
@@ -189,7 +227,7 @@ def test_guidance_of_a_policy_that_was_always_told_is_refused(told, tmp_path):
         (["method=nearest"], "learns nothing"),
         (["method=lstm_gmm", "policy.horizon=10", "policy.action_horizon=1"], "a method that can be told what to do"),
         (["text.heads=3"], "a width that the heads divide"),
-        (["text.attend=true", "net={name: mlp}"], "unknown net|does not take token_dim"),
+        (["observation.vectors=[state,where]"], "where observed twice"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(told, tmp_path, changed, says):
@@ -219,6 +257,13 @@ def test_what_needs_numbers_alone_refuses_it(told, tmp_path):
         export_onnx(told[1], tmp_path / "policy.onnx")
     with pytest.raises(ValueError, match="that is told what to do, where, task"):
         check_numbers(load_policy(told[1]))
+
+
+def test_goals_that_a_recording_lacks_are_refused(told, tmp_path):
+    with pytest.raises(ValueError, match="unknown goal in observation.goals 'stat'.*did you mean 'state'"):
+        train_policy(["task=detour", "observation.goals=[stat]", f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(KeyError, match="unknown key 'wher'.*did you mean 'where'"):
+        train_policy(settings(told[0], tmp_path / "run", "observation.goals=[wher]"))
 
 
 def test_a_checkpoint_knows_its_words(told):

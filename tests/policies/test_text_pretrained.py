@@ -1,5 +1,6 @@
 """Pretrained text encoders against what transformers answers, and policies that are told through them."""
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from diffpolicy.config import load_config
 from diffpolicy.nets.text_towers import T5Text
 from diffpolicy.policies.text_pretrained import PretrainedEncoder
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "text"  # made by scripts/lab/make_text_fixtures.py
+FIXTURES = Path(__file__).parents[1] / "text_towers"  # made by scripts/lab/make_text_fixtures.py
 SAID = ["go left", "push the red block into the left zone and then go right", "right"]
 each = pytest.mark.parametrize("kind", ["clip", "t5", "t5_gated"])
 
@@ -52,17 +53,30 @@ def test_what_is_computed_once_is_what_would_be_computed_again(kind):
     torch.testing.assert_close(alone.vector, first.vector[2:])
     names = list(encoder.state_dict())
     assert names == ["token.weight", "token.bias", "vector.weight", "vector.bias"]  # the tower stays outside
+    copied = copy.deepcopy(encoder)
+    assert copied._tower is encoder._tower and copied.token is not encoder.token
+    torch.testing.assert_close(copied(ids).vector, first.vector)
     none = encoder(encoder.null(ids))
     assert torch.equal(none.vector[0], none.vector[1]) and none.mask.any(1).all()
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"text.path=.*lacks config.json, tokenizer.json, model.safetensors"):
+    with pytest.raises(ValueError, match=r"lacks config.json, tokenizer.json, model.safetensors.*DIFFPOLICY_TEXT"):
         PretrainedEncoder(str(tmp_path))
     folder = tmp_path / "clip"
     shutil.copytree(FIXTURES / "clip", folder)
-    with pytest.raises(ValueError, match="holds weights"):
+    with pytest.raises(ValueError, match="holds another encoder than training had"):
         PretrainedEncoder(str(folder), known="0" * 64)
+    with pytest.raises(ValueError, match="more than the 2 tokens that mark a text's ends"):
+        PretrainedEncoder(str(folder), length=2)
+    known = PretrainedEncoder.identity({"path": str(folder)})
+    words = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(words.replace('"left"', '"lift"'))
+    assert PretrainedEncoder.identity({"path": str(folder)}) != known
+    (folder / "tokenizer.json").write_text(words)
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ValueError, match="config.json knows no 'hidden_size'"):
+        PretrainedEncoder(str(folder))
     (folder / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="a model of type 'bert'; expected one of clip"):
         PretrainedEncoder(str(folder))
@@ -95,10 +109,14 @@ def test_a_policy_is_told_through_it_and_its_checkpoint_knows_the_weights(tmp_pa
     actions, _ = mean_action(load_policy(last, steps=10), texts, [0.0] * 32)
     np.testing.assert_array_equal(np.sign(actions[:, 0]), [-1, 1] * 16)
     assert set(TEXTS[:2]) == set(texts)
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(checkpoint.CheckpointError, match=r"text.path=.*lacks config.json.*by DIFFPOLICY_TEXT"):
+        load_policy(last)
+    monkeypatch.setenv("DIFFPOLICY_TEXT", str(tmp_path / "elsewhere"))
+    np.testing.assert_array_equal(mean_action(load_policy(last, steps=10), texts, [0.0] * 32)[0], actions)
+    monkeypatch.delenv("DIFFPOLICY_TEXT")
+    (tmp_path / "elsewhere").rename(folder)
     weights = load_file(folder / "model.safetensors")
     save_file({name: value + 0.1 for name, value in weights.items()}, folder / "model.safetensors")
-    with pytest.raises(checkpoint.CheckpointError, match="holds weights .*as in training"):
-        load_policy(last)
-    shutil.rmtree(folder)
-    with pytest.raises(checkpoint.CheckpointError, match=r"text.path=.*lacks config.json"):
+    with pytest.raises(checkpoint.CheckpointError, match="holds another encoder than training had"):
         load_policy(last)

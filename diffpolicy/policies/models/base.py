@@ -161,7 +161,7 @@ class ChunkModel(Model):
 
     @final
     def freeze(self, compile_batch: int | None = None) -> bool:
-        """Optimize the networks for inference, where they can be; return whether any can.
+        """Optimize the networks for inference, where they can be; return whether that is done as asked.
 
         Args:
             compile_batch: also compile calls of so many samples; see `Freezable`.
@@ -169,4 +169,4 @@ class ChunkModel(Model):
         freezable = [net for net in self.networks() if isinstance(net, Freezable)]
         for net in freezable:
             net.freeze(None if compile_batch is None else (compile_batch, *self.shape), bool(self.spec.prefix))
-        return bool(freezable)
+        return bool(freezable) and (compile_batch is None or all(net.compiles for net in freezable))
