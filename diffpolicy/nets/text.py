@@ -148,6 +148,12 @@ class WordsEncoder(TextEncoder):
         return none
 
     def forward(self, ids: Tensor) -> Told:
+        if len(ids) == 1:
+            return self._said(ids)
+        texts, which = ids.unique(dim=0, return_inverse=True)  # a batch repeats the few texts of a recording
+        return Told(*(part[which] for part in self._said(texts)))
+
+    def _said(self, ids: Tensor) -> Told:
         mask = ids != PADDING
         tokens = self.word(ids)
         if self.blocks is not None:

@@ -84,6 +84,8 @@ def test_padding_says_nothing_and_order_says_something(encoder):
     same = encoder.ids(["Push the LEFT block, first!", TEXTS[0]])
     assert torch.equal(same[0], same[1])
     assert len({tuple(row) for row in encoder.null(ids).tolist()}) == 1
+    for part, one in zip(encoder(ids[[2, 0, 2, 1, 0]]), encoder(ids), strict=True):
+        torch.testing.assert_close(part, one[[2, 0, 2, 1, 0]])
 
 
 @pytest.mark.parametrize(
