@@ -18,6 +18,9 @@ ENVIRONMENTS = (
 )
 """Id, class and time limit in control steps."""
 
+SEVERAL = (("diffpolicy/Several-v0", "several:SeveralEnv", 300),)
+"""The same of what puts several of these in one."""
+
 SUITES = (
     ("diffpolicy/MetaWorld-v0", "suites.metaworld:MetaWorldEnv", 500),
     ("diffpolicy/FetchReach-v0", "suites.robotics:FetchReachEnv", 50),
@@ -32,6 +35,7 @@ EXPERTS = (
     ("diffpolicy/PushT-v0", "experts.tees:PushTExpert"),
     ("diffpolicy/PushBlocks-v0", "experts.pucks:PushBlocksExpert"),
     ("diffpolicy/Detour-v0", "experts.pucks:DetourExpert"),
+    ("diffpolicy/Several-v0", "experts.several:SeveralExpert"),
     ("diffpolicy/MetaWorld-v0", "suites.metaworld:MetaWorldExpert"),
     ("diffpolicy/FetchReach-v0", "suites.fetch_experts:FetchReachExpert"),
     ("diffpolicy/FetchPush-v0", "suites.fetch_experts:FetchPushExpert"),
@@ -47,7 +51,7 @@ DRAWINGS = (("diffpolicy/PushT-v0", "pusht:draw_observations"),)
 
 def register() -> None:
     """Register the environments with gymnasium; those that are registered already are left alone."""
-    for name, where, steps in (*ENVIRONMENTS, *SUITES):
+    for name, where, steps in (*ENVIRONMENTS, *SEVERAL, *SUITES):
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=f"{__name__}.{where}", max_episode_steps=steps)
 
