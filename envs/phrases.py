@@ -33,7 +33,8 @@ class Phrases:
             phrasings: one of `PHRASINGS`.
         """
         check_choice("phrasings", phrasings, PHRASINGS)
-        return [template.format(**self.words[mode]) for template in getattr(self, phrasings)]
+        templates = self.taught if phrasings == PHRASINGS[0] else self.held_out
+        return [template.format(**self.words[mode]) for template in templates]
 
     def mode_of(self, text: str) -> str:
         """Return the mode that a text asks for.
