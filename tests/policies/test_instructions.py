@@ -93,6 +93,10 @@ def test_scales_of_guidance(told):
     np.testing.assert_allclose(none[:, 1].mean(), 0.3, atol=0.15)  # while the goal is followed still
     _, calls = acting(task=2.0, where=0.5)
     assert set(calls) == {30}
+    costs = [{"name": "smooth", "weight": 0.5}]
+    both = ExecutionConfig(guidance={"task": 2.0}, costs=costs)
+    _, calls = mean_action(load_policy(told[1], steps=10, execution=both), texts, goals)
+    assert set(calls) == {20}  # costs take none
     away, _ = acting(where=-1.0)
     assert np.corrcoef(np.sign(plain[:, 0]), np.sign(away[:, 0]))[0, 1] > 0.9
     assert away[:, 1].mean() < plain[:, 1].mean() - 0.2  # the opposite of the goal
