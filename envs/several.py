@@ -15,6 +15,7 @@ from .checks import check_choice
 from .detour import DetourEnv
 from .phrases import PHRASINGS
 from .physics import CONTROL_HZ, WORLD_SIZE
+from .pucks import OBEYED
 from .pushblocks import PushBlocksEnv
 from .pusht import PushTEnv
 from .tasks import task_facts
@@ -68,7 +69,7 @@ class SeveralEnv(gym.Env[Any, NDArray[np.float32]]):
     metadata: ClassVar[dict[str, Any]] = {
         "render_modes": ["rgb_array", "human"],
         "render_fps": CONTROL_HZ,
-        "task": {**task_facts({}), "follows": [0, 1]},
+        "task": {**task_facts({}), "metrics": {**task_facts({})["metrics"], "obeyed": OBEYED}, "follows": [0, 1]},
     }
 
     def __init__(
@@ -133,7 +134,8 @@ class SeveralEnv(gym.Env[Any, NDArray[np.float32]]):
             numbers = np.concatenate([corners[-2:], corners[:-2]])
         state = np.zeros(NUMBERS, np.float32)
         state[: len(numbers)] = numbers
-        return {"state": state, "task": self._text}, {**info, "task": self._name}
+        obeyed = info.get("obeyed", info["success"])  # Push-T has one way
+        return {"state": state, "task": self._text}, {**info, "task": self._name, "obeyed": obeyed}
 
     def step(self, action: ArrayLike) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Drive the agent towards `action`, (2,) px, for 0.1 s. Raises as the task's own `step`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from diffpolicy.config import RunConfig
 
-SCHEMA, GROUPS, POSITIONAL = RunConfig, ("task", "method", "net", "encoder"), ()
+SCHEMA, GROUPS, POSITIONAL = RunConfig, ("task", "method", "net", "encoder", "text"), ()
 
 
 def run(config: RunConfig) -> None:

@@ -146,5 +146,11 @@ def train_line(path: str, env: EnvConfig, facts: Mapping[str, Any], texts: Seque
     kinds = {kind: [name for name, one in shown.items() if one["kind"] == kind] for kind in ("vector", "image")}
     observed = {"vectors": kinds["vector"], **({"images": kinds["image"]} if kinds["image"] else {})}
     observed |= {"texts": list(texts)} if texts else {}
-    settings = [shlex.quote(f"dataset.path={path}"), *words(observed, "observation."), *env_words(plain(env))]
+    dropout = [f"policy.condition_dropout.{key}=0.1" for key in texts]
+    settings = [
+        shlex.quote(f"dataset.path={path}"),
+        *words(observed, "observation."),
+        *dropout,
+        *env_words(plain(env)),
+    ]
     return " ".join(["diffpolicy train task=own", *settings, "run_dir=RUN"])

@@ -54,7 +54,14 @@ def sample_images(config: SampleConfig) -> str:
         save_animation(out / ANIMATION, list(states), config.samples)
     if len(generator.shape) == FILM:
         save_animation(out / FILMS, list(panels[-1][1].unbind(1)), config.samples, rest=0.2)
-    record = {"rows": results, "sampler": generator.method.sampler, "settings": asdict(config), **provenance()}
+    lines = config.texts or [generator.texts[k] for k in _labels(generator, config)] if generator.texts else []
+    record = {
+        "rows": results,
+        "lines": lines,
+        "sampler": generator.method.sampler,
+        "settings": asdict(config),
+        **provenance(),
+    }
     write_json(out / RECORD, record | {"checkpoint": {"step": saved.step, "sha256": saved.sha256}})
     return f"{len(panels[0][1])} images for each of {len(results)} scales: {out / GRID}"
 
@@ -64,8 +71,11 @@ def _wanted(generator: ImageGenerator, config: SampleConfig) -> Tensor:
     if config.texts:
         require(config.labels is None, f"labels={config.labels} beside texts", "one of the two")
         return generator.read(config.texts)
-    labels = range(min(generator.labels, LINES)) if config.labels is None else config.labels
-    return torch.tensor(list(labels), dtype=torch.int64)
+    return torch.tensor(_labels(generator, config), dtype=torch.int64)
+
+
+def _labels(generator: ImageGenerator, config: SampleConfig) -> list[int]:
+    return list(range(min(generator.labels, LINES)) if config.labels is None else config.labels)
 
 
 def _draw(

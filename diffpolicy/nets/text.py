@@ -130,7 +130,9 @@ class WordsEncoder(TextEncoder):
             given = f"the text {text[:60]!r} of {len(words)} words"
             require(len(words) <= self.length, given, f"at most {self.length}", "say it shorter")
             for word in words:
-                cure = f"these words were in training: {', '.join(list(self._numbers)[:40])}"
+                cure = (
+                    f"say it by words of training ({', '.join(list(self._numbers)[:40])}), or train on more episodes"
+                )
                 says = f"the word {word!r} of the text {text!r}, which training never saw"
                 require(word in self._numbers, says + suggest(word, self._numbers), cure=cure)
             row[1 : len(words) + 1] = torch.tensor([self._numbers[word] for word in words])

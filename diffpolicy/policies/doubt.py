@@ -56,6 +56,6 @@ def answered(env: int, obs: Any, actions: np.ndarray, ask: Ask | None, hold: np.
         require(hold is not None, given, "an environment in which it is known how the robot holds", cure)
         answer = np.broadcast_to(np.asarray(hold), actions.shape)
     answer = np.asarray(answer, np.float32)
-    fits = answer.shape == actions.shape and np.isfinite(answer).all()
-    require(fits, f"an answer of shape {answer.shape}", f"{actions.shape}, finite actions from now on")
+    require(answer.shape == actions.shape, f"an answer of shape {answer.shape}", f"{actions.shape}, from now on")
+    require(np.isfinite(answer).all(), "an answer with NaN or infinity", "finite actions")
     return answer

@@ -59,7 +59,7 @@ def token_dim(config: RunConfig, instructed: Mapping[str, nn.Module]) -> int:
         ValueError: it is to attend to the words of no text.
     """
     widths = {encoder.width for encoder in instructed.values() if isinstance(encoder, TextEncoder)}
-    if not config.text.get("attend") or not instructed:
+    if not config.text.get("attend"):
         return 0
     require(widths, "text.attend=true without a text", "observation.texts", "take text.attend=false")
     (width,) = widths
@@ -121,6 +121,10 @@ def reader(
 def check_guidance(execution: ExecutionConfig, model: ChunkModel) -> None:
     """Raise ValueError for scales of guidance that a model cannot follow."""
     told = model.dropout if isinstance(model, EncodedModel) else {}
+    given = f"execution.guidance={execution.guidance!r}"
+    require(
+        isinstance(execution.guidance, Mapping), given, "a scale by text or goal, as in execution.guidance.task=3"
+    )
     for key, scale in execution.guidance.items():
         require(told, f"execution.guidance={execution.guidance} of a policy that is told nothing", "no guidance")
         check("execution.guidance", key, told)

@@ -47,9 +47,10 @@ class PretrainedEncoder(TextEncoder):
     ) -> None:
         super().__init__()
         folder = _folder(path)
+        require(path or os.environ.get(_ELSEWHERE), "text=pretrained without a folder", cure="give text.path=FOLDER")
         missing = [name for name in _FILES if not (folder / name).is_file()]
         given = f"the text encoder at text.path={folder} lacks {', '.join(missing)}"
-        require(not missing, given, "a folder in the Hugging Face layout", f"say where it is by {_ELSEWHERE}")
+        require(not missing, given, "a folder in the Hugging Face layout", f"give text.path, or {_ELSEWHERE}")
         config = json.loads((folder / _FILES[0]).read_text("utf-8"))
         kind = config.get("model_type")
         require(kind in TOWERS, f"{folder} holds a model of type {kind!r}", f"one of {', '.join(TOWERS)}")

@@ -6,6 +6,8 @@ import json
 import pytest
 from typed import typed
 
+from diffpolicy.cli import train
+from diffpolicy.config.compose import GROUPS
 from diffpolicy.datasets import data_root
 from diffpolicy.datasets.sources import mnist
 
@@ -102,3 +104,11 @@ def test_a_network_for_something_else_and_a_path_where_none_is_taken_are_refused
 def test_an_image_checkpoint_is_no_policy(runs):
     error = typed("evaluate", "checkpoint=runs/mnist_own/checkpoints/last", "out=D", cwd=runs, ok=False)
     assert "expected one of a policy" in error and not (runs / "D").exists()
+
+
+def test_every_group_of_settings_can_be_chosen_on_the_command_line(runs):
+    assert train.GROUPS == GROUPS
+    error = typed("train", "task=solids", "text=clip", "run_dir=F", cwd=runs, ok=False)
+    assert "unknown text 'clip'; choose from pretrained, words" in error
+    error = typed("train", "task=solids", "text=pretrained", "text.path=nowhere", "run_dir=F", cwd=runs, ok=False)
+    assert "lacks config.json, tokenizer.json, model.safetensors" in error

@@ -51,7 +51,7 @@ def test_the_line_that_is_printed_trains_a_policy_that_can_be_asked(recorded, mo
     monkeypatch.chdir(folder)
     words = shlex.split(says.splitlines()[-1])[2:]
     words = [word.replace("run_dir=RUN", "run_dir=run") for word in words]
-    last = train_policy([*words, *SMALL, "policy.condition_dropout.task=0.1", "training.evaluate_every=100"])
+    last = train_policy([*words, *SMALL, "training.evaluate_every=100"])
     how = {"episodes": 2, "workers": 0, "videos": 0, "env": {"max_steps": 20}}
     told = evaluate_policy(last, **how)
     assert "obeyed" in told["metrics"] and told["network_calls"] == 10

@@ -1,5 +1,7 @@
 """Images, films and points that are told by words: their data, and generators of all three."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,8 @@ def test_it_is_trained_sampled_by_texts_and_loaded(task, tmp_path, monkeypatch):
         )
     )
     assert says.startswith("6 images for each of 2 scales") and (tmp_path / "out" / "samples.png").exists()
+    lines = json.loads((tmp_path / "out" / "samples.json").read_text())["lines"]
+    assert lines == list(TOLD[task].texts[:3])
     assert (tmp_path / "out" / "films.gif").exists() == (task == "moving_digits")
     generator = load_generator(last, SamplerConfig("euler", 2))
     labels = torch.tensor([5, 0, 5])

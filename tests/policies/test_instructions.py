@@ -203,7 +203,12 @@ def test_what_it_cannot_be_told_is_refused_before_it_acts(told):
 
 @pytest.mark.parametrize(
     ("guidance", "says"),
-    [({"tsk": 2.0}, "unknown execution.guidance 'tsk'"), ({"task": float("nan")}, "a finite scale")],
+    [
+        ({"tsk": 2.0}, "unknown execution.guidance 'tsk'"),
+        ({"task": float("nan")}, "a finite scale"),
+        ({"task": True}, "a finite scale"),
+        (3, "execution.guidance=3; expected a scale by text or goal"),
+    ],
 )
 def test_scales_that_mean_nothing_are_refused(told, guidance, says):
     with pytest.raises(ValueError, match=says):
@@ -230,12 +235,13 @@ def test_guidance_of_a_policy_that_was_always_told_is_refused(told, tmp_path):
         (["policy.condition_dropout.task=1"], "a share of the windows"),
         (["method=nearest"], "learns nothing"),
         (["method=lstm_gmm", "policy.horizon=10", "policy.action_horizon=1"], "a method that can be told what to do"),
+        (["dataset.transforms=[hindsight]"], "of a recording without 'achieved_goal'; record it by env.obs_keys"),
         (["text.heads=3"], "a width that the heads divide"),
         (["observation.vectors=[state,where]"], "where observed twice"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(told, tmp_path, changed, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, KeyError), match=says):
         train_policy(settings(told[0], tmp_path / "run", *changed))
 
 

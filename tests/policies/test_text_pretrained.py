@@ -63,6 +63,8 @@ def test_what_is_computed_once_is_what_would_be_computed_again(kind):
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"lacks config.json, tokenizer.json, model.safetensors.*DIFFPOLICY_TEXT"):
         PretrainedEncoder(str(tmp_path))
+    with pytest.raises(ValueError, match="without a folder; give text.path=FOLDER"):
+        PretrainedEncoder("")
     folder = tmp_path / "clip"
     shutil.copytree(FIXTURES / "clip", folder)
     with pytest.raises(ValueError, match="holds another encoder than training had"):
@@ -110,7 +112,7 @@ def test_a_policy_is_told_through_it_and_its_checkpoint_knows_the_weights(tmp_pa
     np.testing.assert_array_equal(np.sign(actions[:, 0]), [-1, 1] * 16)
     assert set(TEXTS[:2]) == set(texts)
     folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(checkpoint.CheckpointError, match=r"text.path=.*lacks config.json.*by DIFFPOLICY_TEXT"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"text.path=.*lacks config.json.*or DIFFPOLICY_TEXT"):
         load_policy(last)
     monkeypatch.setenv("DIFFPOLICY_TEXT", str(tmp_path / "elsewhere"))
     np.testing.assert_array_equal(mean_action(load_policy(last, steps=10), texts, [0.0] * 32)[0], actions)

@@ -78,11 +78,12 @@ def failures(m: Measurements) -> Iterator[Finding]:
 
 
 def tasks(m: Measurements) -> Iterator[Finding]:
-    """Find several tasks in one recording: policies read no text."""
+    """Find several tasks in one recording, of which a policy has to be told, or trained on one."""
     found = Counter(one.episode.task for one in m.episodes if one.episode.task is not None)
     if len(found) > 1:
         (most, count), *_ = found.most_common(1)
-        says = f"there are {len(found)} tasks, and a policy is not told which; {plural(count, 'episode')} of {most!r}"
+        says = f"there are {len(found)} tasks, which observation.texts=[task] tells a policy; one alone would be "
+        says += f"{most!r}, {plural(count, 'episode')}"
         numbers = [one.episode.number for one in m.episodes if one.episode.task != most]
         yield Finding(NOTE, "tasks", says, without(m, numbers), weight=1 - count / len(m.episodes))
 

@@ -13,7 +13,7 @@ from diffpolicy.datasets.conversion_cache import replay_buffer_at
 from diffpolicy.datasets.frames import FrameSource, ZarrFrames
 from diffpolicy.datasets.zarr_layout import ZarrArchive
 from diffpolicy.util import hub
-from diffpolicy.util.errors import require
+from diffpolicy.util.errors import explain, require
 from diffpolicy.util.names import unknown
 
 
@@ -39,11 +39,14 @@ class OwnRecording(DemonstrationSource):
         Raises:
             KeyError: an array that the recording lacks; says which settings would fit.
         """
-        read = [key for name in self.dataset.transforms for key in transform(name).reads]
         observed = [*self.observation.vectors, *self.observation.goals]
-        keys = dict.fromkeys([*observed, *read, self.dataset.action_key])
+        keys = dict.fromkeys([*observed, *self._read_by_transforms, self.dataset.action_key])
         self._check([*keys, *self.observation.images])
         return ReplayBuffer.open(self.path, list(keys))
+
+    @property
+    def _read_by_transforms(self) -> list[str]:
+        return [key for name in self.dataset.transforms for key in transform(name).reads]
 
     def frames(self, recorded: ReplayBuffer) -> FrameSource | None:
         """Return the arrays of `observation.images`, which stay on disk."""
@@ -54,6 +57,9 @@ class OwnRecording(DemonstrationSource):
         with ZarrArchive(self.path) as archive:
             names = archive.names()
             missing = next((key for key in keys if key not in names), None)
+            if missing is not None and missing in self._read_by_transforms:
+                given = f"dataset.transforms={self.dataset.transforms} of a recording without {missing!r}"
+                raise KeyError(explain(given, cure="record it by env.obs_keys, or leave the transform out"))
             if missing is not None:
                 raise KeyError(f"{self.path}: {unknown('key', missing, names)}; {self._proposed(archive)}")
 
