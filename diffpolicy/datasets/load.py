@@ -88,8 +88,8 @@ def load_windows(
     source, data, keys = catalog.open_demonstrations(config), config.dataset, config.observation.vectors
     observed = [*keys, *config.observation.images]
     require(observed, "observation.vectors=[] without observation.images", "vectors or images to observe")
-    every = [*observed, *config.observation.texts, *config.observation.goals]
-    twice = sorted({key for key in every if every.count(key) > 1})
+    said = [*config.observation.texts, *config.observation.goals]
+    twice = sorted({key for key in said if [*observed, *said].count(key) > 1})
     require(not twice, f"{', '.join(twice)} observed twice", "each key in one of vectors, images, texts and goals")
     recorded, horizons, told = source.recorded(), horizons_of(config), config.observation
     texts = {key: texts_of(recorded, key) for key in told.texts}
