@@ -5,7 +5,6 @@ They are made of the published images; nothing is downloaded beside these.
 
 from __future__ import annotations
 
-from itertools import product
 from typing import ClassVar, final
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffpolicy.datasets.catalog import ImageSource
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.sources.mnist import SIDE, SPLITS, load_mnist
+from diffpolicy.datasets.told_images import ToldImages
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
 
@@ -31,33 +30,18 @@ _SPREAD = 18.0  # standard deviation of each color's parts, in levels
 
 
 @final
-class ColoredDigits(ImageSource):
+class ColoredDigits(ToldImages):
     """Digits, colors and strokes in words."""
 
     summary: ClassVar[str] = "MNIST's digits in four colors and two strokes, told by words; made of mnist"
     shape = (3, SIDE, SIDE)
     words: ClassVar[dict[str, tuple[str, ...]]] = {"stroke": STROKES, "color": tuple(COLORS), "digit": DIGITS}
-    texts = tuple(
-        template.format(stroke=stroke, color=color, digit=digit)
-        for stroke, color, digit in product(STROKES, COLORS, DIGITS)
-        for template in TEMPLATES
-    )
-    classes = len(texts)
+    templates = TEMPLATES
 
     def images(self, split: str) -> LabeledImages:
         """Return the images of "train" or "test", whose labels are the numbers of their texts."""
         require(self.dataset.path is None, f"dataset.path={self.dataset.path}", "none: it is made of mnist/")
         return colored(load_mnist(split, self.data_root), seed=list(SPLITS).index(split))
-
-    @staticmethod
-    def said(labels: Tensor) -> dict[str, Tensor]:
-        """Return what texts (B,) say: by kind of word, its number among `words`, (B,) int64."""
-        number = labels // len(TEMPLATES)
-        return {
-            "stroke": number // (len(COLORS) * len(DIGITS)),
-            "color": number // len(DIGITS) % len(COLORS),
-            "digit": number % len(DIGITS),
-        }
 
 
 def colored(digits: LabeledImages, seed: int) -> LabeledImages:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import ClassVar, final
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from diffpolicy.datasets.catalog import ImageSource
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.sources.colored_digits import DIGITS
 from diffpolicy.datasets.sources.mnist import SIDE, SPLITS, load_mnist
+from diffpolicy.datasets.told_images import ToldImages
 from diffpolicy.util.errors import require
 
 FRAMES, SMALL = 8, 18  # of a film; side of a digit, px
@@ -26,7 +24,7 @@ TEMPLATES = ("a {speed} {digit} moving {direction}", "a {digit} moving {directio
 
 
 @final
-class MovingDigits(ImageSource):
+class MovingDigits(ToldImages):
     """Digits, directions and speeds in words."""
 
     summary: ClassVar[str] = "films of MNIST's digits moving, told by words; made of mnist"
@@ -36,28 +34,13 @@ class MovingDigits(ImageSource):
         "direction": tuple(DIRECTIONS),
         "digit": DIGITS,
     }
-    texts = tuple(
-        template.format(speed=speed, direction=direction, digit=digit)
-        for speed, direction, digit in product(SPEEDS, DIRECTIONS, DIGITS)
-        for template in TEMPLATES
-    )
-    classes = len(texts)
+    templates = TEMPLATES
 
     def images(self, split: str) -> LabeledImages:
         """Return the films of "train" or "test", whose labels are the numbers of their texts."""
         require(self.dataset.path is None, f"dataset.path={self.dataset.path}", "none: it is made of mnist/")
         digits, count = load_mnist(split, self.data_root), FILMS[split]
         return moving(LabeledImages(digits.levels[:count], digits.labels[:count]), list(SPLITS).index(split))
-
-    @staticmethod
-    def said(labels: Tensor) -> dict[str, Tensor]:
-        """Return what texts (B,) say: by kind of word, its number among `words`, (B,) int64."""
-        number = labels // len(TEMPLATES)
-        return {
-            "speed": number // (len(DIRECTIONS) * len(DIGITS)),
-            "direction": number // len(DIGITS) % len(DIRECTIONS),
-            "digit": number % len(DIGITS),
-        }
 
 
 def moving(digits: LabeledImages, seed: int) -> LabeledImages:

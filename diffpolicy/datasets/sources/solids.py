@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from itertools import product
 from typing import ClassVar, final
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from diffpolicy.datasets.catalog import ImageSource
 from diffpolicy.datasets.images import LabeledImages
+from diffpolicy.datasets.told_images import ToldImages
 from diffpolicy.util.errors import require
 from diffpolicy.util.names import check
 
@@ -25,34 +23,19 @@ TEMPLATES = ("a {size} {solid} {pose}", "a {pose} {solid} that is {size}")
 
 
 @final
-class Solids(ImageSource):
+class Solids(ToldImages):
     """Solids, sizes and poses in words."""
 
     summary: ClassVar[str] = "points on the surfaces of solids, told by words; made here"
     shape = (POINTS, 3)
     words: ClassVar[dict[str, tuple[str, ...]]] = {"size": tuple(SIZES), "pose": POSES, "solid": SOLIDS}
-    texts = tuple(
-        template.format(size=size, pose=pose, solid=solid)
-        for size, pose, solid in product(SIZES, POSES, SOLIDS)
-        for template in TEMPLATES
-    )
-    classes = len(texts)
+    templates = TEMPLATES
 
     def images(self, split: str) -> LabeledImages:
         """Return the sets of "train" or "test", whose labels are the numbers of their texts."""
         require(self.dataset.path is None, f"dataset.path={self.dataset.path}", "none: solids are made here")
         check("split", split, SETS)
         return solids(SETS[split], list(SETS).index(split))
-
-    @staticmethod
-    def said(labels: Tensor) -> dict[str, Tensor]:
-        """Return what texts (B,) say: by kind of word, its number among `words`, (B,) int64."""
-        number = labels // len(TEMPLATES)
-        return {
-            "size": number // (len(POSES) * len(SOLIDS)),
-            "pose": number // len(SOLIDS) % len(POSES),
-            "solid": number % len(SOLIDS),
-        }
 
 
 def solids(count: int, seed: int) -> LabeledImages:
