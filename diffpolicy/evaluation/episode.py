@@ -49,6 +49,7 @@ class Episode:
         steps: control steps taken.
         metrics: name -> value, see `TaskSpec.metrics`; after the last step also how unsteady the actions were.
         mode: the mode in which the task was done, "" if in none; None for tasks without modes.
+        asked: how many chunks the agent asked about, see `ExecutionConfig.ask_above`; None if it never does.
         observed: what observers kept, by their names.
         error: why the environment broke the episode off, in one sentence; None if it ran to its end. Such an episode
             has no results.
@@ -63,6 +64,7 @@ class Episode:
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     mode: str | None = None
+    asked: int | None = None
     observed: dict[str, Any] = field(default_factory=dict, repr=False)
     error: str | None = None
     trace: str | None = field(default=None, repr=False)
@@ -97,7 +99,7 @@ class Episode:
     def fail(self, error: str, trace: str | None = None) -> None:
         """Note why the environment broke the episode off, and forget what it would have been counted for."""
         self.error, self.trace = error, trace
-        self.success = self.success_at_end = self.mode = None
+        self.success = self.success_at_end = self.mode = self.asked = None
         self.metrics, self.observed, self.went_on, self._actions = {}, {}, False, []
 
     def row(self, at_end: bool | None = None) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class Episode:
             **self.metrics,
             **({} if self.success is None else {"success": self.success}),
             **({"success_at_end": bool(self.success_at_end)} if at_end else {}),
+            **({} if self.asked is None else {"asked": self.asked}),
             "steps": self.steps,
             **({} if self.mode is None else {"mode": self.mode}),
         }

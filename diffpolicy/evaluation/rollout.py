@@ -149,6 +149,7 @@ def _advance(agent: Controller, running: dict[int, _Running], planned: bool, bro
         what = (one.obs, action, reward, obs, info, done, seconds, planned, spread)
         step = Step(env_id, one.episode, one.place.env, *what)
         one.obs, one.info = obs, info
+        one.episode.asked = agent.asked.get(env_id)
         if done:
             one.place.end()
             del running[env_id]

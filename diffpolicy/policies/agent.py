@@ -37,6 +37,7 @@ class _Episode:
     history: deque[Observation]
     queue: ActionQueue
     chunks: int = 0
+    unsure: int = 0  # chunks in a row above the threshold
     past: Past | None = None
 
 
@@ -120,6 +121,8 @@ class Agent(Controller):
         policy, steps = self.policy, self.policy.obs_horizon
         self.spread.pop(env, None)
         self.asked.pop(env, None)
+        if policy.execution.ask_above is not None:
+            self.asked[env] = 0
         queue = ActionQueue(key, policy.execution, policy.action_dim, steps - 1, isinstance(policy.model, Corrects))
         self._episodes[env] = _Episode(key, deque(maxlen=steps), queue)
         return self._episodes[env]
@@ -137,9 +140,10 @@ class Agent(Controller):
             self.calls = int((counted or list(chunk.calls))[-1])
         if chunk.spread is not None:
             self.spread |= dict(zip(envs, chunk.spread.tolist(), strict=True))
-        above = self.policy.execution.ask_above
+        above, after = self.policy.execution.ask_above, self.policy.execution.ask_after
         for env, episode, actions, past in zip(envs, episodes, chunk.actions, chunk.memory, strict=True):
-            if above is not None and self.spread[env] > above:  # the next chunk has none that was carried out
+            episode.unsure = episode.unsure + 1 if above is not None and self.spread[env] > above else 0
+            if episode.unsure >= after:  # the next chunk has none that was carried out
                 held = hold(self.policy, episode.history[-1])
                 actions, past = answered(env, list(episode.history), actions, self.ask, held), None
                 self.asked[env] += 1

@@ -28,6 +28,8 @@ class Controller(ABC):
     """Network calls of the last chunk; with a warm start, of the last one that followed another."""
     spread: Mapping[int, float] = {}
     """How far the candidates of the last chunk were apart, by environment, where there were several."""
+    asked: Mapping[int, int] = {}
+    """How often it asked in the present episode, by environment, where it does."""
     device: torch.device = torch.device("cpu")
     """Where it computes."""
 

@@ -78,6 +78,9 @@ def _check_times(execution: ExecutionConfig) -> None:
     asks = execution.ask_above
     fits = asks is None or (is_number(asks) and asks > 0)
     require(fits, f"ask_above={asks!r}", "a spread above 0, in normalized units, or None")
+    after = execution.ask_after
+    require(type(after) is int and after >= 1, f"ask_after={after!r}", "a number of chunks from 1 on")
+    require(asks is not None or after == 1, f"ask_after={after} without ask_above", cure="name the spread too")
     given = f"ask_above={asks} with candidates={count}"
     require(asks is None or count > 1, given, "several that can be apart", "take candidates=8")
     given = f"weaker={execution.weaker} with candidates={count}"
@@ -115,7 +118,7 @@ def check_supported(execution: ExecutionConfig, supported: frozenset[str]) -> No
     changed = {name: value for name, value in asdict(execution).items() if value != default[name]}
     able = {*supported, "ensemble"}  # which needs nothing of the model
     able |= {"delay", "roll_forward", "action_noise"}
-    able |= {"temperature", "candidates", "weaker", "ask_above"} if "noise" in able else set()
+    able |= {"temperature", "candidates", "weaker", "ask_above", "ask_after"} if "noise" in able else set()
     able |= {"guide_bound", "guide_jacobian"} if "guide" in able else set()
     refused = [f"{name}={value}" for name, value in changed.items() if name not in able]
     given = f"{', '.join(refused)} is not supported by the policy's method"

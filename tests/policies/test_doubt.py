@@ -1,6 +1,7 @@
 """How far candidates are apart, and whom a policy asks where they are."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,7 +62,24 @@ def test_an_agent_asks_where_it_is_not_sure_and_nowhere_else():
     np.testing.assert_array_equal(first[sure], plain.act(obs)[sure])
     np.testing.assert_array_equal(copy.copy(agent).act(obs), agent.act(obs))
     agent.reset(seeds=range(6))
-    assert not agent.asked and not agent.spread
+    assert not any(agent.asked.values()) and not agent.spread
+
+
+def test_an_agent_asks_after_as_many_chunks_in_a_row():
+    obs = list(tiny_policy.observations(1, steps=None))
+    agent = Agent(policy(candidates=4, ask_above=1e-6, ask_after=3), lambda env, history: np.full((8, 2), 7))
+    agent.reset(seeds=[0])
+    counts = []
+    for step in range(40):
+        agent.act(obs)
+        counts.append(agent.asked[0])
+        if step == 31:  # a chunk that it is sure of begins a new row
+            agent.policy = policy(candidates=4, ask_above=1e6, ask_after=3)
+    assert counts[::8] == [0, 0, 1, 2, 2]
+    agent.policy = policy(candidates=4, ask_above=1e-6, ask_after=3)
+    for _ in range(17):
+        agent.act(obs)
+    assert agent.asked[0] == 3
 
 
 @pytest.mark.parametrize("how", [{}, {"inpaint": 1}, {"ensemble": 0.1}, {"delay": 2}])
@@ -98,6 +116,14 @@ def test_rollouts_keep_the_spread_of_every_chunk():
     episodes = rollout(Agent(made), tiny.LineEnv, [Reset(seed, limit=20) for seed in range(3)], [Spread()])
     for episode in episodes:
         assert len(episode.observed["spread"]) == -(-episode.steps // 8)
+        assert episode.asked is None and "asked" not in episode.row()
+    above = float(np.median([one for episode in episodes for one in episode.observed["spread"]]))
+    asking = build_policy(
+        run, seen, tiny_policy.model(run), tiny_policy.normalizer(2), execution=replace(how, ask_above=above)
+    )
+    asking.motion = Motion((0, 1))
+    for episode in rollout(Agent(asking), tiny.LineEnv, [Reset(seed, limit=20) for seed in range(3)], [Spread()]):
+        assert episode.asked == sum(one > above for one in episode.observed["spread"]) == episode.row()["asked"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +132,8 @@ def test_rollouts_keep_the_spread_of_every_chunk():
         ({"ask_above": 0.1}, "candidates=1; expected several that can be apart"),
         ({"ask_above": 0.0, "candidates": 2}, "a spread above 0"),
         ({"ask_above": "much", "candidates": 2}, "a spread above 0"),
+        ({"ask_above": 0.1, "ask_after": 0, "candidates": 2}, "a number of chunks from 1 on"),
+        ({"ask_after": 2, "candidates": 2}, "ask_after=2 without ask_above; name the spread too"),
     ],
 )
 def test_thresholds_that_mean_nothing_are_refused(settings, says):
