@@ -12,10 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from .base import PushingEnv
 from .checks import check_choice
+from .detour import PHRASES as OF_DETOUR
 from .detour import DetourEnv
 from .phrases import PHRASINGS
 from .physics import CONTROL_HZ, WORLD_SIZE
 from .pucks import OBEYED
+from .pushblocks import PHRASES as OF_PUSHBLOCKS
 from .pushblocks import PushBlocksEnv
 from .pusht import PushTEnv
 from .tasks import task_facts
@@ -26,7 +28,16 @@ PUSHT = {
     "held_out": ("bring the T onto the mark", "push the T to its goal"),
 }
 """What Push-T, which has one way, is called in words."""
+_PHRASES = {"pushblocks": OF_PUSHBLOCKS, "detour": OF_DETOUR}
 NUMBERS = 18  # of the longest state: the agent's place, and the T's corners
+
+
+def texts(task: str, phrasings: str) -> list[str]:
+    """Return all the words in which a task, one of `TASKS`, is asked for."""
+    if task not in _PHRASES:
+        return list(PUSHT[phrasings])
+    phrases = _PHRASES[task]
+    return [text for mode in phrases.words for text in phrases.of(mode, phrasings)]
 
 
 class SeveralEnv(gym.Env[Any, NDArray[np.float32]]):
@@ -91,12 +102,13 @@ class SeveralEnv(gym.Env[Any, NDArray[np.float32]]):
             "pusht": PushTEnv(obs_mode="corners", **shown),
         }
         self._name, self._text = "pusht", ""
-        texts = [self._tasks[name].observation_space["task"] for name in ("pushblocks", "detour")]
-        longest = max(*(one.max_length for one in texts), *(len(one) for said in PUSHT.values() for one in said))
-        letters = "".join(sorted({*"".join(text for said in PUSHT.values() for text in said), *texts[0].characters}))
+        said = [text for name in TASKS for one in PHRASINGS for text in texts(name, one)]
         low, high = -WORLD_SIZE, 2 * WORLD_SIZE
         self.observation_space = spaces.Dict(
-            {"state": spaces.Box(low, high, (NUMBERS,), np.float32), "task": spaces.Text(longest, charset=letters)}
+            {
+                "state": spaces.Box(low, high, (NUMBERS,), np.float32),
+                "task": spaces.Text(max(map(len, said)), charset="".join(sorted({*"".join(said)}))),
+            }
         )
         self.action_space = spaces.Box(0.0, WORLD_SIZE, (2,), np.float32)
 

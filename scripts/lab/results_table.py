@@ -23,6 +23,8 @@ import image_benchmark.tables as image_tables
 import samplers.tables as sampler_tables
 import study_costs
 import study_doubt
+import study_goals
+import study_several
 import study_told
 import study_words
 from comparison.page import HEAT_MAP, PLOTS
@@ -212,6 +214,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "history": _from(history_table, "trials/pusht_history.json"),
     "costs": _from(study_costs.table, "costs.json"),
     "told": _from(study_told.table, "told.json"),
+    "goals": _from(study_goals.table, "goals.json"),
+    "several": _from(study_several.table, "several.json"),
     "doubt": _from(study_doubt.table, "doubt.json"),
     **{task: _from(study_words.table, f"words/{task}.json") for task in study_words.TASKS},
     "delays": _from(delay_tables.delays, "delay.json"),

@@ -9,16 +9,15 @@ the environment draws; an evaluation that is there already is read.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffpolicy import checkpoint, evaluate_policy
+from diffpolicy import checkpoint
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util import files
-from diffpolicy.util.errors import require
 from diffpolicy.util.stats import wilson
+from runs import evaluated, kept
 from text_tables import PERCENT, interval, markdown
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "told.json"
@@ -52,23 +51,11 @@ def main() -> None:
     for phrasings, scales in ASKED:
         for scale in scales:
             folder = options.evaluations / f"e_{phrasings}_{scale:g}"
-            if (folder / "evaluation.json").exists():
-                found = json.loads((folder / "evaluation.json").read_text())
-                same = found["checkpoint"]["sha256"]["ema.safetensors"] == saved.sha256["ema.safetensors"]
-                same = same and len(found["episodes"]) == options.episodes and found["settings"]["seeds"] == 200_000
-                require(same, f"{folder} is of another checkpoint or other seeds", cure="take another --evaluations")
-            else:
-                found = evaluate_policy(
-                    saved.path,
-                    folder,
-                    episodes=options.episodes,
-                    workers=options.workers,
-                    videos=0,
-                    execution={"guidance": {"task": scale}},
-                    env={"kwargs": {"told": True, "phrasings": phrasings}},
-                )
-            kept = [{name: one[name] for name in ("seed", "obeyed", "success", "mode")} for one in found["episodes"]]
-            rows.append({"phrasings": phrasings, "guidance": scale, "episodes": kept})
+            how = {"execution": {"guidance": {"task": scale}}}
+            how["env"] = {"kwargs": {"told": True, "phrasings": phrasings}}
+            found = evaluated(saved, folder, options.episodes, options.workers, **how)
+            episodes = kept(found, "obeyed", "success", "mode")
+            rows.append({"phrasings": phrasings, "guidance": scale, "episodes": episodes})
             rows[-1] |= {"network_calls": found["network_calls"]}
     of = {"policy": saved.sha256["ema.safetensors"], "config": saved.config}
     files.write_json(options.out, {"of": of, "rows": rows, **provenance()})

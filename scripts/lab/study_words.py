@@ -10,7 +10,6 @@ read in test images is the bound of what can be found so.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffpolicy import train_policy
-from diffpolicy.checkpoint import latest, read
+from diffpolicy.checkpoint import latest
 from diffpolicy.config import SamplerConfig
 from diffpolicy.config.compose import compose
 from diffpolicy.datasets.catalog import open_source
@@ -31,6 +29,7 @@ from diffpolicy.images.classifier import TRAINING, load_classifier, logits_and_f
 from diffpolicy.images.drawing import as_images, draw_images, save_grid
 from diffpolicy.util import files
 from diffpolicy.util.stats import wilson
+from runs import seconds, trained
 from text_tables import PERCENT, interval, markdown
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "words"
@@ -89,14 +88,11 @@ def main() -> None:
     parser.add_argument("--settings", nargs="*", default=[], help="of the training, as `diffpolicy train` takes them")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    run = options.runs / options.task
-    config = compose([f"task={options.task}", *options.settings, f"run_dir={run}"])
-    source = open_source(config)
+    run, settings = options.runs / options.task, [f"task={options.task}", *options.settings]
+    source = open_source(compose(settings))
     train, test = (source.images(split) for split in ("train", "test"))
-    if latest(run / "checkpoints") is None or read(run / "checkpoints" / "last").step < config.training.steps:
-        train_policy(replace(config, resume=True))
+    saved = trained(run, settings)
     read_by = judges(options.runs, options.task, source, train, test)
-    saved = read(run / "checkpoints" / "last")
     of = {"task": options.task, "generator": saved.sha256["ema.safetensors"], "each": options.each}
     rows = [
         {
@@ -116,18 +112,12 @@ def main() -> None:
         spread = torch.linspace(0, len(source.texts) - 1, SHOWN).long()
         panels.append((f"w = {scale:g}", drawn.unflatten(0, (-1, options.each))[spread].flatten(0, 1)))
     options.out.mkdir(parents=True, exist_ok=True)
-    seconds = sum(float(line["seconds"]) for line in _log(run) if "seconds" in line)
-    found = {"of": of, "rows": rows, "texts": [source.texts[k] for k in spread], "seconds": seconds}
+    found = {"of": of, "rows": rows, "texts": [source.texts[k] for k in spread], "seconds": seconds(run)}
     files.write_json(options.out / f"{options.task}.json", found | provenance())
     save_grid(
         options.out / f"{options.task}.png", panels[1:5] if len(generator.shape) == 3 else panels[2:3], options.each
     )
     print(table(found))
-
-
-def _log(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines[-1:]]
 
 
 if __name__ == "__main__":

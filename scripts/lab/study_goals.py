@@ -1,0 +1,74 @@
+"""How well Push-T is done with a goal drawn for every episode, and what hindsight adds, by demonstrations.
+
+python scripts/lab/study_goals.py goals.zarr --runs runs
+
+Trains `task=pusht_told` on the recording with and without `dataset.transforms=[hindsight]` where RUNS has no such run
+yet, and evaluates on fresh seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffpolicy.evaluation.report import provenance
+from diffpolicy.util import files
+from diffpolicy.util.stats import bootstrap, wilson
+from runs import evaluated, kept, seconds, trained
+from text_tables import PERCENT, interval, markdown
+
+OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "goals.json"
+HINDSIGHT = {"hindsight": "[hindsight]", "plain": "[]"}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Return the Markdown table of goals.json."""
+    lines, score = [], lambda row: [one["score"] for one in row["episodes"]]
+    for row in found["rows"]:
+        plain = next(one for one in found["rows"] if one["demonstrations"] == row["demonstrations"])
+        gain = [a - b for a, b in zip(score(row), score(plain), strict=True)]
+        lines.append(
+            [
+                str(row["demonstrations"]),
+                "yes" if row["hindsight"] else "no",
+                interval(bootstrap(score(row))),
+                interval(wilson(sum(one["success"] for one in row["episodes"]), len(gain)), PERCENT),
+                interval(bootstrap(gain), "{:+.3f}") if row["hindsight"] else "",
+                f"{row['seconds'] / 60:.0f}",
+            ]
+        )
+    return markdown("demonstrations | hindsight | score | success | its gain | minutes", lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recording", type=Path)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--demonstrations", type=int, nargs="+", default=[600])
+    parser.add_argument("--hindsight", nargs="+", choices=HINDSIGHT, default=["plain", "hindsight"])
+    parser.add_argument("--settings", nargs="*", default=[], help="of the training, as `diffpolicy train` takes them")
+    parser.add_argument("--episodes", type=int, default=500)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    rows = []
+    for count in options.demonstrations:
+        for name in options.hindsight:
+            run = options.runs / f"goals_{count}_{name}"
+            told = [f"dataset.path={options.recording}", f"dataset.episodes={count}"]
+            told.append(f"dataset.transforms={HINDSIGHT[name]}")
+            saved = trained(run, ["task=pusht_told", *told, *options.settings])
+            found = evaluated(saved, run / "fresh", options.episodes, options.workers)
+            row = {"demonstrations": count, "hindsight": name == "hindsight", "seconds": seconds(run)}
+            rows.append(
+                row | {"policy": saved.sha256["ema.safetensors"], "episodes": kept(found, "score", "success")}
+            )
+    found = {"of": {"settings": options.settings}, "rows": rows, **provenance()}
+    files.write_json(options.out, found)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
