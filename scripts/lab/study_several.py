@@ -31,7 +31,7 @@ ALL = "all"
 def episodes_of(recording: Path) -> dict[str, list[int]]:
     """Return the numbers of a recording's episodes, by the task that their words ask for."""
     buffer = ReplayBuffer.open(recording)
-    said = [buffer.attrs["tasks"][k] for k in buffer.meta()["task"]]
+    said = [buffer.attrs["tasks"][k] for k in buffer.meta["task"]]
     of = {text: name for name in TASKS for text in texts(name, PHRASINGS[0])}
     return {name: [k for k, text in enumerate(said) if of[text] == name] for name in TASKS}
 
