@@ -357,6 +357,7 @@ class GalleryConfig:
         seed: of everything random.
         small: few samples and training steps: fast, and unfinished.
         digits: checkpoint of a digit generator to draw digits from, rather than from one that the command trains.
+        films: likewise for films, of a training with task=moving_digits.
         missing: draw what is not in the folder yet, and keep what is: an interrupted gallery goes on.
     """
 
@@ -365,4 +366,5 @@ class GalleryConfig:
     seed: int = 0
     small: bool = False
     digits: str | None = path_to(None)
+    films: str | None = path_to(None)
     missing: bool = False

@@ -45,7 +45,8 @@ class NoisedImageClassifier(nn.Module):
 
 def _generator(settings: Settings) -> ImageGenerator:
     """A generator to configure at will: the checkpoint's, or a copy of the one that is briefly trained."""
-    return load_generator(settings.digits) if settings.digits else copy.deepcopy(_briefly_trained(settings))
+    given = settings.checkpoints.get("mnist")
+    return load_generator(given) if given else copy.deepcopy(_briefly_trained(settings))
 
 
 @functools.cache  # one training for all figures that draw digits with it
@@ -186,7 +187,7 @@ EXHIBITS = (
         "network's doing, which trained for a minute or two: an exact flow's noise is white.",
         inversion,
         needs_mnist=True,
-        uses_generator=True,
+        draws_with="mnist",
     ),
     Exhibit(
         "guidance_on_digits",
@@ -206,6 +207,6 @@ EXHIBITS = (
         guidance_on_digits,
         "One line of their derivation prints p(y|x) as p(x|y); the gradient is that of log p_t(y|x).",
         needs_mnist=True,
-        uses_generator=True,
+        draws_with="mnist",
     ),
 )

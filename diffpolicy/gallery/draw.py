@@ -10,7 +10,10 @@ from pathlib import Path
 import matplotlib
 from tqdm import tqdm
 
+from diffpolicy.checkpoint import read
+from diffpolicy.config import load_config
 from diffpolicy.config.commands import GalleryConfig
+from diffpolicy.config.compose import compose
 from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.gallery.exhibits import EXHIBITS
 from diffpolicy.gallery.pages import save_figure, write_pages
@@ -26,9 +29,9 @@ def draw_gallery(config: GalleryConfig) -> str:
     """Draw the figures that the settings name, rewrite the pages, and return where they are.
 
     Raises:
-        ValueError: an unknown figure, or a negative seed.
+        ValueError: an unknown figure, a negative seed, or a checkpoint of another task.
         FileExistsError: `out` is a file.
-        CheckpointError: `digits` is no checkpoint of a generator of images.
+        CheckpointError: `digits` or `films` is no checkpoint of a generator of images.
     """
     out = Path(config.out or (SMALL_FOLDER if config.small else FOLDER))
     for name in config.only:
@@ -40,9 +43,13 @@ def draw_gallery(config: GalleryConfig) -> str:
     chosen = [exhibit for exhibit in EXHIBITS if not config.only or exhibit.name in config.only]
     if config.missing:
         chosen = [exhibit for exhibit in chosen if not _drawn(exhibit, out, commands)]
-    settings = Settings(config.seed, config.small, Path(config.digits) if config.digits else None)
-    if settings.digits:
-        load_generator(settings.digits)  # refused before minutes of drawing
+    given = {"mnist": config.digits, "moving_digits": config.films}
+    settings = Settings(config.seed, config.small, {task: Path(path) for task, path in given.items() if path})
+    for task, path in settings.checkpoints.items():  # refused before minutes of drawing
+        load_generator(path)
+        of = load_config(read(path).config).dataset.name
+        fits = of == compose([f"task={task}", "run_dir=unused"]).dataset.name
+        require(fits, f"{path} was trained on {of}", f"one of diffpolicy train task={task}")
     if any(exhibit.needs_mnist for exhibit in chosen):
         load_mnist("train")  # likewise
 
@@ -66,11 +73,12 @@ def _drawn(exhibit: Exhibit, out: Path, commands: Mapping[str, str]) -> bool:
 
 def _command(settings: Settings, exhibit: Exhibit) -> str:
     """What to type for a figure of these settings; of those that it does not depend on, nothing."""
-    from_checkpoint = settings.digits is not None and exhibit.uses_generator
+    task = exhibit.draws_with if exhibit.draws_with in settings.checkpoints else ""
     options = {
         f"seed={settings.seed}": settings.seed != 0,
         "small=true": settings.small,
-        "digits=RUN/checkpoints/last": from_checkpoint,
+        "digits=RUN/checkpoints/last": task == "mnist",
+        "films=RUN/checkpoints/last": task == "moving_digits",
     }
     command = " ".join(["diffpolicy gallery", *(option for option, given in options.items() if given)])
-    return f"diffpolicy train task=mnist run_dir=RUN\n{command}" if from_checkpoint else command
+    return f"diffpolicy train task={task} run_dir=RUN\n{command}" if task else command

@@ -1,11 +1,11 @@
 """All figures of the gallery, in the order of the notes."""
 
-from diffpolicy.gallery import digits, guided, learned, paths, processes, samplers, spectra, starts, theorems
+from diffpolicy.gallery import digits, films, guided, learned, paths, processes, samplers, spectra, starts, theorems
 from diffpolicy.gallery.style import Exhibit
 
 _ALL = {
     exhibit.name: exhibit
-    for module in (processes, paths, learned, samplers, guided, digits, spectra, theorems, starts)
+    for module in (processes, paths, learned, samplers, guided, digits, films, spectra, theorems, starts)
     for exhibit in module.EXHIBITS
 }
 
@@ -35,6 +35,7 @@ EXHIBITS: tuple[Exhibit, ...] = tuple(
         "guidance_on_points",
         "guided_law",
         "guidance_on_digits",
+        "films_by_words",
         "inversion",
         "weightings",
         "bound_terms",

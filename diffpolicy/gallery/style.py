@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -52,12 +52,13 @@ class Settings:
     Args:
         seed: of everything random.
         small: few samples and training steps, for the tests: the same figures, but unfinished.
-        digits: a checkpoint of the digit generator; without one a small one is trained, once for all figures.
+        checkpoints: of generators, by the task that trained them, "mnist" and "moving_digits"; where there is none, a
+            small one is trained, once for all figures.
     """
 
     seed: int = 0
     small: bool = False
-    digits: Path | None = None
+    checkpoints: Mapping[str, Path] = field(default_factory=dict, hash=False)
 
     def size(self, full: int, small: int) -> int:
         """Return `full`, or `small` in a small gallery."""
@@ -79,10 +80,10 @@ class Exhibit:
         formula: the formula as plain text.
         functions: "module:name" or "module:Class.method" of what implements it.
         see: what to see, in a sentence or two.
-        draw: draws the figure.
+        draw: draws the figure, or the frames of a film.
         erratum: what is right, in one line, where the notes print the formula wrongly; else "".
         needs_mnist: whether drawing it reads MNIST.
-        uses_generator: whether it draws with the digit generator, so that it depends on `Settings.digits`.
+        draws_with: the task of the generator that it draws with, so that it depends on its checkpoint; else "".
     """
 
     name: str
@@ -91,10 +92,10 @@ class Exhibit:
     formula: str
     functions: tuple[str, ...]
     see: str
-    draw: Callable[[Settings], Figure]
+    draw: Callable[[Settings], Figure | Sequence[Figure]]
     erratum: str = ""
     needs_mnist: bool = False
-    uses_generator: bool = False
+    draws_with: str = ""
 
 
 def canvas(rows: int, columns: int, width: float = 2.1, height: float = 2.1, **ratios: list[float]) -> tuple:

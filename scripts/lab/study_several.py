@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from diffpolicy.datasets import ReplayBuffer
+from diffpolicy.envs.phrases import PHRASINGS
+from diffpolicy.envs.several import TASKS, texts
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util import files
 from diffpolicy.util.stats import bootstrap, wilson
-from envs.phrases import PHRASINGS
-from envs.several import TASKS, texts
 from runs import evaluated, kept, seconds, trained
 from text_tables import PERCENT, interval, markdown
 

@@ -4,16 +4,22 @@ import copy
 import functools
 import importlib
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from diffpolicy.checkpoint import CheckpointError
 from diffpolicy.config.commands import GalleryConfig
+from diffpolicy.config.compose import compose
+from diffpolicy.config.schema import plain
 from diffpolicy.datasets.images import LabeledImages
-from diffpolicy.gallery import EXHIBITS, digits, draw, draw_gallery, spectra
+from diffpolicy.gallery import EXHIBITS, digits, draw, draw_gallery, films, spectra
 from diffpolicy.gallery.learn import learn, learn_in_stages, mlp, points
+from diffpolicy.gallery.pages import save_figure
 from diffpolicy.gallery.style import Settings
 
 
@@ -29,7 +35,7 @@ def bars(split, root=None):
 @pytest.fixture(scope="module", autouse=True)
 def no_mnist():
     with pytest.MonkeyPatch.context() as patch:
-        for module in (digits, draw, spectra):
+        for module in (digits, draw, films, spectra):
             patch.setattr(module, "load_mnist", bars)
         yield
 
@@ -49,7 +55,7 @@ def drawn(tmp_path_factory):
 
 def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
     names = {exhibit.name for exhibit in EXHIBITS}
-    assert len(names) == len(EXHIBITS) == 27
+    assert len(names) == len(EXHIBITS) == 28
     assert {file.name for file in drawn.iterdir()} == {f"{name}.png" for name in names} | {
         "README.md",
         "index.html",
@@ -59,6 +65,21 @@ def test_every_figure_is_drawn_and_no_file_is_left_over(drawn):
         with Image.open(drawn / f"{name}.png") as picture:
             assert picture.width > 600 and picture.height > 200
             assert len(picture.convert("RGB").getcolors(2**16)) > 50, f"{name} is nearly blank"
+            assert (picture.n_frames > 1) is (name == "films_by_words")
+
+
+def test_a_film_keeps_every_frame_and_the_colors_of_all(tmp_path):
+    frames = []
+    for color in ("red", "lime", "blue"):
+        figure = Figure(figsize=(2, 1))
+        figure.patch.set_color(color)
+        frames.append(figure)
+    save_figure(tmp_path / "film.png", frames)
+    with Image.open(tmp_path / "film.png") as film:
+        assert film.is_animated and film.n_frames == 3
+        for number, color in enumerate(((255, 0, 0), (0, 255, 0), (0, 0, 255))):
+            film.seek(number)
+            assert np.abs(np.asarray(film.convert("RGB"), int) - color).max() < 3
 
 
 def test_pages_hold_every_figure_with_formula_and_function(drawn):
@@ -135,10 +156,15 @@ def test_only_figures_of_a_checkpoint_name_it(tmp_path, monkeypatch):
         monkeypatch.setattr(
             module, "load_generator", lambda path: copy.deepcopy(digits._briefly_trained(Settings(small=True)))
         )
+    monkeypatch.setattr(
+        draw, "read", lambda path: SimpleNamespace(config=plain(compose(["task=mnist", "run_dir=RUN"])))
+    )
     small(tmp_path, "probability_paths", "inversion", digits="RUN")
     readme = (tmp_path / "README.md").read_text()
     assert "This made probability_paths:\n\n```bash\ndiffpolicy gallery small=true\n" in readme
     assert "This made inversion:\n\n```bash\ndiffpolicy train task=mnist run_dir=RUN\ndiffpolicy gallery" in readme
+    with pytest.raises(ValueError, match="RUN was trained on mnist; expected one of diffpolicy train task=moving_d"):
+        small(tmp_path, "films_by_words", films="RUN")
 
 
 def _line(n, generator):
