@@ -24,7 +24,7 @@ def trained(run: Path, settings: Sequence[str]) -> checkpoint.Checkpoint:
     """
     config = compose([*settings, f"run_dir={run}"])
     last = checkpoint.latest(run / "checkpoints")
-    if last is None or checkpoint.read(last).step < config.training.steps:
+    if last is None or last.step < config.training.steps:
         train_policy(replace(config, resume=True))
     return checkpoint.read(run / "checkpoints" / "last")
 

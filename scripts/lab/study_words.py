@@ -10,12 +10,15 @@ read in test images is the bound of what can be found so.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffpolicy.checkpoint import latest
@@ -24,9 +27,9 @@ from diffpolicy.config.compose import compose
 from diffpolicy.datasets.catalog import open_source
 from diffpolicy.datasets.images import LabeledImages, from_levels, to_levels
 from diffpolicy.evaluation.report import provenance
-from diffpolicy.images import load_generator
+from diffpolicy.images import ImageGenerator, load_generator
 from diffpolicy.images.classifier import TRAINING, load_classifier, logits_and_features, train_classifier
-from diffpolicy.images.drawing import as_images, draw_images, save_grid
+from diffpolicy.images.drawing import as_images, draw_images, tiled
 from diffpolicy.util import files
 from diffpolicy.util.stats import wilson
 from runs import seconds, trained
@@ -36,7 +39,7 @@ OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "words"
 TASKS = ("colored_digits", "moving_digits", "solids")
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 SAMPLER = SamplerConfig("dpmpp_2m", 20, "log_snr")
-SHOWN = 8  # texts in the picture
+SHOWN, PICTURED = 6, (0.0, 1.0, 2.0, 5.0)  # texts and scales in the picture
 
 
 def judges(runs: Path, task: str, source: Any, train: LabeledImages, test: LabeledImages) -> dict[str, Any]:
@@ -64,6 +67,40 @@ def obeyed(images: Tensor, wanted: Mapping[str, Tensor], judges: Mapping[str, An
     return {word: wilson(int(hits.sum()), len(hits)) for word, hits in right.items()}
 
 
+def measured(
+    generator: ImageGenerator, source: Any, test: LabeledImages, judges: Mapping[str, Any], each: int
+) -> list[dict[str, Any]]:
+    """Return how often words are obeyed in test images, and in `each` images of every text at each scale."""
+    says = obeyed(as_images(from_levels(test.levels)), source.said(test.labels), judges)
+    rows: list[dict[str, Any]] = [{"guidance": None, "images": len(test), "obeyed": says}]
+    labels = torch.arange(len(source.texts)).repeat_interleave(each)
+    for scale in SCALES:
+        drawn, calls = draw_images(generator, labels, 0, scale, "bfloat16", progress=f"w = {scale:g}")
+        says = obeyed(as_images(drawn), source.said(labels), judges)
+        rows.append({"guidance": scale, "images": len(labels), "network_calls": calls, "obeyed": says})
+    return rows
+
+
+def picture(generator: ImageGenerator, texts: Sequence[str], file: Path) -> None:
+    """Draw a few texts, a line each, at the scales of `PICTURED`; of films one each, frame after frame."""
+    spread = torch.linspace(0, len(texts) - 1, SHOWN).long()
+    columns = 1 if len(generator.shape) == 4 else 4
+    sheets = []
+    for scale in PICTURED:
+        drawn, _ = draw_images(generator, spread.repeat_interleave(columns), 1, scale, "bfloat16")
+        sheets.append(tiled(drawn, columns))
+    height, width, _ = sheets[0].shape
+    matplotlib.rcParams["font.size"] = 8
+    figure = Figure(figsize=(2 + width / 70 * len(sheets), 0.3 + height / 70), layout="constrained")
+    for axes, sheet, scale in zip(figure.subplots(1, len(sheets)), sheets, PICTURED, strict=True):
+        axes.imshow(sheet, cmap="gray", vmin=0, vmax=255)
+        axes.set(title=f"w = {scale:g}", xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    figure.axes[0].set_yticks((torch.arange(SHOWN) + 0.5) * height / SHOWN, [texts[k] for k in spread])
+    figure.axes[0].tick_params(length=0)
+    figure.savefig(file, dpi=130)
+
+
 def table(found: Mapping[str, Any]) -> str:
     """Return the Markdown table of words.json."""
     rows = found["rows"]
@@ -89,35 +126,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     run, settings = options.runs / options.task, [f"task={options.task}", *options.settings]
-    source = open_source(compose(settings))
+    source = open_source(compose([*settings, f"run_dir={run}"]))
     train, test = (source.images(split) for split in ("train", "test"))
     saved = trained(run, settings)
-    read_by = judges(options.runs, options.task, source, train, test)
     of = {"task": options.task, "generator": saved.sha256["ema.safetensors"], "each": options.each}
-    rows = [
-        {
-            "guidance": None,
-            "images": len(test),
-            "obeyed": obeyed(as_images(from_levels(test.levels)), source.said(test.labels), read_by),
-        }
-    ]
-    generator = load_generator(saved.path)
+    file, generator = options.out / f"{options.task}.json", load_generator(saved.path)
     generator.configure(SAMPLER)
-    labels = torch.arange(len(source.texts)).repeat_interleave(options.each)
-    panels = []
-    for scale in SCALES:
-        drawn, calls = draw_images(generator, labels, 0, scale, "bfloat16", progress=f"w = {scale:g}")
-        says = obeyed(as_images(drawn), source.said(labels), read_by)
-        rows.append({"guidance": scale, "images": len(labels), "network_calls": calls, "obeyed": says})
-        spread = torch.linspace(0, len(source.texts) - 1, SHOWN).long()
-        panels.append((f"w = {scale:g}", drawn.unflatten(0, (-1, options.each))[spread].flatten(0, 1)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    found = {"of": of, "rows": rows, "texts": [source.texts[k] for k in spread], "seconds": seconds(run)}
-    files.write_json(options.out / f"{options.task}.json", found | provenance())
-    save_grid(
-        options.out / f"{options.task}.png", panels[1:5] if len(generator.shape) == 3 else panels[2:3], options.each
-    )
-    print(table(found))
+    before = json.loads(file.read_text()) if file.exists() else {}
+    if before.get("of") == of:
+        rows = before["rows"]
+    else:
+        read_by = judges(options.runs, options.task, source, train, test)
+        rows = measured(generator, source, test, read_by, options.each)
+        options.out.mkdir(parents=True, exist_ok=True)
+        files.write_json(file, {"of": of, "rows": rows, "seconds": seconds(run)} | provenance())
+    picture(generator, source.texts, file.with_suffix(".png"))
+    print(table({"rows": rows}))
 
 
 if __name__ == "__main__":
