@@ -18,7 +18,7 @@ from diffpolicy.images import ImageGenerator, build_generator, found_in, load_ge
 
 TASK = "moving_digits"
 TEXTS = ("a slow three moving left", "a fast three moving left", "a fast seven moving up", "a zero moving down slow")
-SCALES = (0.0, 1.0, 3.0)
+SCALES = (0.0, 1.0, 2.0)
 
 
 def _briefly_trained(settings: Settings) -> ImageGenerator:
@@ -53,7 +53,7 @@ def films_by_words(settings: Settings) -> Sequence[Figure]:
         figure, grid = canvas(len(SCALES), len(TEXTS), 1.9, 1.9)
         for line, w, drawn in zip(grid, SCALES, films, strict=True):
             for axes, film, text in zip(line, drawn, TEXTS, strict=True):
-                axes.imshow(film[moment, 0], cmap="gray", vmin=0, vmax=255)
+                axes.imshow(film[moment, 0], cmap="gray", vmin=-1, vmax=1)
                 axes.set(xticks=[], yticks=[], title=text if w == SCALES[0] else "")
                 axes.spines[:].set_visible(False)
             line[0].set_ylabel(f"w = {w:g}")
