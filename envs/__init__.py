@@ -23,6 +23,7 @@ SEVERAL = (("diffpolicy/Several-v0", "several:SeveralEnv", 300),)
 
 SUITES = (
     ("diffpolicy/MetaWorld-v0", "suites.metaworld:MetaWorldEnv", 500),
+    ("diffpolicy/MetaWorldTold-v0", "suites.metaworld_told:ToldMetaWorldEnv", 500),
     ("diffpolicy/FetchReach-v0", "suites.robotics:FetchReachEnv", 50),
     ("diffpolicy/FetchPush-v0", "suites.robotics:FetchPushEnv", 50),
     ("diffpolicy/FetchPickAndPlace-v0", "suites.robotics:FetchPickAndPlaceEnv", 50),
@@ -37,6 +38,7 @@ EXPERTS = (
     ("diffpolicy/Detour-v0", "experts.pucks:DetourExpert"),
     ("diffpolicy/Several-v0", "experts.several:SeveralExpert"),
     ("diffpolicy/MetaWorld-v0", "suites.metaworld:MetaWorldExpert"),
+    ("diffpolicy/MetaWorldTold-v0", "suites.metaworld_told:ToldMetaWorldExpert"),
     ("diffpolicy/FetchReach-v0", "suites.fetch_experts:FetchReachExpert"),
     ("diffpolicy/FetchPush-v0", "suites.fetch_experts:FetchPushExpert"),
     ("diffpolicy/FetchPickAndPlace-v0", "suites.fetch_experts:FetchPickAndPlaceExpert"),

@@ -24,6 +24,7 @@ import samplers.tables as sampler_tables
 import study_costs
 import study_doubt
 import study_goals
+import study_metaworld_told
 import study_several
 import study_told
 import study_words
@@ -216,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "told": _from(study_told.table, "told.json"),
     "goals": _from(study_goals.table, "goals.json"),
     "several": _from(study_several.table, "several.json"),
+    "metaworld_told": _from(study_metaworld_told.table, "metaworld_told.json"),
     "doubt": _from(study_doubt.table, "doubt.json"),
     **{task: _from(study_words.table, f"words/{task}.json") for task in study_words.TASKS},
     "delays": _from(delay_tables.delays, "delay.json"),
