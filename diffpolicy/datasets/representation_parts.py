@@ -24,7 +24,7 @@ class Part(ABC):
     expects: str = "any numbers"
     """What a recording has to hold, in words."""
     moves: ClassVar[bool] = False
-    """Whether it depends on the observation of now; such a part is one of an action."""
+    """Whether it depends on the observation of now."""
 
     def __init__(self, name: str, width: int) -> None:
         self.name, self.width = name, width
@@ -171,6 +171,40 @@ class RelativePose(Part):
 
     def wrong(self, x: Tensor) -> Tensor:
         return rotations.looks_wrong(self._kind, x[:, 3:])
+
+
+@final
+class Frame(Part):
+    """Points (x, y) of a plane in the frame of observed ones of now: Rᵀ(p − c).
+
+    c is the mean of these, and R turns the x-axis into the direction from the first of them to the second.
+    """
+
+    moves = True
+
+    def __init__(self, name: str, size: int, points: slice) -> None:
+        super().__init__(name, size)
+        self._points, self.expects = points, "points x, y, …"
+
+    def apply(self, x: Tensor, obs: Tensor) -> Tensor:
+        center, turn = self._now(obs)
+        return ((x.unflatten(-1, (-1, 2)) - center) @ turn).flatten(-2)
+
+    def undo(self, y: Tensor, obs: Tensor, start: int) -> Tensor:
+        center, turn = self._now(obs)
+        return (y.unflatten(-1, (-1, 2)) @ turn.transpose(-1, -2) + center).flatten(-2)
+
+    def labels(self) -> list[str]:
+        key, part = sliced(self.name)
+        return _each(key, part.start if part else 0, self.width)
+
+    def _now(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """The center (B, 1, 1, 2), and R (B, 1, 2, 2)."""
+        points = obs[:, -1:, self._points].unflatten(-1, (-1, 2))
+        x, y = (points[..., 1, :] - points[..., 0, :]).unbind(-1)
+        size = torch.hypot(x, y)
+        x, y = (torch.where(size > 0, part / size, whole) for part, whole in ((x, 1.0), (y, 0.0)))
+        return points.mean(-2, keepdim=True), torch.stack([x, -y, y, x], -1).unflatten(-1, (2, 2))
 
 
 def _each(key: str, first: int, count: int) -> list[str]:

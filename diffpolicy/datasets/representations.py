@@ -10,6 +10,9 @@
                                                                  position and rotation, seen from the pose of now, as
                                                                  in UMI (Chi et al. 2024); what kind of rotation
                                                                  `eef_rot` holds is declared for itself
+    dataset.representations.action=frame:desired_goal            points x, y, … of a plane, observed ones or actions,
+                                                                 seen from other observed points: from between
+                                                                 these, the first to the second straight ahead
 
 "Now" is the last observation of a window, and when acting the one that a chunk is planned from. Actions before now
 that belong to a `delta` are minus the state of their own step. States have to be observed.
@@ -25,7 +28,16 @@ from torch import Tensor
 
 from diffpolicy.config import DatasetConfig
 from diffpolicy.datasets import rotations
-from diffpolicy.datasets.representation_parts import Angle, Delta, Part, Plain, Relative, RelativePose, Rotation
+from diffpolicy.datasets.representation_parts import (
+    Angle,
+    Delta,
+    Frame,
+    Part,
+    Plain,
+    Relative,
+    RelativePose,
+    Rotation,
+)
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.datasets.transforms import ActingTransform, Batch
 from diffpolicy.util.errors import require
@@ -33,7 +45,8 @@ from diffpolicy.util.names import check, sliced
 
 ANGLES = ("angle", "angle_positive")
 MOVING = ("relative", "relative_pose", "delta")
-NAMES = (*rotations.KINDS, *ANGLES, *MOVING)
+FRAME = "frame"
+NAMES = (*rotations.KINDS, *ANGLES, *MOVING, FRAME)
 """What an array, or a part of one, can be declared to hold."""
 
 
@@ -160,8 +173,19 @@ class Representations(ActingTransform):
         obs = x if obs is None else obs  # where none is given, no part of it is read
         if undo is None:
             return torch.cat([part.apply(x[..., where], obs) for where, part in parts], -1)
-        pieces = x.split([part.width for _, part in parts], -1)
-        return torch.cat([part.undo(y, obs, undo) for y, (_, part) in zip(pieces, parts, strict=True)], -1)
+        pieces = [
+            y if isinstance(part, Frame) else part.undo(y, obs, undo)
+            for y, (_, part) in zip(x.split([part.width for _, part in parts], -1), parts, strict=True)
+        ]
+        if group == "obs":
+            obs = torch.cat(pieces, -1)  # in which what frames are seen from is as it was recorded
+        return torch.cat(
+            [
+                part.undo(y, obs, undo) if isinstance(part, Frame) else y
+                for y, (_, part) in zip(pieces, parts, strict=True)
+            ],
+            -1,
+        )
 
     def _layout(self, group: str, arrays: Mapping[str, _Array]) -> list[tuple[slice, Part]]:
         """The parts of all arrays of a group in order, each with its place among the joined numbers."""
@@ -187,13 +211,16 @@ class Representations(ActingTransform):
     def _made(self, group: str, name: str, size: int, says: str) -> Part:
         form, *given = self.declared[name].split(":", 1)
         check(f"dataset.representations.{name}", form, NAMES)
-        require(bool(given) == (form in MOVING), says, *_USAGE[form in MOVING])
+        of_others = form in MOVING or form == FRAME
+        require(bool(given) == of_others, says, *_USAGE[of_others])
         if form in rotations.KINDS:
             needed = rotations.KINDS[form]
             require(size == needed, f"{says}, of {size} numbers", f"{needed}", f"name a part, as {name}[0:{needed}]")
             return Rotation(name, form)
         if form in ANGLES:
             return Angle(name, size, form == "angle_positive")
+        if form == FRAME:
+            return self._frame(name, size, given[0], says)
         require(group == "action", says, f"actions ({self.action_key!r}), which alone can be relative")
         if form == "relative_pose":
             return self._pose(name, size, given[0], says)
@@ -201,6 +228,15 @@ class Representations(ActingTransform):
         found = state.stop - state.start
         require(found == size, f"{says}: {given[0]} has {found} numbers, the actions {size}", "as many", "name parts")
         return Delta(name, state) if form == "delta" else Relative(name, state)
+
+    def _frame(self, name: str, size: int, given: str, says: str) -> Part:
+        points = self._state(given, says)
+        count = points.stop - points.start
+        require(size % 2 == 0, f"{says}, of {size} numbers", "points, x and y of each", "name a part")
+        require(count >= 4 and count % 2 == 0, f"{says}: {given} of {count} numbers", "x and y of two points or more")
+        moved = [one for one in self.declared if sliced(one)[0] == sliced(given)[0]]
+        require(not moved, f"{says} and dataset.representations.{''.join(moved[:1])}", f"{given} as it is recorded")
+        return Frame(name, size, points)
 
     def _pose(self, name: str, size: int, given: str, says: str) -> Part:
         kind, _, states = given.partition(":")
@@ -229,6 +265,9 @@ class Representations(ActingTransform):
 
 
 _USAGE = {
-    True: ("a state to be relative to", "write relative:STATE, delta:STATE or relative_pose:KIND:POSITION+ROTATION"),
+    True: (
+        "a state to be relative to",
+        "write relative:STATE, delta:STATE, relative_pose:KIND:POSITION+ROTATION or frame:POINTS",
+    ),
     False: ("a form alone", "leave out what follows the colon"),
 }

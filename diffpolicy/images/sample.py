@@ -1,4 +1,4 @@
-"""Images from a trained generator into files."""
+"""Images from a trained generator into files: as a picture, and as numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,12 +18,13 @@ from diffpolicy.images.drawing import draw_images, save_animation, save_grid
 from diffpolicy.images.generator import ImageGenerator, load_generator
 from diffpolicy.registry import build
 from diffpolicy.util.errors import require
-from diffpolicy.util.files import write_json
+from diffpolicy.util.files import replacing, write_json
 
 LINES = 12
 """Lines of images that are drawn where nothing says which."""
 
 GRID, ANIMATION, FILMS, RECORD = "samples.png", "samples.gif", "films.gif", "samples.json"
+ARRAYS = "samples.npz"
 FILM = 4  # axes of one
 
 
@@ -36,7 +38,7 @@ def sample_images(config: SampleConfig) -> str:
     """
     out = Path(config.out)
     require(not out.exists() or out.is_dir(), f"out={out} is a file", "a folder", error=FileExistsError)
-    old = [name for name in (GRID, ANIMATION, FILMS, RECORD) if (out / name).exists()]
+    old = [name for name in (GRID, ANIMATION, FILMS, RECORD, ARRAYS) if (out / name).exists()]
     cure = "choose another out, or overwrite=true"
     require(not old or config.overwrite, f"{out} holds {', '.join(old)}", cure=cure, error=FileExistsError)
     require(config.samples >= 1 and config.guidance, "no samples or no guidance", "samples >= 1 and a scale")
@@ -50,6 +52,9 @@ def sample_images(config: SampleConfig) -> str:
     results, panels, states = _draw(generator, config)
     out.mkdir(parents=True, exist_ok=True)
     save_grid(out / GRID, panels, config.samples)
+    drawn = {f"w={scale:g}": images.cpu().numpy() for scale, (_, images) in zip(config.guidance, panels, strict=True)}
+    with replacing(out / ARRAYS) as file, file.open("wb") as stream:
+        np.savez_compressed(stream, **drawn)
     if states is not None:
         save_animation(out / ANIMATION, list(states), config.samples)
     if len(generator.shape) == FILM:

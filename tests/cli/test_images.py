@@ -48,7 +48,12 @@ def test_draw_with_another_solver_on_another_path(runs):
     options = ["checkpoint=runs/mnist_own/checkpoints/last", *how, "grid=ddpm_trailing"]
     out = typed("sample", *options, "out=A", cwd=runs)
     assert "4 images for each of 2 scales" in out
-    assert {file.name for file in (runs / "A").iterdir()} == {"samples.png", "samples.gif", "samples.json"}
+    assert {file.name for file in (runs / "A").iterdir()} == {
+        "samples.png",
+        "samples.gif",
+        "samples.json",
+        "samples.npz",
+    }
     found = json.loads((runs / "A/samples.json").read_text())
     assert [row["network_calls"] for row in found["rows"]] == [4, 8] and found["checkpoint"]["step"] == 6
     assert "overwrite=true" in typed("sample", *options, "out=A", cwd=runs, ok=False)

@@ -163,6 +163,41 @@ def test_relative_actions_and_deltas(t_o):
     assert delta.chains and delta.moves and relative.moves and not relative.chains
 
 
+def test_points_seen_from_the_frame_of_others():
+    rng = np.random.default_rng(0)
+    obs = torch.tensor(rng.normal(size=(20, 2, 4 + 4 + 6))).float()  # a rotation before, which has other numbers
+    action = torch.tensor(rng.normal(size=(20, 8, 2))).float()
+    quaternion = torch.tensor(Rotation.random(40, random_state=0).as_quat().reshape(20, 2, 4)).float()
+    obs[..., :4], obs[..., 8:14] = quaternion, obs[:, :1, 8:14]  # the goal stays
+    declared = {"turn": "quaternion_xyzw", "seen": "frame:goal", "action": "frame:goal[0:4]"}
+    one = made(declared, 2, turn=4, seen=4, goal=6)
+    assert one.moves and (one.dim("obs"), one.dim("action")) == (16, 2)
+    pair = obs[:, 0, 8:12].unflatten(-1, (2, 2))
+    shown = one.actions(action, obs)
+    for k in range(20):
+        ahead = (pair[k, 1] - pair[k, 0]) / (pair[k, 1] - pair[k, 0]).norm()
+        left = torch.stack([-ahead[1], ahead[0]])
+        away = action[k] - pair[k].mean(0)
+        torch.testing.assert_close(shown[k], torch.stack([away @ ahead, away @ left], -1))
+    ends = one.actions(pair, obs)  # which lie before and behind, as far as they are apart
+    torch.testing.assert_close(ends[:, 1, 0], (pair[:, 1] - pair[:, 0]).norm(dim=-1) / 2)
+    torch.testing.assert_close(ends[:, 0], -ends[:, 1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(one.actions_back(shown, obs), action, rtol=0, atol=1e-5)
+    back = one.observations_back(one.observations(obs))
+    torch.testing.assert_close(back[..., 4:], obs[..., 4:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(one.observations(obs)[..., 10:], obs[..., 8:])
+    # A scene that is moved and turned as a whole looks as before.
+    turn = torch.tensor(Rotation.from_euler("z", 0.7).as_matrix()[:2, :2]).float()
+    moved, drawn = obs.clone(), torch.tensor([3.0, -5.0])
+    moved[..., 4:] = (obs[..., 4:].unflatten(-1, (5, 2)) @ turn.T + drawn).flatten(-2)
+    torch.testing.assert_close(one.actions(action @ turn.T + drawn, moved), shown, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        one.observations(moved)[..., 6:10], one.observations(obs)[..., 6:10], rtol=0, atol=1e-5
+    )
+    obs[..., 8:14] = 1.0  # points that are one have no direction; the frame is moved and not turned
+    torch.testing.assert_close(one.actions(action, obs), action - 1)
+
+
 @pytest.mark.parametrize(
     ("declared", "says"),
     [
@@ -185,6 +220,13 @@ def test_relative_actions_and_deltas(t_o):
         (
             {"action[0:7]": "relative_pose:axis_angle:eef_pos+eef_rot", "eef_rot": "quaternion_xyzw"},
             r"of 7 numbers; expected 6: 3 of the position, then the rotation",
+        ),
+        ({"action": "frame"}, r"action=frame; expected a state to be relative to; write .*frame:POINTS"),
+        ({"action[0:3]": "frame:eef_rot"}, r"of 3 numbers; expected points, x and y of each; name a part"),
+        ({"action": "frame:eef_pos"}, r"eef_pos of 3 numbers; expected x and y of two points or more"),
+        (
+            {"action": "frame:eef_rot", "eef_rot": "quaternion_xyzw"},
+            r"frame:eef_rot and dataset.representations.eef_rot; expected eef_rot as it is recorded",
         ),
     ],
 )

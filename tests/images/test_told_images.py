@@ -128,6 +128,12 @@ def test_it_is_trained_sampled_by_texts_and_loaded(task, tmp_path, monkeypatch):
     assert says.startswith("6 images for each of 2 scales") and (tmp_path / "out" / "samples.png").exists()
     lines = json.loads((tmp_path / "out" / "samples.json").read_text())["lines"]
     assert lines == list(TOLD[task].texts[:3])
+    with np.load(tmp_path / "out" / "samples.npz", allow_pickle=False) as drawn:
+        assert set(drawn) == {"w=1", "w=2"} and drawn["w=2"].shape == (6, *TOLD[task].shape)
+        again, _ = draw_images(
+            load_generator(last, SamplerConfig(steps=2)), torch.arange(3).repeat_interleave(2), 0, 2.0
+        )
+        np.testing.assert_allclose(drawn["w=2"], again, atol=1e-5)
     assert (tmp_path / "out" / "films.gif").exists() == (task == "moving_digits")
     generator = load_generator(last, SamplerConfig("euler", 2))
     labels = torch.tensor([5, 0, 5])
