@@ -202,7 +202,7 @@ class Frame(Part):
         """The center (B, 1, 1, 2), and R (B, 1, 2, 2)."""
         points = obs[:, -1:, self._points].unflatten(-1, (-1, 2))
         x, y = (points[..., 1, :] - points[..., 0, :]).unbind(-1)
-        size = torch.hypot(x, y)
+        size = (x.square() + y.square()).sqrt()
         x, y = (torch.where(size > 0, part / size, whole) for part, whole in ((x, 1.0), (y, 0.0)))
         return points.mean(-2, keepdim=True), torch.stack([x, -y, y, x], -1).unflatten(-1, (2, 2))
 
