@@ -23,6 +23,7 @@ POSE = {
     "eef_rot": "quaternion_xyzw",
     "action[0:6]": "relative_pose:axis_angle:eef_pos+eef_rot",
 }
+FRAMED = {"action[0:2]": "frame:eef_rot", "eef_pos[0:2]": "frame:eef_rot"}  # four numbers are two points
 RELATIVE = {"action[0:3]": "relative:eef_pos", "action[3:6]": "axis_angle"}
 
 
@@ -70,7 +71,7 @@ def observations(count, seed=5):
 
 
 @pytest.mark.parametrize(
-    "declared", [{}, POSE, RELATIVE, {"action[3:6]": "axis_angle"}, {"action[0:3]": "delta:eef_pos"}]
+    "declared", [{}, POSE, RELATIVE, FRAMED, {"action[3:6]": "axis_angle"}, {"action[0:3]": "delta:eef_pos"}]
 )
 def test_a_policy_gives_back_what_was_recorded(declared):
     """The nearest demonstration's actions, in the recording's units, form and place."""
@@ -134,7 +135,7 @@ def test_relative_actions_of_two_agents():
             assert np.abs(action[:3] - places[name]).max() < reach
 
 
-@pytest.mark.parametrize("declared", [RELATIVE, POSE, {"action[3:6]": "axis_angle"}])
+@pytest.mark.parametrize("declared", [RELATIVE, POSE, FRAMED, {"action[3:6]": "axis_angle"}])
 @pytest.mark.parametrize("execution", [{"ensemble": [0.5, 0.5]}, {"inpaint": 1}, {"warm_start": 0.5}])
 def test_chunks_before_are_brought_to_what_is_observed_now(declared, execution):
     policy = policy_of("flow", declared, execution=ExecutionConfig(**execution), t_a=4)
@@ -173,7 +174,8 @@ def test_what_cannot_be_combined_is_refused():
 
 
 @pytest.mark.parametrize(
-    "declared", [POSE, {"eef_rot": "quaternion_xyzw", "action[0:3]": "delta:eef_pos", "action[3:6]": "axis_angle"}]
+    "declared",
+    [POSE, FRAMED, {"eef_rot": "quaternion_xyzw", "action[0:3]": "delta:eef_pos", "action[3:6]": "axis_angle"}],
 )
 def test_a_checkpoint_and_its_onnx_file_act_alike(declared, tmp_path):
     raw = recorded()
