@@ -67,6 +67,7 @@ _OWN: dict[str, dict[str, str]] = {
     "text": {
         "words": "diffpolicy.nets.text:WordsEncoder",
         "pretrained": "diffpolicy.policies.text_pretrained:PretrainedEncoder",
+        "beside": "diffpolicy.policies.text_beside:SideBySide",
     },
     "importer": {
         "lerobot": "diffpolicy.datasets.importers.lerobot:LeRobotImporter",

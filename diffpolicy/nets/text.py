@@ -39,11 +39,13 @@ class TextEncoder(nn.Module, ABC):
         features: F, numbers of the vector.
         width: W, numbers of each token.
         learns_words: whether it is made with the words of training, as the argument `words`.
+        brings_weights: whether it is made with the identity of its weights in training, as the argument `known`.
     """
 
     features: int
     width: int
     learns_words: ClassVar[bool] = False
+    brings_weights: ClassVar[bool] = False
 
     @classmethod
     def identity(cls, options: Mapping[str, Any]) -> str | None:
@@ -70,6 +72,15 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def null(self, ids: Tensor) -> Tensor:
         """Return ids that say nothing, for training without a text and for guidance; in the shape of `ids`."""
+
+    def thinned(self, ids: Tensor, generator: Any) -> Tensor:
+        """Return the ids of training texts, without what is left out of them at random.
+
+        Args:
+            ids: (B, L) int64.
+            generator: of what is left out.
+        """
+        return ids
 
     @abstractmethod
     def forward(self, ids: Tensor) -> Told:
@@ -186,6 +197,10 @@ class ToldNetwork(AroundNetwork, Network):
     def null(self, cond: Any) -> Any:
         """Return the ids that say nothing."""
         return self.text.null(cond)
+
+    def thinned(self, cond: Any, generator: Any) -> Any:
+        """Return the ids of training texts; see `TextEncoder.thinned`."""
+        return self.text.thinned(cond, generator)
 
 
 def words_of(text: str) -> list[str]:

@@ -118,6 +118,8 @@ class EncodedModel(ChunkModel):
         tokens, masks = [], []
         for key, share in self.dropout.items():
             encoder, given = self.instructed[_name(key)], observed[key]
+            if self.training and isinstance(encoder, TextEncoder):
+                given = encoder.thinned(given, generator)
             if self.training and share:
                 untold = rand((len(given), 1), generator, dtype=torch.float32, device=given.device) < share
                 given = torch.where(untold, encoder.null(given), given)

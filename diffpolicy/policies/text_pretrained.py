@@ -31,7 +31,8 @@ class PretrainedEncoder(TextEncoder):
 
     Args:
         path: folder in the Hugging Face layout: config.json, tokenizer.json and model.safetensors. Where the
-            environment variable DIFFPOLICY_TEXT names another one, that is read.
+            environment variable DIFFPOLICY_TEXT names another one, or one that holds a folder of this name, that is
+            read.
         features: F, numbers of the vector: a linear layer over the mean of the tokens.
         width: W, numbers of each token: a linear layer over the encoder's.
         length: the most tokens of a text, those included that mark its ends.
@@ -41,6 +42,8 @@ class PretrainedEncoder(TextEncoder):
         ValueError: no such folder, files that are missing or of another model, or others than `known` says.
         ImportError: the package tokenizers is missing.
     """
+
+    brings_weights = True
 
     def __init__(
         self, path: str, features: int = 64, width: int = 64, length: int = 32, known: str | None = None
@@ -142,7 +145,13 @@ class PretrainedEncoder(TextEncoder):
 
 
 def _folder(path: str) -> Path:
-    return Path(os.environ.get(_ELSEWHERE) or path).expanduser()
+    """Where an encoder lies: `path`, or as the environment says, which may name the folder that holds several."""
+    elsewhere = os.environ.get(_ELSEWHERE)
+    if not elsewhere:
+        return Path(path).expanduser()
+    named = Path(elsewhere).expanduser()
+    inside = named / Path(path).name
+    return inside if path and inside.is_dir() else named
 
 
 def _weights(file: Path, tower: nn.Module) -> dict[str, Tensor]:

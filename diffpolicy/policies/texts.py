@@ -24,7 +24,11 @@ def build_text(section: Mapping[str, Any], words: Sequence[str], known: str | No
     """
     options = {name: value for name, value in section.items() if name != "attend"}
     options.setdefault("name", "words")
-    given = {"words": words} if lookup("text", options["name"]).learns_words else {"known": known}
+    kind, given = lookup("text", options["name"]), {}
+    if kind.learns_words:
+        given["words"] = words
+    if kind.brings_weights:
+        given["known"] = known
     return build("text", options, **given)
 
 
