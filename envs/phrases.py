@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gymnasium import spaces
+
 from .checks import check_choice, require
 
 PHRASINGS = ("taught", "held_out")
 """Which phrasings an environment asks in: those of demonstrations, or others of the same words, for tests."""
+
+
+def text_space(texts: Sequence[str]) -> spaces.Text:
+    """Return the space of an observation that is one of these texts."""
+    return spaces.Text(max(map(len, texts)), charset="".join(sorted({*"".join(texts)})))
 
 
 @dataclass(frozen=True)

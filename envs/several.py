@@ -14,7 +14,7 @@ from .base import PushingEnv
 from .checks import check_choice
 from .detour import PHRASES as OF_DETOUR
 from .detour import DetourEnv
-from .phrases import PHRASINGS
+from .phrases import PHRASINGS, text_space
 from .physics import CONTROL_HZ, WORLD_SIZE
 from .pucks import OBEYED
 from .pushblocks import PHRASES as OF_PUSHBLOCKS
@@ -33,7 +33,8 @@ NUMBERS = 18  # of the longest state: the agent's place, and the T's corners
 
 
 def texts(task: str, phrasings: str) -> list[str]:
-    """Return all the words in which a task, one of `TASKS`, is asked for."""
+    """Return all the words in which a task, one of `TASKS`, is asked for; `phrasings` is one of `PHRASINGS`."""
+    check_choice("phrasings", phrasings, PHRASINGS)
     if task not in _PHRASES:
         return list(PUSHT[phrasings])
     phrases = _PHRASES[task]
@@ -107,7 +108,7 @@ class SeveralEnv(gym.Env[Any, NDArray[np.float32]]):
         self.observation_space = spaces.Dict(
             {
                 "state": spaces.Box(low, high, (NUMBERS,), np.float32),
-                "task": spaces.Text(max(map(len, said)), charset="".join(sorted({*"".join(said)}))),
+                "task": text_space(said),
             }
         )
         self.action_space = spaces.Box(0.0, WORLD_SIZE, (2,), np.float32)

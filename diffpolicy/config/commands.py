@@ -310,7 +310,7 @@ class SampleConfig:
 
     Args:
         checkpoint: folder of a checkpoint.
-        out: folder for the images.
+        out: folder for the images, as pictures and as numbers.
         guidance: scales w of classifier-free guidance, one panel each; 1 is none.
         labels: which labels, one line of images each; None takes all, or the first 12.
         texts: what is to be drawn in words, one line of images each, of a generator that is told by them.
@@ -357,7 +357,7 @@ class GalleryConfig:
         seed: of everything random.
         small: few samples and training steps: fast, and unfinished.
         digits: checkpoint of a digit generator to draw digits from, rather than from one that the command trains.
-        films: likewise for films, of a training with task=moving_digits.
+        films: checkpoint of a training with task=moving_digits to draw films with, rather than one of the command.
         missing: draw what is not in the folder yet, and keep what is: an interrupted gallery goes on.
     """
 

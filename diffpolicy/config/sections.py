@@ -204,7 +204,7 @@ class ExecutionConfig:
             `policies.costs`.
         ask_above: spread of candidates, in normalized units, above which the policy asks `Agent.ask` what to do, or
             holds where it is until its next chunk; None never asks.
-        ask_after: how many chunks in a row have to be above it, this one included.
+        ask_after: how many chunks in a row have to be above it, this one included; it asks until one is not.
         guidance: by text or goal, the scale w of classifier-free guidance: 1 is none and costs nothing, 0 does as if
             it were not told, above 1 exaggerates what it changes, below 0 does the opposite. Each takes one network
             call more.

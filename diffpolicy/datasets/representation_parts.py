@@ -1,4 +1,4 @@
-"""The parts that arrays are made of: numbers as they are, rotations, angles, relative actions, poses and deltas."""
+"""The parts that arrays are made of: plain numbers, rotations, angles, relative actions, poses, deltas, frames."""
 
 from __future__ import annotations
 
@@ -114,8 +114,7 @@ class _FromState(Part):
         self._state = state
 
     def labels(self) -> list[str]:
-        key, part = sliced(self.name)
-        return _each(key, part.start if part else 0, self.width)
+        return _as_recorded(self)
 
 
 @final
@@ -175,9 +174,10 @@ class RelativePose(Part):
 
 @final
 class Frame(Part):
-    """Points (x, y) of a plane in the frame of observed ones of now: Rᵀ(p − c).
+    """Points (x, y) of a plane as other points show them, which are observed now: Rᵀ(p − c).
 
-    c is the mean of these, and R turns the x-axis into the direction from the first of them to the second.
+    c is the mean of these, and R turns the x-axis into the direction from the first of them to the second; where
+    these are one, R is 1. They should be the same within a window, as a goal is.
     """
 
     moves = True
@@ -195,8 +195,7 @@ class Frame(Part):
         return (y.unflatten(-1, (-1, 2)) @ turn.transpose(-1, -2) + center).flatten(-2)
 
     def labels(self) -> list[str]:
-        key, part = sliced(self.name)
-        return _each(key, part.start if part else 0, self.width)
+        return _as_recorded(self)
 
     def _now(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """The center (B, 1, 1, 2), and R (B, 1, 2, 2)."""
@@ -205,6 +204,11 @@ class Frame(Part):
         size = (x.square() + y.square()).sqrt()
         x, y = (torch.where(size > 0, part / size, whole) for part, whole in ((x, 1.0), (y, 0.0)))
         return points.mean(-2, keepdim=True), torch.stack([x, -y, y, x], -1).unflatten(-1, (2, 2))
+
+
+def _as_recorded(part: Part) -> list[str]:
+    key, numbers = sliced(part.name)
+    return _each(key, numbers.start if numbers else 0, part.width)
 
 
 def _each(key: str, first: int, count: int) -> list[str]:

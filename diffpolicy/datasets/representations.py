@@ -11,8 +11,9 @@
                                                                  in UMI (Chi et al. 2024); what kind of rotation
                                                                  `eef_rot` holds is declared for itself
     dataset.representations.action=frame:desired_goal            points x, y, … of a plane, observed ones or actions,
-                                                                 seen from other observed points: from between
-                                                                 these, the first to the second straight ahead
+                                                                 in a frame whose origin is the mean of other
+                                                                 observed points, and whose x-axis runs from the
+                                                                 first of these to the second
 
 "Now" is the last observation of a window, and when acting the one that a chunk is planned from. Actions before now
 that belong to a `delta` are minus the state of their own step. States have to be observed.
@@ -46,7 +47,8 @@ from diffpolicy.util.names import check, sliced
 ANGLES = ("angle", "angle_positive")
 MOVING = ("relative", "relative_pose", "delta")
 FRAME = "frame"
-NAMES = (*rotations.KINDS, *ANGLES, *MOVING, FRAME)
+OF_OTHERS = (*MOVING, FRAME)
+NAMES = (*rotations.KINDS, *ANGLES, *OF_OTHERS)
 """What an array, or a part of one, can be declared to hold."""
 
 
@@ -211,8 +213,7 @@ class Representations(ActingTransform):
     def _made(self, group: str, name: str, size: int, says: str) -> Part:
         form, *given = self.declared[name].split(":", 1)
         check(f"dataset.representations.{name}", form, NAMES)
-        of_others = form in MOVING or form == FRAME
-        require(bool(given) == of_others, says, *_USAGE[of_others])
+        require(bool(given) == (form in OF_OTHERS), says, *_USAGE[form in OF_OTHERS])
         if form in rotations.KINDS:
             needed = rotations.KINDS[form]
             require(size == needed, f"{says}, of {size} numbers", f"{needed}", f"name a part, as {name}[0:{needed}]")
@@ -234,8 +235,15 @@ class Representations(ActingTransform):
         count = points.stop - points.start
         require(size % 2 == 0, f"{says}, of {size} numbers", "points, x and y of each", "name a part")
         require(count >= 4 and count % 2 == 0, f"{says}: {given} of {count} numbers", "x and y of two points or more")
-        moved = [one for one in self.declared if sliced(one)[0] == sliced(given)[0]]
-        require(not moved, f"{says} and dataset.representations.{''.join(moved[:1])}", f"{given} as it is recorded")
+        for other in self.declared:
+            key, part = sliced(other)
+            if key not in self._vectors:
+                continue
+            first, whole = self._vectors[key]
+            part = part or slice(0, whole)
+            apart = first + part.stop <= points.start or points.stop <= first + part.start
+            cure = "declare other numbers, or take other points"
+            require(apart, f"{says} and dataset.representations.{other}", f"{given} as it is recorded", cure)
         return Frame(name, size, points)
 
     def _pose(self, name: str, size: int, given: str, says: str) -> Part:
@@ -266,7 +274,7 @@ class Representations(ActingTransform):
 
 _USAGE = {
     True: (
-        "a state to be relative to",
+        "what it is seen from",
         "write relative:STATE, delta:STATE, relative_pose:KIND:POSITION+ROTATION or frame:POINTS",
     ),
     False: ("a form alone", "leave out what follows the colon"),

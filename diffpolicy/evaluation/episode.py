@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from diffpolicy.config.commands import REPORT_SEED
-from diffpolicy.evaluation.task import SECOND_DIFFERENCE, TaskSpec
+from diffpolicy.evaluation.task import ASKED, SECOND_DIFFERENCE, TaskSpec
 from diffpolicy.util import names
 from diffpolicy.util.errors import require
 
@@ -116,7 +116,7 @@ class Episode:
             **self.metrics,
             **({} if self.success is None else {"success": self.success}),
             **({"success_at_end": bool(self.success_at_end)} if at_end else {}),
-            **({} if self.asked is None else {"asked": self.asked}),
+            **({} if self.asked is None else {ASKED: self.asked}),
             "steps": self.steps,
             **({} if self.mode is None else {"mode": self.mode}),
         }

@@ -40,6 +40,9 @@ SCORE = "score"
 SECOND_DIFFERENCE = "second_difference"
 """The metric that every episode has beside the task's own: how unsteady its actions are."""
 
+ASKED = "asked"
+"""The metric of episodes in which the policy may ask what to do: how many chunks it asked about."""
+
 DEFAULT_FPS = 30.0
 
 Declared = TypeVar("Declared", "Metric", "SeedSet")
@@ -188,12 +191,13 @@ class TaskSpec:
             "reducer": "mean",
             "description": "of the actions in time: mean length, in their units",
         }
-        return {**metrics, SECOND_DIFFERENCE: unsteady, "success": success, "success_at_end": at_end}
+        asked = {"key": None, "reducer": "sum", "description": "chunks about which the policy asked what to do"}
+        return {**metrics, SECOND_DIFFERENCE: unsteady, ASKED: asked, "success": success, "success_at_end": at_end}
 
 
 def _check_names(metrics: Sequence[str]) -> None:
-    says = f"a metric {SECOND_DIFFERENCE!r}, which every episode has"
-    require(SECOND_DIFFERENCE not in metrics, says, cure="name it otherwise")
+    for name, says in ((SECOND_DIFFERENCE, "which every episode has"), (ASKED, "which counts what a policy asks")):
+        require(name not in metrics, f"a metric {name!r}, {says}", cure="name it otherwise")
     says = f"a metric {LAST!r}, which training.choose takes for the last checkpoint"
     require(LAST not in metrics, says, cure="name it otherwise")
     says = f"the metric {SCORE!r} is not the first of {', '.join(metrics)}"

@@ -74,9 +74,9 @@ EXHIBITS = (
             "diffpolicy.nets.around:FilmNetwork",
             "diffpolicy.generative.guidance:ClassifierFree",
         ),
-        "Films of eight frames, of the same noise in every line. At w = 0 the words say nothing; from w = 1 on they "
-        "say which digit, where to and how fast. A small transformer over the words and the U-Net are trained "
-        "together, by the loop that trains policies.",
+        "Films of eight frames, of the same noise in every line. At w = 0 the words say nothing; from w = 1 on the "
+        "digit moves where and as fast as they say, and mostly is the one that they name. A small transformer over "
+        "the words and the U-Net are trained together, by the loop that trains policies.",
         films_by_words,
         needs_mnist=True,
         draws_with=TASK,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..checks import check_choice, require
 from ..experts.base import Expert, Vector
-from ..phrases import PHRASINGS
+from ..phrases import PHRASINGS, text_space
 from .metaworld import STATE, MetaWorldEnv, MetaWorldExpert
 from .tools import suite_facts
 
@@ -45,7 +45,8 @@ HELD_OUT: dict[str, str] = {
 
 
 def texts(task: str, phrasings: str) -> tuple[str, ...]:
-    """Return all the words in which a task, one of `TEXTS`, is asked for."""
+    """Return all the words in which a task, one of `TEXTS`, is asked for; `phrasings` is one of `PHRASINGS`."""
+    check_choice("phrasings", phrasings, PHRASINGS)
     return TEXTS[task] if phrasings == PHRASINGS[0] else (HELD_OUT[task],)
 
 
@@ -115,7 +116,7 @@ class ToldMetaWorldEnv(gym.Env[Any, NDArray[np.float32]]):
         self.observation_space = spaces.Dict(
             {
                 "state": spaces.Box(-np.inf, np.inf, (STATE,), np.float64),
-                "task": spaces.Text(max(map(len, said)), charset="".join(sorted({*"".join(said)}))),
+                "task": text_space(said),
             }
         )
 
@@ -179,7 +180,7 @@ class ToldMetaWorldExpert(Expert):
 
     def __init__(self, seed: int, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(seed, options)
-        self._seed = seed
+        self._seed, self._expert = seed, MetaWorldExpert(seed, {"task": next(iter(TEXTS))})
 
     def reset(self, obs: Any, info: Mapping[str, Any]) -> None:
         """Take the policy of the episode's task."""

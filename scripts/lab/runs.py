@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffpolicy import checkpoint, evaluate_policy, train_policy
 from diffpolicy.config.compose import compose
 from diffpolicy.util.errors import require
+from diffpolicy.util.stats import Interval, bootstrap
 
 FIRST_SEED = 200_000
+Row = Mapping[str, Any]
 
 
 def trained(run: Path, settings: Sequence[str]) -> checkpoint.Checkpoint:
@@ -21,11 +25,11 @@ def trained(run: Path, settings: Sequence[str]) -> checkpoint.Checkpoint:
     Args:
         run: folder of the run.
         settings: as `diffpolicy train` takes them.
+
+    Raises:
+        ValueError: the run there is of other settings or data.
     """
-    config = compose([*settings, f"run_dir={run}"])
-    last = checkpoint.latest(run / "checkpoints")
-    if last is None or last.step < config.training.steps:
-        train_policy(replace(config, resume=True))
+    train_policy(replace(compose([*settings, f"run_dir={run}"]), resume=True))
     return checkpoint.read(run / "checkpoints" / "last")
 
 
@@ -40,21 +44,37 @@ def evaluated(saved: checkpoint.Checkpoint, folder: Path, episodes: int, workers
         how: other arguments of `evaluate_policy`.
 
     Raises:
-        ValueError: the evaluation there is of another checkpoint, or of other seeds.
+        ValueError: the evaluation there is of another checkpoint, or of other settings.
     """
-    file = folder / "evaluation.json"
+    file, of = folder / "evaluation.json", {"episodes": episodes, "seeds": FIRST_SEED}
     if not file.exists():
-        return evaluate_policy(saved.path, folder, episodes=episodes, workers=workers, videos=0, **how)
+        return evaluate_policy(saved.path, folder, workers=workers, videos=0, **of, **how)
     found: dict[str, Any] = json.loads(file.read_text())
     same = found["checkpoint"]["sha256"]["ema.safetensors"] == saved.sha256["ema.safetensors"]
-    same = same and len(found["episodes"]) == episodes and found["settings"]["seeds"] == FIRST_SEED
-    require(same, f"{folder} is of another checkpoint or other seeds", cure="take another folder for evaluations")
+    cure = f"remove {folder}"
+    require(same, f"{folder} is of another checkpoint than {saved.path}", cure=cure)
+    for name in ("execution", "env"):
+        of |= {name: how[name]} if name in how else {}
+    require(_says(found["settings"], of), f"{folder} is of other settings", str(of), cure)
     return found
+
+
+def _says(found: Any, wanted: Any) -> bool:
+    """Whether all that is wanted is found, which may hold more."""
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        return all(name in found and _says(found[name], one) for name, one in wanted.items())
+    return bool(found == wanted)
 
 
 def kept(found: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
     """Return what an evaluation's episodes say under these names, and their seeds."""
     return [{name: one[name] for name in ("seed", *names)} for one in found["episodes"]]
+
+
+def gain(name: str, episodes: Sequence[Row], others: Sequence[Row]) -> Interval:
+    """Return by how much the first have more under a name than the others on the seeds that both have."""
+    mine, theirs = ({one["seed"]: float(one[name]) for one in rows} for rows in (episodes, others))
+    return bootstrap(np.array([mine[seed] - theirs[seed] for seed in mine if seed in theirs]))
 
 
 def seconds(run: Path) -> float:

@@ -104,7 +104,8 @@ def table(found: Mapping[str, Any]) -> str:
     tables = [
         markdown(f"episodes, most certain first | least spread of {EARLY} chunks | success", lines),
         markdown(
-            f"spread of the first {EARLY} chunks | most certain half | other half | difference | told apart", halves
+            f"of the first {EARLY} chunks | most certain half | other half | difference | failed has more doubt",
+            halves,
         ),
         markdown("chunks in a row | above | episodes that ask | of these succeed | of the others", asking),
     ]

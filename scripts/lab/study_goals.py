@@ -16,7 +16,7 @@ from typing import Any
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util import files
 from diffpolicy.util.stats import bootstrap, wilson
-from runs import evaluated, kept, seconds, trained
+from runs import evaluated, gain, kept, seconds, trained
 from text_tables import PERCENT, interval, markdown
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "goals.json"
@@ -25,17 +25,16 @@ HINDSIGHT = {"hindsight": "[hindsight]", "plain": "[]"}
 
 def table(found: Mapping[str, Any]) -> str:
     """Return the Markdown table of goals.json."""
-    lines, score = [], lambda row: [one["score"] for one in row["episodes"]]
+    lines, plain = [], {row["demonstrations"]: row for row in found["rows"] if not row["hindsight"]}
     for row in found["rows"]:
-        plain = next(one for one in found["rows"] if one["demonstrations"] == row["demonstrations"])
-        gain = [a - b for a, b in zip(score(row), score(plain), strict=True)]
+        episodes, other = row["episodes"], plain.get(row["demonstrations"]) if row["hindsight"] else None
         lines.append(
             [
                 str(row["demonstrations"]),
                 "yes" if row["hindsight"] else "no",
-                interval(bootstrap(score(row))),
-                interval(wilson(sum(one["success"] for one in row["episodes"]), len(gain)), PERCENT),
-                interval(bootstrap(gain), "{:+.3f}") if row["hindsight"] else "",
+                interval(bootstrap([one["score"] for one in episodes])),
+                interval(wilson(sum(one["success"] for one in episodes), len(episodes)), PERCENT),
+                interval(gain("score", episodes, other["episodes"]), "{:+.3f}") if other else "",
                 f"{row['seconds'] / 60:.0f}",
             ]
         )

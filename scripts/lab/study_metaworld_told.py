@@ -22,7 +22,7 @@ from diffpolicy.evaluation.record import record
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util import files
 from diffpolicy.util.stats import wilson
-from runs import evaluated, kept, seconds, trained
+from runs import evaluated, gain, kept, seconds, trained
 from text_tables import PERCENT, interval, markdown
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -39,15 +39,23 @@ RECORDING = [
 def table(found: Mapping[str, Any]) -> str:
     """Return the Markdown table of metaworld_told.json."""
     alone = {row["task"]: row for row in json.loads(SINGLE.read_text()) if row["training"] == "flow"}
-    lines, sums = [], [0, 0]
-    for row in found["rows"]:
-        count, own = len(row["episodes"]), alone[row["task"]]["episodes"]  # of the same seeds, the first first
-        counts = [sum(one["success"] for one in row["episodes"]), own["success"][:count].count("1")]
-        sums = [total + part for total, part in zip(sums, counts, strict=True)]
-        lines.append([row["task"], *(interval(wilson(part, count), PERCENT) for part in counts)])
-    total = sum(len(row["episodes"]) for row in found["rows"])
-    lines.append(["**all**", *(interval(wilson(part, total), PERCENT) for part in sums)])
-    return markdown("task | one policy for ten | its own", lines)
+    lines, one, own = [], [], []
+    for number, row in enumerate(found["rows"]):
+        single = alone[row["task"]]["episodes"]
+        of_seed = dict(enumerate(map(int, single["success"]), single["first_seed"]))
+        both = [(episode, of_seed[episode["seed"]]) for episode in row["episodes"] if episode["seed"] in of_seed]
+        mine = [{"seed": (number, episode["seed"]), "success": episode["success"]} for episode, _ in both]
+        theirs = [{"seed": (number, episode["seed"]), "success": flag} for episode, flag in both]
+        lines.append([row["task"], *_shares(mine, theirs)])
+        one, own = one + mine, own + theirs
+    lines.append(["**all**", *_shares(one, own)])
+    return markdown("task | one policy for ten | its own, same seeds | difference", lines)
+
+
+def _shares(one: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[str]:
+    """How often either succeeds, and by how much more often the first."""
+    shares = [interval(wilson(sum(e["success"] for e in part), len(part)), PERCENT) for part in (one, own)]
+    return [*shares, interval(gain("success", one, own), "{:+.1%}")]
 
 
 def main() -> None:
@@ -67,7 +75,7 @@ def main() -> None:
         how = {"env": {"kwargs": {"task": task}}, "envs": 16}
         found = evaluated(saved, run / task, options.episodes, options.workers, **how)
         rows.append({"task": task, "episodes": kept(found, "success", "success_at_end")})
-    of = {"policy": saved.sha256["ema.safetensors"], "config": saved.config, "seconds": seconds(run)}
+    of = {"policy": saved.sha256["ema.safetensors"], "settings": options.settings, "seconds": seconds(run)}
     files.write_json(options.out, {"of": of, "rows": rows, **provenance()})
     print(table({"rows": rows}))
 

@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from diffpolicy.datasets import ReplayBuffer
 from diffpolicy.envs.phrases import PHRASINGS
 from diffpolicy.envs.several import TASKS, texts
 from diffpolicy.evaluation.report import provenance
 from diffpolicy.util import files
+from diffpolicy.util.errors import require
 from diffpolicy.util.stats import bootstrap, wilson
-from runs import evaluated, kept, seconds, trained
+from runs import evaluated, gain, kept, seconds, trained
 from text_tables import PERCENT, interval, markdown
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "results" / "several.json"
@@ -33,24 +32,23 @@ def episodes_of(recording: Path) -> dict[str, list[int]]:
     buffer = ReplayBuffer.open(recording)
     said = [buffer.attrs["tasks"][k] for k in buffer.meta["task"]]
     of = {text: name for name in TASKS for text in texts(name, PHRASINGS[0])}
+    unknown = sorted(set(said) - set(of))
+    require(not unknown, f"{recording} says {unknown[:3]}", "what Several-v0 says", "record it without phrasings")
     return {name: [k for k, text in enumerate(said) if of[text] == name] for name in TASKS}
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Return the Markdown table of several.json."""
-    rows = {(row["policy"], row["task"]): row for row in found["rows"]}
+    """Return the Markdown table of several.json, of the tasks whose own policy it has."""
+    rows = {(row["policy"], row["task"]): row["episodes"] for row in found["rows"]}
     lines = []
     for name in TASKS:
-        one, own = (
-            np.array([[e["score"], e["success"]] for e in rows[who, name]["episodes"]]) for who in (ALL, name)
-        )
-        cells = [name]
-        for k, form in ((0, "{:.3f}"), (1, PERCENT)):
-            for part in (one, own):
-                share = bootstrap(part[:, 0]) if k == 0 else wilson(int(part[:, 1].sum()), len(part))
-                cells.append(interval(share, form))
-            cells.append(interval(bootstrap(one[:, k] - own[:, k]), form.replace(":", ":+")))
-        lines.append(cells)
+        if (ALL, name) not in rows or (name, name) not in rows:
+            continue
+        one, own = rows[ALL, name], rows[name, name]
+        scores = [interval(bootstrap([e["score"] for e in part])) for part in (one, own)]
+        shares = [interval(wilson(sum(e["success"] for e in part), len(part)), PERCENT) for part in (one, own)]
+        better = interval(gain("score", one, own), "{:+.3f}"), interval(gain("success", one, own), "{:+.1%}")
+        lines.append([name, *scores, better[0], *shares, better[1]])
     header = "task | score, one policy | its own | difference | success, one policy | its own | difference"
     return markdown(header, lines)
 
@@ -75,16 +73,15 @@ def main() -> None:
             settings += [f"dataset.episodes={numbers[policy]}", f"env.kwargs.task={policy}"]
         saved = trained(run, settings)
         of = {"policy": policy, "sha256": saved.sha256["ema.safetensors"], "seconds": seconds(run)}
+        of["steps"] = saved.step
         for task in TASKS if policy == ALL else [policy]:
             how = {"env": {"kwargs": {"task": task}}}
             found = evaluated(saved, run / task, options.episodes, options.workers, **how)
             rows.append(of | {"task": task, "episodes": kept(found, "score", "success")})
     of = {"demonstrations": {name: len(mine) for name, mine in numbers.items()}}
-    of |= {"steps": options.steps, "steps_of_all": options.steps_of_all}
     found = {"of": of, "rows": rows, **provenance()}
     files.write_json(options.out, found)
-    if options.policies == [ALL, *TASKS]:
-        print(table(found))
+    print(table(found))
 
 
 if __name__ == "__main__":

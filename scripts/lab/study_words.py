@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,8 @@ def main() -> None:
     source = open_source(compose([*settings, f"run_dir={run}"]))
     train, test = (source.images(split) for split in ("train", "test"))
     saved = trained(run, settings)
-    of = {"task": options.task, "generator": saved.sha256["ema.safetensors"], "each": options.each}
+    of = {"task": options.task, "settings": options.settings, "generator": saved.sha256["ema.safetensors"]}
+    of |= {"each": options.each, "scales": list(SCALES), "sampler": asdict(SAMPLER)}
     file, generator = options.out / f"{options.task}.json", load_generator(saved.path)
     generator.configure(SAMPLER)
     before = json.loads(file.read_text()) if file.exists() else {}

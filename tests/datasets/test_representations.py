@@ -194,6 +194,10 @@ def test_points_seen_from_the_frame_of_others():
     torch.testing.assert_close(
         one.observations(moved)[..., 6:10], one.observations(obs)[..., 6:10], rtol=0, atol=1e-5
     )
+    joined = made({"state[0:4]": "frame:state[4:8]", "state[8]": "angle", "action": "frame:state[4:8]"}, 2, state=10)
+    state = obs[..., 4:14]
+    back = joined.observations_back(joined.observations(state))
+    torch.testing.assert_close(back[..., [0, 1, 2, 3, 4, 5, 6, 7, 9]], state[..., [0, 1, 2, 3, 4, 5, 6, 7, 9]])
     obs[..., 8:14] = 1.0  # points that are one have no direction; the frame is moved and not turned
     torch.testing.assert_close(one.actions(action, obs), action - 1)
 
@@ -210,7 +214,7 @@ def test_points_seen_from_the_frame_of_others():
         ({"state": "relative:eef_pos"}, r"state=relative:eef_pos; expected actions \('action'\), which alone"),
         ({"action[0:3]": "relative:pose"}, r"'pose' is not observed; .*add it to observation.vectors"),
         ({"action[0:3]": "relative:state"}, r"state has 7 numbers, the actions 3; expected as many; name parts"),
-        ({"action": "relative"}, r"action=relative; expected a state to be relative to; write relative:STATE"),
+        ({"action": "relative"}, r"action=relative; expected what it is seen from; write relative:STATE"),
         ({"action[3:6]": "axis_angle:state"}, r"expected a form alone; leave out what follows the colon"),
         ({"action[0:6]": "relative_pose:axis_angle:eef_pos"}, r"expected POSITION\+ROTATION, two observed arrays"),
         (
@@ -221,7 +225,7 @@ def test_points_seen_from_the_frame_of_others():
             {"action[0:7]": "relative_pose:axis_angle:eef_pos+eef_rot", "eef_rot": "quaternion_xyzw"},
             r"of 7 numbers; expected 6: 3 of the position, then the rotation",
         ),
-        ({"action": "frame"}, r"action=frame; expected a state to be relative to; write .*frame:POINTS"),
+        ({"action": "frame"}, r"action=frame; expected what it is seen from; write .*frame:POINTS"),
         ({"action[0:3]": "frame:eef_rot"}, r"of 3 numbers; expected points, x and y of each; name a part"),
         ({"action": "frame:eef_pos"}, r"eef_pos of 3 numbers; expected x and y of two points or more"),
         (
