@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--policies", nargs="+", choices=(ALL, *TASKS), default=[ALL, *TASKS])
     parser.add_argument("--steps", type=int, default=3000, help="of the training on one task")
-    parser.add_argument("--steps-of-all", type=int, default=8000)
+    parser.add_argument("--steps-of-all", type=int, default=9000)
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
