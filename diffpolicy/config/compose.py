@@ -109,10 +109,29 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
             for old, new in _RENAMED.items():
                 require(not f"{key}.".startswith(f"{old}."), f"{key} is now {key.replace(old, new, 1)}")
             raise ValueError(unknown("setting", key, sorted(known)))
+        if isinstance(_at(composed, key), list) and rest:
+            _check_list(key, rest[1:].strip())
         if key in literal and rest:
             rest = "=" + _quoted(rest[1:], multirun)
         prepared.append(f"{'++' if below and not sign else sign}{found['key']}{rest}")
     return prepared
+
+
+def _at(composed: dict[str, Any], key: str) -> Any:
+    """The value of a setting in a config; None where there is none."""
+    found: Any = composed
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _check_list(key: str, value: str) -> None:
+    """Refuse a list that is typed as something else, or without its end."""
+    says = f"{key}={value}"
+    if value not in ("", "null") and value[0] not in "[$":
+        require(False, says, "a list", f'write "{key}=[{value}]"')
+    whole = not value.startswith("[") or value.endswith("]")
+    require(whole, says, "a list, with ] at its end", f"put quotes around the whole setting: '{says}]'")
 
 
 def _entry_of(argument: str, maps: Iterable[str], multirun: bool) -> str | None:

@@ -1,5 +1,6 @@
 """Settings as they are typed: paths literally, sweeps to their end, help in no time."""
 
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -106,6 +107,20 @@ def test_a_config_of_version_3_keeps_what_chose_its_checkpoints_and_the_grid_tha
     assert _of_version_3("task=pusht", "method=v").method["grid"] == "log_snr"
     assert _of_version_3("task=pusht", "method.solver=heun").method["grid"] == "uniform"
     assert not changes(_of_version_3("task=pusht"), compose(["task=pusht", "run_dir=x"])), "such runs resume"
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("observation.texts=task", 'observation.texts=task; expected a list; write "observation.texts=[task]"'),
+        ("dataset.transforms=[mirror", "expected a list, with ] at its end; put quotes around the whole setting"),
+    ],
+)
+def test_a_list_that_is_none_is_refused_with_how_to_write_it(setting, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        compose(["task=own", "run_dir=x", setting])
+    texts = compose(["task=own", "run_dir=x", "observation.texts=[a thing,b]"]).observation.texts
+    assert texts == ["a thing", "b"] and compose(["task=own", "run_dir=x"]).observation.texts == []
 
 
 def test_a_config_of_an_unknown_version_or_setting_is_refused():
