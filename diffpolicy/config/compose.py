@@ -109,8 +109,8 @@ def prepare(name: str, schema: type, groups: Sequence[str], settings: Sequence[s
             for old, new in _RENAMED.items():
                 require(not f"{key}.".startswith(f"{old}."), f"{key} is now {key.replace(old, new, 1)}")
             raise ValueError(unknown("setting", key, sorted(known)))
-        if isinstance(_at(composed, key), list) and rest:
-            _check_list(key, rest[1:].strip())
+        if key not in groups and rest:
+            _check_form(_at(composed, key), key, rest[1:].strip())
         if key in literal and rest:
             rest = "=" + _quoted(rest[1:], multirun)
         prepared.append(f"{'++' if below and not sign else sign}{found['key']}{rest}")
@@ -125,13 +125,17 @@ def _at(composed: dict[str, Any], key: str) -> Any:
     return found
 
 
-def _check_list(key: str, value: str) -> None:
-    """Refuse a list that is typed as something else, or without its end."""
+def _check_form(usual: Any, key: str, value: str) -> None:
+    """Refuse a list or a mapping that is typed as something else, or a list without its end."""
     says = f"{key}={value}"
-    if value not in ("", "null") and value[0] not in "[$":
-        require(False, says, "a list", f'write "{key}=[{value}]"')
-    whole = not value.startswith("[") or value.endswith("]")
-    require(whole, says, "a list, with ] at its end", f"put quotes around the whole setting: '{says}]'")
+    if value in ("", "null") or value.startswith("$"):
+        return
+    if isinstance(usual, list):
+        require(value.startswith("["), says, "a list", f'write "{key}=[{value}]"')
+        cure = f"put quotes around the whole setting: '{says}]'"
+        require(value.endswith("]"), says, "a list, with ] at its end", cure)
+    if isinstance(usual, dict):
+        require(value.startswith("{"), says, "a value by name", f"write {key}.NAME={value}")
 
 
 def _entry_of(argument: str, maps: Iterable[str], multirun: bool) -> str | None:

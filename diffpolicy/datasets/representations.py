@@ -265,7 +265,8 @@ class Representations(ActingTransform):
         """Where an observed array, or a part of one, lies in an observation."""
         key, part = sliced(name)
         seen: Sequence[str] = list(self._vectors)
-        require(key in seen, f"{says}: {key!r} is not observed", f"one of {seen}", "add it to observation.vectors")
+        given, cure = f"{says}: {key!r} is not among the observed vectors", "name it in observation.vectors"
+        require(key in seen, given, f"one of {seen}", cure)
         first, size = self._vectors[key]
         part = part or slice(0, size)
         require(part.stop <= size, f"{says}: {name}", f"a part of the {size} numbers of {key!r}")

@@ -49,7 +49,7 @@ def draw_gallery(config: GalleryConfig) -> str:
         load_generator(path)
         of = load_config(read(path).config).dataset.name
         fits = of == compose([f"task={task}", "run_dir=unused"]).dataset.name
-        require(fits, f"{path} was trained on {of}", f"one of diffpolicy train task={task}")
+        require(fits, f"{path} was trained on {of}", f"a generator that diffpolicy train task={task} made")
     if any(exhibit.needs_mnist for exhibit in chosen):
         load_mnist("train")  # likewise
 

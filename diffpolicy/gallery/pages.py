@@ -83,7 +83,9 @@ def _made_by(exhibits: Sequence[Exhibit], commands: Mapping[str, str]) -> list[t
         figures.setdefault(commands[one.name], []).append(one.name)
     if len(figures) == 1:
         return [("This makes all of them:", next(iter(figures)))]
-    return [(f"This made {', '.join(of)}:", command) for command, of in figures.items()]
+    most = max(figures.values(), key=len)
+    only = {command: "" if of is most else f' "only=[{",".join(of)}]"' for command, of in figures.items()}
+    return [(f"This made {', '.join(of)}:", f"{command}{only[command]}") for command, of in figures.items()]
 
 
 def _sources(folder: Path, exhibits: Sequence[Exhibit]) -> dict[str, str]:

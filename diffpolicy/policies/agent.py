@@ -55,6 +55,7 @@ class Agent(Controller):
     """
 
     def __init__(self, policy: Policy, ask: Ask | None = None) -> None:
+        require(ask is None or callable(ask), f"ask={ask!r}", "a function of an environment and its observations")
         self.policy, self.ask = policy, ask
         self.spread: dict[int, float] = {}
         self.asked: Counter[int] = Counter()  # how often in the present episode, by environment
@@ -120,7 +121,6 @@ class Agent(Controller):
     def _start(self, env: int, key: tuple[int, ...]) -> _Episode:
         policy, steps = self.policy, self.policy.obs_horizon
         self.spread.pop(env, None)
-        self.asked.pop(env, None)
         if policy.execution.ask_above is not None:
             self.asked[env] = 0
         queue = ActionQueue(key, policy.execution, policy.action_dim, steps - 1, isinstance(policy.model, Corrects))
@@ -144,8 +144,8 @@ class Agent(Controller):
         for env, episode, actions, past in zip(envs, episodes, chunk.actions, chunk.memory, strict=True):
             episode.unsure = episode.unsure + 1 if above is not None and self.spread[env] > above else 0
             if episode.unsure >= after:  # the next chunk has none that was carried out
-                held = hold(self.policy, episode.history[-1])
-                actions, past = answered(env, list(episode.history), actions, self.ask, held), None
+                held, spread = hold(self.policy, episode.history[-1]), self.spread[env]
+                actions, past = answered(env, list(episode.history), actions, self.ask, held, spread), None
                 self.asked[env] += 1
             episode.chunks, episode.past = episode.chunks + 1, past
             episode.queue.put(actions, self.replan_every)

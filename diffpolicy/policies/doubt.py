@@ -36,7 +36,9 @@ def spread_of(chunks: Tensor, candidates: int, count: int, start: int, steps: in
     return executed.var(1, correction=0).mean((1, 2)).sqrt()
 
 
-def answered(env: int, obs: Any, actions: np.ndarray, ask: Ask | None, hold: np.ndarray | None) -> np.ndarray:
+def answered(
+    env: int, obs: Any, actions: np.ndarray, ask: Ask | None, hold: np.ndarray | None, spread: float
+) -> np.ndarray:
     """Return the actions (n, A) to execute in place of a chunk's that the policy is not sure of.
 
     Args:
@@ -45,14 +47,15 @@ def answered(env: int, obs: Any, actions: np.ndarray, ask: Ask | None, hold: np.
         actions: (n, A) of the chunk.
         ask: who is asked; None is nobody, and the robot holds.
         hold: the action (A,) with which it does; None if that is not known.
+        spread: of the chunk.
 
     Raises:
         ValueError: nobody answers, and it is not known how the robot holds; or an answer of another shape.
     """
     answer = None if ask is None else ask(env, obs)
     if answer is None:
-        given = f"a chunk of environment {env} that the policy is not sure of, and no answer"
-        cure = "let agent.ask return actions"
+        given = f"a chunk of environment {env} that the policy is not sure of (spread {spread:.3g}), and no answer"
+        cure = "make Agent(policy, ask=FUNCTION), which returns actions"
         require(hold is not None, given, "an environment in which it is known how the robot holds", cure)
         answer = np.broadcast_to(np.asarray(hold), actions.shape)
     answer = np.asarray(answer, np.float32)

@@ -80,7 +80,11 @@ def _check_times(execution: ExecutionConfig) -> None:
     require(fits, f"ask_above={asks!r}", "a spread above 0, in normalized units, or None")
     after = execution.ask_after
     require(type(after) is int and after >= 1, f"ask_after={after!r}", "a number of chunks from 1 on")
-    require(asks is not None or after == 1, f"ask_after={after} without ask_above", cure="name the spread too")
+    require(
+        asks is not None or after == 1,
+        f"ask_after={after} without ask_above",
+        cure="take ask_above=0.01 and candidates=8",
+    )
     given = f"ask_above={asks} with candidates={count}"
     require(asks is None or count > 1, given, "several that can be apart", "take candidates=8")
     given = f"weaker={execution.weaker} with candidates={count}"

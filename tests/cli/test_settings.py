@@ -113,6 +113,7 @@ def test_a_config_of_version_3_keeps_what_chose_its_checkpoints_and_the_grid_tha
     ("setting", "says"),
     [
         ("observation.texts=task", 'observation.texts=task; expected a list; write "observation.texts=[task]"'),
+        ("policy.condition_dropout=0.1", "expected a value by name; write policy.condition_dropout.NAME=0.1"),
         ("dataset.transforms=[mirror", "expected a list, with ] at its end; put quotes around the whole setting"),
     ],
 )

@@ -212,7 +212,10 @@ def test_points_seen_from_the_frame_of_others():
         ({"action": "axis_angle"}, r"action=axis_angle, of 8 numbers; expected 3; name a part, as action\[0:3\]"),
         ({"action[0:3]": "axis_angle", "action[2]": "angle"}, r"expected parts of 'action' that do not overlap"),
         ({"state": "relative:eef_pos"}, r"state=relative:eef_pos; expected actions \('action'\), which alone"),
-        ({"action[0:3]": "relative:pose"}, r"'pose' is not observed; .*add it to observation.vectors"),
+        (
+            {"action[0:3]": "relative:pose"},
+            r"'pose' is not among the observed vectors; .*name it in observation.vectors",
+        ),
         ({"action[0:3]": "relative:state"}, r"state has 7 numbers, the actions 3; expected as many; name parts"),
         ({"action": "relative"}, r"action=relative; expected what it is seen from; write relative:STATE"),
         ({"action[3:6]": "axis_angle:state"}, r"expected a form alone; leave out what follows the colon"),

@@ -163,7 +163,10 @@ def test_only_figures_of_a_checkpoint_name_it(tmp_path, monkeypatch):
     readme = (tmp_path / "README.md").read_text()
     assert "This made probability_paths:\n\n```bash\ndiffpolicy gallery small=true\n" in readme
     assert "This made inversion:\n\n```bash\ndiffpolicy train task=mnist run_dir=RUN\ndiffpolicy gallery" in readme
-    with pytest.raises(ValueError, match="RUN was trained on mnist; expected one of diffpolicy train task=moving_d"):
+    with pytest.raises(
+        ValueError,
+        match="RUN was trained on mnist; expected a generator that diffpolicy train task=moving_digits made",
+    ):
         small(tmp_path, "films_by_words", films="RUN")
 
 

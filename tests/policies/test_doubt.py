@@ -97,7 +97,10 @@ def test_a_robot_without_anybody_to_ask_holds():
     agent = Agent(policy(candidates=4, ask_above=1e-6))
     obs = list(tiny_policy.observations(1, steps=None))
     agent.reset(seeds=[0])
-    with pytest.raises(ValueError, match="is not sure of, and no answer; expected .*let agent.ask return actions"):
+    with pytest.raises(
+        ValueError,
+        match=r"is not sure of \(spread .*\), and no answer; expected .*make Agent\(policy, ask=FUNCTION\)",
+    ):
         agent.act(obs)
     agent.policy.motion = Motion((0, 1))
     agent.reset(seeds=[0])
@@ -133,7 +136,7 @@ def test_rollouts_keep_the_spread_of_every_chunk():
         ({"ask_above": 0.0, "candidates": 2}, "a spread above 0"),
         ({"ask_above": "much", "candidates": 2}, "a spread above 0"),
         ({"ask_above": 0.1, "ask_after": 0, "candidates": 2}, "a number of chunks from 1 on"),
-        ({"ask_after": 2, "candidates": 2}, "ask_after=2 without ask_above; name the spread too"),
+        ({"ask_after": 2, "candidates": 2}, "ask_after=2 without ask_above; take ask_above=0.01 and candidates=8"),
     ],
 )
 def test_thresholds_that_mean_nothing_are_refused(settings, says):
