@@ -264,7 +264,7 @@ def _train_on_demonstrations(config: RunConfig, ranks: Ranks, device: torch.devi
     task = None
     if names_env(config.env):  # before the seed, since an environment may draw from torch's generator
         make_env = policy_env(config, given=config.env)
-        task = check_fit(config, make_env, windows.spec, windows.train.action_dim)
+        task = check_fit(config, make_env, windows.spec, windows.train.action_dim, windows.texts)
     torch.manual_seed(config.seed)
     net = config.net if method_class(config).has_net else {}
     record = replace(_with_stream(config, windows, start), net=net, found=_found(config, windows))

@@ -13,8 +13,15 @@ from diffpolicy.config import LAST, RunConfig
 from diffpolicy.datasets.spec import ObservationSpec
 from diffpolicy.evaluation.adapters import EnvFactory
 from diffpolicy.evaluation.contract import BrokenEnvironment, MakeEnv
-from diffpolicy.evaluation.episode import VALIDATION_EPISODES, Episode, Reset, episode_rows
-from diffpolicy.evaluation.fit import fitting_task
+from diffpolicy.evaluation.episode import (
+    VALIDATION_EPISODES,
+    VALIDATION_SEED,
+    Episode,
+    Reset,
+    episode_resets,
+    episode_rows,
+)
+from diffpolicy.evaluation.fit import check_said, fitting_task
 from diffpolicy.evaluation.metrics import PROPORTIONS, SUCCESS, check_comparable, metric_names, summarize
 from diffpolicy.evaluation.report import (
     Image,
@@ -30,12 +37,19 @@ from diffpolicy.evaluation.rollout import require_whole, rollout
 from diffpolicy.evaluation.task import NO_SUCCESS, SCORE, TaskSpec
 from diffpolicy.policies.agent import Agent
 from diffpolicy.policies.policy import Policy
+from diffpolicy.policies.texts import learns_words
 from diffpolicy.training.log import read_metrics
 from diffpolicy.util import names
 from diffpolicy.util.errors import require
 
 
-def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, action_dim: int) -> TaskSpec:
+def check_fit(
+    config: RunConfig,
+    make_env: MakeEnv,
+    spec: ObservationSpec,
+    action_dim: int,
+    texts: Mapping[str, Sequence[str]] | None = None,
+) -> TaskSpec:
     """Return the task of an environment that shows and takes what the demonstrations hold, before any training.
 
     Args:
@@ -43,10 +57,11 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
         make_env: makes its environment.
         spec: what the demonstrations show.
         action_dim: numbers per action of the demonstrations.
+        texts: by key, what they say.
 
     Raises:
-        ValueError: it does not fit or is broken, there are fewer validation seeds than evaluation episodes, or
-            `training.choose` is no metric of its task.
+        ValueError: it does not fit or is broken, it says on the validation seeds what no demonstration did, there are
+            fewer of these than evaluation episodes, or `training.choose` is no metric of its task.
         TypeError: it is no environment, or its `reset` takes no `seed` or `options`.
     """
     given, cure = f"evaluation_episodes={config.evaluation_episodes}", "take env.id=null to roll nothing out"
@@ -57,6 +72,8 @@ def check_fit(config: RunConfig, make_env: MakeEnv, spec: ObservationSpec, actio
     task = fitting_task(make_env, spec, action_dim, says, "the demonstrations have", cure)
     success = () if task.success_key == NO_SUCCESS else PROPORTIONS
     names.check("training.choose", config.training.choose, dict.fromkeys([LAST, SCORE, *task.metrics, *success]))
+    if texts and learns_words(config.text):
+        check_said(make_env, action_dim, texts, episode_resets(VALIDATION_SEED, config.evaluation_episodes))
     return task
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import gymnasium as gym
@@ -15,7 +16,9 @@ from diffpolicy.evaluation.episode import Episode, Reset, Step
 from diffpolicy.evaluation.observers import Observer
 from diffpolicy.evaluation.rollout import finished_episodes
 from diffpolicy.evaluation.task import TaskSpec
+from diffpolicy.nets.text import vocabulary, words_of
 from diffpolicy.policies.controller import Controller, EnvIds
+from diffpolicy.util.errors import require
 
 _TRIES = 3
 """Episodes of which one has to come to its first step; an environment may break at some seeds."""
@@ -47,6 +50,49 @@ def fitting_task(
             return episode.observed[fit.name]
         first = first or episode.error
     raise BrokenEnvironment(first)
+
+
+def check_said(
+    make_env: MakeEnv, action_dim: int, texts: Mapping[str, Sequence[str]], resets: Sequence[Reset]
+) -> None:
+    """Raise ValueError where an environment asks for something in words that no demonstration had.
+
+    Args:
+        make_env: makes the environment.
+        action_dim: numbers per action.
+        texts: by key, those of the demonstrations.
+        resets: the episodes that it is to ask for.
+    """
+    known = {key: set(vocabulary(said)) for key, said in texts.items()}
+    starts = [replace(how, limit=1) for how in resets]
+    for episode in finished_episodes(_Still(action_dim), make_env, starts, [_Said(tuple(texts))], envs=1):
+        for key, text in episode.observed.get(_Said.name, {}).items():
+            lacking = [word for word in words_of(text) if word not in known[key]]
+            given = f"the environment says {text!r} as {key!r} at seed {episode.seed}"
+            wanted = f"words of the demonstrations, which lack {', '.join(map(repr, lacking))}"
+            require(not lacking, given, wanted, "record more of them, or take env.id=null to roll nothing out")
+
+
+@final
+class _Said(Observer):
+    """Keeps what an environment says when an episode starts.
+
+    Args:
+        keys: of its texts.
+    """
+
+    name = "said"
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__()
+        self._keys = keys
+
+    def on_reset(self, episode: Episode, env: gym.Env[Any, Any], obs: Any, info: Mapping[str, Any]) -> None:
+        """Keep the texts."""
+        episode.observed[self.name] = {key: str(obs[key]) for key in self._keys}
+
+    def on_step(self, step: Step) -> None:
+        """Nothing: the start was what had to be seen."""
 
 
 @final

@@ -37,6 +37,13 @@ def text_identity(section: Mapping[str, Any]) -> str | None:
     return lookup("text", section.get("name", "words")).identity(section)
 
 
+def learns_words(section: Mapping[str, Any]) -> bool:
+    """Return whether a config's text encoder, or a part of one, knows the words of training alone."""
+    if "parts" in section:
+        return any(map(learns_words, section["parts"]))
+    return bool(lookup("text", section.get("name", "words")).learns_words)
+
+
 def check_words(before: FoundInData, now: FoundInData, path: object) -> None:
     """Refuse to begin with the weights of a text encoder that numbered its words otherwise.
 

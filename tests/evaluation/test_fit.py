@@ -7,8 +7,12 @@ from environments import Bridge, Goals, Walk
 
 from diffpolicy.config import EnvConfig
 from diffpolicy.datasets.spec import Field, ObservationSpec
+from diffpolicy.envs.pushblocks import PHRASES
 from diffpolicy.evaluation import make_env
+from diffpolicy.evaluation.episode import Reset
 from diffpolicy.evaluation.evaluate import check_fit
+from diffpolicy.evaluation.fit import check_said
+from diffpolicy.policies.texts import learns_words
 
 SPEC = ObservationSpec({"obs": Field("vector", (2,))})
 
@@ -95,3 +99,17 @@ def test_what_fits():
     goals = ObservationSpec({"observation": Field("vector", (2,)), "desired_goal": Field("vector", (2,))})
     assert checked(Goals, goals).main == "return"
     assert checked(Walk, success="environments:beyond").success_key == "success"
+
+
+def test_words_that_no_demonstration_had_are_refused_before_training():
+    make = make_env(EnvConfig(id="diffpolicy/PushBlocks-v0", kwargs={"told": True}))
+    resets = [Reset(seed) for seed in range(12)]
+    said = [text for mode in PHRASES.words for text in PHRASES.of(mode, "taught")]
+    check_said(make, 2, {"task": said}, resets)
+    says = r"the environment says '.*' as 'task' at seed \d+; expected words .*, which lack '.*'; record"
+    with pytest.raises(ValueError, match=says):
+        check_said(make, 2, {"task": said[:1]}, resets)
+    assert learns_words({"name": "words"}) and not learns_words({"name": "pretrained"})
+    parts = [{"name": "pretrained"}, {"name": "pretrained"}]
+    assert not learns_words({"name": "beside", "parts": parts})
+    assert learns_words({"name": "beside", "parts": [*parts, {"name": "words"}]})
