@@ -1,14 +1,16 @@
 """How well Push-T is done with a goal drawn for every episode, and what hindsight adds, by demonstrations.
 
 python scripts/lab/study_goals.py goals.zarr --runs runs
+python scripts/lab/study_goals.py goals.zarr --runs runs --steps 8000     # goes on to more steps, and adds rows
 
-Trains `task=pusht_told` on the recording with and without `dataset.transforms=[hindsight]` where RUNS has no such run
-yet, and evaluates on fresh seeds.
+Trains `task=pusht_told` on the recording with and without `dataset.transforms=[hindsight]`, or goes on with the runs
+that are there, and evaluates on fresh seeds. Results of other numbers of steps stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,20 +27,26 @@ HINDSIGHT = {"hindsight": "[hindsight]", "plain": "[]"}
 
 def table(found: Mapping[str, Any]) -> str:
     """Return the Markdown table of goals.json."""
-    lines, plain = [], {row["demonstrations"]: row for row in found["rows"] if not row["hindsight"]}
+    lines, plain = [], {(row["demonstrations"], row["steps"]): row for row in found["rows"] if not row["hindsight"]}
     for row in found["rows"]:
-        episodes, other = row["episodes"], plain.get(row["demonstrations"]) if row["hindsight"] else None
+        episodes, other = row["episodes"], plain.get((row["demonstrations"], row["steps"]))
+        other = other if row["hindsight"] else None
         lines.append(
             [
                 str(row["demonstrations"]),
                 "yes" if row["hindsight"] else "no",
+                f"{row['steps']:,}",
                 interval(bootstrap([one["score"] for one in episodes])),
                 interval(wilson(sum(one["success"] for one in episodes), len(episodes)), PERCENT),
                 interval(gain("score", episodes, other["episodes"]), "{:+.3f}") if other else "",
                 f"{row['seconds'] / 60:.0f}",
             ]
         )
-    return markdown("demonstrations | hindsight | score | success | its gain | minutes", lines)
+    return markdown("demonstrations | hindsight | steps | score | success | its gain | minutes", lines)
+
+
+def _of(row: Mapping[str, Any]) -> tuple[int, int, bool]:
+    return row["demonstrations"], row["steps"], row["hindsight"]
 
 
 def main() -> None:
@@ -47,6 +55,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--demonstrations", type=int, nargs="+", default=[600])
     parser.add_argument("--hindsight", nargs="+", choices=HINDSIGHT, default=["plain", "hindsight"])
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--settings", nargs="*", default=[], help="of the training, as `diffpolicy train` takes them")
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--workers", type=int, default=0)
@@ -58,12 +67,17 @@ def main() -> None:
             run = options.runs / f"goals_{count}_{name}"
             told = [f"dataset.path={options.recording}", f"dataset.episodes={count}"]
             told.append(f"dataset.transforms={HINDSIGHT[name]}")
-            saved = trained(run, ["task=pusht_told", *told, *options.settings])
-            found = evaluated(saved, run / "fresh", options.episodes, options.workers)
-            row = {"demonstrations": count, "hindsight": name == "hindsight", "seconds": seconds(run)}
+            saved = trained(run, ["task=pusht_told", *told, f"training.steps={options.steps}", *options.settings])
+            found = evaluated(saved, run / f"fresh_{options.steps}", options.episodes, options.workers)
+            row = {"demonstrations": count, "hindsight": name == "hindsight", "steps": options.steps}
             rows.append(
-                row | {"policy": saved.sha256["ema.safetensors"], "episodes": kept(found, "score", "success")}
+                row
+                | {"seconds": seconds(run), "policy": saved.sha256["ema.safetensors"]}
+                | {"episodes": kept(found, "score", "success")}
             )
+    before = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    of = {_of(row) for row in rows}
+    rows = sorted([*rows, *(row for row in before if _of(row) not in of)], key=_of)
     found = {"of": {"settings": options.settings}, "rows": rows, **provenance()}
     files.write_json(options.out, found)
     print(table(found))

@@ -29,12 +29,12 @@ def test_gains_are_of_the_seeds_that_both_have():
 
 
 def test_the_gain_of_hindsight_is_over_the_plain_run_whatever_comes_first():
-    plain = {"demonstrations": 9, "hindsight": False, "seconds": 60.0, "episodes": episodes(0, 1)}
-    more = {"demonstrations": 9, "hindsight": True, "seconds": 120.0, "episodes": episodes(1, 1)}
+    plain = {"demonstrations": 9, "hindsight": False, "steps": 5, "seconds": 60.0, "episodes": episodes(0, 1)}
+    more = {"demonstrations": 9, "hindsight": True, "steps": 5, "seconds": 120.0, "episodes": episodes(1, 1)}
     for rows in ([plain, more], [more, plain]):
         of = {line[1]: line for line in cells(study_goals.table({"rows": rows}))}
-        assert of["yes"][4].startswith("+0.500") and of["no"][4] == ""
-    assert cells(study_goals.table({"rows": [more]}))[0][4] == ""
+        assert of["yes"][5].startswith("+0.500") and of["no"][5] == ""
+    assert cells(study_goals.table({"rows": [more, {**plain, "steps": 9}]}))[0][5] == ""
 
 
 def test_several_tasks_are_shown_where_both_policies_are_there():
