@@ -114,6 +114,6 @@ def test_an_image_checkpoint_is_no_policy(runs):
 def test_every_group_of_settings_can_be_chosen_on_the_command_line(runs):
     assert train.GROUPS == GROUPS
     error = typed("train", "task=solids", "text=clip", "run_dir=F", cwd=runs, ok=False)
-    assert "unknown text 'clip'; choose from pretrained, words" in error
+    assert "unknown text 'clip'; choose from beside, pretrained, words" in error
     error = typed("train", "task=solids", "text=pretrained", "text.path=nowhere", "run_dir=F", cwd=runs, ok=False)
     assert "lacks config.json, tokenizer.json, model.safetensors" in error
