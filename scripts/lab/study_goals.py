@@ -39,10 +39,11 @@ def table(found: Mapping[str, Any]) -> str:
                 interval(bootstrap([one["score"] for one in episodes])),
                 interval(wilson(sum(one["success"] for one in episodes), len(episodes)), PERCENT),
                 interval(gain("score", episodes, other["episodes"]), "{:+.3f}") if other else "",
+                interval(gain("success", episodes, other["episodes"]), "{:+.1%}") if other else "",
                 f"{row['seconds'] / 60:.0f}",
             ]
         )
-    return markdown("demonstrations | hindsight | steps | score | success | its gain | minutes", lines)
+    return markdown("demonstrations | hindsight | steps | score | success | its gain | in success | minutes", lines)
 
 
 def _of(row: Mapping[str, Any]) -> tuple[int, int, bool]:
