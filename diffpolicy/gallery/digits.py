@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,9 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from diffpolicy.config import SamplerConfig
-from diffpolicy.config.compose import compose
 from diffpolicy.datasets.sources.mnist import CLASSES, SIDE, load_mnist
-from diffpolicy.gallery.learn import Attenuated, labeled, learn
+from diffpolicy.gallery.learn import Attenuated, labeled, learn, learn_images
 from diffpolicy.gallery.spectra import spectrum
 from diffpolicy.gallery.style import FAINT, SEQUENCE, Exhibit, Settings, canvas
 from diffpolicy.generative.classifier import ClassifierObjective, class_log_prob
@@ -26,7 +24,7 @@ from diffpolicy.generative.predictions import Field
 from diffpolicy.generative.sampling import generate
 from diffpolicy.generative.shapes import randn
 from diffpolicy.generative.solvers import make_solver
-from diffpolicy.images import ImageGenerator, build_generator, found_in, load_generator
+from diffpolicy.images import ImageGenerator, found_in, load_generator
 from diffpolicy.images.drawing import tiled
 from diffpolicy.nets.classifier import ImageClassifier
 
@@ -51,19 +49,9 @@ def _generator(settings: Settings) -> ImageGenerator:
 
 @functools.cache  # one training for all figures that draw digits with it
 def _briefly_trained(settings: Settings) -> ImageGenerator:
-    """A generator by the recipe of `task=mnist` at half its width."""
+    """The one that all these figures share."""
     digits = load_mnist("train")
-    size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"] if settings.small else ["net.widths=[64,128]"]
-    config = replace(compose(["task=mnist", "run_dir=unused", *size]), found=found_in(digits, CLASSES))
-    return learn(
-        lambda: build_generator(config),
-        lambda model, batch, generator: model.loss(batch, generator),
-        labeled(digits),
-        settings,
-        steps=700,
-        batch_size=config.training.batch_size,
-        lr=config.training.lr,
-    ).requires_grad_(False)
+    return learn_images("mnist", digits, found_in(digits, CLASSES), settings, steps=700)
 
 
 def guidance_on_digits(settings: Settings) -> Figure:

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from diffpolicy.checkpoint import read
 from diffpolicy.config import load_config
 from diffpolicy.config.commands import GalleryConfig
-from diffpolicy.config.compose import compose
 from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.gallery.exhibits import EXHIBITS
 from diffpolicy.gallery.pages import save_figure, write_pages
@@ -21,6 +20,9 @@ from diffpolicy.gallery.style import RC, Exhibit, Settings
 from diffpolicy.images import load_generator
 from diffpolicy.util import files, names
 from diffpolicy.util.errors import require
+
+_CHECKPOINTS = {"mnist": "digits", "moving_digits": "films"}
+"""The task that trains a generator, which is also its data set, and the setting that names its checkpoint."""
 
 FOLDER, SMALL_FOLDER = "docs/gallery", "gallery_small"  # a quick look does not replace what was drawn with care
 
@@ -43,13 +45,12 @@ def draw_gallery(config: GalleryConfig) -> str:
     chosen = [exhibit for exhibit in EXHIBITS if not config.only or exhibit.name in config.only]
     if config.missing:
         chosen = [exhibit for exhibit in chosen if not _drawn(exhibit, out, commands)]
-    given = {"mnist": config.digits, "moving_digits": config.films}
+    given = {task: vars(config)[setting] for task, setting in _CHECKPOINTS.items()}
     settings = Settings(config.seed, config.small, {task: Path(path) for task, path in given.items() if path})
     for task, path in settings.checkpoints.items():  # refused before minutes of drawing
         load_generator(path)
         of = load_config(read(path).config).dataset.name
-        fits = of == compose([f"task={task}", "run_dir=unused"]).dataset.name
-        require(fits, f"{path} was trained on {of}", f"a generator that diffpolicy train task={task} made")
+        require(of == task, f"{path} was trained on {of}", f"a generator that diffpolicy train task={task} made")
     if any(exhibit.needs_mnist for exhibit in chosen):
         load_mnist("train")  # likewise
 
@@ -73,12 +74,9 @@ def _drawn(exhibit: Exhibit, out: Path, commands: Mapping[str, str]) -> bool:
 
 def _command(settings: Settings, exhibit: Exhibit) -> str:
     """What to type for a figure of these settings; of those that it does not depend on, nothing."""
-    task = exhibit.draws_with if exhibit.draws_with in settings.checkpoints else ""
-    options = {
-        f"seed={settings.seed}": settings.seed != 0,
-        "small=true": settings.small,
-        "digits=RUN/checkpoints/last": task == "mnist",
-        "films=RUN/checkpoints/last": task == "moving_digits",
-    }
+    options = {f"seed={settings.seed}": settings.seed != 0, "small=true": settings.small}
     command = " ".join(["diffpolicy gallery", *(option for option, given in options.items() if given)])
-    return f"diffpolicy train task={task} run_dir=RUN\n{command}" if task else command
+    task = exhibit.draws_with
+    if task not in settings.checkpoints:
+        return command
+    return f"diffpolicy train task={task} run_dir=RUN\n{command} {_CHECKPOINTS[task]}=RUN/checkpoints/last"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from matplotlib.figure import Figure
 
 from diffpolicy.config import SamplerConfig
-from diffpolicy.config.compose import compose
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.datasets.sources.mnist import load_mnist
 from diffpolicy.datasets.sources.moving_digits import MovingDigits, moving
-from diffpolicy.gallery.learn import labeled, learn
+from diffpolicy.gallery.learn import learn_images
 from diffpolicy.gallery.style import Exhibit, Settings, canvas
-from diffpolicy.images import ImageGenerator, build_generator, found_in, load_generator
+from diffpolicy.images import ImageGenerator, found_in, load_generator
 
 TASK = "moving_digits"
 TEXTS = ("a slow three moving left", "a fast three moving left", "a fast seven moving up", "a zero moving down slow")
@@ -22,21 +20,10 @@ SCALES = (0.0, 1.0, 2.0)
 
 
 def _briefly_trained(settings: Settings) -> ImageGenerator:
-    """A generator by the recipe of `task=moving_digits` at half its width."""
+    """A generator of films of fewer digits."""
     digits, count = load_mnist("train"), settings.size(12_000, 200)
     films = moving(LabeledImages(digits.levels[:count], digits.labels[:count]), settings.seed)
-    size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"] if settings.small else ["net.widths=[64,128]"]
-    config = compose([f"task={TASK}", "run_dir=unused", *size])
-    config = replace(config, found=found_in(films, MovingDigits.classes, MovingDigits.texts))
-    return learn(
-        lambda: build_generator(config),
-        lambda model, batch, generator: model.loss(batch, generator),
-        labeled(films),
-        settings,
-        steps=500,
-        batch_size=config.training.batch_size,
-        lr=config.training.lr,
-    ).requires_grad_(False)
+    return learn_images(TASK, films, found_in(films, MovingDigits.classes, MovingDigits.texts), settings, steps=500)
 
 
 def films_by_words(settings: Settings) -> Sequence[Figure]:

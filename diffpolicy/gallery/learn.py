@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from diffpolicy import checkpoint
-from diffpolicy.config import RunConfig
+from diffpolicy.config import FoundInData, RunConfig
+from diffpolicy.config.compose import compose
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.gallery.style import Settings
 from diffpolicy.generative.paths import Path as ProbabilityPath
 from diffpolicy.generative.shapes import expand
+from diffpolicy.images import ImageGenerator, build_generator
 from diffpolicy.nets import MLP
 from diffpolicy.training import LossModel, TrainConfig, train
 from diffpolicy.training.learner import Batch
@@ -83,6 +86,32 @@ def learn_in_stages(
             nets.append(copy.deepcopy(model.net).eval())
         losses = torch.tensor([row["loss"] for row in read_metrics(run / METRICS)])
     return nets, losses
+
+
+def learn_images(
+    task: str, images: LabeledImages, found: FoundInData, settings: Settings, steps: int
+) -> ImageGenerator:
+    """Return a generator of images by the recipe of a task at half its width, briefly trained.
+
+    Args:
+        task: of `diffpolicy train`.
+        images: to learn from.
+        found: in them.
+        settings: of the gallery.
+        steps: of training.
+    """
+    size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"] if settings.small else ["net.widths=[64,128]"]
+    config = replace(compose([f"task={task}", "run_dir=unused", *size]), found=found)
+    made = learn(
+        lambda: build_generator(config),
+        lambda model, batch, generator: model.loss(batch, generator),
+        labeled(images),
+        settings,
+        steps,
+        config.training.batch_size,
+        config.training.lr,
+    )
+    return made.requires_grad_(False)
 
 
 def _untrained(make_net: Callable[[], nn.Module], loss: Callable[..., Tensor], settings: Settings) -> LossModel:

@@ -62,15 +62,12 @@ def draw(
 def drop_condition(net: Net, cond: Any, share: float, data: Tensor, generator: Generators) -> tuple[Any, Tensor]:
     """Return `cond` with that of `net.null` in place of a random share of it, and where that is so, (B,) boolean.
 
-    A network that leaves parts of it out does so with the rest.
-
     Raises:
         ValueError: there is no condition.
     """
     given = f"condition_dropout={share} without a batch['cond']"
     require(cond is not None, given, cure="set it to 0 for a network without condition")
     dropped = (uniform(data.shape[:1], generator, data.device) < share).to(data.device)
-    cond = net.thinned(cond, generator) if isinstance(net, condition.Thins) else cond
     return condition.where(dropped, net.null(cond), cond), dropped
 
 

@@ -146,7 +146,8 @@ class ImageGenerator(Model):
         if self.dequantize and self.training:
             batch = {**batch, "data": dequantized(batch["data"], generator)}
         if self.texts:
-            batch = {**batch, "cond": self.ids[batch["cond"]]}
+            ids = self.ids[batch["cond"]]
+            batch = {**batch, "cond": self.net.thinned(ids, generator) if self.training else ids}
         if isinstance(self.method, TokenProcess):
             batch = {**batch, "data": to_tokens(batch["data"], self.method.tokens.levels)}
         if self.latents is not None:

@@ -26,6 +26,10 @@ class AroundNetwork(Fusable):
         """Return the condition that stands for "none"."""
         return self.net.null(cond)
 
+    def thinned(self, cond: Any, generator: Any) -> Any:
+        """Return a condition of training without what a network that reads it leaves out at random."""
+        return self.net.thinned(cond, generator) if isinstance(self.net, AroundNetwork) else cond
+
 
 @final
 class FilmNetwork(AroundNetwork, Network):

@@ -38,14 +38,21 @@ class TextEncoder(nn.Module, ABC):
     Attributes:
         features: F, numbers of the vector.
         width: W, numbers of each token.
-        learns_words: whether it is made with the words of training, as the argument `words`.
         brings_weights: whether it is made with the identity of its weights in training, as the argument `known`.
     """
 
     features: int
     width: int
-    learns_words: ClassVar[bool] = False
     brings_weights: ClassVar[bool] = False
+
+    @classmethod
+    def learns_words(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether it is made with the words of training, as the argument `words`, and knows no others.
+
+        Args:
+            options: the others that it is made with.
+        """
+        return False
 
     @classmethod
     def identity(cls, options: Mapping[str, Any]) -> str | None:
@@ -107,8 +114,6 @@ class WordsEncoder(TextEncoder):
         ValueError: sizes that are not positive or do not fit together, or no words.
     """
 
-    learns_words = True
-
     def __init__(
         self,
         words: Sequence[str],
@@ -130,6 +135,11 @@ class WordsEncoder(TextEncoder):
         block = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.blocks = nn.TransformerEncoder(block, layers, enable_nested_tensor=False) if layers else None
         self.vector = nn.Linear(width, features)
+
+    @classmethod
+    def learns_words(cls, options: Mapping[str, Any]) -> bool:
+        """Return True."""
+        return True
 
     def ids(self, texts: Sequence[str]) -> Tensor:
         """Return the ids of texts, (B, length + 1) int64: what begins each, its words, and padding."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffpolicy.generative.shapes import Generators, rand
 from diffpolicy.nets.text import TextEncoder, Told
-from diffpolicy.policies.texts import build_text, text_identity
+from diffpolicy.policies.texts import build_text, learns_words, text_identity
 from diffpolicy.util.errors import located, require
 
 _BETWEEN = "+"  # identities of encoders
@@ -32,7 +32,6 @@ class SideBySide(TextEncoder):
         ValueError: fewer than two parts, not a share in [0, 1) for each, or what an encoder refuses.
     """
 
-    learns_words = True
     brings_weights = True
 
     def __init__(
@@ -49,6 +48,8 @@ class SideBySide(TextEncoder):
         fits = len(shares) == len(parts) and all(0 <= share < 1 for share in shares)
         require(fits, f"text.dropout={shares} of {len(parts)} parts", "a share in [0, 1) for each")
         require(width >= 1, f"text.width={width}", "at least 1")
+        inside = [part for part in parts if "parts" in part]
+        require(not inside, f"text.parts={inside} of several encoders each", "one each", "name all in one list")
         of_parts = iter(known.split(_BETWEEN) if known else ())
         made = []
         for number, part in enumerate(parts):
@@ -59,6 +60,13 @@ class SideBySide(TextEncoder):
         self.token = nn.ModuleList(nn.Linear(part.width, width) for part in made)
         self.features, self.width = sum(part.features for part in made), width
         self._sizes = [part.ids([part.example]).shape[1] for part in made]
+        knows = next((one for one, part in zip(made, parts, strict=True) if learns_words(part)), made[0])
+        self._example = knows.example
+
+    @classmethod
+    def learns_words(cls, options: Mapping[str, Any]) -> bool:
+        """Return whether one of the parts does."""
+        return any(map(learns_words, options["parts"]))
 
     @classmethod
     def identity(cls, options: Mapping[str, Any]) -> str | None:
@@ -73,7 +81,7 @@ class SideBySide(TextEncoder):
     @property
     def example(self) -> str:
         """A text that the encoder with a vocabulary of its own knows, if there is one."""
-        return next((part.example for part in self.parts if part.learns_words), self.parts[0].example)
+        return self._example
 
     def null(self, ids: Tensor) -> Tensor:
         """Return ids that say nothing to any of them."""
@@ -91,9 +99,7 @@ class SideBySide(TextEncoder):
 
     def forward(self, ids: Tensor) -> Told:
         told = [part(one) for part, one in self._split(ids)]
-        tokens = [
-            layer(one.tokens) * one.mask[..., None] for layer, one in zip(self.token, told, strict=True)
-        ]  # fmt: skip
+        tokens = [layer(one.tokens) * one.mask[..., None] for layer, one in zip(self.token, told, strict=True)]
         vector = torch.cat([one.vector for one in told], 1)
         return Told(vector, torch.cat(tokens, 1), torch.cat([one.mask for one in told], 1))
 

@@ -25,7 +25,7 @@ def build_text(section: Mapping[str, Any], words: Sequence[str], known: str | No
     options = {name: value for name, value in section.items() if name != "attend"}
     options.setdefault("name", "words")
     kind, given = lookup("text", options["name"]), {}
-    if kind.learns_words:
+    if kind.learns_words(options):
         given["words"] = words
     if kind.brings_weights:
         given["known"] = known
@@ -38,10 +38,8 @@ def text_identity(section: Mapping[str, Any]) -> str | None:
 
 
 def learns_words(section: Mapping[str, Any]) -> bool:
-    """Return whether a config's text encoder, or a part of one, knows the words of training alone."""
-    if "parts" in section:
-        return any(map(learns_words, section["parts"]))
-    return bool(lookup("text", section.get("name", "words")).learns_words)
+    """Return whether a config's text encoder knows the words of training alone, see `TextEncoder.learns_words`."""
+    return bool(lookup("text", section.get("name", "words")).learns_words(section))
 
 
 def check_words(before: FoundInData, now: FoundInData, path: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,14 +31,6 @@ class Condition(NamedTuple):
     def rows(self, index: slice | Sequence[int] | Tensor) -> Condition:
         """Return the samples of `index` (a slice, a list or a tensor of row numbers)."""
         return self.map(lambda part: part[index])
-
-
-@runtime_checkable
-class Thins(Protocol):
-    """A network that leaves parts of its condition out in training, beside the whole of it."""
-
-    def thinned(self, cond: Any, generator: Any) -> Any:
-        """Return `cond` without what is left out at random."""
 
 
 def select(cond: Any, index: slice | Sequence[int] | Tensor) -> Any:

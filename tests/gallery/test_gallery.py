@@ -18,6 +18,7 @@ from diffpolicy.config.compose import compose
 from diffpolicy.config.schema import plain
 from diffpolicy.datasets.images import LabeledImages
 from diffpolicy.gallery import EXHIBITS, digits, draw, draw_gallery, films, spectra
+from diffpolicy.gallery import learn as learning
 from diffpolicy.gallery.learn import learn, learn_in_stages, mlp, points
 from diffpolicy.gallery.pages import save_figure
 from diffpolicy.gallery.style import Settings
@@ -141,8 +142,8 @@ def test_what_is_missing_is_drawn_and_the_rest_is_kept(drawn, capsys):
 
 
 def test_a_generator_of_digits_is_trained_once_and_figures_do_not_disturb_each_other(tmp_path, monkeypatch):
-    built, build = [], digits.build_generator
-    monkeypatch.setattr(digits, "build_generator", lambda config: built.append(config) or build(config))
+    built, build = [], learning.build_generator
+    monkeypatch.setattr(learning, "build_generator", lambda config: built.append(config) or build(config))
     digits._briefly_trained.cache_clear()
     small(tmp_path / "both", "guidance_on_digits", "inversion")
     assert len(built) == 1

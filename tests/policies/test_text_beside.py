@@ -1,5 +1,6 @@
 """Several encoders of one text side by side, and policies and images that are told through them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from test_instructions import TEXTS, mean_action, recording, settings
 
 from diffpolicy import load_policy, train_policy
-from diffpolicy.generative.objectives import drop_condition
-from diffpolicy.nets.text import ToldNetwork
+from diffpolicy.config.compose import compose
+from diffpolicy.datasets.images import LabeledImages
+from diffpolicy.datasets.sources.colored_digits import ColoredDigits
+from diffpolicy.images import build_generator, found_in
 from diffpolicy.policies.text_beside import SideBySide
 from diffpolicy.policies.texts import build_text, text_identity
 
@@ -56,21 +59,30 @@ def test_each_is_left_out_in_its_own_share_and_what_is_left_is_whole():
     assert torch.equal(made((0, 0)).thinned(ids, None), ids)
 
 
-def test_the_objectives_of_images_leave_parts_out_too():
-    class Net(torch.nn.Module):
-        def null(self, cond):
-            raise AssertionError("that of the text is asked")
-
-    both = made((0.9, 0.0))
-    ids = both.ids(TEXTS[:1]).repeat(500, 1)
-    cond, dropped = drop_condition(
-        ToldNetwork(Net(), both, attends=False), ids, 0.2, torch.zeros(500, 1), torch.Generator().manual_seed(0)
-    )
-    none = both.null(ids)
-    assert torch.equal(cond[dropped], none[dropped])
-    kept = cond[~dropped]
-    assert torch.equal(kept[:, 6:], ids[: len(kept), 6:])
-    assert (kept[:, :6] == none[: len(kept), :6]).all(1).double().mean().item() == pytest.approx(0.9, abs=0.05)
+def test_generators_of_images_leave_parts_out_in_training_alone(monkeypatch):
+    size = ["net.widths=[8,16]", "net.layers=1", "net.features=8"]
+    both = "[{name: words}, {name: words}]"
+    how = [
+        "text=beside",
+        f"text.parts={both}",
+        "text.dropout=[0.9,0.0]",
+        "images.condition_dropout=0",
+        "images.guidance=1",
+    ]
+    config = compose(["task=colored_digits", "run_dir=x", *size, *how])
+    levels, labels = torch.zeros(400, 3, 28, 28, dtype=torch.uint8), torch.arange(400) % ColoredDigits.classes
+    images = LabeledImages(levels, labels)
+    generator = build_generator(replace(config, found=found_in(images, ColoredDigits.classes, ColoredDigits.texts)))
+    told, given, encoder = [], images.batch(torch.arange(400)), generator.net.text
+    monkeypatch.setattr(generator.method, "loss", lambda net, batch, generator: told.append(batch["cond"]))
+    for training in (True, False):
+        generator.train(training).loss(given, torch.Generator().manual_seed(0))
+    whole = generator.ids[labels]
+    assert torch.equal(told[1], whole)
+    half = whole.shape[1] // 2
+    assert torch.equal(told[0][:, half:], whole[:, half:])
+    gone = (told[0][:, :half] == encoder.null(whole)[:, :half]).all(1)
+    assert torch.equal(told[0][~gone], whole[~gone]) and gone.double().mean().item() == pytest.approx(0.9, abs=0.05)
 
 
 def test_its_identity_is_that_of_the_encoders_that_bring_weights(tmp_path):
@@ -98,6 +110,7 @@ def test_the_environment_may_name_the_folder_that_holds_them(monkeypatch):
         (PARTS[:1], [0.1], "text.parts of 1; expected two or more"),
         (PARTS, [0.1], r"text.dropout=\[0.1\] of 2 parts; expected a share in \[0, 1\) for each"),
         (PARTS, [0.1, 1.0], r"text.dropout=\[0.1, 1.0\] of 2 parts"),
+        ([PARTS[0], {"name": "beside", "parts": PARTS}], [0, 0], "of several encoders each; expected one each"),
         ([PARTS[0], {"name": "wordz"}], [0, 0], "unknown text 'wordz'"),
         ([PARTS[0], {"name": "words", "layers": -1}], [0, 0], r"text.parts\[1\]: text sizes"),
     ],
