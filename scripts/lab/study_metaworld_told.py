@@ -74,7 +74,7 @@ def main() -> None:
     for task in TEXTS:
         how = {"env": {"kwargs": {"task": task}}, "envs": 16}
         found = evaluated(saved, run / task, options.episodes, options.workers, **how)
-        rows.append({"task": task, "episodes": kept(found, "success", "success_at_end")})
+        rows.append({"task": task, "episodes": kept(found, "success")})
     of = {"policy": saved.sha256["ema.safetensors"], "settings": options.settings, "seconds": seconds(run)}
     files.write_json(options.out, {"of": of, "rows": rows, **provenance()})
     print(table({"rows": rows}))
