@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from diffpolicy import checkpoint, evaluate_policy, train_policy
+from diffpolicy.config.commands import REPORT_SEED
 from diffpolicy.config.compose import compose
 from diffpolicy.util.errors import require
 from diffpolicy.util.stats import Interval, bootstrap
 
-FIRST_SEED = 200_000
 Row = Mapping[str, Any]
 
 
@@ -46,7 +46,7 @@ def evaluated(saved: checkpoint.Checkpoint, folder: Path, episodes: int, workers
     Raises:
         ValueError: the evaluation there is of another checkpoint, or of other settings.
     """
-    file, of = folder / "evaluation.json", {"episodes": episodes, "seeds": FIRST_SEED}
+    file, of = folder / "evaluation.json", {"episodes": episodes, "seeds": REPORT_SEED}
     if not file.exists():
         return evaluate_policy(saved.path, folder, workers=workers, videos=0, **of, **how)
     found: dict[str, Any] = json.loads(file.read_text())

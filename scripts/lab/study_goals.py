@@ -71,11 +71,8 @@ def main() -> None:
             saved = trained(run, ["task=pusht_told", *told, f"training.steps={options.steps}", *options.settings])
             found = evaluated(saved, run / f"fresh_{options.steps}", options.episodes, options.workers)
             row = {"demonstrations": count, "hindsight": name == "hindsight", "steps": options.steps}
-            rows.append(
-                row
-                | {"seconds": seconds(run), "policy": saved.sha256["ema.safetensors"]}
-                | {"episodes": kept(found, "score", "success")}
-            )
+            row |= {"seconds": seconds(run), "policy": saved.sha256["ema.safetensors"]}
+            rows.append(row | {"episodes": kept(found, "score", "success")})
     before = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     of = {_of(row) for row in rows}
     rows = sorted([*rows, *(row for row in before if _of(row) not in of)], key=_of)
